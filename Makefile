@@ -1,0 +1,51 @@
+# Every target sets up what it needs. PYTHON chooses the interpreter (3.11 or newer), PORT the address of `make serve`.
+PYTHON ?= python3
+PORT ?= 8000
+VENV := .venv
+RUN := $(VENV)/bin/python
+DEMO := checkpoints/demo
+READY := $(VENV)/.ready
+
+.PHONY: setup serve test test-slow check lint imports types lock fix bench demo-model
+
+setup: $(READY)
+
+$(READY): requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
+serve: setup
+	$(VENV)/bin/foretoken serve $(DEMO) --port $(PORT) --prefill-workers 1 --decode-workers 2
+
+test: setup
+	$(RUN) -m pytest -q -m "not slow and not gpu and not tpu"
+
+test-slow: setup
+	$(RUN) -m pytest -q -m "slow and not gpu and not tpu"
+
+check: lint imports types lock test
+
+lint: setup
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+
+imports: setup
+	$(VENV)/bin/lint-imports
+
+types: setup
+	$(VENV)/bin/pyright
+
+lock:
+	! grep -nE '://|--(extra-)?index-url|--find-links|--trusted-host' requirements.lock
+
+fix: setup
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+bench: setup
+	$(RUN) -m benchmarks.run --out benchmarks/results/bench.json
+
+demo-model: setup
+	$(RUN) -m train.lm --out $(DEMO)

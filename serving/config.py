@@ -1,0 +1,171 @@
+"""Which settings does a server have, and which values make sense? One tree, one default each.
+
+Built once by the command line and passed down; nothing below reads flags, files or the environment.
+Field metadata carries the help text; derived values are properties.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+def setting(default: Any, help: str, **extra: Any) -> Any:
+    """Declare a field with its only default and the help text of its flag."""
+    if isinstance(default, tuple):
+        return field(default=default, metadata={"help": help, "multiple": True, **extra})
+    return field(default=default, metadata={"help": help, **extra})
+
+
+class ConfigError(ValueError):
+    """A setting, or a combination of settings, cannot work; one line for a person."""
+
+
+def require(condition: bool, problem: str) -> None:
+    """Raise ConfigError(problem) unless the condition holds."""
+    if not condition:
+        raise ConfigError(problem)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeshConfig:
+    """How many workers of each role, and over how many devices each is sharded."""
+
+    prefill_workers: int = setting(0, "Prefill workers; 0 is the colocated mode.")
+    decode_workers: int = setting(1, "Decode workers; in the colocated mode they prefill too.")
+    prefill_tp: int = setting(1, "Tensor-parallel degree of each prefill worker.")
+    decode_tp: int = setting(1, "Tensor-parallel degree of each decode worker.")
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for an impossible shape."""
+        require(self.prefill_workers >= 0, "--prefill-workers must not be negative")
+        require(self.decode_workers >= 1, "--decode-workers must be at least 1")
+        require(self.prefill_tp >= 1, "--prefill-tp must be at least 1")
+        require(self.decode_tp >= 1, "--decode-tp must be at least 1")
+        require(
+            self.prefill_workers > 0 or self.prefill_tp == 1,
+            "--prefill-tp has no effect with --prefill-workers 0; leave it out or add prefill workers",
+        )
+
+    @property
+    def devices_needed(self) -> int:
+        """Devices that the disjoint meshes take together."""
+        return self.prefill_workers * self.prefill_tp + self.decode_workers * self.decode_tp
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryConfig:
+    """How much KV each worker holds."""
+
+    max_model_len: int | None = setting(
+        None, "Longest prompt plus reply in tokens; the model's own limit if not given."
+    )
+    kv_pages: int | None = setting(
+        None, "KV pages per worker; chosen from the free memory if not given."
+    )
+    page_size: int = setting(16, "Token positions per KV page.", alias="block-size")
+    memory_fraction: float = setting(
+        0.9, "Share of an accelerator's memory to use.", alias="gpu-memory-utilization"
+    )
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for values that hold no conversation."""
+        require(self.max_model_len is None or self.max_model_len >= 2, "--max-model-len is below 2")
+        require(self.kv_pages is None or self.kv_pages >= 2, "--kv-pages is below 2")
+        require(self.page_size >= 1, "--page-size must be at least 1")
+        require(0 < self.memory_fraction <= 1, "--memory-fraction must lie in (0, 1]")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchConfig:
+    """What one step may hold."""
+
+    max_num_seqs: int = setting(64, "Rows that may decode at once on one worker.")
+    max_num_batched_tokens: int = setting(256, "New prompt tokens that one step may prefill.")
+    max_prefill_rows: int = setting(8, "Tasks that may share the prefill part of one step.")
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for empty steps."""
+        require(self.max_num_seqs >= 1, "--max-num-seqs must be at least 1")
+        require(self.max_num_batched_tokens >= 1, "--max-num-batched-tokens must be at least 1")
+        require(self.max_prefill_rows >= 1, "--max-prefill-rows must be at least 1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScheduleConfig:
+    """Limits of the coordinator."""
+
+    max_queue_size: int = setting(1024, "Turns that may wait for their first token.")
+    queue_timeout_seconds: float = setting(0.0, "Give up on a turn that waited longer; 0: never.")
+    reserve_tokens: int = setting(
+        512,
+        "Reply tokens reserved at admission, at most what the turn may produce.",
+        alias="disaggregation-num-reserved-decode-tokens",
+    )
+    session_ttl_seconds: float = setting(600.0, "Forget the place of a session idle for longer.")
+    max_sessions: int = setting(10_000, "Sessions whose place is remembered.")
+    transfer_timeout_seconds: float = setting(30.0, "Free pages of a transfer nobody confirmed.")
+    drain_timeout_seconds: float = setting(30.0, "Grace for running turns after SIGTERM.")
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for negative limits."""
+        require(self.max_queue_size >= 1, "--max-queue-size must be at least 1")
+        require(self.queue_timeout_seconds >= 0, "--queue-timeout-seconds must not be negative")
+        require(self.reserve_tokens >= 0, "--reserve-tokens must not be negative")
+        require(self.session_ttl_seconds > 0, "--session-ttl-seconds must be positive")
+        require(self.max_sessions >= 1, "--max-sessions must be at least 1")
+        require(self.transfer_timeout_seconds > 0, "--transfer-timeout-seconds must be positive")
+        require(self.drain_timeout_seconds >= 0, "--drain-timeout-seconds must not be negative")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndpointConfig:
+    """The HTTP surface."""
+
+    host: str = setting("127.0.0.1", "Address to listen on.")
+    port: int = setting(8000, "Port to listen on.")
+    root_path: str = setting("", "Path prefix when behind a proxy.")
+    uvicorn_log_level: str = setting("info", "Log level of the HTTP server.")
+    served_model_name: tuple[str, ...] = setting((), "Name(s) of the model in the API.")
+    api_key: tuple[str, ...] = setting((), "Accepted bearer key(s); none: open.", secret=True)
+    max_body_bytes: int = setting(16 * 1024 * 1024, "Largest request body.")
+    max_logprobs: int = setting(20, "Most alternatives a completion may ask for.")
+    stream_interval: int = setting(1, "Tokens per streamed chunk.")
+    enable_request_id_headers: bool = setting(False, "Echo or make X-Request-Id.")
+    enable_force_include_usage: bool = setting(False, "Send usage in every stream.")
+    enable_admin_api: bool = setting(False, "Serve the operator endpoints.")
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for values no socket or client can take."""
+        require(0 <= self.port < 65536, "--port must lie between 0 and 65535")
+        require(self.max_body_bytes >= 1024, "--max-body-bytes must be at least 1024")
+        require(0 <= self.max_logprobs <= 20, "--max-logprobs must lie between 0 and 20")
+        require(self.stream_interval >= 1, "--stream-interval must be at least 1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSource:
+    """Which weights, in which precision."""
+
+    dtype: str = setting("auto", "auto, float32 or bfloat16.")
+    chat_template: str | None = setting(None, "A Jinja file instead of the checkpoint's template.")
+    seed: int = setting(0, "Seeds the seeds of turns that bring none.")
+    compilation_cache: bool = setting(True, "Keep compiled steps on disk for the next start.")
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for an unknown precision."""
+        require(
+            self.dtype in ("auto", "float32", "bfloat16"),
+            f"--dtype {self.dtype} is unknown; use auto, float32 or bfloat16",
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerConfig:
+    """Everything a server is told; `checkpoint` is the model directory."""
+
+    checkpoint: str
+    model: ModelSource
+    mesh: MeshConfig
+    memory: MemoryConfig
+    batch: BatchConfig
+    schedule: ScheduleConfig
+    endpoint: EndpointConfig

@@ -1,0 +1,131 @@
+"""What does a worker's executor have to do next? The values between a batcher and its executor.
+
+Knows nothing of devices: numpy arrays and ids. An executor carries commands out in the order given;
+each sees the effects of those before it.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serving.messages import TaskId, TransferId, WorkerId
+from serving.request import SamplingParams, TokenLogprobs
+
+
+@dataclass(frozen=True, slots=True)
+class LoadSlot:
+    """Prepare a slot for a row: its sampling, and the history that penalties look at.
+
+    Must come before the first step that uses the slot for this row.
+    """
+
+    slot: int
+    sampling: SamplingParams
+    prompt: tuple[int, ...]
+    reply: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SendPages:
+    """Copy these pages of this worker's pool to worker `to`; what was written before is in them."""
+
+    transfer: TransferId
+    task: TaskId
+    pages: tuple[int, ...]
+    to: WorkerId
+
+
+@dataclass(frozen=True, slots=True)
+class ReceivePages:
+    """Write the pages of a transfer that has arrived into these pages of this worker's pool."""
+
+    transfer: TransferId
+    pages: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DropTransfer:
+    """A transfer that has arrived is not wanted any more: let go of its payload."""
+
+    transfer: TransferId
+
+
+Command = LoadSlot | SendPages | ReceivePages | DropTransfer
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeRows:
+    """The rows that decode one token each in a step; arrays are aligned, one entry a row.
+
+    `position` is where the fed token stands (its KV is written there; it then attends to
+    position + 1 tokens). The fed token is the one the slot sampled last, unless `from_host` is set:
+    then it is `token`. `reply_index` is the place in the reply of the token sampled now.
+    `pages[i]` is the row's page table, padded with 0.
+    """
+
+    slot: NDArray[np.int32]
+    position: NDArray[np.int32]
+    token: NDArray[np.int32]
+    from_host: NDArray[np.bool_]
+    reply_index: NDArray[np.int32]
+    pages: NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """New tokens of one task, prefilled on top of the `start` tokens whose KV its pages hold.
+
+    With `sample` the chunk ends the prompt and one token is sampled into `slot`.
+    `pages` is the task's page table, padded with 0. With `targets` (one a token: its successor in
+    the prompt) the step also scores each target.
+    """
+
+    slot: int
+    start: int
+    tokens: NDArray[np.int32]
+    sample: bool
+    reply_index: int
+    pages: NDArray[np.int32]
+    targets: NDArray[np.int32] | None
+
+
+@dataclass(frozen=True, slots=True)
+class StepPlan:
+    """One step: rows that decode, then chunks that prefill. Never empty.
+
+    `logprobs`: some row wants log-probabilities, so they are worth reading back.
+    `decode_tasks` and `chunk_tasks` name the rows for `Batcher.complete`, in order.
+    """
+
+    decode: DecodeRows
+    chunks: tuple[Chunk, ...]
+    logprobs: bool
+    decode_tasks: tuple[TaskId, ...]
+    chunk_tasks: tuple[TaskId, ...]
+
+    @property
+    def num_decode(self) -> int:
+        """Rows that decode."""
+        return len(self.decode_tasks)
+
+    @property
+    def num_new_tokens(self) -> int:
+        """Tokens run through the model."""
+        return self.num_decode + sum(len(chunk.tokens) for chunk in self.chunks)
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What a step sampled.
+
+    `decode_ids[i]` belongs to the plan's i-th decode row, `chunk_ids[j]` to its j-th chunk (without
+    meaning where the chunk does not sample). Log-probabilities are present if the plan asked.
+    `prompt_logprobs[j]` scores chunk j's targets, one a token, for chunks that have targets.
+    """
+
+    decode_ids: list[int]
+    chunk_ids: list[int]
+    decode_logprobs: list[TokenLogprobs] | None
+    chunk_logprobs: list[TokenLogprobs] | None
+    prompt_logprobs: dict[int, tuple[TokenLogprobs, ...]]

@@ -1,0 +1,352 @@
+"""Which facts and commands cross a boundary? Every event and action, as small serialisable values.
+
+The table with senders and receivers stands in ARCHITECTURE.md. A *task* is one attempt at the work
+of a turn: a retry (preemption, lost worker) gets a new attempt number, so a late message of an
+earlier attempt is recognised and dropped.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import NamedTuple, NewType
+
+from serving.request import FinishReason, SessionId, TokenLogprobs, Turn, TurnId
+
+WorkerId = NewType("WorkerId", str)
+
+
+class Role(StrEnum):
+    """What a worker does. `BOTH` prefills and decodes on one mesh (the colocated mode)."""
+
+    PREFILL = "prefill"
+    DECODE = "decode"
+    BOTH = "both"
+
+
+class TaskId(NamedTuple):
+    """One attempt at one turn."""
+
+    turn: TurnId
+    attempt: int
+
+
+class TransferId(NamedTuple):
+    """One batch of pages on its way; `number` counts within the sending worker."""
+
+    sender: WorkerId
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """The work of one attempt: all tokens known so far, of which the last `replied` are reply.
+
+    `arrived` is the turn's first arrival (seconds): age, not the attempt, decides who is served and
+    who is preempted.
+    """
+
+    id: TaskId
+    turn: Turn
+    tokens: tuple[int, ...]
+    replied: int
+    arrived: float
+
+
+# ---- to the coordinator -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """A client's turn."""
+
+    turn: Turn
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    """The client left, or the text layer found a stop string: nothing more is wanted."""
+
+    turn: TurnId
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class SampledToken:
+    """One sampled token: its place in the reply (0 is the first) and what was asked beside it."""
+
+    index: int
+    token: int
+    logprobs: TokenLogprobs | None
+
+
+@dataclass(frozen=True, slots=True)
+class PrefillDone:
+    """A prefill worker has computed a task's prompt and sampled its first new token.
+
+    `computed` counts the positions that were run through the model for it; the rest was cached.
+    """
+
+    worker: WorkerId
+    task: TaskId
+    first: SampledToken
+    computed: int
+    prompt_logprobs: tuple[TokenLogprobs | None, ...] | None
+    finish: FinishReason | None
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """What one decode step produced: `tasks[i]` sampled `samples[i]`."""
+
+    worker: WorkerId
+    tasks: tuple[TaskId, ...]
+    samples: tuple[SampledToken, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A task's reply ended on its worker. All its tokens were reported before."""
+
+    worker: WorkerId
+    task: TaskId
+    reason: FinishReason
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A worker will not go on with a task (`reason`: preempted, transfer_failed, draining).
+
+    It holds nothing for the task any more; the coordinator decides again.
+    """
+
+    worker: WorkerId
+    task: TaskId
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class LoadReport:
+    """What a worker holds right now, in its own numbers."""
+
+    worker: WorkerId
+    waiting: int
+    running: int
+    pages_used: int
+    pages_cached: int
+    pages_free: int
+    waiting_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerJoined:
+    """A worker is warm and takes work. `capacity` is its pool in tokens."""
+
+    worker: WorkerId
+    role: Role
+    capacity: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerLost:
+    """A worker and everything it held are gone."""
+
+    worker: WorkerId
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time has passed; deadlines are looked at."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """Take no new turns; finish those that run."""
+
+
+Event = (
+    Arrived
+    | Cancelled
+    | PrefillDone
+    | Tokens
+    | Finished
+    | Refused
+    | LoadReport
+    | WorkerJoined
+    | WorkerLost
+    | Tick
+    | Drain
+)
+
+# ---- from the coordinator to a worker -----------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Prefill:
+    """Prefill a task. With an `owner` its pages go there; without one the worker decodes it too."""
+
+    task: Task
+    owner: WorkerId | None
+
+
+@dataclass(frozen=True, slots=True)
+class Decode:
+    """Make room for a task that `prefill` computes, and decode it from its first token on."""
+
+    task: Task
+    prefill: WorkerId
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """Forget a task now, whatever its state."""
+
+    task: TaskId
+
+
+# ---- between workers ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """The owner has reserved room; it already holds the KV of the first `held_len` tokens."""
+
+    task: TaskId
+    owner: WorkerId
+    held_len: int
+
+
+@dataclass(frozen=True, slots=True)
+class PullRequested:
+    """The prefill worker asks the owner for the KV of tokens [start, stop) of a task's prompt."""
+
+    task: TaskId
+    to: WorkerId
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
+class PagesReady:
+    """Pages `first_page` ... of a task are on their way; KV is valid up to token `stop`.
+
+    `first` is set on the last batch of a hand-off: decode goes on from this token, or, with
+    `finish`, the reply is over and the pages are only kept for the next turn.
+    """
+
+    task: TaskId
+    transfer: TransferId
+    first_page: int
+    num_pages: int
+    stop: int
+    first: SampledToken | None
+    finish: FinishReason | None
+
+
+@dataclass(frozen=True, slots=True)
+class Ack:
+    """The receiver has taken, or will never take, a transfer: its sender may free the pages."""
+
+    task: TaskId
+    transfer: TransferId
+
+
+@dataclass(frozen=True, slots=True)
+class TransferFailed:
+    """A transfer for a task broke at its sender."""
+
+    task: TaskId
+    transfer: TransferId
+    reason: str
+
+
+WorkerMessage = (
+    Prefill
+    | Decode
+    | Cancel
+    | Granted
+    | PullRequested
+    | PagesReady
+    | Ack
+    | TransferFailed
+    | Drain
+    | Tick
+)
+
+# ---- from the coordinator to the driver ---------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ToWorker:
+    """Deliver `message` to `worker`."""
+
+    worker: WorkerId
+    message: WorkerMessage
+
+
+@dataclass(frozen=True, slots=True)
+class Deliver:
+    """Hand these tokens, in order and never twice, to the client of a turn.
+
+    `prompt_logprobs` comes once, with the first tokens, when the turn asked for it.
+    """
+
+    turn: TurnId
+    samples: tuple[SampledToken, ...]
+    prompt_logprobs: tuple[TokenLogprobs | None, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """The reply is whole."""
+
+    reason: FinishReason
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """Nothing was computed; `code` is queue_full, draining, queue_timeout or too_long."""
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The turn could not be finished; `code` is no_decode_capacity or engine_dead."""
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """The client no longer wanted it."""
+
+    reason: str
+
+
+Outcome = Completed | Rejected | Failed | Dropped
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """The one terminal message of a turn. `cached` counts prompt tokens that were not computed."""
+
+    turn: TurnId
+    outcome: Outcome
+    prompt_len: int
+    reply_len: int
+    cached_len: int
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """A decision and its reason, for metrics, traces and the decision log."""
+
+    kind: str
+    turn: TurnId
+    choice: str
+    reason: str
+    session: SessionId
+
+
+Action = ToWorker | Deliver | End | Decision

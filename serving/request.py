@@ -1,0 +1,124 @@
+"""What does a client ask for, and what does it get back? Values of one turn.
+
+Knows nothing of HTTP, text, workers or pages: everything is token ids and numbers.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import NewType
+
+TurnId = NewType("TurnId", str)
+SessionId = NewType("SessionId", str)
+
+
+class FinishReason(StrEnum):
+    """Why a reply ended; the values are OpenAI's `finish_reason`."""
+
+    STOP = "stop"
+    LENGTH = "length"
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How one reply is sampled. Every field is explicit; the endpoint owns the defaults.
+
+    `temperature` 0 is greedy, whatever the filters say. `top_k` None keeps the whole vocabulary.
+    `stop_ids` end the reply and are part of it as its last token. `seed` is a signed 64-bit number;
+    the noise of token i of a reply depends on (seed, i) alone, so it survives chunking, hand-off,
+    preemption and batch neighbours. `logprobs` is the number of alternatives wanted beside the
+    chosen token (0: the chosen one only, None: none).
+    """
+
+    max_tokens: int
+    min_tokens: int
+    temperature: float
+    top_k: int | None
+    top_p: float
+    min_p: float
+    repetition_penalty: float
+    presence_penalty: float
+    frequency_penalty: float
+    logit_bias: tuple[tuple[int, float], ...]
+    allowed_ids: tuple[int, ...] | None
+    stop_ids: tuple[int, ...]
+    seed: int
+    logprobs: int | None
+    prompt_logprobs: int | None
+
+    def __post_init__(self) -> None:
+        """Check what every caller must have ensured; raises ValueError naming the field."""
+        if self.max_tokens < 1:
+            raise ValueError("max_tokens must be at least 1")
+        if not 0 <= self.min_tokens <= self.max_tokens:
+            raise ValueError("min_tokens must lie between 0 and max_tokens")
+        if self.temperature < 0:
+            raise ValueError("temperature must not be negative")
+        if self.top_k is not None and self.top_k < 1:
+            raise ValueError("top_k must be at least 1")
+        if not 0 < self.top_p <= 1:
+            raise ValueError("top_p must lie in (0, 1]")
+        if not 0 <= self.min_p <= 1:
+            raise ValueError("min_p must lie in [0, 1]")
+        if self.repetition_penalty <= 0:
+            raise ValueError("repetition_penalty must be positive")
+        if not -(2**63) <= self.seed < 2**63:
+            raise ValueError("seed must fit 64 signed bits")
+
+    @property
+    def needs_planes(self) -> bool:
+        """Whether sampling reads per-vocabulary state (penalties, bias, allowed or banned ids)."""
+        return (
+            self.repetition_penalty != 1.0
+            or self.presence_penalty != 0.0
+            or self.frequency_penalty != 0.0
+            or bool(self.logit_bias)
+            or self.allowed_ids is not None
+            or self.min_tokens > 0
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Slo:
+    """Targets in seconds; None means that the client set no target."""
+
+    ttft_s: float | None
+    tpot_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One prompt and the reply asked for, within a session.
+
+    `session` is the client's key if it sent one; else the coordinator derives it from the prefix.
+    `salt` names the tenant: pages and sessions are never shared between different salts.
+    `priority`: smaller is earlier.
+    """
+
+    id: TurnId
+    session: SessionId | None
+    tokens: tuple[int, ...]
+    sampling: SamplingParams
+    slo: Slo
+    priority: int
+    salt: str
+
+    @property
+    def prompt_len(self) -> int:
+        """Tokens in the prompt."""
+        return len(self.tokens)
+
+    @property
+    def max_total_len(self) -> int:
+        """The most tokens that prompt and reply may reach."""
+        return len(self.tokens) + self.sampling.max_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprobs:
+    """Log-probabilities of one position under the model's own distribution (before penalties).
+
+    `top` holds (token id, log-probability), most likely first.
+    """
+
+    chosen: float
+    top: tuple[tuple[int, float], ...]
