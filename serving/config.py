@@ -10,8 +10,6 @@ from typing import Any
 
 def setting(default: Any, help: str, **extra: Any) -> Any:
     """Declare a field with its only default and the help text of its flag."""
-    if isinstance(default, tuple):
-        return field(default=default, metadata={"help": help, "multiple": True, **extra})
     return field(default=default, metadata={"help": help, **extra})
 
 
@@ -42,7 +40,7 @@ class MeshConfig:
         require(self.decode_tp >= 1, "--decode-tp must be at least 1")
         require(
             self.prefill_workers > 0 or self.prefill_tp == 1,
-            "--prefill-tp has no effect with --prefill-workers 0; leave it out or add prefill workers",
+            "--prefill-tp has no effect with --prefill-workers 0; leave it out or add workers",
         )
 
     @property
