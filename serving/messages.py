@@ -5,6 +5,7 @@ of a turn: a retry (preemption, lost worker) gets a new attempt number, so a lat
 earlier attempt is recognised and dropped.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple, NewType
@@ -63,17 +64,20 @@ class Arrived:
 
 @dataclass(frozen=True, slots=True)
 class Cancelled:
-    """The client left, or the text layer found a stop string: nothing more is wanted."""
+    """The client left, or the text layer found a stop string: nothing more is wanted.
+
+    `kept` counts the reply tokens that the client will show in the next turn's history.
+    """
 
     turn: TurnId
     reason: str
+    kept: int
 
 
-@dataclass(frozen=True, slots=True)
-class SampledToken:
+class SampledToken(NamedTuple):
     """One sampled token: its place in the reply (0 is the first) and what was asked beside it."""
 
-    index: int
+    reply_index: int
     token: int
     logprobs: TokenLogprobs | None
 
@@ -98,17 +102,18 @@ class Tokens:
     """What one decode step produced: `tasks[i]` sampled `samples[i]`."""
 
     worker: WorkerId
-    tasks: tuple[TaskId, ...]
-    samples: tuple[SampledToken, ...]
+    tasks: Sequence[TaskId]
+    samples: Sequence[SampledToken]
 
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """A task's reply ended on its worker. All its tokens were reported before."""
+    """A task's reply of `reply_len` tokens ended on its worker, which reported them all before."""
 
     worker: WorkerId
     task: TaskId
     reason: FinishReason
+    reply_len: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +221,7 @@ class Granted:
 
 @dataclass(frozen=True, slots=True)
 class PullRequested:
-    """The prefill worker asks the owner for the KV of tokens [start, stop) of a task's prompt."""
+    """The prefill worker asks the owner for the KV of a task's tokens [start, stop)."""
 
     task: TaskId
     to: WorkerId
@@ -259,16 +264,7 @@ class TransferFailed:
 
 
 WorkerMessage = (
-    Prefill
-    | Decode
-    | Cancel
-    | Granted
-    | PullRequested
-    | PagesReady
-    | Ack
-    | TransferFailed
-    | Drain
-    | Tick
+    Prefill | Decode | Cancel | Granted | PullRequested | PagesReady | Ack | TransferFailed | Tick
 )
 
 # ---- from the coordinator to the driver ---------------------------------------------------------
@@ -283,8 +279,24 @@ class ToWorker:
 
 
 @dataclass(frozen=True, slots=True)
+class Emit:
+    """Hand one step's tokens to the clients: `samples[i]` goes to `turns[i]`, in order, once."""
+
+    turns: Sequence[TurnId]
+    samples: Sequence[SampledToken]
+
+
+@dataclass(frozen=True, slots=True)
+class EmitPrompt:
+    """Hand the prompt's log-probabilities to a client that asked for them, before any token."""
+
+    turn: TurnId
+    logprobs: tuple[TokenLogprobs | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Deliver:
-    """Hand these tokens, in order and never twice, to the client of a turn.
+    """What has gathered for one client since it last looked: tokens in order, none twice.
 
     `prompt_logprobs` comes once, with the first tokens, when the turn asked for it.
     """
@@ -349,4 +361,4 @@ class Decision:
     session: SessionId
 
 
-Action = ToWorker | Deliver | End | Decision
+Action = ToWorker | Emit | EmitPrompt | End | Decision

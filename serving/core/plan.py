@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.messages import TaskId, TransferId, WorkerId
+from serving.messages import Event, TaskId, ToWorker, TransferId, WorkerId
 from serving.request import SamplingParams, TokenLogprobs
 
 
@@ -129,3 +129,13 @@ class StepResult:
     decode_logprobs: list[TokenLogprobs] | None
     chunk_logprobs: list[TokenLogprobs] | None
     prompt_logprobs: dict[int, tuple[TokenLogprobs, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """Dispatch a step now: after the commands before it, before those behind it."""
+
+    plan: StepPlan
+
+
+Output = Command | Launch | Event | ToWorker

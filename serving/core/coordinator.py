@@ -1,0 +1,348 @@
+"""What happens to each turn of the deployment? Sessions, placement, routing, failures, the end.
+
+The life of a turn here:
+
+    Arrived -> queued at workers -> PrefillDone (first token) -> Tokens ... -> Finished -> End
+                    |  Refused, WorkerLost: a new attempt from the tokens delivered so far
+                    |  Cancelled, queue timeout, nobody left to decode: End at once
+
+Every accepted turn gets exactly one End, and its tokens are emitted in order, none twice: what an
+earlier attempt still sends is dropped by its attempt number, what comes early waits for its place.
+Works per turn; only `Tokens` is per step, and does the least it can. Does no I/O, reads no clock.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import assert_never
+
+from serving.core.fleet import Fleet
+from serving.core.sessions import Session, Sessions
+from serving.messages import (
+    Action,
+    Arrived,
+    Cancel,
+    Cancelled,
+    Completed,
+    Decision,
+    Decode,
+    Drain,
+    Dropped,
+    Emit,
+    EmitPrompt,
+    End,
+    Event,
+    Failed,
+    Finished,
+    LoadReport,
+    Outcome,
+    Prefill,
+    PrefillDone,
+    Refused,
+    Rejected,
+    SampledToken,
+    Task,
+    TaskId,
+    Tick,
+    Tokens,
+    ToWorker,
+    WorkerId,
+    WorkerJoined,
+    WorkerLost,
+)
+from serving.policy.place import place
+from serving.policy.route import Local, route
+from serving.policy.views import TaskView
+from serving.request import FinishReason, Turn, TurnId
+
+
+@dataclass(frozen=True, slots=True)
+class CoordinatorLimits:
+    """The fixed limits of a deployment, in turns, tokens and seconds."""
+
+    max_model_len: int
+    max_queue_size: int
+    queue_timeout_s: float | None
+    reserve_tokens: int
+    max_attempts: int
+
+
+@dataclass(slots=True, eq=False)
+class LiveTurn:
+    """A turn between its arrival and its end. `prefill` is the worker prefilling it remotely."""
+
+    turn: Turn
+    session: Session
+    arrived: float
+    expected_len: int
+    tokens: list[int]
+    task: TaskId
+    owner: WorkerId | None = None
+    prefill: WorkerId | None = None
+    queued_len: int = 0
+    cached_len: int | None = None
+    failures: int = 0
+    early: dict[int, SampledToken] = field(default_factory=dict[int, SampledToken])
+    finish: tuple[FinishReason, int] | None = None
+
+    @property
+    def replied(self) -> int:
+        """Reply tokens emitted so far."""
+        return len(self.tokens) - self.turn.prompt_len
+
+
+class Coordinator:
+    """The only writer of cluster state."""
+
+    def __init__(self, limits: CoordinatorLimits, sessions: Sessions) -> None:
+        """Start with no workers and no turns."""
+        self.limits = limits
+        self.sessions = sessions
+        self.fleet = Fleet()
+        self._turns: dict[TurnId, LiveTurn] = {}
+        self._waiting: dict[TurnId, None] = {}  # no token yet, oldest first
+        self._draining = False
+        self._out: list[Action] = []
+
+    @property
+    def live_turns(self) -> int:
+        """Turns that have not ended."""
+        return len(self._turns)
+
+    def on(self, event: Event, now: float) -> list[Action]:
+        """Take one event; returns what is to be done, in order."""
+        match event:
+            case Tokens(_, tasks, samples):
+                self._on_tokens(tasks, samples, now)
+            case PrefillDone() | Finished() | Refused():
+                self._on_task(event, now)
+            case Arrived(turn):
+                self._on_arrived(turn, now)
+            case Cancelled(turn, reason, kept):
+                self._on_cancelled(turn, reason, kept, now)
+            case LoadReport(worker):
+                if (record := self.fleet.workers.get(worker)) is not None:
+                    record.report = event
+            case _:
+                self._on_fleet(event, now)
+        out, self._out = self._out, []
+        return out
+
+    # ---- arrival and the end -------------------------------------------------------------------
+
+    def _on_arrived(self, turn: Turn, now: float) -> None:
+        rejected = self._reason_to_reject(turn)
+        if rejected is not None:
+            self._out.append(End(turn.id, rejected, turn.prompt_len, 0, 0))
+            return
+        session = self.sessions.join(turn, now)
+        growth = min(turn.sampling.max_tokens, self.limits.reserve_tokens)
+        live = LiveTurn(
+            turn, session, now, turn.prompt_len + growth, list(turn.tokens), TaskId(turn.id, 0)
+        )
+        self._turns[turn.id] = live
+        self._waiting[turn.id] = None
+        self._assign(live, now)
+
+    def _reason_to_reject(self, turn: Turn) -> Rejected | None:
+        if turn.id in self._turns:
+            raise ValueError(f"turn {turn.id} is live already")
+        if self._draining:
+            return Rejected("draining", "The server is shutting down.")
+        limit = self.limits.max_model_len
+        if turn.max_total_len > limit:
+            return Rejected("too_long", f"Prompt and reply may reach {limit} tokens together.")
+        if len(self._waiting) >= self.limits.max_queue_size:
+            waiting = len(self._waiting)
+            return Rejected("queue_full", f"{waiting} turns are waiting, as many as may.")
+        return None
+
+    def _end(self, live: LiveTurn, outcome: Outcome, now: float, *, kept: int) -> None:
+        """End a turn, remembering the conversation up to `kept` reply tokens for the next one."""
+        self._unassign(live)
+        del self._turns[live.turn.id]
+        self._waiting.pop(live.turn.id, None)
+        if kept and live.owner is not None:
+            # The last token may be written differently in the next prompt (an end-of-reply token,
+            # a half character), and its KV is not computed anyway.
+            tokens = tuple(live.tokens[: live.turn.prompt_len + max(1, kept - 1)])
+            self.sessions.remember(live.session, live.turn.salt, tokens, now)
+        else:
+            self.sessions.leave(live.session, now)
+        self._out.append(
+            End(live.turn.id, outcome, live.turn.prompt_len, live.replied, live.cached_len or 0)
+        )
+
+    def _on_cancelled(self, turn: TurnId, reason: str, kept: int, now: float) -> None:
+        live = self._turns.get(turn)
+        if live is not None:
+            self._withdraw(live)
+            self._end(live, Dropped(reason), now, kept=min(kept, live.replied))
+
+    # ---- assignment ----------------------------------------------------------------------------
+
+    def _assign(self, live: LiveTurn, now: float) -> None:
+        """Place the session if it has no owner, choose who prefills, and send the task out."""
+        session, turn = live.session, live.turn
+        owner = session.owner
+        if owner is None:
+            placement = place(self.fleet.decode_views())
+            if placement is None:
+                message = "No decode worker is left."
+                self._end(live, Failed("no_decode_capacity", message), now, kept=0)
+                return
+            owner = session.owner = placement.worker
+            self._decide("place", live, owner, placement.reason)
+        else:
+            self._decide("place", live, owner, "session_owner")
+        view = self.fleet.decode_view(self.fleet.workers[owner])
+        left = turn.sampling.max_tokens - live.replied
+        decision = route(TaskView(len(live.tokens), left), view, self.fleet.prefill_views())
+        live.owner = owner
+        self.fleet.add_decode(owner, live.expected_len, 1)
+        task = Task(live.task, turn, tuple(live.tokens), live.replied, live.arrived)
+        if isinstance(decision, Local):
+            self._decide("route", live, owner, decision.reason)
+            self._out.append(ToWorker(owner, Prefill(task, None)))
+            return
+        live.prefill = decision.worker
+        live.queued_len = len(task.tokens)
+        self.fleet.add_prefill(decision.worker, live.queued_len, 1)
+        self._decide("route", live, decision.worker, decision.reason)
+        # Prefill goes first: the owner's grant must find the task at the prefill worker.
+        self._out.append(ToWorker(decision.worker, Prefill(task, owner)))
+        self._out.append(ToWorker(owner, Decode(task, decision.worker)))
+
+    def _unassign(self, live: LiveTurn) -> None:
+        """Take a turn off the books of its workers."""
+        if live.owner is not None:
+            self.fleet.add_decode(live.owner, -live.expected_len, -1)
+        self._prefill_over(live)
+
+    def _prefill_over(self, live: LiveTurn) -> None:
+        if live.prefill is not None:
+            self.fleet.add_prefill(live.prefill, -live.queued_len, -1)
+            live.prefill = None
+
+    def _withdraw(self, live: LiveTurn) -> None:
+        """Tell the workers of the current attempt to forget it."""
+        for worker in (live.prefill, live.owner):
+            if worker is not None and worker in self.fleet.workers:
+                self._out.append(ToWorker(worker, Cancel(live.task)))
+
+    def _retry(self, live: LiveTurn, now: float) -> None:
+        """Start a new attempt from the tokens emitted so far."""
+        self._withdraw(live)
+        self._unassign(live)
+        live.owner = None
+        live.task = TaskId(live.turn.id, live.task.attempt + 1)
+        live.early.clear()
+        self._assign(live, now)
+
+    def _decide(self, kind: str, live: LiveTurn, choice: str, reason: str) -> None:
+        self._out.append(Decision(kind, live.turn.id, choice, reason, live.session.id))
+
+    # ---- progress ------------------------------------------------------------------------------
+
+    def _on_tokens(
+        self, tasks: Sequence[TaskId], samples: Sequence[SampledToken], now: float
+    ) -> None:
+        turns: list[TurnId] = []
+        emitted: list[SampledToken] = []
+        settled: list[LiveTurn] = []
+        for task, sample in zip(tasks, samples, strict=True):
+            live = self._turns.get(task.turn)
+            if live is None or live.task != task:
+                continue
+            if sample.reply_index != len(live.tokens) - live.turn.prompt_len:
+                live.early[sample.reply_index] = sample
+                continue
+            live.tokens.append(sample.token)
+            turns.append(task.turn)
+            emitted.append(sample)
+            if live.early or live.finish is not None:
+                settled.append(live)
+        if turns:
+            self._out.append(Emit(turns, emitted))
+        for live in settled:
+            self._settle(live, now)
+
+    def _settle(self, live: LiveTurn, now: float) -> None:
+        """Emit what came early and is due now; end the turn if its last token is out."""
+        while (sample := live.early.pop(live.replied, None)) is not None:
+            live.tokens.append(sample.token)
+            self._out.append(Emit((live.turn.id,), (sample,)))
+        if live.finish is not None and live.replied >= live.finish[1]:
+            self._end(live, Completed(live.finish[0]), now, kept=live.replied)
+
+    def _on_task(self, event: PrefillDone | Finished | Refused, now: float) -> None:
+        live = self._turns.get(event.task.turn)
+        if live is None or live.task != event.task:
+            return
+        match event:
+            case PrefillDone():
+                self._on_prefill_done(live, event, now)
+            case Finished(_, _, reason, reply_len):
+                live.finish = (reason, reply_len)
+                self._settle(live, now)
+            case Refused(_, _, reason):
+                self._on_refused(live, reason, now)
+            case _:
+                assert_never(event)
+
+    def _on_prefill_done(self, live: LiveTurn, done: PrefillDone, now: float) -> None:
+        self._prefill_over(live)
+        self._waiting.pop(live.turn.id, None)
+        if live.cached_len is None:
+            live.cached_len = max(0, live.turn.prompt_len - done.computed)
+        if done.prompt_logprobs is not None:
+            self._out.append(EmitPrompt(live.turn.id, done.prompt_logprobs))
+        live.early[done.first.reply_index] = done.first
+        if done.finish is not None:
+            live.finish = (done.finish, done.first.reply_index + 1)
+        self._settle(live, now)
+
+    def _on_refused(self, live: LiveTurn, reason: str, now: float) -> None:
+        self._decide("retry", live, f"attempt {live.task.attempt + 1}", reason)
+        if reason != "preempted":
+            live.failures += 1
+        if live.failures >= self.limits.max_attempts:
+            self._withdraw(live)
+            message = f"The turn was given up after {live.failures} failures ({reason})."
+            self._end(live, Failed("engine_dead", message), now, kept=0)
+            return
+        self._retry(live, now)
+
+    # ---- the fleet and the clock ---------------------------------------------------------------
+
+    def _on_fleet(self, event: WorkerJoined | WorkerLost | Tick | Drain, now: float) -> None:
+        match event:
+            case WorkerJoined(worker, role, capacity):
+                self.fleet.join(worker, role, capacity)
+            case WorkerLost(worker):
+                self._on_lost(worker, now)
+            case Tick():
+                self._on_tick(now)
+            case Drain():
+                self._draining = True
+            case _:
+                assert_never(event)
+
+    def _on_lost(self, worker: WorkerId, now: float) -> None:
+        self.fleet.leave(worker)
+        self.sessions.disown(worker)
+        for live in list(self._turns.values()):
+            if worker in (live.owner, live.prefill):
+                self._decide("retry", live, f"attempt {live.task.attempt + 1}", "worker_lost")
+                self._retry(live, now)
+
+    def _on_tick(self, now: float) -> None:
+        self.sessions.expire(now)
+        limit = self.limits.queue_timeout_s
+        if limit is None:
+            return
+        overdue = [t for t in self._waiting if now - self._turns[t].arrived >= limit]
+        for turn in overdue:
+            live = self._turns[turn]
+            self._withdraw(live)
+            rejected = Rejected("queue_timeout", f"The turn waited longer than {limit:g} s.")
+            self._end(live, rejected, now, kept=0)

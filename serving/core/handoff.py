@@ -1,0 +1,58 @@
+"""What travels between a prefill worker and a task's owner? Only pages that the receiver lacks.
+
+The history goes to the prefill worker (`lend`), each chunk's pages go to the owner while the next
+chunk is computed (`send_filled`), and the last of them is announced together with the first token
+(`announce`). Copies are dispatched before the announcement, so no announced page is missing.
+"""
+
+from serving.core.plan import Output, SendPages
+from serving.core.worker_task import Outgoing, WorkerTask
+from serving.messages import PagesReady, PullRequested, SampledToken, ToWorker, TransferId, WorkerId
+from serving.policy.admit import pages_for
+from serving.request import FinishReason
+
+
+def lend(
+    entry: WorkerTask, pull: PullRequested, transfer: TransferId, *, page_size: int
+) -> list[Output]:
+    """Send the history asked for. The pages stay held by the owner's granted task."""
+    first_page = pull.start // page_size
+    pages = tuple(entry.pages[first_page : pages_for(pull.stop, page_size)])
+    ready = PagesReady(pull.task, transfer, first_page, len(pages), pull.stop, None, None)
+    return [SendPages(transfer, pull.task, pages, pull.to), ToWorker(pull.to, ready)]
+
+
+def pages_to_send(entry: WorkerTask, *, last: bool, page_size: int) -> tuple[int, ...]:
+    """List the pages filled but not sent yet; with `last`, the part-filled one too."""
+    stop = pages_for(entry.kv_len, page_size) if last else entry.kv_len // page_size
+    return tuple(entry.pages[entry.sent_pages : stop])
+
+
+def send_filled(
+    entry: WorkerTask, owner: WorkerId, transfer: TransferId, *, last: bool, page_size: int
+) -> list[Output]:
+    """Copy what a launched chunk fills to the owner; the last copy waits for its announcement."""
+    pages = pages_to_send(entry, last=last, page_size=page_size)
+    first_page = entry.sent_pages
+    entry.sent_pages += len(pages)
+    entry.unacked.add(transfer)
+    send = SendPages(transfer, entry.task.id, pages, owner)
+    if last:
+        entry.unannounced = Outgoing(transfer, first_page, len(pages))
+        return [send]
+    stop = entry.sent_pages * page_size
+    ready = PagesReady(entry.task.id, transfer, first_page, len(pages), stop, None, None)
+    return [send, ToWorker(owner, ready)]
+
+
+def announce(
+    entry: WorkerTask, owner: WorkerId, first: SampledToken, finish: FinishReason | None
+) -> ToWorker:
+    """Tell the owner that the hand-off is whole. Needs the copy that `send_filled` left open."""
+    last = entry.unannounced
+    assert last is not None, "a hand-off was announced twice"
+    entry.unannounced = None
+    ready = PagesReady(
+        entry.task.id, last.transfer, last.first_page, last.num_pages, entry.kv_len, first, finish
+    )
+    return ToWorker(owner, ready)

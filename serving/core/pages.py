@@ -1,0 +1,190 @@
+"""Who holds which KV page of one worker? The allocator and its prefix index.
+
+Every page but page 0 is in exactly one place at any time:
+
+    free      nothing in it is worth keeping
+    cached    referenced by no task, but named: a later prompt with this prefix may take it
+    held      referenced by one task or more
+
+Page 0 is the write-off page: padding writes go there and it is never handed out. A full page gets
+the chained hash of its tokens as its name and is never written again. A part-filled page may be
+kept under its parent's name; it can be taken by one task only, which goes on writing it.
+Knows nothing of tasks, workers or time: the order of release is the order of eviction.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """How much of a prompt the pool holds: whole pages, then perhaps a part of one more.
+
+    `idle` counts those of the pages that no task holds: taking them makes room scarcer.
+    """
+
+    full: tuple[int, ...]
+    tail: int | None
+    cached_len: int
+    idle: int
+
+    @property
+    def num_pages(self) -> int:
+        """Pages that need not be allocated."""
+        return len(self.full) + (self.tail is not None)
+
+
+NOTHING = Match(full=(), tail=None, cached_len=0, idle=0)
+
+
+def common_len(a: Sequence[int], b: Sequence[int]) -> int:
+    """Count the leading tokens that two sequences share."""
+    count = 0
+    for x, y in zip(a, b, strict=False):
+        if x != y:
+            break
+        count += 1
+    return count
+
+
+class PagePool:
+    """The only writer of one worker's page accounting."""
+
+    def __init__(self, *, num_pages: int, page_size: int) -> None:
+        """Make a pool of `num_pages` pages, page 0 included."""
+        self.num_pages = num_pages
+        self.page_size = page_size
+        self._free = list(range(num_pages - 1, 0, -1))
+        self._holders = [0] * num_pages
+        self._cached: dict[int, None] = {}  # oldest release first
+        self._page_of: dict[bytes, int] = {}
+        self._name_of: dict[int, bytes] = {}
+        self._parts_of: dict[bytes, dict[int, tuple[int, ...]]] = {}
+        self._parent_of: dict[int, bytes] = {}
+
+    @property
+    def available(self) -> int:
+        """Pages that `allocate` could hand out now."""
+        return len(self._free) + len(self._cached)
+
+    @property
+    def num_cached(self) -> int:
+        """Pages kept for a later prompt only."""
+        return len(self._cached)
+
+    @property
+    def num_held(self) -> int:
+        """Pages referenced by tasks."""
+        return self.num_pages - 1 - self.available
+
+    def match(self, names: Sequence[bytes], tokens: Sequence[int], limit: int) -> Match:
+        """Find the longest held prefix of `tokens[:limit]`; changes nothing.
+
+        `names` are the chained names of the prompt's pages (prefix.chain).
+        """
+        full: list[int] = []
+        for name in names[1 : limit // self.page_size + 1]:
+            page = self._page_of.get(name)
+            if page is None:
+                break
+            full.append(page)
+        cached_len = len(full) * self.page_size
+        tail, tail_len = None, 0
+        rest = tokens[cached_len : min(limit, cached_len + self.page_size)]
+        for page, part in self._parts_of.get(names[len(full)], {}).items():
+            shared = common_len(part, rest)
+            if shared > tail_len and not self._holders[page]:
+                tail, tail_len = page, shared
+        idle = sum(not self._holders[page] for page in full) + (tail is not None)
+        return Match(tuple(full), tail, cached_len + tail_len, idle)
+
+    def take(self, match: Match) -> list[int]:
+        """Hold the pages of a match found since the pool last changed; returns them in order."""
+        for page in match.full:
+            self._hold(page)
+        if match.tail is None:
+            return list(match.full)
+        self._forget(match.tail)
+        self._hold(match.tail)
+        return [*match.full, match.tail]
+
+    def allocate(self, count: int) -> list[int] | None:
+        """Hold `count` blank pages, evicting the longest-released cached ones; None if too few."""
+        if count > self.available:
+            return None
+        pages: list[int] = []
+        for _ in range(count):
+            if self._free:
+                page = self._free.pop()
+            else:
+                page = next(iter(self._cached))
+                del self._cached[page]
+                self._forget(page)
+            self._holders[page] = 1
+            pages.append(page)
+        return pages
+
+    def name(self, page: int, name: bytes) -> None:
+        """Make a full page findable. If another page has the name already, that one stays it."""
+        if name not in self._page_of:
+            self._page_of[name] = page
+            self._name_of[page] = name
+
+    def keep_part(self, page: int, parent: bytes, tokens: Sequence[int]) -> None:
+        """Make a held, part-filled page findable under its parent's name."""
+        self._parts_of.setdefault(parent, {})[page] = tuple(tokens)
+        self._parent_of[page] = parent
+
+    def release(self, pages: Sequence[int]) -> None:
+        """Let go of pages given in prompt order; later ones are evicted before earlier ones."""
+        for page in reversed(pages):
+            self._holders[page] -= 1
+            if self._holders[page]:
+                continue
+            if page in self._name_of or page in self._parent_of:
+                self._cached[page] = None
+            else:
+                self._free.append(page)
+
+    def clear_cached(self) -> int:
+        """Forget every page that no task holds; returns how many."""
+        dropped = list(self._cached)
+        for page in dropped:
+            del self._cached[page]
+            self._forget(page)
+            self._free.append(page)
+        return len(dropped)
+
+    def check(self) -> None:
+        """Raise AssertionError unless every page is in exactly one place and every name is true."""
+        held = [page for page, holders in enumerate(self._holders) if holders]
+        places = sorted([*self._free, *self._cached, *held])
+        assert places == list(range(1, self.num_pages)), "a page is lost, shared or page 0"
+        assert all(holders >= 0 for holders in self._holders), "a page was freed twice"
+        assert {p: n for n, p in self._page_of.items()} == self._name_of, "names disagree"
+        parts = {p: parent for parent, ps in self._parts_of.items() for p in ps}
+        assert parts == self._parent_of, "part-filled pages disagree"
+        assert not (self._name_of.keys() & self._parent_of.keys()), "a full page is kept as a part"
+        findable = self._name_of.keys() | self._parent_of.keys()
+        assert self._cached.keys() <= findable, "a cached page cannot be found"
+        assert not (findable & set(self._free)), "a free page can be found"
+
+    def check_holders(self, holders: dict[int, int]) -> None:
+        """Raise AssertionError unless each page is held as often as its holders say."""
+        counted = {page: count for page, count in enumerate(self._holders) if count}
+        assert counted == holders, "a page is held by nobody, or by one that does not know it"
+
+    def _hold(self, page: int) -> None:
+        self._cached.pop(page, None)
+        self._holders[page] += 1
+
+    def _forget(self, page: int) -> None:
+        name = self._name_of.pop(page, None)
+        if name is not None:
+            del self._page_of[name]
+        parent = self._parent_of.pop(page, None)
+        if parent is not None:
+            parts = self._parts_of[parent]
+            del parts[page]
+            if not parts:
+                del self._parts_of[parent]

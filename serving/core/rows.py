@@ -1,0 +1,117 @@
+"""Where does each row of a worker stand? Slots, page tables and positions, as arrays.
+
+A slot is a row's place on the device from admission to its end. Rows that decode are *active*;
+`advance` makes the decode part of a step for all of them at once, because this is the one place in
+the control plane that runs per token. Knows nothing of tasks or of who may have pages.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serving.core.plan import DecodeRows
+
+
+class Rows:
+    """The only writer of one worker's slots."""
+
+    def __init__(self, *, slots: int, max_pages: int, page_size: int) -> None:
+        """Make `slots` slots of at most `max_pages` pages each."""
+        self._page_size = page_size
+        self._free = list(range(slots - 1, -1, -1))
+        self._table = np.zeros((slots, max_pages), np.int32)
+        self._num_pages = np.zeros(slots, np.int32)
+        self._position = np.zeros(slots, np.int32)
+        self._reply_index = np.zeros(slots, np.int32)
+        self._token = np.zeros(slots, np.int32)
+        self._from_host = np.zeros(slots, np.bool_)
+        self._left = np.zeros(slots, np.int64)
+        self._wants_logprobs = np.zeros(slots, np.bool_)
+        self._active: dict[int, None] = {}
+        self._active_array: NDArray[np.int32] | None = None
+
+    @property
+    def num_free(self) -> int:
+        """Slots that `open` could hand out."""
+        return len(self._free)
+
+    def open(self, *, wants_logprobs: bool) -> int:
+        """Take a slot. Raises IndexError if none is free."""
+        slot = self._free.pop()
+        self._num_pages[slot] = 0
+        self._wants_logprobs[slot] = wants_logprobs
+        return slot
+
+    def close(self, slot: int) -> None:
+        """Give a slot back; a row in it stops decoding."""
+        self.deactivate(slot)
+        self._table[slot] = 0
+        self._free.append(slot)
+
+    def add_pages(self, slot: int, pages: list[int]) -> None:
+        """Append pages to a row's table."""
+        start = int(self._num_pages[slot])
+        self._table[slot, start : start + len(pages)] = pages
+        self._num_pages[slot] = start + len(pages)
+
+    def pages(self, slot: int) -> NDArray[np.int32]:
+        """Copy a row's page table, padded with 0."""
+        return self._table[slot].copy()
+
+    def activate(
+        self, slot: int, *, position: int, reply_index: int, left: int, token: int | None
+    ) -> None:
+        """Let a row decode: its next fed token stands at `position`; it samples `left` more.
+
+        `token` is the fed token if the host knows it, else the slot sampled it last.
+        """
+        self._position[slot] = position
+        self._reply_index[slot] = reply_index
+        self._left[slot] = left
+        self._from_host[slot] = token is not None
+        self._token[slot] = token or 0
+        self._active[slot] = None
+        self._active_array = None
+
+    def deactivate(self, slot: int) -> None:
+        """Take a row out of the steps to come."""
+        if slot in self._active:
+            del self._active[slot]
+            self._active_array = None
+
+    def active(self) -> NDArray[np.int32]:
+        """List the slots that decode, in the order of their activation."""
+        if self._active_array is None:
+            self._active_array = np.fromiter(self._active, np.int32, len(self._active))
+        return self._active_array
+
+    def short_of_pages(self) -> list[int]:
+        """List the active slots whose next token has no page yet."""
+        slots = self.active()
+        short = self._position[slots] >= self._num_pages[slots] * self._page_size
+        return slots[short].tolist()
+
+    def wants_logprobs(self) -> bool:
+        """Tell whether an active row wants log-probabilities."""
+        return bool(self._wants_logprobs[self.active()].any())
+
+    def advance(self) -> DecodeRows:
+        """Make the decode part of a step, one token for every active row, and move them on.
+
+        Rows that have planned all their tokens stop being active.
+        """
+        slots = self.active()
+        rows = DecodeRows(
+            slot=slots,
+            position=self._position[slots],
+            token=self._token[slots],
+            from_host=self._from_host[slots],
+            reply_index=self._reply_index[slots],
+            pages=self._table[slots],
+        )
+        self._position[slots] += 1
+        self._reply_index[slots] += 1
+        self._from_host[slots] = False
+        self._left[slots] -= 1
+        for slot in slots[self._left[slots] <= 0].tolist():
+            self.deactivate(slot)
+        return rows

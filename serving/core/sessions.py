@@ -1,0 +1,127 @@
+"""Which conversation does a turn belong to, and who owns it?
+
+A session is known by the client's key, or else by its tokens: the longest known conversation of
+the same tenant whose tokens are a prefix of the prompt and reach past a reply that this server
+wrote. A shared system prompt alone never joins two conversations, because only whole
+prompt-and-reply sequences are remembered.
+"""
+
+from dataclasses import dataclass
+
+from serving.core.prefix import chain
+from serving.messages import WorkerId
+from serving.request import SessionId, Turn
+
+
+@dataclass(slots=True, eq=False)
+class Session:
+    """A conversation. `tokens` is its last prompt and reply; `owner` holds their KV, if anyone."""
+
+    id: SessionId
+    key: tuple[str, str] | None
+    owner: WorkerId | None
+    tokens: tuple[int, ...]
+    bucket: bytes | None
+    last_used: float
+    live_turns: int
+
+
+class Sessions:
+    """The only writer of the table of sessions: bounded, least recently used leave first."""
+
+    def __init__(self, *, max_sessions: int, ttl_s: float, page_size: int) -> None:
+        """Start empty. `page_size` sets the grain of the prefix index only."""
+        self._max_sessions = max_sessions
+        self._ttl_s = ttl_s
+        self._page_size = page_size
+        self._opened = 0
+        self._by_id: dict[SessionId, Session] = {}  # least recently used first
+        self._by_key: dict[tuple[str, str], Session] = {}
+        self._buckets: dict[bytes, dict[SessionId, Session]] = {}
+
+    def __len__(self) -> int:
+        """Count the sessions remembered."""
+        return len(self._by_id)
+
+    def join(self, turn: Turn, now: float) -> Session:
+        """Find the turn's session or open one, and count the turn as live in it."""
+        key = None if turn.session is None else (turn.salt, turn.session)
+        session = self._by_prefix(turn) if key is None else self._by_key.get(key)
+        if session is None:
+            session = self._open(key, now)
+        session.live_turns += 1
+        self._touch(session, now)
+        return session
+
+    def leave(self, session: Session, now: float) -> None:
+        """A turn of the session ended without anything worth remembering."""
+        session.live_turns -= 1
+        self._touch(session, now)
+
+    def remember(self, session: Session, salt: str, tokens: tuple[int, ...], now: float) -> None:
+        """A turn ended: the conversation so far is `tokens`, and the next turn may continue it."""
+        self._unindex(session)
+        names = chain(salt, tokens, self._page_size)
+        session.tokens = tokens
+        session.bucket = names[-1]
+        self._buckets.setdefault(names[-1], {})[session.id] = session
+        self.leave(session, now)
+
+    def disown(self, worker: WorkerId) -> None:
+        """A worker is gone: its sessions have no owner, and are placed anew when they return."""
+        for session in self._by_id.values():
+            if session.owner == worker:
+                session.owner = None
+
+    def expire(self, now: float) -> None:
+        """Forget sessions idle for longer than the limit."""
+        idle = [
+            session
+            for session in self._by_id.values()
+            if not session.live_turns and now - session.last_used > self._ttl_s
+        ]
+        for session in idle:
+            self._drop(session)
+
+    def _open(self, key: tuple[str, str] | None, now: float) -> Session:
+        if len(self._by_id) >= self._max_sessions:
+            oldest = next((s for s in self._by_id.values() if not s.live_turns), None)
+            if oldest is not None:
+                self._drop(oldest)
+        self._opened += 1
+        session = Session(SessionId(f"s{self._opened}"), key, None, (), None, now, 0)
+        self._by_id[session.id] = session
+        if key is not None:
+            self._by_key[key] = session
+        return session
+
+    def _touch(self, session: Session, now: float) -> None:
+        session.last_used = now
+        if self._by_id.pop(session.id, None) is not None:
+            self._by_id[session.id] = session
+
+    def _by_prefix(self, turn: Turn) -> Session | None:
+        for name in reversed(chain(turn.salt, turn.tokens, self._page_size)):
+            found = [
+                session
+                for session in self._buckets.get(name, {}).values()
+                if turn.tokens[: len(session.tokens)] == session.tokens
+            ]
+            if found:
+                return max(found, key=lambda s: (len(s.tokens), s.last_used, s.id))
+        return None
+
+    def _unindex(self, session: Session) -> None:
+        if session.bucket is None:
+            return
+        bucket = self._buckets[session.bucket]
+        del bucket[session.id]
+        if not bucket:
+            del self._buckets[session.bucket]
+        session.bucket = None
+
+    def _drop(self, session: Session) -> None:
+        self._unindex(session)
+        del self._by_id[session.id]
+        if session.key is not None:
+            del self._by_key[session.key]

@@ -1,0 +1,111 @@
+"""What does a worker know of one task? Its stage, its pages, and how far its KV reaches.
+
+Stages, and what moves a task on:
+
+    prefilled here, decoded here      WAITING -> PREFILL -> DECODE -> GONE
+    prefilled here, decoded elsewhere EXPECTING -> WAITING -> PULLING? -> PREFILL -> SENDING -> GONE
+                                      (granted)  (admitted)  (pages came)  (last chunk)  (acks)
+    prefilled elsewhere, decoded here WAITING -> GRANTED -> DECODE -> GONE
+                                      (admitted)  (last pages and first token came)
+
+Positions of the tokens:  [0 .. cached_len .. kv_len .. len(tokens)]
+    below cached_len   KV was in the pool when the task was admitted, or was pulled
+    below kv_len       KV is in the task's pages, or is being written by a step already launched
+    the rest           still to be run through the model
+"""
+
+from dataclasses import dataclass, field
+from enum import Enum, auto
+
+from serving.core.prefix import chain, extend
+from serving.messages import Task, TransferId, WorkerId
+from serving.request import FinishReason, TokenLogprobs
+
+
+class Stage(Enum):
+    """Where a task stands on this worker."""
+
+    EXPECTING = auto()
+    WAITING = auto()
+    PULLING = auto()
+    PREFILL = auto()
+    SENDING = auto()
+    GRANTED = auto()
+    DECODE = auto()
+    GONE = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A transfer dispatched whose announcement waits for the first token."""
+
+    transfer: TransferId
+    first_page: int
+    num_pages: int
+
+
+@dataclass(slots=True, eq=False)
+class WorkerTask:
+    """One task on one worker. `owner` is set if it is decoded elsewhere, `prefill` if prefilled."""
+
+    task: Task
+    stage: Stage
+    owner: WorkerId | None
+    prefill: WorkerId | None
+    tokens: list[int]
+    names: list[bytes]
+    pages: list[int] = field(default_factory=list[int])
+    slot: int | None = None
+    kv_len: int = 0
+    computed: int = 0
+    named_pages: int = 0
+    reserved_pages: int = 0
+    held_len: int = 0
+    sent_pages: int = 0
+    unannounced: Outgoing | None = None
+    unacked: set[TransferId] = field(default_factory=set[TransferId])
+    deadline: float | None = None
+    prompt_logprobs: list[TokenLogprobs] = field(default_factory=list[TokenLogprobs])
+
+    @property
+    def replied(self) -> int:
+        """Reply tokens known so far."""
+        return len(self.tokens) - self.task.turn.prompt_len
+
+    @property
+    def decodes_here(self) -> bool:
+        """Whether its pages grow on this worker."""
+        return self.owner is None
+
+    @property
+    def scores_prompt(self) -> bool:
+        """Whether the whole prompt must be run for its log-probabilities, cached or not."""
+        return self.task.turn.sampling.prompt_logprobs is not None and self.task.replied == 0
+
+    def verdict(self, token: int) -> FinishReason | None:
+        """Tell whether the reply ends with `token`, which is already its last."""
+        sampling = self.task.turn.sampling
+        if token in sampling.stop_ids:
+            return FinishReason.STOP
+        if self.replied >= sampling.max_tokens:
+            return FinishReason.LENGTH
+        return None
+
+    def name_of_page(self, index: int, page_size: int) -> bytes:
+        """Name the task's page `index`, which must be full of known tokens."""
+        while len(self.names) <= index + 1:
+            start = (len(self.names) - 1) * page_size
+            self.names.append(extend(self.names[-1], self.tokens[start : start + page_size]))
+        return self.names[index + 1]
+
+
+def open_task(
+    task: Task,
+    stage: Stage,
+    owner: WorkerId | None,
+    prefill: WorkerId | None,
+    page_size: int,
+) -> WorkerTask:
+    """Start the record of a task that has just arrived at a worker."""
+    names = chain(task.turn.salt, task.tokens, page_size)
+    return WorkerTask(task, stage, owner, prefill, list(task.tokens), names)
