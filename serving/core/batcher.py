@@ -365,7 +365,7 @@ class Batcher:
             self._out += [DropTransfer(ready.transfer), ack]
             return
         pages = entry.pages[ready.first_page : ready.first_page + ready.num_pages]
-        self._out += [ReceivePages(ready.transfer, tuple(pages)), ack]
+        self._out += [ReceivePages(ready.transfer, ready.task, tuple(pages)), ack]
         entry.kv_len = max(entry.kv_len, ready.stop)
         self.holdings.name_full_pages(entry)
         if entry.stage is Stage.PULLING:

@@ -41,6 +41,7 @@ class ReceivePages:
     """Write the pages of a transfer that has arrived into these pages of this worker's pool."""
 
     transfer: TransferId
+    task: TaskId
     pages: tuple[int, ...]
 
 
