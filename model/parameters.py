@@ -15,7 +15,7 @@ matmul computes all three, and tensor parallelism splits K.
 """
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, assert_never
 
@@ -107,6 +107,15 @@ def map_parameters(function: Callable[[str, Parameter], Any], tree: dict[str, An
         }
 
     return visit("", tree)
+
+
+def leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield (path, leaf) of a nested dict such as `declare` returns, in the order of its keys."""
+    for name, child in tree.items():
+        if isinstance(child, dict):
+            yield from leaves(child, f"{prefix}{name}/")
+        else:
+            yield prefix + name, child
 
 
 def abstract_params(config: ModelConfig) -> Params:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from model.config import LinearScaling, Llama3Scaling, RopeConfig
+from model.rope_config import LinearScaling, Llama3Scaling, RopeConfig
 
 
 def inverse_frequencies(rope: RopeConfig, head_dim: int) -> np.ndarray:

@@ -1,0 +1,116 @@
+"""Which tensors does a checkpoint directory hold, and in which file? Reads parts of them lazily.
+
+Knows nothing of models. Files are memory-mapped by the safetensors library; every failure to find
+or open one becomes a CheckpointError that names it.
+"""
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from model.errors import CheckpointError
+from model.json_fields import Fields, read_json_object
+
+_SINGLE = "model.safetensors"
+_INDEX = "model.safetensors.index.json"
+_READABLE = ("F32", "BF16", "F16", "F64")
+
+
+class TensorFiles:
+    """The tensors of one checkpoint directory; a context manager that closes its files.
+
+    Found in this order: `model.safetensors`, the shards that `model.safetensors.index.json`
+    names, the only other `*.safetensors` file. Raises CheckpointError for none or several.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._stack = ExitStack()
+        self._slices: dict[str, Any] = {}
+        self._paths: dict[str, Path] = {}
+
+    def __enter__(self) -> Self:
+        with ExitStack() as undo:
+            undo.callback(self._stack.close)
+            self._open_all()
+            undo.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._slices.clear()
+        self._stack.close()
+
+    def keys(self) -> list[str]:
+        """Return the names of all tensors, sorted."""
+        return sorted(self._paths)
+
+    def path(self, key: str) -> Path:
+        """Return the file that holds a tensor."""
+        return self._paths[key]
+
+    def shape(self, key: str) -> tuple[int, ...]:
+        """Return a tensor's shape."""
+        return tuple(self._slices[key].get_shape())
+
+    def read(self, key: str, region: tuple[slice, ...]) -> np.ndarray:
+        """Copy one region of a tensor out of its file, in the stored dtype."""
+        try:
+            return self._slices[key][region]
+        except (SafetensorError, OSError, ValueError) as error:
+            raise CheckpointError(self._paths[key], f"{key}: cannot be read: {error}") from None
+
+    def _open_all(self) -> None:
+        index = self.directory / _INDEX
+        if (self.directory / _SINGLE).exists():
+            self._open(self.directory / _SINGLE)
+        elif index.exists():
+            self._open_sharded(index)
+        else:
+            self._open(self._only_file())
+
+    def _only_file(self) -> Path:
+        files = sorted(self.directory.glob("*.safetensors"))
+        match files:
+            case [single]:
+                return single
+            case []:
+                raise CheckpointError(self.directory, "no *.safetensors weights in it")
+            case _:
+                raise CheckpointError(
+                    self.directory / _INDEX, f"missing, though there are {len(files)} weight files"
+                )
+
+    def _open_sharded(self, index: Path) -> None:
+        fields = Fields(index, read_json_object(index), prefix="").inside("weight_map")
+        placed = {key: fields.text(key) for key in fields.names()}
+        for name in sorted(set(placed.values())):
+            path = self.directory / name
+            if Path(name).name != name or not path.is_file():
+                key = min(key for key, file in placed.items() if file == name)
+                raise CheckpointError(index, f"{key}: names the file {name!r}, which is not there")
+            self._open(path)
+        for key, name in placed.items():
+            if key not in self._paths:
+                raise CheckpointError(self.directory / name, f"{key}: missing, though indexed here")
+
+    def _open(self, path: Path) -> None:
+        try:
+            file = self._stack.enter_context(safe_open(path, framework="np"))
+        except (SafetensorError, OSError) as error:
+            problem = f"not a complete safetensors file: {error}"
+            raise CheckpointError(path, problem) from None
+        for key in list(file.keys()):
+            if key in self._paths:
+                raise CheckpointError(path, f"{key}: also in {self._paths[key].name}")
+            part = file.get_slice(key)
+            if part.get_dtype() not in _READABLE:
+                raise CheckpointError(
+                    path,
+                    f"{key}: dtype {part.get_dtype()} is not supported (quantized checkpoints"
+                    f" are not; {', '.join(_READABLE)} are)",
+                )
+            self._paths[key] = path
+            self._slices[key] = part
