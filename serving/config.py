@@ -27,10 +27,20 @@ def require(condition: bool, problem: str) -> None:
 class MeshConfig:
     """How many workers of each role, and over how many devices each is sharded."""
 
-    prefill_workers: int = setting(0, "Prefill workers; 0 is the colocated mode.")
-    decode_workers: int = setting(1, "Decode workers; in the colocated mode they prefill too.")
-    prefill_tp: int = setting(1, "Tensor-parallel degree of each prefill worker.")
-    decode_tp: int = setting(1, "Tensor-parallel degree of each decode worker.")
+    prefill_workers: int = setting(
+        0, "Prefill workers; 0 is the colocated mode.", aliases=("pd-num-prefill",)
+    )
+    decode_workers: int = setting(
+        1,
+        "Decode workers; in the colocated mode they prefill too.",
+        aliases=("pd-num-decode",),
+    )
+    prefill_tp: int = setting(
+        1, "Tensor-parallel degree of each prefill worker.", aliases=("pd-prefill-tp-size",)
+    )
+    decode_tp: int = setting(
+        1, "Tensor-parallel degree of each decode worker.", aliases=("pd-decode-tp-size",)
+    )
 
     def __post_init__(self) -> None:
         """Raise ConfigError for an impossible shape."""
@@ -57,11 +67,13 @@ class MemoryConfig:
         None, "Longest prompt plus reply in tokens; the model's own limit if not given."
     )
     kv_pages: int | None = setting(
-        None, "KV pages per worker; chosen from the free memory if not given."
+        None,
+        "KV pages per worker; chosen from the free memory if not given.",
+        aliases=("num-gpu-blocks-override",),
     )
-    page_size: int = setting(16, "Token positions per KV page.", alias="block-size")
+    page_size: int = setting(16, "Token positions per KV page.", aliases=("block-size",))
     memory_fraction: float = setting(
-        0.9, "Share of an accelerator's memory to use.", alias="gpu-memory-utilization"
+        0.9, "Share of an accelerator's memory to use.", aliases=("gpu-memory-utilization",)
     )
 
     def __post_init__(self) -> None:
@@ -96,7 +108,7 @@ class ScheduleConfig:
     reserve_tokens: int = setting(
         512,
         "Reply tokens reserved at admission, at most what the turn may produce.",
-        alias="disaggregation-num-reserved-decode-tokens",
+        aliases=("disaggregation-num-reserved-decode-tokens",),
     )
     session_ttl_seconds: float = setting(600.0, "Forget the place of a session idle for longer.")
     max_sessions: int = setting(10_000, "Sessions whose place is remembered.")

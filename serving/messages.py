@@ -23,6 +23,15 @@ class Role(StrEnum):
     BOTH = "both"
 
 
+class EngineState(StrEnum):
+    """Whether turns are taken; a state only ever moves down this list."""
+
+    STARTING = "starting"
+    READY = "ready"
+    DRAINING = "draining"
+    DEAD = "dead"
+
+
 class TaskId(NamedTuple):
     """One attempt at one turn."""
 

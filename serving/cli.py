@@ -1,0 +1,105 @@
+"""What can a person type? Wires objects together; no logic."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from serving.config import ConfigError
+from serving.flags import (
+    ACCEPTED_SWITCHES,
+    build_config,
+    describe,
+    read_config_file,
+    server_options,
+)
+
+USAGE_ERROR = 2
+ONE_SPELLING = {"token_normalize_func": lambda name: name.replace("_", "-")}
+
+
+@click.group(context_settings=ONE_SPELLING)
+@click.version_option(package_name="foretoken")
+def cli() -> None:
+    """Serve multi-turn LLM conversations from JAX."""
+
+
+def _load_file(context: click.Context, _: click.Parameter, path: Path | None) -> Path | None:
+    if path is not None:
+        context.default_map = read_config_file(path)
+    return path
+
+
+@cli.command(context_settings=ONE_SPELLING)
+@click.argument("checkpoint")
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    is_eager=True,
+    expose_value=False,
+    callback=_load_file,
+    help="TOML file of these flags; flags and variables override it.",
+)
+@server_options
+def serve(checkpoint: str, **values: Any) -> None:
+    """Serve the checkpoint in directory CHECKPOINT through OpenAI's API."""
+    # Imported late: --help and a wrong flag must not wait for JAX.
+    from serving.serve import run_server
+
+    for name in ACCEPTED_SWITCHES:
+        values.pop(flag_key(name))
+    config = build_config(checkpoint, values)
+    click.echo(describe(config), err=True)
+    sys.exit(run_server(config))
+
+
+def flag_key(name: str) -> str:
+    """Spell a flag as the keyword that click passes it by."""
+    return name.replace("-", "_")
+
+
+@cli.command(context_settings=ONE_SPELLING)
+@click.argument("checkpoint")
+@click.option("--prompt", required=True, help="The text to continue, or the user's message.")
+@click.option("--chat/--no-chat", default=False, help="Wrap the prompt in the chat template.")
+@click.option("--max-tokens", default=64, show_default=True, help="Longest reply.")
+@click.option("--temperature", default=0.0, show_default=True, help="0 is greedy.")
+@click.option("--top-p", default=1.0, show_default=True)
+@click.option("--top-k", default=None, type=int)
+@click.option("--seed", default=0, show_default=True, help="64-bit seed of the noise.")
+@click.option("--dtype", default="auto", show_default=True, help="auto, float32 or bfloat16.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def generate(checkpoint: str, *, as_json: bool, **options: Any) -> None:
+    """Generate from CHECKPOINT without a server: slow, obvious, the oracle of the engine."""
+    from serving.engine.oracle import generate_text
+
+    answer = generate_text(Path(checkpoint), **options)
+    click.echo(json.dumps(answer) if as_json else answer["text"])
+
+
+def main() -> None:
+    """Run the command line; every expected failure is one line and exit status 2."""
+    sys.exit(run(cli))
+
+
+def run(command: Callable[..., Any]) -> int:
+    """Run a click command, turning expected failures into one line on standard error."""
+    from model.errors import CheckpointError
+    from serving.engine.meshes import MeshError
+
+    try:
+        command(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except (ConfigError, CheckpointError, MeshError) as error:
+        click.echo(f"foretoken: {error}", err=True)
+        return USAGE_ERROR
+    except (KeyboardInterrupt, click.Abort):
+        return 130
+    return 0

@@ -1,0 +1,204 @@
+"""How do the coordinator, the workers' threads and the clients meet? In one event loop.
+
+The coordinator runs in the event loop's thread, so `submit` and `cancel` are plain calls. Workers
+post what leaves them in order: events are handed to the event loop, messages for another worker go
+straight into its inbox. Since an event is handed over before the message behind it, the
+coordinator hears of a first token before the owner can produce a second one.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Protocol, assert_never
+
+from serving.core.coordinator import Coordinator
+from serving.engine.reply import LoopReply
+from serving.engine.worker import Moved, Worker
+from serving.messages import (
+    Action,
+    Arrived,
+    Cancelled,
+    Decision,
+    Drain,
+    Emit,
+    EmitPrompt,
+    End,
+    EngineState,
+    Event,
+    LoadReport,
+    Role,
+    SampledToken,
+    Tick,
+    ToWorker,
+    WorkerId,
+    WorkerJoined,
+    WorkerLost,
+)
+from serving.request import Turn, TurnId
+
+TICK_S = 0.25
+
+
+class Observer(Protocol):
+    """Is told what happens; must not block. Times are the loop's clock (seconds)."""
+
+    def on_arrival(self, turn: Turn, now: float) -> None:
+        """A turn was submitted."""
+        ...
+
+    def on_tokens(self, turn: TurnId, samples: Sequence[SampledToken], now: float) -> None:
+        """Tokens are on their way to a client."""
+        ...
+
+    def on_end(self, end: End, now: float) -> None:
+        """A turn ended."""
+        ...
+
+    def on_decision(self, decision: Decision) -> None:
+        """The coordinator decided something."""
+        ...
+
+    def on_moved(self, sender: WorkerId, to: WorkerId, num_bytes: int) -> None:
+        """Pages left a worker."""
+        ...
+
+
+class EngineLoop:
+    """The engine as the endpoint sees it. Everything here runs in the event loop's thread."""
+
+    def __init__(
+        self, coordinator: Coordinator, observer: Observer, clock: Callable[[], float]
+    ) -> None:
+        """Start without workers: turns are rejected until `start`."""
+        self._coordinator = coordinator
+        self._observer = observer
+        self._clock = clock
+        self._workers: dict[WorkerId, Worker] = {}
+        self._replies: dict[TurnId, LoopReply] = {}
+        self._state = EngineState.STARTING
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._ticker: asyncio.Task[None] | None = None
+        self._idle: asyncio.Event = asyncio.Event()
+        self._idle.set()
+
+    @property
+    def state(self) -> EngineState:
+        """Where the engine stands now."""
+        return self._state
+
+    @property
+    def live_turns(self) -> int:
+        """Turns that have not ended."""
+        return len(self._replies)
+
+    def reports(self) -> Sequence[LoadReport]:
+        """Return the last report of every worker, in the workers' stable order."""
+        return [worker.report for worker in self._workers.values()]
+
+    def post(self, leaving: Sequence[Event | ToWorker | Moved]) -> None:
+        """Take what leaves a worker, in order. Called from the workers' threads."""
+        events: list[Event | Moved] = []
+        for item in leaving:
+            if isinstance(item, ToWorker):
+                self._hand_over(events)
+                events = []
+                self._forward(item)
+            else:
+                events.append(item)
+        self._hand_over(events)
+
+    async def start(self, workers: Sequence[tuple[Worker, Role, int]]) -> None:
+        """Take warm workers with their roles and capacities (tokens), and open for turns."""
+        self._loop = asyncio.get_running_loop()
+        self._workers = {worker.id: worker for worker, _, _ in workers}
+        for worker, role, capacity in workers:
+            self._take(WorkerJoined(worker.id, role, capacity))
+            worker.start()
+        self._ticker = asyncio.create_task(self._tick())
+        self._state = EngineState.READY
+
+    async def drain(self, grace_s: float) -> None:
+        """Refuse new turns and wait for those that run, at most `grace_s`; then cancel the rest."""
+        if self._state is EngineState.READY:
+            self._state = EngineState.DRAINING
+            self._take(Drain())
+        try:
+            await asyncio.wait_for(self._idle.wait(), grace_s)
+        except TimeoutError:
+            for turn in tuple(self._replies):
+                self.cancel(turn, "shutdown")
+
+    async def stop(self) -> None:
+        """End the workers' threads."""
+        self._state = EngineState.DEAD
+        if self._ticker is not None:
+            self._ticker.cancel()
+        for worker in self._workers.values():
+            await asyncio.to_thread(worker.stop)
+
+    def submit(self, turn: Turn) -> LoopReply:
+        """Start a turn. A refused turn's reply begins with its `End`."""
+        reply = self._replies[turn.id] = LoopReply(turn.id)
+        self._idle.clear()
+        self._observer.on_arrival(turn, self._clock())
+        self._take(Arrived(turn))
+        return reply
+
+    def cancel(self, turn: TurnId, reason: str) -> None:
+        """Stop a turn in any state; its reply still ends with one `End`. Unknown: no effect."""
+        reply = self._replies.get(turn)
+        if reply is not None:
+            self._take(Cancelled(turn, reason, reply.taken))
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            for worker in self._workers.values():
+                worker.deliver(Tick())
+                self._take(worker.report)
+            self._take(Tick())
+
+    def _hand_over(self, events: Sequence[Event | Moved]) -> None:
+        if events and self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._take_all, events)
+
+    def _take_all(self, events: Sequence[Event | Moved]) -> None:
+        for event in events:
+            if isinstance(event, Moved):
+                self._observer.on_moved(event.sender, event.to, event.num_bytes)
+            else:
+                self._take(event)
+
+    def _take(self, event: Event) -> None:
+        """Let the coordinator decide, and carry its actions out."""
+        now = self._clock()
+        if isinstance(event, WorkerLost):
+            self._workers.pop(event.worker, None)
+            if not self._workers:
+                self._state = EngineState.DEAD
+        for action in self._coordinator.on(event, now):
+            self._act(action, now)
+
+    def _act(self, action: Action, now: float) -> None:
+        match action:
+            case Emit(turns, samples):
+                for turn, sample in zip(turns, samples, strict=True):
+                    self._replies[turn].push(sample)
+                    self._observer.on_tokens(turn, (sample,), now)
+            case ToWorker():
+                self._forward(action)
+            case End(turn):
+                self._observer.on_end(action, now)
+                self._replies.pop(turn).close(action)
+                if not self._replies:
+                    self._idle.set()
+            case EmitPrompt(turn, logprobs):
+                self._replies[turn].push_prompt(logprobs)
+            case Decision():
+                self._observer.on_decision(action)
+            case _:
+                assert_never(action)
+
+    def _forward(self, addressed: ToWorker) -> None:
+        worker = self._workers.get(addressed.worker)
+        if worker is not None:
+            worker.deliver(addressed.message)

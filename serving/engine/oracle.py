@@ -1,0 +1,51 @@
+"""What does a checkpoint say to one prompt, without a server? Files in, text out, the slow way."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import SingleDeviceSharding
+
+from model.config import load_config
+from model.generate import Sampling, generate
+from model.parameters import abstract_params
+from model.tokenizer import load_tokenizer
+from model.weights import load_params
+
+
+def generate_text(
+    checkpoint: Path,
+    *,
+    prompt: str,
+    chat: bool,
+    max_tokens: int,
+    dtype: str,
+    **sampling: Any,
+) -> dict[str, Any]:
+    """Load a checkpoint and answer one prompt; `sampling` holds fields of `model.generate.Sampling`.
+
+    Raises CheckpointError for what is wrong with the checkpoint.
+    """
+    config = load_config(checkpoint)
+    tokenizer = load_tokenizer(checkpoint)
+    stored = jnp.dtype(config.dtype if dtype == "auto" else dtype)
+    here = SingleDeviceSharding(jax.devices()[0])
+    shardings = jax.tree.map(lambda _: here, abstract_params(config))
+    params = load_params(checkpoint, config, shardings, stored, None)
+    if chat:
+        message = [{"role": "user", "content": prompt}]
+        text = tokenizer.apply_chat_template(message, add_generation_prompt=True)
+        ids = tokenizer.encode(text, add_special_tokens=False)
+    else:
+        ids = tokenizer.encode(prompt, add_special_tokens=True)
+    reply = generate(
+        params, config, ids, Sampling(stop_ids=config.eos_ids, **sampling), max_tokens
+    )
+    return {
+        "text": tokenizer.decode(list(reply.tokens), skip_special_tokens=True),
+        "token_ids": list(reply.tokens),
+        "prompt_token_ids": list(ids),
+        "finish_reason": "stop" if reply.stopped else "length",
+        "logprobs": list(reply.logprobs),
+    }

@@ -1,0 +1,210 @@
+"""How does one worker run? A thread that carries out what its batcher says, on its own mesh.
+
+One round: take the messages that have come, plan and dispatch a step, then read the step before
+it. The device always has the next step queued while the host reads the last one's tokens. The
+thread sleeps only when nothing is queued, nothing runs and no message waits.
+"""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from threading import Condition, Thread
+from typing import Any, Protocol, assert_never
+
+from serving.core.batcher import Batcher
+from serving.core.plan import (
+    DropTransfer,
+    Launch,
+    LoadSlot,
+    Output,
+    ReceivePages,
+    SendPages,
+    StepPlan,
+    StepResult,
+)
+from serving.engine.connectors.connector import Connector
+from serving.messages import (
+    Event,
+    LoadReport,
+    TaskId,
+    ToWorker,
+    TransferFailed,
+    TransferId,
+    WorkerId,
+    WorkerLost,
+    WorkerMessage,
+)
+
+MAX_LAUNCHED = 2  # one step runs, one is queued behind it: the device never waits for the host
+REPORT_EVERY_S = 0.02
+
+
+class Executor(Protocol):
+    """What a worker needs from its mesh. Effects happen in call order; only `collect` blocks."""
+
+    def load_slot(self, load: LoadSlot) -> None:
+        """Prepare a slot for a new row."""
+        ...
+
+    def launch(self, plan: StepPlan) -> Any:
+        """Dispatch a step; returns what `collect` needs."""
+        ...
+
+    def collect(self, pending: Any) -> StepResult:
+        """Wait for a step and return what it sampled."""
+        ...
+
+    def gather(self, pages: Sequence[int]) -> Any:
+        """Copy pages into one new array."""
+        ...
+
+    def scatter(self, payload: Any, pages: Sequence[int]) -> None:
+        """Write pages that `gather` copied, here or on another mesh."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """Pages left a worker, for the metrics."""
+
+    sender: WorkerId
+    to: WorkerId
+    num_bytes: int
+
+
+Post = Callable[[Sequence[Event | ToWorker | Moved]], None]
+
+
+class Worker:
+    """One batcher, one executor, one thread."""
+
+    def __init__(
+        self,
+        batcher: Batcher,
+        executor: Executor,
+        connector: Connector,
+        post: Post,
+        clock: Callable[[], float],
+    ) -> None:
+        """`post` takes what leaves this worker, in order, and is called from its thread."""
+        self.id = batcher.worker
+        self.batcher = batcher
+        self._executor = executor
+        self._connector = connector
+        self._post = post
+        self._clock = clock
+        self._inbox: deque[WorkerMessage] = deque()
+        self._wake = Condition()
+        self._stopping = False
+        self._launched: deque[tuple[StepPlan, Any]] = deque()
+        self._report: LoadReport = batcher.report()
+        self._reported_at = clock()
+        self._thread = Thread(target=self._run, name=str(self.id), daemon=True)
+
+    @property
+    def report(self) -> LoadReport:
+        """What the worker held a moment ago; exact once it is idle. Safe from any thread."""
+        return self._report
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def deliver(self, message: WorkerMessage) -> None:
+        """Give the worker a message. Safe from any thread."""
+        with self._wake:
+            self._inbox.append(message)
+            self._wake.notify()
+
+    def stop(self) -> None:
+        """End the thread after its current round, and wait for it."""
+        with self._wake:
+            self._stopping = True
+            self._wake.notify()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            while self._wait():
+                self.round()
+        except Exception:
+            # Whatever broke, this worker's pages and rows are gone: the coordinator must know.
+            self._post([WorkerLost(self.id)])
+            raise
+
+    def _wait(self) -> bool:
+        """Sleep until there is something to do; False when the worker is to end."""
+        with self._wake:
+            while not (self._inbox or self._launched or self._stopping):
+                self._wake.wait()
+            return not self._stopping
+
+    def round(self) -> bool:
+        """Do one round; returns whether anything was done. Public for drivers without threads."""
+        worked = bool(self._inbox)
+        while self._inbox:
+            self._act(self.batcher.on(self._inbox.popleft(), self._clock()))
+        queued = len(self._launched)
+        if queued < MAX_LAUNCHED:
+            self._act(self.batcher.step(self._clock()))
+        launched = len(self._launched) > queued
+        if self._launched and (len(self._launched) == MAX_LAUNCHED or not launched):
+            plan, pending = self._launched.popleft()
+            result = self._executor.collect(pending)
+            self._act(self.batcher.complete(plan, result, self._clock()))
+            worked = True
+        self._refresh_report()
+        return worked or launched
+
+    def _refresh_report(self) -> None:
+        now = self._clock()
+        if not self._launched or now - self._reported_at >= REPORT_EVERY_S:
+            self._report, self._reported_at = self.batcher.report(), now
+
+    def _act(self, outputs: Sequence[Output]) -> None:
+        """Carry outputs out in their order; what leaves is posted in one go, in the same order."""
+        leaving: list[Event | ToWorker | Moved] = []
+        todo = deque(outputs)
+        while todo:
+            output = todo.popleft()
+            match output:
+                case Launch(plan):
+                    self._launched.append((plan, self._executor.launch(plan)))
+                case LoadSlot():
+                    self._executor.load_slot(output)
+                case SendPages() | ReceivePages() | DropTransfer():
+                    todo.extend(self._move(output, leaving))
+                case _:
+                    leaving.append(output)
+        if leaving:
+            self._post(leaving)
+
+    def _move(
+        self,
+        command: SendPages | ReceivePages | DropTransfer,
+        leaving: list[Event | ToWorker | Moved],
+    ) -> list[Output]:
+        """Move pages. A failure ends the task's attempt, not the worker."""
+        match command:
+            case SendPages(transfer, task, pages, to):
+                try:
+                    moved = self._connector.send(transfer, self._executor.gather(pages), to)
+                except (RuntimeError, KeyError) as error:
+                    return self._failed(task, transfer, error)
+                leaving.append(Moved(self.id, to, moved))
+            case ReceivePages(transfer, task, pages):
+                try:
+                    payload = self._connector.take(transfer)
+                except KeyError as error:
+                    return self._failed(task, transfer, error)
+                self._executor.scatter(payload, pages)
+            case DropTransfer(transfer):
+                self._connector.drop(transfer)
+            case _:
+                assert_never(command)
+        return []
+
+    def _failed(self, task: TaskId, transfer: TransferId, error: Exception) -> list[Output]:
+        failed = TransferFailed(task, transfer, str(error))
+        return self.batcher.on(failed, self._clock())

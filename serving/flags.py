@@ -1,0 +1,155 @@
+"""How does a tree of settings become flags, variables and file keys? One table for all of them.
+
+Every field of the config tree is `--field-name`, `FORETOKEN_FIELD_NAME` and `field-name = ...` in
+a TOML file, in this order of precedence; the default stands in the dataclass alone. Knows nothing
+of what the settings mean.
+"""
+
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, Field, fields
+from pathlib import Path
+from types import UnionType
+from typing import Any, get_args
+
+import click
+
+from serving.config import (
+    BatchConfig,
+    ConfigError,
+    EndpointConfig,
+    MemoryConfig,
+    MeshConfig,
+    ModelSource,
+    ScheduleConfig,
+    ServerConfig,
+)
+
+PARTS: dict[str, type[Any]] = {
+    "model": ModelSource,
+    "mesh": MeshConfig,
+    "memory": MemoryConfig,
+    "batch": BatchConfig,
+    "schedule": ScheduleConfig,
+    "endpoint": EndpointConfig,
+}
+ACCEPTED_SWITCHES = (
+    "enable-prefix-caching",
+    "enable-chunked-prefill",
+    "enable-prompt-tokens-details",
+    "enable-server-load-tracking",
+)
+"""Flags of other servers for what is always on here: taken, and without effect."""
+
+
+def flag_name(field: str) -> str:
+    """Spell a field as its flag and file key, without dashes in front."""
+    return field.replace("_", "-")
+
+
+def server_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add a flag for every field of the tree to a click command."""
+    for part in reversed(PARTS.values()):
+        for field in reversed(fields(part)):
+            command = _option(field)(command)
+    for name in ACCEPTED_SWITCHES:
+        option = click.option(f"--{name}", is_flag=True, hidden=True, help="Always on.")
+        command = option(command)
+    return command
+
+
+def build_config(checkpoint: str, values: Mapping[str, Any]) -> ServerConfig:
+    """Make the tree from parsed flags; raises ConfigError for what cannot work together."""
+    parts = {
+        name: part(**{f.name: values[f.name] for f in fields(part)}) for name, part in PARTS.items()
+    }
+    return ServerConfig(checkpoint=checkpoint, **parts)
+
+
+def read_config_file(path: Path) -> dict[str, Any]:
+    """Read a flat TOML file of flag names; raises ConfigError naming file, key and line."""
+    try:
+        text = path.read_text()
+        raw = tomllib.loads(text)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from error
+    known = {f.name: f for part in PARTS.values() for f in fields(part)}
+    by_alias = {
+        alias.replace("-", "_"): name
+        for name, field in known.items()
+        for alias in field.metadata.get("aliases", ())
+    }
+    settings: dict[str, Any] = {}
+    for key, value in raw.items():
+        name = key.replace("-", "_")
+        name = by_alias.get(name, name)
+        where = f"{path}:{_line_of(text, key)}"
+        if name not in known:
+            raise ConfigError(f"{where}: unknown setting {key!r}")
+        if name in settings:
+            raise ConfigError(f"{where}: {key!r} is set twice")
+        if isinstance(value, dict):
+            raise ConfigError(f"{where}: {key!r} is a table; the file is a flat list of settings")
+        settings[name] = value
+    return settings
+
+
+def describe(config: ServerConfig) -> str:
+    """Print the effective settings as a file that starts the same server; secrets are masked."""
+    lines = [f"# {config.checkpoint}"]
+    for name, part in PARTS.items():
+        for field in fields(part):
+            value = getattr(getattr(config, name), field.name)
+            if value is None or value == ():
+                continue
+            if field.metadata.get("secret"):
+                lines.append(f"# {flag_name(field.name)} is set")
+            else:
+                lines.append(f"{flag_name(field.name)} = {_toml(value)}")
+    return "\n".join(lines)
+
+
+def _line_of(text: str, key: str) -> int:
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.split("=")[0].strip().strip("\"'") == key:
+            return number
+    return 1
+
+
+def _toml(value: Any) -> str:
+    match value:
+        case bool():
+            return "true" if value else "false"
+        case str():
+            escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+            return f'"{escaped}"'
+        case tuple():
+            return "[" + ", ".join(_toml(item) for item in value) + "]"
+        case _:
+            return str(value)
+
+
+def _option(field: Field[Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    assert field.default is not MISSING
+    name = flag_name(field.name)
+    aliases = [f"--{alias}" for alias in field.metadata.get("aliases", ())]
+    shared: dict[str, Any] = {
+        "default": field.default,
+        "help": field.metadata["help"],
+        "show_default": field.default is not None and field.default != (),
+        "envvar": f"FORETOKEN_{field.name.upper()}",
+    }
+    if field.type is bool:
+        return click.option(f"--{name}/--no-{name}", field.name, **shared)
+    if isinstance(field.default, tuple):
+        return click.option(f"--{name}", *aliases, field.name, multiple=True, **shared)
+    return click.option(f"--{name}", *aliases, field.name, type=_scalar(field.type), **shared)
+
+
+def _scalar(annotation: Any) -> type[Any]:
+    """Find the one type that a flag's text is read as."""
+    if isinstance(annotation, UnionType):
+        return next(t for t in get_args(annotation) if t is not type(None))
+    return annotation
