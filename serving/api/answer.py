@@ -1,0 +1,157 @@
+"""How does an answer travel? Runs an exchange and sends what its wire writes.
+
+An ASGI response of its own: it holds the status line back until the engine has accepted, sends
+prebuilt bytes, and cancels the turns as soon as the client leaves. Knows no JSON format.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from serving.api.choice import Piece
+from serving.api.errors import ApiError, internal_error
+from serving.api.exchange import Cancelled, Exchange, Strand
+from serving.api.wire import DONE, Whole, Wire
+from serving.messages import SampledToken
+
+_log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+EVENT_STREAM = "text/event-stream; charset=utf-8"
+
+
+@dataclass(frozen=True, slots=True)
+class Manner:
+    """How to send: streamed or whole, every how many tokens, under which headers.
+
+    `keep_samples` says whether the wire reads the tokens of a whole answer, `on_whole` is told of
+    every strand that ended well.
+    """
+
+    stream: bool
+    interval: int
+    headers: dict[str, str]
+    keep_samples: bool
+    on_whole: Callable[[Strand, str], None]
+
+
+class Answer(Response):
+    """One answer of a generation endpoint."""
+
+    def __init__(self, exchange: Exchange, wire: Wire, manner: Manner) -> None:
+        super().__init__()
+        self._exchange = exchange
+        self._wire = wire
+        self._manner = manner
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Run the exchange to its end; sends nothing to a client that has left."""
+        watcher = asyncio.create_task(self._watch(receive))
+        try:
+            await self._run(send)
+        except Cancelled:
+            return
+        finally:
+            watcher.cancel()
+            self._exchange.close()
+
+    async def _watch(self, receive: Receive) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        self._exchange.cancel("client disconnected")
+
+    async def _run(self, send: Send) -> None:
+        try:
+            await self._exchange.open()
+            if self._manner.stream:
+                status, kind, body = 200, EVENT_STREAM, b""
+            else:
+                status, kind, body = 200, "application/json", await self._collect()
+            headers = self._manner.headers
+        except ApiError as error:
+            status, kind, body = error.status, "application/json", error.body
+            headers = {**self._manner.headers, **error.headers}
+        streams = status == 200 and self._manner.stream
+        if not streams:
+            headers = {**headers, "content-length": str(len(body))}
+        raw = [(k.encode("latin-1"), v.encode("latin-1")) for k, v in headers.items()]
+        raw.append((b"content-type", kind.encode()))
+        if streams:
+            raw.append((b"cache-control", b"no-cache"))
+        await send({"type": "http.response.start", "status": status, "headers": raw})
+        if streams:
+            await self._stream(send)
+        else:
+            await send({"type": "http.response.body", "body": body, "more_body": False})
+
+    async def _collect(self) -> bytes:
+        return self._wire.whole(await _together([self._whole(s) for s in self._exchange.strands]))
+
+    async def _whole(self, strand: Strand) -> Whole:
+        texts: list[str] = []
+        samples: list[SampledToken] = []
+        async for piece in self._exchange.pieces(strand):
+            texts.append(piece.text)
+            if self._manner.keep_samples:
+                samples += piece.samples
+        text = "".join(texts)
+        self._manner.on_whole(strand, text)
+        return Whole(strand, text, samples)
+
+    async def _stream(self, send: Send) -> None:
+        """Stream every strand; whatever happens, the stream says how it ended."""
+        strands = self._exchange.strands
+        try:
+            await _together([self._stream_strand(strand, send) for strand in strands])
+            end = self._wire.usage(strands)
+        except ApiError as error:
+            end = _error_event(error)
+        except Cancelled:
+            raise
+        except Exception:
+            _log.exception("streaming %s failed", self._exchange.id)
+            end = _error_event(internal_error(self._exchange.id))
+        await send({"type": "http.response.body", "body": end + DONE, "more_body": False})
+
+    async def _stream_strand(self, strand: Strand, send: Send) -> None:
+        wire, interval = self._wire, self._manner.interval
+        texts: list[str] = []
+        held: Piece | None = None
+        started = False
+        async for piece in self._exchange.pieces(strand):
+            texts.append(piece.text)
+            if held is not None:
+                samples = (*held.samples, *piece.samples)
+                piece = Piece(held.text + piece.text, samples, piece.last)
+                held = None
+            if started and not piece.last and len(piece.samples) < interval:
+                held = piece
+                continue
+            body = wire.chunk(strand, piece)
+            if not started:
+                body, started = wire.start(strand) + body, True
+            if body:
+                await send({"type": "http.response.body", "body": body, "more_body": True})
+        self._manner.on_whole(strand, "".join(texts))
+
+
+async def _together(jobs: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+    """Run all at once; the first exception is raised and ends the others."""
+    if len(jobs) == 1:
+        return [await jobs[0]]
+    tasks = [asyncio.create_task(job) for job in jobs]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+def _error_event(error: ApiError) -> bytes:
+    """Clients that time streams look for the event's name, the others for `error` in its data."""
+    return b"event: error\ndata: " + error.body + b"\n\n"

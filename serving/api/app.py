@@ -1,0 +1,64 @@
+"""How is the endpoint put together? Routes, layers and error handlers around one `Service`.
+
+Knows nothing of what the routes do.
+"""
+
+from collections.abc import Awaitable, Callable
+
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from serving.api.auth import Auth
+from serving.api.chat import answer_chat
+from serving.api.completions import answer_completion
+from serving.api.errors import ApiError, error_response, internal_error
+from serving.api.info import models, probes, tokenizer
+from serving.api.limits import BodyLimit
+from serving.api.service import Service
+
+
+def build_app(service: Service, *, version: str) -> FastAPI:
+    """Return the ASGI application of a service."""
+    config = service.config
+    app = FastAPI(title="foretoken", version=version, root_path=config.root_path)
+    for router in (probes(service, version), models(service), tokenizer(service)):
+        app.include_router(router)
+    _generate(app, "/v1/chat/completions", service, answer_chat)
+    _generate(app, "/v1/completions", service, answer_completion)
+    app.add_exception_handler(ApiError, _api_error)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(Exception, _bug)
+    app.add_middleware(BodyLimit, max_bytes=config.max_body_bytes)
+    app.add_middleware(Auth, keys=config.api_key)
+    return app
+
+
+def _generate(
+    app: FastAPI,
+    path: str,
+    service: Service,
+    answer: Callable[[Service, Request], Awaitable[Response]],
+) -> None:
+    async def generate(request: Request) -> Response:
+        return await answer(service, request)
+
+    app.add_api_route(path, generate, methods=["POST"])
+
+
+async def _api_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)
+    return error_response(error)
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    """Unknown paths and wrong methods, which the router itself refuses."""
+    assert isinstance(error, HTTPException)
+    text = {404: f"There is no {request.url.path} here.", 405: "The method is not allowed here."}
+    message = text.get(error.status_code, error.detail)
+    return error_response(ApiError(error.status_code, message, headers=error.headers))
+
+
+async def _bug(request: Request, error: Exception) -> Response:
+    return error_response(internal_error("this request"))

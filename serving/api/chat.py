@@ -1,0 +1,119 @@
+"""What is a chat completion? `POST /v1/chat/completions`: its prompt and its formats.
+
+Knows nothing of scheduling or of how bytes are sent.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic_core import to_json
+from starlette.requests import Request
+from starlette.responses import Response
+
+from serving.api.answer import Answer
+from serving.api.choice import Piece
+from serving.api.exchange import Strand
+from serving.api.fields import refuse
+from serving.api.schemas import ChatBody, parse
+from serving.api.service import Service, Shown
+from serving.api.wire import Events, Head, StreamUsage, Whole, usage
+
+
+async def answer_chat(service: Service, request: Request) -> Response:
+    """Answer one request; raises ApiError for everything that can be refused beforehand."""
+    body = parse(ChatBody, await request.body())
+    service.check_model(body.model)
+    refuse(body)
+    identity = service.identity(request.headers, body)
+    ids, unused = await asyncio.to_thread(service.prompts.chat, body, identity.tenant)
+    exchange = service.exchange(body, identity, [ids])
+    head = Head(exchange.id, "chat.completion", service.now(), body.model)
+    shown = service.shown(body, logprobs=bool(body.logprobs))
+    wire = ChatWire(head, service.stream_usage(body), shown, exchange.strands)
+    return Answer(exchange, wire, service.manner(body, shown, identity.tenant, unused))
+
+
+class ChatWire:
+    """Writes `chat.completion` and `chat.completion.chunk` objects."""
+
+    def __init__(
+        self, head: Head, stream_usage: StreamUsage, shown: Shown, strands: Sequence[Strand]
+    ) -> None:
+        self._head = head
+        self._shown = shown
+        chunk_head = Head(head.id, f"{head.object}.chunk", head.created, head.model)
+        self._events = Events(chunk_head, stream_usage, strands)
+        self._plain = not (shown.details or stream_usage.running)
+        self._before = [
+            self._events.opening
+            + f'"choices":[{{"index":{s.choice.index},"delta":{{"content":'.encode()
+            for s in strands
+        ]
+        self._after = b'},"logprobs":null,"finish_reason":null}' + self._events.fixed_end
+
+    def start(self, strand: Strand) -> bytes:
+        """Return the chunk that names the role."""
+        choice: dict[str, Any] = {
+            "index": strand.choice.index,
+            "delta": {"role": "assistant", "content": ""},
+            "logprobs": None,
+            "finish_reason": None,
+        }
+        if self._shown.token_ids:
+            choice["prompt_token_ids"] = strand.prompt
+        return self._events.around(to_json(choice))
+
+    def chunk(self, strand: Strand, piece: Piece) -> bytes:
+        """Return a piece's chunk; one with text alone is put together from ready bytes."""
+        index = strand.choice.index
+        if not piece.last:
+            if self._plain:
+                if not piece.text:
+                    return b""
+                return self._before[index] + to_json(piece.text) + self._after
+            if not piece.text and not self._shown.details:
+                return b""
+        choice: dict[str, Any] = {
+            "index": index,
+            "delta": {"content": piece.text} if piece.text else {},
+            "logprobs": self._logprobs(piece.samples, self._shown.logprobs),
+            "finish_reason": None,
+        }
+        if self._shown.token_ids:
+            choice["token_ids"] = [sample.token for sample in piece.samples]
+        if piece.last:
+            choice |= strand.choice.ending
+        return self._events.around(to_json(choice))
+
+    def usage(self, strands: Sequence[Strand]) -> bytes:
+        """Return the closing usage chunk."""
+        return self._events.last()
+
+    def whole(self, wholes: Sequence[Whole]) -> bytes:
+        """Return the `chat.completion` object."""
+        answer = {**self._head.fields(), "choices": [self._choice(whole) for whole in wholes]}
+        answer["usage"] = usage([whole.strand for whole in wholes])
+        first = wholes[0].strand
+        if self._shown.token_ids:
+            answer["prompt_token_ids"] = first.prompt
+        if self._shown.prompt_logprobs and first.choice.prompt_logprobs is not None:
+            answer["prompt_logprobs"] = self._shown.writer.prompt(
+                first.prompt, first.choice.prompt_logprobs
+            )
+        return to_json(answer)
+
+    def _choice(self, whole: Whole) -> dict[str, Any]:
+        choice = whole.strand.choice
+        fields: dict[str, Any] = {
+            "index": choice.index,
+            "message": {"role": "assistant", "content": whole.text, "refusal": None},
+            "logprobs": self._logprobs(whole.samples, self._shown.logprobs),
+            **choice.ending,
+        }
+        if self._shown.token_ids:
+            fields["token_ids"] = choice.tokens
+        return fields
+
+    def _logprobs(self, samples: Sequence[Any], wanted: bool) -> dict[str, Any] | None:
+        return self._shown.writer.chat(samples) if wanted else None

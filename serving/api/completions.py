@@ -1,0 +1,145 @@
+"""What is a completion? `POST /v1/completions`: its prompts and its formats.
+
+Knows nothing of scheduling or of how bytes are sent.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from pydantic_core import to_json
+from starlette.requests import Request
+from starlette.responses import Response
+
+from serving.api.answer import Answer
+from serving.api.choice import Piece
+from serving.api.exchange import Strand
+from serving.api.fields import refuse
+from serving.api.schemas import CompletionBody, parse
+from serving.api.service import Service, Shown
+from serving.api.wire import Events, Head, StreamUsage, Whole, usage
+from serving.messages import SampledToken
+from serving.request import TokenLogprobs
+
+
+async def answer_completion(service: Service, request: Request) -> Response:
+    """Answer one request; raises ApiError for everything that can be refused beforehand."""
+    body = parse(CompletionBody, await request.body())
+    service.check_model(body.model)
+    refuse(body)
+    identity = service.identity(request.headers, body)
+    prompts = await asyncio.to_thread(service.prompts.completion, body)
+    exchange = service.exchange(body, identity, prompts)
+    head = Head(exchange.id, "text_completion", service.now(), body.model)
+    shown = service.shown(body, logprobs=body.logprobs is not None)
+    echo = service.prompts.text if body.echo else None
+    wire = CompletionWire(head, service.stream_usage(body), shown, exchange.strands, echo)
+    return Answer(exchange, wire, service.manner(body, shown, identity.tenant, frozenset()))
+
+
+class CompletionWire:
+    """Writes `text_completion` objects; `echo` gives the text of a prompt to be repeated."""
+
+    def __init__(
+        self,
+        head: Head,
+        stream_usage: StreamUsage,
+        shown: Shown,
+        strands: Sequence[Strand],
+        echo: Callable[[Sequence[int]], str] | None,
+    ) -> None:
+        self._head = head
+        self._shown = shown
+        self._echo = echo
+        self._events = Events(head, stream_usage, strands)
+        self._plain = not (shown.details or stream_usage.running)
+        self._before = [
+            self._events.opening + f'"choices":[{{"index":{s.choice.index},"text":'.encode()
+            for s in strands
+        ]
+        self._after = b',"logprobs":null,"finish_reason":null}' + self._events.fixed_end
+        self._offsets = [0] * len(strands)
+
+    def start(self, strand: Strand) -> bytes:
+        """Return the echoed prompt's chunk, if it is to be echoed."""
+        if self._echo is None and not self._shown.token_ids:
+            return b""
+        choice: dict[str, Any] = {
+            "index": strand.choice.index,
+            "text": self._echo(strand.prompt) if self._echo else "",
+            "logprobs": self._logprobs(strand, self._echoed(strand)),
+            "finish_reason": None,
+        }
+        if self._shown.token_ids:
+            choice["prompt_token_ids"] = strand.prompt
+        return self._events.around(to_json(choice))
+
+    def chunk(self, strand: Strand, piece: Piece) -> bytes:
+        """Return a piece's chunk; one with text alone is put together from ready bytes."""
+        index = strand.choice.index
+        if not piece.last:
+            if self._plain:
+                if not piece.text:
+                    return b""
+                return self._before[index] + to_json(piece.text) + self._after
+            if not piece.text and not self._shown.details:
+                return b""
+        choice: dict[str, Any] = {
+            "index": index,
+            "text": piece.text,
+            "logprobs": self._logprobs(strand, _scored(piece.samples)),
+            "finish_reason": None,
+        }
+        if self._shown.token_ids:
+            choice["token_ids"] = [sample.token for sample in piece.samples]
+        if piece.last:
+            choice |= strand.choice.ending
+        return self._events.around(to_json(choice))
+
+    def usage(self, strands: Sequence[Strand]) -> bytes:
+        """Return the closing usage chunk."""
+        return self._events.last()
+
+    def whole(self, wholes: Sequence[Whole]) -> bytes:
+        """Return the `text_completion` object."""
+        answer = {**self._head.fields(), "choices": [self._choice(whole) for whole in wholes]}
+        answer["usage"] = usage([whole.strand for whole in wholes])
+        return to_json(answer)
+
+    def _choice(self, whole: Whole) -> dict[str, Any]:
+        strand, choice = whole.strand, whole.strand.choice
+        echoed = self._echo(strand.prompt) if self._echo else ""
+        scored = [*self._echoed(strand), *_scored(whole.samples)]
+        fields: dict[str, Any] = {
+            "index": choice.index,
+            "text": echoed + whole.text,
+            "logprobs": self._logprobs(strand, scored),
+            **choice.ending,
+        }
+        if self._shown.token_ids:
+            fields["prompt_token_ids"] = strand.prompt
+            fields["token_ids"] = choice.tokens
+        if self._shown.prompt_logprobs and choice.prompt_logprobs is not None:
+            fields["prompt_logprobs"] = self._shown.writer.prompt(
+                strand.prompt, choice.prompt_logprobs
+            )
+        return fields
+
+    def _echoed(self, strand: Strand) -> list[tuple[int, TokenLogprobs | None]]:
+        logprobs = strand.choice.prompt_logprobs
+        if self._echo is None or logprobs is None:
+            return []
+        return list(zip(strand.prompt, logprobs, strict=True))
+
+    def _logprobs(
+        self, strand: Strand, tokens: Sequence[tuple[int, TokenLogprobs | None]]
+    ) -> dict[str, Any] | None:
+        if not self._shown.logprobs:
+            return None
+        index = strand.choice.index
+        fields, self._offsets[index] = self._shown.writer.completion(tokens, self._offsets[index])
+        return fields
+
+
+def _scored(samples: Sequence[SampledToken]) -> list[tuple[int, TokenLogprobs | None]]:
+    return [(sample.token, sample.logprobs) for sample in samples]

@@ -1,0 +1,58 @@
+"""What does the endpoint need from an engine? The seam between HTTP and scheduling.
+
+Knows nothing of workers, pages or JAX: turns go in, tokens come out.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from enum import StrEnum
+from typing import Protocol, runtime_checkable
+
+from serving.messages import Deliver, End, LoadReport
+from serving.request import Turn, TurnId
+
+
+class EngineState(StrEnum):
+    """Whether turns are taken; a state only ever moves down this list."""
+
+    STARTING = "starting"
+    READY = "ready"
+    DRAINING = "draining"
+    DEAD = "dead"
+
+
+@runtime_checkable
+class Reply(Protocol):
+    """Any number of `Deliver`, then exactly one `End`, then StopAsyncIteration.
+
+    Whatever is ready when the reader comes back is coalesced into one `Deliver`.
+    """
+
+    def __aiter__(self) -> AsyncIterator[Deliver | End]:
+        """Return itself."""
+        ...
+
+    async def __anext__(self) -> Deliver | End:
+        """Wait for what comes next."""
+        ...
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """Takes turns and gives replies. All methods are called in the event loop's thread."""
+
+    def submit(self, turn: Turn) -> Reply:
+        """Start a turn. Raises nothing: a refused turn's reply begins with its `End`."""
+        ...
+
+    def cancel(self, turn: TurnId, reason: str) -> None:
+        """Stop a turn in any state; its reply still ends with one `End`. Unknown ids: no effect."""
+        ...
+
+    @property
+    def state(self) -> EngineState:
+        """Where the engine stands now."""
+        ...
+
+    def reports(self) -> Sequence[LoadReport]:
+        """Return the last report of every worker, in the workers' stable order."""
+        ...

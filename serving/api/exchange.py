@@ -1,0 +1,147 @@
+"""How do a request's turns run? From submission to the last end, cancellation included.
+
+Knows nothing of JSON or sockets. Lifecycle of an `Exchange`:
+
+1. `open` submits the first choice of every prompt and waits until the engine has accepted: until
+   the first item of the first reply is there. Refusals so far raise; no status line is out yet.
+2. `pieces` is run once per strand, concurrently. Further choices of a prompt are submitted when
+   the first token of its first choice has come, so that they find the prompt's pages.
+3. `cancel` may come at any time; every reply still ends by itself. `close` cancels the rest.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+
+from serving.api.choice import Choice, Piece
+from serving.api.engine import Engine, Reply
+from serving.api.errors import of_outcome
+from serving.messages import Completed, Deliver, Dropped, End
+from serving.request import FinishReason, Turn, TurnId
+
+
+@dataclass(slots=True)
+class Strand:
+    """One choice and the turn that fills it; `leader` is the first choice of the same prompt.
+
+    Without a turn nothing is computed: the client asked for no token.
+    """
+
+    choice: Choice
+    prompt: tuple[int, ...]
+    turn: Turn | None
+    leader: "Strand | None"
+    reply: Reply | None = None
+    first: asyncio.Task[Deliver | End] | None = None
+    started: asyncio.Event = field(default_factory=asyncio.Event)
+    cached_len: int = 0
+
+
+class Cancelled(Exception):
+    """The client is gone: nobody waits for the rest."""
+
+
+class Exchange:
+    """The turns of one HTTP request, identified to the client as `id`."""
+
+    def __init__(self, engine: Engine, id: str, strands: Sequence[Strand]) -> None:
+        self.id = id
+        self.strands = strands
+        self._engine = engine
+        self._live: set[TurnId] = set()
+        self._cancelled: str | None = None
+
+    async def open(self) -> None:
+        """Submit the leaders and wait for acceptance; raises ApiError, or Cancelled."""
+        leaders = [strand for strand in self.strands if strand.leader is None]
+        firsts = [self._submit(strand) for strand in leaders]
+        done, _ = await asyncio.wait(firsts, return_when=asyncio.FIRST_COMPLETED)
+        for first in done:
+            item = first.result()
+            if isinstance(item, End):
+                self._check(item)
+
+    async def pieces(self, strand: Strand) -> AsyncIterator[Piece]:
+        """Yield a strand's text as it comes; the choice is closed with the last piece.
+
+        Raises ApiError when its turn fails and Cancelled when the client left.
+        """
+        if strand.leader is not None:
+            await strand.leader.started.wait()
+            self._submit(strand)
+        if strand.reply is None or strand.first is None:
+            raise RuntimeError("a strand's reply is read before it is submitted")
+        choice, reply = strand.choice, strand.reply
+        item = await strand.first
+        while isinstance(item, Deliver):
+            if item.prompt_logprobs is not None:
+                choice.prompt_logprobs = item.prompt_logprobs
+            open_before = choice.finish is None
+            piece = choice.push(item.samples)
+            if choice.finish is not None and open_before and strand.turn is not None:
+                self._engine.cancel(strand.turn.id, "stopped")
+            if piece.samples or piece.text:
+                yield piece
+            item = await anext(reply)
+        yield self._end(strand, item)
+
+    def cancel(self, reason: str) -> None:
+        """Cancel every turn that still runs, and submit no more."""
+        self._cancelled = reason
+        for turn in tuple(self._live):
+            self._engine.cancel(turn, reason)
+        for strand in self.strands:
+            strand.started.set()
+
+    def close(self) -> None:
+        """Leave nothing running; no effect on an exchange that has ended."""
+        if self._live:
+            self.cancel("abandoned")
+
+    def _submit(self, strand: Strand) -> asyncio.Task[Deliver | End]:
+        if self._cancelled is not None:
+            raise Cancelled(self._cancelled)
+        if strand.turn is None:
+            strand.reply = _Nothing(strand)
+        else:
+            self._live.add(strand.turn.id)
+            strand.reply = self._engine.submit(strand.turn)
+        strand.first = asyncio.create_task(_first(strand, strand.reply))
+        return strand.first
+
+    def _end(self, strand: Strand, end: End) -> Piece:
+        self._live.discard(end.turn)
+        strand.cached_len = end.cached_len
+        if strand.choice.finish is None:
+            self._check(end)
+        reason = end.outcome.reason if isinstance(end.outcome, Completed) else FinishReason.STOP
+        return strand.choice.close(reason)
+
+    def _check(self, end: End) -> None:
+        """Raise what a turn's end means, unless its reply is whole."""
+        match end.outcome:
+            case Dropped() if self._cancelled is not None:
+                raise Cancelled(self._cancelled)
+            case outcome:
+                problem = of_outcome(outcome, self.id)
+                if problem is not None:
+                    raise problem
+
+
+async def _first(strand: Strand, reply: Reply) -> Deliver | End:
+    item = await anext(reply)
+    strand.started.set()
+    return item
+
+
+class _Nothing:
+    """The reply to a request for no tokens at all."""
+
+    def __init__(self, strand: Strand) -> None:
+        self._prompt_len = len(strand.prompt)
+
+    def __aiter__(self) -> AsyncIterator[Deliver | End]:
+        return self
+
+    async def __anext__(self) -> Deliver | End:
+        return End(TurnId(""), Completed(FinishReason.LENGTH), self._prompt_len, 0, 0)

@@ -1,0 +1,134 @@
+"""Which request fields are not honoured, and does that change the text?
+
+Three classes: a declared field is honoured; a field on which the text does not depend is ignored
+and reported in a header; a field that would change the text and cannot be honoured is refused.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from serving.api.errors import bad_request
+from serving.api.schemas import ChatBody, CompletionBody, GenerationBody
+
+IGNORED_HEADER = "x-foretoken-ignored-params"
+
+IGNORED = frozenset(
+    {
+        "audio",
+        "detailed_output",
+        "function_call",
+        "functions",
+        "include_reasoning",
+        "include_stop_token",
+        "kv_transfer_params",
+        "length_penalty",
+        "metadata",
+        "mm_processor_kwargs",
+        "moderation",
+        "parallel_tool_calls",
+        "prediction",
+        "prompt_cache_options",
+        "prompt_cache_retention",
+        "safety_identifier",
+        "service_tier",
+        "spaces_between_special_tokens",
+        "store",
+        "suffix",
+        "verbosity",
+        "web_search_options",
+    }
+)
+"""Names that may appear in the header; anything else is client text and is only counted."""
+
+
+def _given(value: Any) -> bool:
+    """A value other than null, false, 0 and the empty collections."""
+    return bool(value)
+
+
+def _audio(value: Any) -> bool:
+    return value != ["text"]
+
+
+def _called(value: Any) -> bool:
+    return value != "none"
+
+
+REFUSED: Mapping[str, Callable[[Any], bool]] = {
+    "bad_words": _given,
+    "chat_template": _given,
+    "documents": _given,
+    "function_call": _called,
+    "grammar": _given,
+    "guided_choice": _given,
+    "guided_decoding_backend": _given,
+    "guided_grammar": _given,
+    "guided_json": _given,
+    "guided_json_object": _given,
+    "guided_regex": _given,
+    "json_schema": _given,
+    "logits_processors": _given,
+    "modalities": _audio,
+    "prompt_embeds": _given,
+    "regex": _given,
+    "structured_outputs": _given,
+    "thinking_token_budget": _given,
+    "use_beam_search": _given,
+    "vllm_xargs": _given,
+}
+"""Undeclared fields that would change the text, each with the values for which it would."""
+
+
+def refuse(body: GenerationBody) -> None:
+    """Raise the 400 for the first field that would change the text and cannot be honoured."""
+    extra = body.model_extra or {}
+    for name, changes in REFUSED.items():
+        if extra.get(name) is not None and changes(extra[name]):
+            raise bad_request(f"`{name}` is not supported with this value.", name)
+    _refuse_format(body.response_format)
+    n = body.n or 1
+    if body.best_of and body.best_of != n:
+        raise bad_request("`best_of` other than `n` is not supported.", "best_of")
+    if isinstance(body, ChatBody):
+        _refuse_chat(body, extra)
+    elif isinstance(body, CompletionBody) and extra.get("tools"):
+        raise bad_request("`tools` belong to chat completions.", "tools")
+
+
+def ignored(body: GenerationBody, unused: frozenset[str]) -> str | None:
+    """Return the header's value: which fields had no effect; `unused` adds to the undeclared ones.
+
+    Names outside the known list are counted as `unknown=N`, so no client text gets into a header.
+    """
+    sent = {name for name, value in (body.model_extra or {}).items() if value is not None}
+    names = sent & IGNORED
+    unknown = len(sent - IGNORED - set(REFUSED))
+    if body.stream_options is not None and body.stream_options.include_obfuscation is not None:
+        names = names | {"stream_options.include_obfuscation"}
+    values = sorted(names | unused)
+    if unknown:
+        values.append(f"unknown={unknown}")
+    return ",".join(values) or None
+
+
+def _refuse_format(response_format: Mapping[str, Any] | None) -> None:
+    if response_format is None or response_format.get("type") == "text":
+        return
+    if response_format.get("type") == "json_schema":
+        raise bad_request(
+            "Invalid schema for response_format: no grammar backend is loaded.",
+            "response_format",
+            "invalid_json_schema",
+        )
+    raise bad_request("`response_format` supports only the type `text`.", "response_format")
+
+
+def _refuse_chat(body: ChatBody, extra: Mapping[str, Any]) -> None:
+    if extra.get("echo"):
+        raise bad_request("`echo` is not supported in chat completions.", "echo")
+    if extra.get("functions") and extra.get("function_call") != "none":
+        raise bad_request("`functions` need `function_call: none`.", "functions")
+    if body.tool_choice not in (None, "none", "auto"):
+        raise bad_request("Only the tool choices `none` and `auto` are supported.", "tool_choice")
+    if body.top_logprobs and not body.logprobs:
+        raise bad_request("`top_logprobs` needs `logprobs: true`.", "top_logprobs")

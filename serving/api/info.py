@@ -1,0 +1,139 @@
+"""What can be asked about the server and its tokenizer? Everything that generates nothing.
+
+Knows nothing of turns.
+"""
+
+import asyncio
+from typing import Any
+
+from fastapi import APIRouter
+from prometheus_client import CONTENT_TYPE_LATEST
+from pydantic_core import to_json
+from starlette.requests import Request
+from starlette.responses import Response
+
+from serving.api.engine import EngineState
+from serving.api.errors import ApiError, bad_request
+from serving.api.identity import tenant
+from serving.api.schemas import DetokenizeBody, TokenizeBody, parse
+from serving.api.service import Service
+
+
+def probes(service: Service, version: str) -> APIRouter:
+    """Return the routes that tell whether and how the server runs."""
+    router = APIRouter()
+
+    async def health() -> Response:
+        """Tell whether turns are taken: 503 while starting, draining or dead."""
+        return Response(status_code=200 if service.engine.state is EngineState.READY else 503)
+
+    for path in ("/health", "/ping", "/readiness"):
+        router.add_api_route(path, health, methods=["GET"])
+
+    @router.get("/liveness")
+    async def liveness() -> Response:
+        """Tell that the process answers."""
+        return Response()
+
+    @router.get("/version")
+    async def tell_version() -> Response:
+        """Return the server's version."""
+        return _json({"version": version})
+
+    @router.get("/load")
+    async def load() -> Response:
+        """Return how many generation requests are in the server."""
+        return _json({"server_load": len(service.running)})
+
+    @router.get("/metrics")
+    async def metrics() -> Response:
+        """Return the metrics in Prometheus' text format."""
+        service.metrics.on_reports(service.engine.reports())
+        return Response(service.metrics.scrape(), media_type=CONTENT_TYPE_LATEST)
+
+    return router
+
+
+def models(service: Service) -> APIRouter:
+    """Return the routes that list what is served."""
+    router = APIRouter()
+
+    @router.get("/v1/models")
+    async def list_models() -> Response:
+        """List the model under each of its names."""
+        return _json({"object": "list", "data": [_card(service, n) for n in service.model.names]})
+
+    @router.get("/v1/models/{name:path}")
+    async def one_model(name: str) -> Response:
+        """Describe one model; its name may hold slashes."""
+        if name not in service.model.names:
+            raise ApiError(
+                404, f"The model `{name}` does not exist.", param="model", code="model_not_found"
+            )
+        return _json(_card(service, name))
+
+    return router
+
+
+def tokenizer(service: Service) -> APIRouter:
+    """Return the routes between text and token ids."""
+    router = APIRouter()
+
+    @router.post("/tokenize")
+    async def tokenize(request: Request) -> Response:
+        """Return the ids of a text, or exactly those that a chat would be prefilled with."""
+        body = parse(TokenizeBody, await request.body())
+        _check_name(service, body.model)
+        if (body.prompt is None) == (body.messages is None):
+            raise bad_request("Send either `prompt` or `messages`.", "prompt")
+        if body.prompt is not None:
+            special = body.add_special_tokens is not False
+            ids = service.prompts.plain(body.prompt, add_special_tokens=special)
+        else:
+            who = tenant(request.headers, body.cache_salt)
+            ids = (await asyncio.to_thread(service.prompts.chat, body, who))[0]
+        answer: dict[str, Any] = {
+            "count": len(ids),
+            "max_model_len": service.model.max_model_len,
+            "tokens": ids,
+            "token_strs": None,
+        }
+        if body.return_token_strs:
+            names = service.text.every
+            answer["token_strs"] = [names[i].decode("utf-8", "replace") for i in ids]
+        return _json(answer)
+
+    @router.post("/detokenize")
+    async def detokenize(request: Request) -> Response:
+        """Return the text of ids."""
+        body = parse(DetokenizeBody, await request.body())
+        _check_name(service, body.model)
+        if not all(0 <= i < service.limits.vocab_size for i in body.tokens):
+            raise bad_request("`tokens` has a token id outside the vocabulary.", "tokens")
+        return _json({"prompt": service.prompts.text(body.tokens)})
+
+    return router
+
+
+def _check_name(service: Service, name: str | None) -> None:
+    if name is not None and name not in service.model.names:
+        raise ApiError(
+            404, f"The model `{name}` does not exist.", param="model", code="model_not_found"
+        )
+
+
+def _card(service: Service, name: str) -> dict[str, Any]:
+    return {
+        "id": name,
+        "object": "model",
+        "created": service.model.created,
+        "owned_by": "foretoken",
+        "root": service.model.names[0],
+        "parent": None,
+        "max_model_len": service.model.max_model_len,
+        "permission": [],
+    }
+
+
+def _json(value: Any) -> Response:
+    return Response(to_json(value), media_type="application/json")

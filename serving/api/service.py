@@ -1,0 +1,189 @@
+"""What do the endpoints share, and how does a parsed request become an exchange?
+
+Knows nothing of the formats of answers, nor of sockets.
+"""
+
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from random import Random
+
+from serving.api.answer import Manner
+from serving.api.choice import Choice
+from serving.api.detokenize import TokenText
+from serving.api.engine import Engine, EngineState
+from serving.api.errors import ApiError, unavailable
+from serving.api.exchange import Exchange, Strand
+from serving.api.fields import IGNORED_HEADER, ignored
+from serving.api.identity import Identity, identity
+from serving.api.logprobs import LogprobWriter
+from serving.api.params import Limits, choice_seed, wanted
+from serving.api.replies import ReplyStore, Tenant
+from serving.api.schemas import ChatBody, GenerationBody
+from serving.api.text import Prompts
+from serving.api.tokenizer import Tokenizer
+from serving.api.wire import StreamUsage
+from serving.config import EndpointConfig
+from serving.metrics import Metrics
+from serving.request import Turn, TurnId
+
+REMEMBERED_TOKENS = 4_000_000
+"""Tokens and characters of replies kept for splicing: about 30 MB, a day of a small server."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """The model as clients see it: its names, its limit, when it was loaded (seconds)."""
+
+    names: tuple[str, ...]
+    max_model_len: int
+    created: int
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What an answer shows beside its text."""
+
+    writer: LogprobWriter
+    logprobs: bool
+    prompt_logprobs: bool
+    token_ids: bool
+
+    @property
+    def details(self) -> bool:
+        """Whether chunks carry something for tokens that have no text yet."""
+        return self.logprobs or self.token_ids
+
+
+class Service:
+    """The server's parts that requests need; made once by `build_app`."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        tokenizer: Tokenizer,
+        config: EndpointConfig,
+        model: ServedModel,
+        metrics: Metrics,
+    ) -> None:
+        self.engine = engine
+        self.tokenizer = tokenizer
+        self.config = config
+        self.model = model
+        self.metrics = metrics
+        self.replies = ReplyStore(REMEMBERED_TOKENS)
+        self.prompts = Prompts(tokenizer, self.replies)
+        self.text = TokenText(tokenizer)
+        self.limits = Limits(
+            max_model_len=model.max_model_len,
+            vocab_size=tokenizer.vocab_size,
+            eos_ids=tokenizer.eos_ids,
+            max_logprobs=config.max_logprobs,
+        )
+        self.running: dict[str, Exchange] = {}
+        self._seeds = Random(model.seed)
+
+    def now(self) -> int:
+        """Return the time of day in whole seconds."""
+        return int(time.time())
+
+    def check_model(self, name: str) -> None:
+        """Raise the 404 for a model that is not served, and the 503 when none is."""
+        if name not in self.model.names:
+            raise ApiError(
+                404, f"The model `{name}` does not exist.", param="model", code="model_not_found"
+            )
+        match self.engine.state:
+            case EngineState.DEAD:
+                raise unavailable("The engine is dead.", "engine_dead")
+            case EngineState.DRAINING:
+                raise unavailable("The server is shutting down.", "draining")
+            case EngineState.STARTING:
+                raise unavailable("The server is starting.", "starting")
+            case EngineState.READY:
+                return
+
+    def identity(self, headers: Mapping[str, str], body: GenerationBody) -> Identity:
+        """Return who asks."""
+        return identity(headers, body)
+
+    def exchange(
+        self, body: GenerationBody, who: Identity, prompts: Sequence[tuple[int, ...]]
+    ) -> Exchange:
+        """Return the turns of a request; choices are numbered prompt by prompt."""
+        kind = "chatcmpl" if isinstance(body, ChatBody) else "cmpl"
+        unique = uuid.uuid4().hex
+        n = body.n or 1
+        self.metrics.on_request(n)
+        strands: list[Strand] = []
+        for prompt in prompts:
+            want = wanted(body, len(prompt), self.limits, self._fresh_seed)
+            leader: Strand | None = None
+            for i in range(n):
+                index = len(strands)
+                sampling = replace(want.sampling, seed=choice_seed(want.sampling.seed, i))
+                turn = Turn(
+                    id=TurnId(f"{kind}-{unique}-{index}"),
+                    session=who.session,
+                    tokens=prompt,
+                    sampling=sampling,
+                    slo=who.slo,
+                    priority=who.priority,
+                    salt=who.tenant,
+                )
+                choice = Choice(index, want.rules, self.text)
+                strand = Strand(choice, prompt, turn if want.computes else None, leader)
+                leader = leader or strand
+                strands.append(strand)
+        return Exchange(self.engine, f"{kind}-{body.request_id or unique}", strands)
+
+    def shown(self, body: GenerationBody, *, logprobs: bool) -> Shown:
+        """Return what the answer shows beside its text."""
+        return Shown(
+            writer=LogprobWriter(self.text, as_ids=bool(body.return_tokens_as_token_ids)),
+            logprobs=logprobs,
+            prompt_logprobs=body.prompt_logprobs is not None,
+            token_ids=bool(body.return_token_ids),
+        )
+
+    def stream_usage(self, body: GenerationBody) -> StreamUsage:
+        """Return where a stream reports usage."""
+        options = body.stream_options
+        forced = self.config.enable_force_include_usage
+        return StreamUsage(
+            at_end=forced or bool(options and options.include_usage),
+            running=bool(options and options.continuous_usage_stats),
+        )
+
+    def manner(
+        self, body: GenerationBody, shown: Shown, tenant: Tenant, unused: frozenset[str]
+    ) -> Manner:
+        """Return how the answer travels; replies of chats are remembered for their next turn."""
+        is_chat = isinstance(body, ChatBody)
+
+        def on_whole(strand: Strand, text: str) -> None:
+            if is_chat and strand.turn is not None:
+                self._remember(strand, text, tenant)
+
+        unused_names = ignored(body, unused)
+        return Manner(
+            stream=bool(body.stream),
+            interval=self.config.stream_interval,
+            headers={IGNORED_HEADER: unused_names} if unused_names else {},
+            keep_samples=shown.logprobs,
+            on_whole=on_whole,
+        )
+
+    def _remember(self, strand: Strand, text: str, tenant: Tenant) -> None:
+        """Only replies whose ids give exactly the text: one cut by a stop string does not."""
+        choice = strand.choice
+        ids = choice.tokens
+        if ids and ids[-1] in choice.rules.stop_ids:
+            ids = ids[:-1]
+        if self.text.text(ids, skip_special=choice.rules.skip_special) == text:
+            self.replies.add(tenant, strand.prompt, text, ids)
+
+    def _fresh_seed(self) -> int:
+        return self._seeds.getrandbits(64) - 2**63

@@ -1,0 +1,221 @@
+"""Which token ids is a prompt? Templates are rendered and texts tokenised here.
+
+Knows nothing of sampling, turns or HTTP.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from serving.api.conversation import checked
+from serving.api.errors import bad_request
+from serving.api.replies import ReplyStore, Tenant
+from serving.api.schemas import ChatBody, CompletionBody, TokenizeBody
+from serving.api.tokenizer import Tokenizer
+
+MAX_PROMPTS = 2048
+"""Prompts of one completion request: beyond it, a small body could ask for unbounded work."""
+
+MAX_MISSES = 8
+"""Replies of one chat that may turn out to be recorded for another: each costs a tokenisation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rendering:
+    """How a chat is put through the template."""
+
+    add_generation_prompt: bool
+    continue_final_message: bool
+    tools: Sequence[Mapping[str, Any]] | None
+    variables: Mapping[str, Any]
+
+
+class Prompts:
+    """Makes prompts; thread-safe, so that long texts need not block the event loop."""
+
+    def __init__(self, tokenizer: Tokenizer, replies: ReplyStore) -> None:
+        self._tokenizer = tokenizer
+        self._replies = replies
+
+    def chat(
+        self, body: ChatBody | TokenizeBody, tenant: Tenant
+    ) -> tuple[tuple[int, ...], frozenset[str]]:
+        """Return a chat's ids and the fields that made no difference to them.
+
+        Messages that this server wrote for the tenant keep the ids they were sampled with. Raises
+        a 400 for messages or variables that the template refuses, with the template's own words.
+        """
+        messages = checked(body.messages or ())
+        rendering, unused = self._rendering(body, messages)
+        normal = self._render(messages, rendering)
+        known = [
+            i
+            for i, message in enumerate(messages)
+            if message["role"] == "assistant"
+            and not (rendering.continue_final_message and i == len(messages) - 1)
+            and self._replies.knows(tenant, message["content"])
+        ]
+        ids = self._spliced(messages, known, normal, rendering, tenant)
+        if ids is None:
+            # Templates that alter a reply mostly trim it: the others may still be spliced.
+            trimmed = [i for i in known if messages[i]["content"].strip() == messages[i]["content"]]
+            ids = self._spliced(messages, trimmed, normal, rendering, tenant)
+        return tuple(self._ids(normal) if ids is None else ids), unused
+
+    def completion(self, body: CompletionBody) -> list[tuple[int, ...]]:
+        """Return the ids of every prompt; raises a 400 for a form or id that is none."""
+        special = body.add_special_tokens is not False
+        match body.prompt:
+            case str(text):
+                prompts = [self._text(text, special)]
+            case [int(), *_]:
+                prompts = [self._checked_ids(body.prompt, "prompt")]
+            case [str(), *_] | [list(), *_]:
+                if len(body.prompt) * (body.n or 1) > MAX_PROMPTS:
+                    raise bad_request(f"At most {MAX_PROMPTS} prompts times `n`.", "prompt")
+                prompts = [
+                    self._text(p, special)
+                    if isinstance(p, str)
+                    else self._checked_ids(p, f"prompt[{i}]")
+                    for i, p in enumerate(body.prompt)
+                ]
+            case _:
+                raise bad_request(
+                    "`prompt` must be a text, token ids, or a list of either.", "prompt"
+                )
+        if not all(prompts):
+            raise bad_request("`prompt` must not be empty.", "prompt")
+        return prompts
+
+    def text(self, ids: Sequence[int]) -> str:
+        """Return the text of a prompt, for repeating it."""
+        return self._tokenizer.decode(ids, skip_special_tokens=True)
+
+    def plain(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        """Return the ids of a text."""
+        return self._tokenizer.encode(text, add_special_tokens=add_special_tokens)
+
+    def _text(self, text: str, special: bool) -> tuple[int, ...]:
+        return tuple(self._tokenizer.encode(text, add_special_tokens=special))
+
+    def _checked_ids(self, ids: Any, param: str) -> tuple[int, ...]:
+        if not isinstance(ids, list) or not all(type(token) is int for token in ids):
+            raise bad_request(f"`{param}` must hold token ids only.", param)
+        if ids and not (min(ids) >= 0 and max(ids) < self._tokenizer.vocab_size):
+            raise bad_request(f"`{param}` has a token id outside the vocabulary.", param)
+        return tuple(ids)
+
+    def _ids(self, rendered: str) -> list[int]:
+        """A template writes its special tokens itself."""
+        return self._tokenizer.encode(rendered, add_special_tokens=False)
+
+    def _rendering(
+        self, body: ChatBody | TokenizeBody, messages: Sequence[Mapping[str, Any]]
+    ) -> tuple[Rendering, frozenset[str]]:
+        continues = bool(body.continue_final_message)
+        if continues and body.add_generation_prompt:
+            raise bad_request(
+                "`continue_final_message` and `add_generation_prompt` exclude each other.",
+                "continue_final_message",
+            )
+        plain = Rendering(
+            add_generation_prompt=not continues and body.add_generation_prompt is not False,
+            continue_final_message=continues,
+            tools=None,
+            variables=dict(body.chat_template_kwargs or {}),
+        )
+        rendering, unused = plain, set[str]()
+        if body.reasoning_effort is not None:
+            variables = {**plain.variables, "reasoning_effort": body.reasoning_effort}
+            rendering = Rendering(plain.add_generation_prompt, continues, None, variables)
+            if self._render(messages, rendering) == self._render(messages, plain):
+                rendering = plain
+                unused.add("reasoning_effort")
+        if not body.tools:
+            return rendering, frozenset(unused)
+        if body.tool_choice == "none":
+            return rendering, frozenset({*unused, "tools"})
+        tooled = Rendering(
+            rendering.add_generation_prompt, continues, body.tools, rendering.variables
+        )
+        if self._render(messages, tooled) == self._render(messages, rendering):
+            raise bad_request("The model's chat template takes no `tools`.", "tools")
+        return tooled, frozenset(unused)
+
+    def _render(self, messages: Sequence[Mapping[str, Any]], rendering: Rendering) -> str:
+        try:
+            text = self._tokenizer.apply_chat_template(
+                messages,
+                add_generation_prompt=rendering.add_generation_prompt,
+                tools=rendering.tools,
+                variables=rendering.variables,
+            )
+        except Exception as error:
+            # Templates are programs that may raise anything, always because of what they were
+            # given: the same request would fail again, so it is never a 500.
+            raise bad_request(f"The chat template refuses this: {error}", "messages") from error
+        if not rendering.continue_final_message:
+            return text
+        final = messages[-1]["content"].strip()
+        at = text.rfind(final)
+        if at < 0:
+            raise bad_request(
+                "The chat template does not keep the final message as it is.",
+                "continue_final_message",
+            )
+        return text[: at + len(final)]
+
+    def _spliced(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        known: Sequence[int],
+        normal: str,
+        rendering: Rendering,
+        tenant: Tenant,
+    ) -> list[int] | None:
+        """Return the ids with recorded replies in place; None if the template alters a reply.
+
+        Each known reply is replaced by a placeholder; if putting the texts back into the rendering
+        gives exactly the normal one, the placeholders mark where the recorded ids belong.
+        """
+        if not known:
+            return self._ids(normal)
+        marks = {i: _placeholder(i, normal) for i in known}
+        marked = [
+            {**message, "content": marks[i]} if i in marks else message
+            for i, message in enumerate(messages)
+        ]
+        rest = self._render(marked, rendering)
+        between: list[str] = []
+        for i in known:
+            before, found, rest = rest.partition(marks[i])
+            if not found:
+                return None
+            between.append(before)
+        texts = [messages[i]["content"] for i in known]
+        whole = "".join(part for pair in zip(between, texts, strict=True) for part in pair) + rest
+        if whole != normal:
+            return None
+        ids: list[int] = []
+        pending, misses = "", 0
+        for before, text in zip(between, texts, strict=True):
+            pending += before
+            if misses == MAX_MISSES:
+                pending += text
+                continue
+            prefix = ids + self._ids(pending)
+            recorded = self._replies.find(tenant, prefix, text)
+            if recorded is None:
+                pending += text
+                misses += 1
+            else:
+                ids, pending = [*prefix, *recorded], ""
+        return ids + self._ids(pending) if pending else ids
+
+
+def _placeholder(index: int, text: str) -> str:
+    """A word that the text does not hold and that no template has a reason to change."""
+    word = f"reply{index}"
+    while word in text:
+        word += "x"
+    return f"{word}y"

@@ -1,0 +1,120 @@
+"""What do all answers of the two generation endpoints have in common on the wire?
+
+Knows nothing of chat or completions: their formats are two implementations of `Wire`. Events are
+assembled from bytes that are the same for a whole stream; only the new text is encoded per chunk.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+from pydantic_core import to_json
+
+from serving.api.choice import Piece
+from serving.api.exchange import Strand
+from serving.messages import SampledToken
+
+DONE = b"data: [DONE]\n\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What every object of one answer repeats."""
+
+    id: str
+    object: str
+    created: int
+    model: str
+
+    def fields(self) -> dict[str, Any]:
+        """Return them for a JSON object."""
+        return {
+            "id": self.id,
+            "object": self.object,
+            "created": self.created,
+            "model": self.model,
+        }
+
+    def opening(self) -> bytes:
+        """Return the beginning of an event, up to the next field."""
+        return b"data: " + to_json(self.fields())[:-1] + b","
+
+
+@dataclass(frozen=True, slots=True)
+class StreamUsage:
+    """Whether a stream reports usage: in one chunk at its end, and on every chunk."""
+
+    at_end: bool
+    running: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """A strand that has ended, with everything its pieces brought."""
+
+    strand: Strand
+    text: str
+    samples: Sequence[SampledToken]
+
+
+@runtime_checkable
+class Wire(Protocol):
+    """Writes one answer: `whole`, or per strand `start`, `chunk` ..., and in the end `usage`."""
+
+    def start(self, strand: Strand) -> bytes:
+        """Return the events that go out with a strand's first token."""
+        ...
+
+    def chunk(self, strand: Strand, piece: Piece) -> bytes:
+        """Return a piece's event; b"" if it has nothing to show. The last has the reason."""
+        ...
+
+    def usage(self, strands: Sequence[Strand]) -> bytes:
+        """Return the closing usage event; b"" if none was asked for."""
+        ...
+
+    def whole(self, wholes: Sequence[Whole]) -> bytes:
+        """Return the JSON object of an unstreamed answer."""
+        ...
+
+
+def usage(strands: Sequence[Strand]) -> dict[str, Any]:
+    """Return the `usage` object: each prompt counts once, however many choices it has."""
+    leaders = [strand for strand in strands if strand.leader is None]
+    prompt = sum(len(strand.prompt) for strand in leaders)
+    reply = sum(len(strand.choice.tokens) for strand in strands)
+    cached = sum(strand.cached_len for strand in leaders)
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": reply,
+        "total_tokens": prompt + reply,
+        "prompt_tokens_details": {"cached_tokens": min(cached, prompt)},
+        "completion_tokens_details": {"reasoning_tokens": 0},
+    }
+
+
+class Events:
+    """Builds the events of one stream around their choice objects."""
+
+    def __init__(self, head: Head, usage: StreamUsage, strands: Sequence[Strand]) -> None:
+        self.opening = head.opening()
+        self.running = usage.running
+        self._at_end = usage.at_end
+        self._strands = strands
+        self._null_usage = b',"usage":null' if usage.at_end else b""
+        self.fixed_end = b"]" + self._null_usage + b"}\n\n"
+        """Ends the event after its choice, unless usage is running."""
+
+    def around(self, choice: bytes) -> bytes:
+        """Return the event of one choice object."""
+        if not self.running:
+            return self.opening + b'"choices":[' + choice + self.fixed_end
+        counts = b',"usage":' + to_json(usage(self._strands))
+        return self.opening + b'"choices":[' + choice + b"]" + counts + b"}\n\n"
+
+    def last(self) -> bytes:
+        """Return the event without choices that carries the usage; b"" if not asked for."""
+        if not self._at_end:
+            return b""
+        counts = to_json(usage(self._strands))
+        return self.opening + b'"choices":[],"usage":' + counts + b"}\n\n"

@@ -1,0 +1,82 @@
+"""A real server on a real socket, in front of an engine that tests script by hand."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import httpx
+import openai
+import pytest
+import uvicorn
+
+from serving.api.app import build_app
+from serving.api.service import ServedModel, Service
+from serving.config import EndpointConfig
+from serving.metrics import Metrics
+from tests.support.fake_engine import FakeEngine
+from tests.support.fake_tokenizer import FakeTokenizer
+
+MODEL = ServedModel(names=("org/fake", "alias"), max_model_len=1000, created=1_700_000_000, seed=0)
+
+
+@dataclass(frozen=True)
+class Server:
+    url: str
+    engine: FakeEngine
+    service: Service
+
+
+@contextmanager
+def serve(config: EndpointConfig, tokenizer: FakeTokenizer) -> Iterator[Server]:
+    engine = FakeEngine()
+    service = Service(engine, tokenizer, config, MODEL, Metrics())
+    app = build_app(service, version="1.2.3")
+    server = uvicorn.Server(
+        uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error", lifespan="off")
+    )
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        while not server.started:
+            assert thread.is_alive()
+            threading.Event().wait(0.005)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        yield Server(f"http://127.0.0.1:{port}", engine, service)
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+@pytest.fixture(scope="session")
+def shared_server() -> Iterator[Server]:
+    with serve(EndpointConfig(), FakeTokenizer()) as server:
+        yield server
+
+
+@pytest.fixture
+def server(shared_server: Server) -> Server:
+    """The shared server with a fresh script."""
+    fresh = FakeEngine()
+    shared_server.engine.__dict__.update(fresh.__dict__)
+    return shared_server
+
+
+@pytest.fixture
+def engine(server: Server) -> FakeEngine:
+    return server.engine
+
+
+@pytest.fixture
+def http(server: Server) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=server.url, trust_env=False, timeout=20) as client:
+        yield client
+
+
+@pytest.fixture
+def client(server: Server) -> Iterator[openai.OpenAI]:
+    """The official client, without retries, so that each test sees each answer."""
+    with httpx.Client(trust_env=False, timeout=20) as transport:
+        yield openai.OpenAI(
+            base_url=f"{server.url}/v1", api_key="key", max_retries=0, http_client=transport
+        )

@@ -1,0 +1,141 @@
+"""An engine whose replies you write down: which tokens, in which groups, and how it ends."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from serving.api.engine import EngineState
+from serving.messages import (
+    Completed,
+    Deliver,
+    Dropped,
+    End,
+    LoadReport,
+    Outcome,
+    SampledToken,
+)
+from serving.request import FinishReason, TokenLogprobs, Turn, TurnId
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """One reply: groups of token ids, each delivered together, then the outcome.
+
+    `outcome` None: as an engine would end these tokens (stop token, else length). `stalls`: after
+    the groups nothing comes until the turn is cancelled. `lag` seconds pass before each group.
+    """
+
+    groups: Sequence[Sequence[int]]
+    outcome: Outcome | None = None
+    stalls: bool = False
+    lag: float = 0.0
+    cached_len: int = 0
+
+
+def each(ids: Iterable[int]) -> Script:
+    """Every token on its own."""
+    return Script([[i] for i in ids])
+
+
+def at_once(ids: Iterable[int]) -> Script:
+    """All tokens in one group."""
+    return Script([list(ids)])
+
+
+def logprobs_of(token: int, n: int) -> TokenLogprobs:
+    """Token t has the log-probability -t/100; its alternatives are the n ids below it."""
+    return TokenLogprobs(-token / 100, tuple((token - i, -(token - i) / 100) for i in range(n)))
+
+
+@dataclass
+class FakeReply:
+    """What the test wrote down, as the seam wants it."""
+
+    turn: Turn
+    script: Script
+    items: deque[Deliver | End] = field(default_factory=deque)
+    cancelled: asyncio.Event = field(default_factory=asyncio.Event)
+    ended: bool = False
+    sent: int = 0
+
+    def __post_init__(self) -> None:
+        sampling, count = self.turn.sampling, 0
+        outcome = self.script.outcome
+        for group in self.script.groups:
+            taken = []
+            for token in group[: sampling.max_tokens - count]:
+                wants = sampling.logprobs
+                beside = None if wants is None else logprobs_of(token, wants)
+                taken.append(SampledToken(count, token, beside))
+                count += 1
+                if token in sampling.stop_ids and count > sampling.min_tokens:
+                    outcome = outcome or Completed(FinishReason.STOP)
+                    break
+            if taken:
+                prompt = self._prompt_logprobs() if not self.items else None
+                self.items.append(Deliver(self.turn.id, tuple(taken), prompt))
+            if outcome is not None and outcome == Completed(FinishReason.STOP):
+                break
+        if not self.script.stalls:
+            self.items.append(self._end(outcome or Completed(FinishReason.LENGTH), count))
+
+    def _prompt_logprobs(self) -> tuple[TokenLogprobs | None, ...] | None:
+        wants = self.turn.sampling.prompt_logprobs
+        if wants is None:
+            return None
+        return (None, *(logprobs_of(token, wants) for token in self.turn.tokens[1:]))
+
+    def _end(self, outcome: Outcome, count: int) -> End:
+        return End(self.turn.id, outcome, self.turn.prompt_len, count, self.script.cached_len)
+
+    def __aiter__(self) -> "FakeReply":
+        return self
+
+    async def __anext__(self) -> Deliver | End:
+        if self.ended:
+            raise StopAsyncIteration
+        if not self.cancelled.is_set():
+            await asyncio.sleep(self.script.lag)
+            if not self.items:
+                await self.cancelled.wait()
+        if self.cancelled.is_set():
+            self.ended = True
+            return self._end(Dropped("cancelled"), self.sent)
+        item = self.items.popleft()
+        if isinstance(item, End):
+            self.ended = True
+        else:
+            self.sent += len(item.samples)
+        return item
+
+
+class FakeEngine:
+    """Answers turn number i with `script(turn)`; remembers turns and cancels."""
+
+    def __init__(self) -> None:
+        self.script: Callable[[Turn], Script] = lambda turn: each(b"ok")
+        self.state = EngineState.READY
+        self.load: Sequence[LoadReport] = ()
+        self.turns: list[Turn] = []
+        self.cancels: list[tuple[TurnId, str]] = []
+        self._replies: dict[TurnId, FakeReply] = {}
+
+    def submit(self, turn: Turn) -> FakeReply:
+        self.turns.append(turn)
+        reply = FakeReply(turn, self.script(turn))
+        self._replies[turn.id] = reply
+        return reply
+
+    def cancel(self, turn: TurnId, reason: str) -> None:
+        self.cancels.append((turn, reason))
+        if turn in self._replies:
+            self._replies[turn].cancelled.set()
+
+    def reports(self) -> Sequence[LoadReport]:
+        return self.load
+
+    @property
+    def unfinished(self) -> int:
+        """Turns whose reply has not ended."""
+        return sum(not reply.ended for reply in self._replies.values())
