@@ -1,0 +1,120 @@
+"""Flags, variables and files: one table, one precedence, unknown names refused."""
+
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from serving.config import ConfigError
+from serving.flags import (
+    ACCEPTED_SWITCHES,
+    build_config,
+    describe,
+    read_config_file,
+    server_options,
+)
+
+
+@click.command(context_settings={"token_normalize_func": lambda t: t.replace("_", "-")})
+@click.option("--config", is_eager=True, expose_value=False, callback=lambda c, _, v: _load(c, v))
+@server_options
+def show(**values):
+    for name in ACCEPTED_SWITCHES:
+        values.pop(name.replace("-", "_"))
+    click.echo(describe(build_config("model-dir", values)))
+
+
+def _load(context: click.Context, path: str | None) -> None:
+    if path is not None:
+        context.default_map = read_config_file(Path(path))
+
+
+def run(*args: str, env: dict[str, str] | None = None) -> Result:
+    return CliRunner().invoke(show, list(args), env=env)
+
+
+def shown(*args: str, env: dict[str, str] | None = None) -> list[str]:
+    result = run(*args, env=env)
+    assert result.exception is None, result.output
+    return result.output.splitlines()
+
+
+def test_dashes_and_underscores_and_peers_spellings_mean_the_same():
+    for flag in ("--page-size", "--page_size", "--block-size"):
+        assert "page-size = 8" in shown(flag, "8")
+    assert "prefill-workers = 2" in shown("--pd-num-prefill", "2")
+
+
+def test_command_line_beats_variable_beats_file_beats_default(tmp_path):
+    file = tmp_path / "server.toml"
+    file.write_text("max_num_seqs = 3\nport = 1003\nmax-prefill-rows = 5\n")
+    env = {"FORETOKEN_MAX_NUM_SEQS": "2", "FORETOKEN_PORT": "1002"}
+    lines = shown("--config", str(file), "--port", "1001", env=env)
+    assert "port = 1001" in lines
+    assert "max-num-seqs = 2" in lines
+    assert "max-prefill-rows = 5" in lines
+    assert "page-size = 16" in lines
+
+
+def test_unknown_flag_is_an_error_that_names_the_nearest():
+    result = run("--max-model-lem", "5")
+    assert result.exit_code == 2
+    assert "--max-model-len" in result.output
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("page-size = 16\nmax-model-lem = 5\n", "server.toml:2: unknown setting 'max-model-lem'"),
+        ("page-size = 16\npage_size = 8\n", "is set twice"),
+        ("block-size = 16\npage_size = 8\n", "is set twice"),
+        ("[mesh]\npage-size = 16\n", "unknown setting 'mesh'"),
+        ("[port]\nx = 16\n", "flat list"),
+        ("page-size = \n", "not valid TOML"),
+    ],
+)
+def test_a_wrong_file_is_one_line_with_its_place(tmp_path, text, problem):
+    file = tmp_path / "server.toml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=r"server\.toml") as caught:
+        read_config_file(file)
+    assert problem in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_absent_file_is_one_line(tmp_path):
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_config_file(tmp_path / "none.toml")
+
+
+def test_what_is_printed_starts_the_same_server(tmp_path):
+    printed = shown("--prefill-workers", "1", "--decode-workers", "2", "--served-model-name", 'a"b')
+    file = tmp_path / "printed.toml"
+    file.write_text("\n".join(printed))
+    assert shown("--config", str(file)) == printed
+
+
+def test_secrets_are_masked():
+    output = "\n".join(shown("--api-key", "hush", "--api-key", "still"))
+    assert "hush" not in output
+    assert "api-key is set" in output
+
+
+@pytest.mark.parametrize(
+    ("flags", "problem"),
+    [
+        (["--decode-workers", "0"], "--decode-workers"),
+        (["--prefill-workers", "-1"], "--prefill-workers"),
+        (["--prefill-tp", "2"], "--prefill-tp has no effect"),
+        (["--max-model-len", "1"], "--max-model-len"),
+        (["--port", "70000"], "--port"),
+        (["--dtype", "int3"], "--dtype int3 is unknown"),
+        (["--memory-fraction", "1.5"], "--memory-fraction"),
+        (["--max-num-batched-tokens", "0"], "--max-num-batched-tokens"),
+    ],
+)
+def test_impossible_settings_are_named(flags, problem):
+    result = run(*flags)
+    assert isinstance(result.exception, ConfigError)
+    assert problem in str(result.exception)
