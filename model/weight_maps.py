@@ -15,7 +15,7 @@ import numpy as np
 from model.config import ModelConfig
 from model.parameters import Parameter
 
-Ranges = Mapping[str, slice]  # of the axes of a parameter; starts and stops are given
+Ranges = Mapping[str, range]  # what is wanted of each axis of a parameter
 Part = Literal["whole", "queries", "key", "value", "gate", "up"]
 
 # (parameter, part of its merged axis, tensor, logical axes of each tensor dimension).
@@ -101,8 +101,8 @@ class Source:
         extents, cut = [], []
         for outer, *inner in self.dims:
             own = self._own(outer, wanted)
-            extents += [own.stop - own.start, *(self.sizes[axis] for axis in inner)]
-            cut += [slice(None), *(self._own(axis, wanted) for axis in inner)]
+            extents += [len(own), *(self.sizes[axis] for axis in inner)]
+            cut += [slice(None), *(_slice(self._own(axis, wanted)) for axis in inner)]
         names = [axis for dim in self.dims for axis in dim]
         order = [names.index(axis) for axis in self.axes if axis in names]
         absent = tuple(place for place, axis in enumerate(self.axes) if axis not in names)
@@ -130,12 +130,16 @@ class Source:
         order = [present.index(axis) for axis in names]
         return np.ascontiguousarray(values.squeeze(absent).transpose(order)).reshape(self.shape)
 
-    def _own(self, axis: str, wanted: Ranges) -> slice:
+    def _own(self, axis: str, wanted: Ranges) -> range:
         """Return the wanted range of an axis in the tensor's own coordinates; it may be empty."""
         if axis != self.merged:
             return wanted[axis]
         first = min(max(wanted[axis].start - self.start, 0), self.width)
-        return slice(first, max(min(wanted[axis].stop - self.start, self.width), first))
+        return range(first, max(min(wanted[axis].stop - self.start, self.width), first))
+
+
+def _slice(own: range) -> slice:
+    return slice(own.start, own.stop)
 
 
 def sources(config: ModelConfig, path: str, parameter: Parameter) -> list[Source]:

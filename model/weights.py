@@ -24,7 +24,7 @@ Progress = Callable[[int, int], None]
 """(bytes placed so far, bytes in all), both in the dtype of the parameters."""
 
 _COMPARED_ROWS = 4096  # rows of two embedding tables that are held in memory at once
-_Part = tuple[slice, ...]  # one range per dimension of a parameter
+_Part = tuple[range, ...]  # one range per dimension of a parameter
 
 
 def load_params(
@@ -53,11 +53,11 @@ def load_params(
     meter = _Meter(progress, values * stored.itemsize)
 
     def load(path: str, parameter: Parameter) -> jax.Array:
-        own = sources(config, path, parameter)
+        tensors = sources(config, path, parameter)
         arrays = []
         for part, devices in parts[path].items():
-            values = np.empty([r.stop - r.start for r in part], stored)
-            _fill(values, files, own, dict(zip(parameter.axes, part, strict=True)), meter)
+            values = np.empty([len(own) for own in part], stored)
+            _fill(values, files, tensors, dict(zip(parameter.axes, part, strict=True)), meter)
             arrays += [jax.device_put(values, device) for device in devices]
         return jax.make_array_from_single_device_arrays(parameter.shape, placed[path], arrays)
 
@@ -94,25 +94,25 @@ def _parts(sharding: Sharding, shape: tuple[int, ...]) -> dict[_Part, list[Any]]
     """Return the distinct parts of an array that this process places, and on which devices."""
     parts: dict[_Part, list[Any]] = {}
     for device, index in sharding.addressable_devices_indices_map(shape).items():
-        ranges = [own.indices(size) for own, size in zip(index or (), shape, strict=True)]
-        part = tuple(slice(start, stop) for start, stop, _ in ranges)
+        bounds = zip(index or (), shape, strict=True)
+        part = tuple(range(size)[own] for own, size in bounds)
         parts.setdefault(part, []).append(device)
     return parts
 
 
 def _volume(part: _Part) -> int:
-    return math.prod(r.stop - r.start for r in part)
+    return math.prod(len(own) for own in part)
 
 
 def _fill(
-    values: np.ndarray, files: TensorFiles, own: list[Source], wanted: Ranges, meter: _Meter
+    values: np.ndarray, files: TensorFiles, tensors: list[Source], wanted: Ranges, meter: _Meter
 ) -> None:
-    """Fill `values`, the `wanted` part of a parameter, from its `own` checkpoint tensors."""
-    for source in own:
+    """Fill `values`, the `wanted` part of a parameter, from the checkpoint's tensors."""
+    for source in tensors:
         layer = values
         if source.layer is not None:
             stacked = wanted["layers"]
-            if not stacked.start <= source.layer < stacked.stop:
+            if source.layer not in stacked:
                 continue
             layer = values[source.layer - stacked.start]
         block = source.block(files.read(source.key, source.region(wanted)), wanted)
