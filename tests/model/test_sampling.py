@@ -17,6 +17,8 @@ from model.sampling import (
 )
 
 V = 12
+FILTERED = jax.jit(filtered)  # one compile for all examples
+SAMPLE = jax.jit(sample)
 NEUTRAL = {
     "temperature": 1.0,
     "top_k": V,
@@ -47,7 +49,7 @@ def rows(*overrides, **common):
 def pick(logits, sampling, planes=None):
     logits = jnp.array(np.atleast_2d(np.asarray(logits, np.float32)))
     planes = planes or empty_planes(len(logits), logits.shape[1])
-    return np.array(jax.jit(sample)(logits, sampling, planes, jnp.arange(len(logits))))
+    return np.array(SAMPLE(logits, sampling, planes, jnp.arange(len(logits))))
 
 
 def kept_by_brute_force(scores, top_k, top_p, min_p):
@@ -69,7 +71,9 @@ SCORES = st.lists(st.integers(-6, 6).map(lambda n: n * 0.37), min_size=V, max_si
 def test_filters_keep_what_sorting_and_cutting_keeps(scores, top_k, top_p, with_min_p):
     min_p = 0.2 if with_min_p else 0.0
     tempered = np.asarray(scores, np.float32) - np.float32(max(scores))
-    kept = filtered(jnp.array(tempered[None]), rows(top_k=top_k, top_p=top_p, min_p=min_p))[0]
+    kept = np.array(
+        FILTERED(jnp.array(tempered[None]), rows(top_k=top_k, top_p=top_p, min_p=min_p))
+    )[0]
     assert set(np.flatnonzero(np.isfinite(kept))) == kept_by_brute_force(
         tempered, top_k, top_p, min_p
     )
@@ -118,7 +122,7 @@ def test_rows_read_the_planes_of_their_place_and_only_if_they_use_them():
     planes = empty_planes(3, V)._replace(bias=jnp.zeros((3, V)).at[2, 4].set(50.0))
     scores = jnp.zeros((3, V)).at[:, 1].set(1.0)
     sampling = rows({"uses_planes": True}, {"uses_planes": True}, {}, temperature=0.0)
-    assert sample(scores, sampling, planes, jnp.array([2, 0, 2])).tolist() == [4, 1, 1]
+    assert SAMPLE(scores, sampling, planes, jnp.array([2, 0, 2])).tolist() == [4, 1, 1]
 
 
 @pytest.mark.parametrize("seed", [0, -1, 2**31, 2**63 - 1, -(2**63), -9007199254740991])

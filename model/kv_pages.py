@@ -1,0 +1,53 @@
+"""Where do keys and values live between steps? One pool of fixed pages per worker.
+
+The pool is one array [L, P, 2, K, page_size, H]: layers, pages, keys then values, key-value heads,
+positions within the page, head dimension. Pages are head-major because a batched matmul over one
+head's positions then reads consecutive memory. Page 0 is never handed out: padding writes there.
+
+Knows nothing of who owns a page or of which tokens it holds. Programs that return a pool are meant
+to be compiled with the pool donated, so that they update it in place.
+"""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from model.config import ModelConfig
+
+WRITE_OFF_PAGE = 0
+
+
+def pool_shape(config: ModelConfig, *, num_pages: int, page_size: int) -> tuple[int, ...]:
+    """Return the shape of a pool of `num_pages` pages, the write-off page among them."""
+    heads = (config.num_kv_heads, page_size, config.head_dim)
+    return (config.num_layers, num_pages, 2, *heads)
+
+
+def page_bytes(config: ModelConfig, *, page_size: int) -> int:
+    """Return the bytes of one page over all layers, keys and values together."""
+    return page_size * config.kv_bytes_per_token
+
+
+def write(
+    pool: Float[Array, "L P 2 K size H"],
+    fresh: Float[Array, "L T 2 K H"],
+    page: Int[Array, " T"],
+    offset: Int[Array, " T"],
+) -> Float[Array, "L P 2 K size H"]:
+    """Store token t's keys and values of all layers at position `offset[t]` of page `page[t]`."""
+    return pool.at[:, page, :, :, offset].set(jnp.moveaxis(fresh, 1, 0))
+
+
+def gather(
+    pool: Float[Array, "L P 2 K size H"], pages: Int[Array, " n"]
+) -> Float[Array, "L n 2 K size H"]:
+    """Copy whole pages out of the pool into one stacked array."""
+    return jnp.take(pool, pages, axis=1, mode="clip")
+
+
+def scatter(
+    pool: Float[Array, "L P 2 K size H"],
+    payload: Float[Array, "L n 2 K size H"],
+    pages: Int[Array, " n"],
+) -> Float[Array, "L P 2 K size H"]:
+    """Overwrite whole pages of the pool; several may name the write-off page."""
+    return pool.at[:, pages].set(payload)

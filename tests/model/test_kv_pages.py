@@ -1,0 +1,37 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from model import kv_pages
+from tests.model.test_sharding import CONFIG
+
+
+def pool(num_pages=6):
+    shape = kv_pages.pool_shape(CONFIG, num_pages=num_pages, page_size=4)
+    return jnp.arange(np.prod(shape), dtype=jnp.float32).reshape(shape)
+
+
+def test_sizes_follow_the_config():
+    assert pool().nbytes == 6 * kv_pages.page_bytes(CONFIG, page_size=4)
+
+
+def test_gathered_pages_come_back_elsewhere_unchanged():
+    pages, elsewhere = jnp.array([4, 2, 0]), jnp.array([1, 5, 0])
+    payload = kv_pages.gather(pool(), pages)
+    assert payload.shape[1] == 3
+    after = kv_pages.scatter(pool(), payload, elsewhere)
+    np.testing.assert_array_equal(after[:, [1, 5]], pool()[:, [4, 2]])
+    np.testing.assert_array_equal(after[:, [2, 3, 4]], pool()[:, [2, 3, 4]])
+
+
+def test_write_and_scatter_keep_a_donated_pool_in_place():
+    before = pool()
+    pointer = before.unsafe_buffer_pointer()
+    token = jnp.zeros((CONFIG.num_layers, 1, 2, CONFIG.num_kv_heads, CONFIG.head_dim))
+    write = jax.jit(kv_pages.write, donate_argnums=0)
+    after = write(before, token, jnp.array([3]), jnp.array([2]))
+    assert before.is_deleted()
+    assert after.unsafe_buffer_pointer() == pointer
+    scatter = jax.jit(kv_pages.scatter, donate_argnums=0)
+    payload = jnp.ones((CONFIG.num_layers, 1, *after.shape[2:]))
+    assert scatter(after, payload, jnp.array([1])).unsafe_buffer_pointer() == pointer
