@@ -15,7 +15,8 @@ from starlette.types import Receive, Scope, Send
 
 from serving.api.choice import Piece
 from serving.api.errors import ApiError, internal_error
-from serving.api.exchange import Cancelled, Exchange, Strand
+from serving.api.exchange import ClientLeft, Exchange, Strand
+from serving.api.running import Running
 from serving.api.wire import DONE, Whole, Wire
 from serving.messages import SampledToken
 
@@ -38,6 +39,7 @@ class Manner:
     headers: dict[str, str]
     keep_samples: bool
     on_whole: Callable[[Strand, str], None]
+    running: Running
 
 
 class Answer(Response):
@@ -53,17 +55,18 @@ class Answer(Response):
         """Run the exchange to its end; sends nothing to a client that has left."""
         watcher = asyncio.create_task(self._watch(receive))
         try:
-            await self._run(send)
-        except Cancelled:
+            with self._manner.running.tracking(self._exchange):
+                await self._run(send)
+        except ClientLeft:
             return
         finally:
             watcher.cancel()
-            self._exchange.close()
+            self._exchange.abandon("no longer wanted")
 
     async def _watch(self, receive: Receive) -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
-        self._exchange.cancel("client disconnected")
+        self._exchange.abandon("client disconnected")
 
     async def _run(self, send: Send) -> None:
         try:
@@ -111,7 +114,7 @@ class Answer(Response):
             end = self._wire.usage(strands)
         except ApiError as error:
             end = _error_event(error)
-        except Cancelled:
+        except ClientLeft:
             raise
         except Exception:
             _log.exception("streaming %s failed", self._exchange.id)

@@ -3,7 +3,8 @@
 Knows nothing of what the routes do.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
 
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
@@ -14,16 +15,25 @@ from serving.api.auth import Auth
 from serving.api.chat import answer_chat
 from serving.api.completions import answer_completion
 from serving.api.errors import ApiError, error_response, internal_error
-from serving.api.info import models, probes, tokenizer
+from serving.api.info import models, operators, probes, tokenizer
 from serving.api.limits import BodyLimit
+from serving.api.request_ids import REQUEST_ID, RequestIds
 from serving.api.service import Service
 
 
-def build_app(service: Service, *, version: str) -> FastAPI:
-    """Return the ASGI application of a service."""
+def build_app(service: Service, *, version: str, settings: Mapping[str, Any]) -> FastAPI:
+    """Return the ASGI application of a service.
+
+    `settings` is shown to operators as it is: whoever builds it masks the secrets.
+    """
     config = service.config
-    app = FastAPI(title="foretoken", version=version, root_path=config.root_path)
-    for router in (probes(service, version), models(service), tokenizer(service)):
+    app = FastAPI(version=version, root_path=config.root_path, openapi_url=None)
+    for router in (
+        probes(service, version),
+        models(service),
+        tokenizer(service),
+        operators(service, settings, admin=config.enable_admin_api),
+    ):
         app.include_router(router)
     _generate(app, "/v1/chat/completions", service, answer_chat)
     _generate(app, "/v1/completions", service, answer_completion)
@@ -32,6 +42,7 @@ def build_app(service: Service, *, version: str) -> FastAPI:
     app.add_exception_handler(Exception, _bug)
     app.add_middleware(BodyLimit, max_bytes=config.max_body_bytes)
     app.add_middleware(Auth, keys=config.api_key)
+    app.add_middleware(RequestIds, echo=config.enable_request_id_headers)
     return app
 
 
@@ -61,4 +72,4 @@ async def _http_error(request: Request, error: Exception) -> Response:
 
 
 async def _bug(request: Request, error: Exception) -> Response:
-    return error_response(internal_error("this request"))
+    return error_response(internal_error(f"request {request.scope[REQUEST_ID]}"))

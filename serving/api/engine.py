@@ -4,20 +4,10 @@ Knows nothing of workers, pages or JAX: turns go in, tokens come out.
 """
 
 from collections.abc import AsyncIterator, Sequence
-from enum import StrEnum
 from typing import Protocol, runtime_checkable
 
-from serving.messages import Deliver, End, LoadReport
+from serving.messages import Deliver, End, EngineState, LoadReport
 from serving.request import Turn, TurnId
-
-
-class EngineState(StrEnum):
-    """Whether turns are taken; a state only ever moves down this list."""
-
-    STARTING = "starting"
-    READY = "ready"
-    DRAINING = "draining"
-    DEAD = "dead"
 
 
 @runtime_checkable

@@ -6,7 +6,7 @@ Knows nothing of JSON or sockets. Lifecycle of an `Exchange`:
    the first item of the first reply is there. Refusals so far raise; no status line is out yet.
 2. `pieces` is run once per strand, concurrently. Further choices of a prompt are submitted when
    the first token of its first choice has come, so that they find the prompt's pages.
-3. `cancel` may come at any time; every reply still ends by itself. `close` cancels the rest.
+3. `cancel` and `abandon` may come at any time; every reply still ends by itself.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from serving.api.choice import Choice, Piece
 from serving.api.engine import Engine, Reply
 from serving.api.errors import of_outcome
-from serving.messages import Completed, Deliver, Dropped, End
+from serving.messages import Completed, Deliver, Dropped, End, Outcome
 from serving.request import FinishReason, Turn, TurnId
 
 
@@ -37,8 +37,8 @@ class Strand:
     cached_len: int = 0
 
 
-class Cancelled(Exception):
-    """The client is gone: nobody waits for the rest."""
+class ClientLeft(Exception):
+    """Nobody waits for the rest."""
 
 
 class Exchange:
@@ -49,22 +49,23 @@ class Exchange:
         self.strands = strands
         self._engine = engine
         self._live: set[TurnId] = set()
-        self._cancelled: str | None = None
+        self._dropped: Dropped | None = None
+        self._abandoned = False
 
     async def open(self) -> None:
-        """Submit the leaders and wait for acceptance; raises ApiError, or Cancelled."""
+        """Submit the leaders and wait for acceptance; raises ApiError, or ClientLeft."""
         leaders = [strand for strand in self.strands if strand.leader is None]
         firsts = [self._submit(strand) for strand in leaders]
         done, _ = await asyncio.wait(firsts, return_when=asyncio.FIRST_COMPLETED)
         for first in done:
             item = first.result()
             if isinstance(item, End):
-                self._check(item)
+                self._check(item.outcome)
 
     async def pieces(self, strand: Strand) -> AsyncIterator[Piece]:
         """Yield a strand's text as it comes; the choice is closed with the last piece.
 
-        Raises ApiError when its turn fails and Cancelled when the client left.
+        Raises ApiError when its turn fails and ClientLeft when nobody reads any more.
         """
         if strand.leader is not None:
             await strand.leader.started.wait()
@@ -86,21 +87,21 @@ class Exchange:
         yield self._end(strand, item)
 
     def cancel(self, reason: str) -> None:
-        """Cancel every turn that still runs, and submit no more."""
-        self._cancelled = reason
+        """Cancel every turn that still runs, and submit no more; the client gets an error."""
+        self._dropped = Dropped(reason)
         for turn in tuple(self._live):
             self._engine.cancel(turn, reason)
         for strand in self.strands:
             strand.started.set()
 
-    def close(self) -> None:
-        """Leave nothing running; no effect on an exchange that has ended."""
-        if self._live:
-            self.cancel("abandoned")
+    def abandon(self, reason: str) -> None:
+        """Cancel because nobody reads the answer; no effect on an exchange that has ended."""
+        self._abandoned = True
+        self.cancel(reason)
 
     def _submit(self, strand: Strand) -> asyncio.Task[Deliver | End]:
-        if self._cancelled is not None:
-            raise Cancelled(self._cancelled)
+        if self._dropped is not None:
+            self._check(self._dropped)
         if strand.turn is None:
             strand.reply = _Nothing(strand)
         else:
@@ -113,19 +114,17 @@ class Exchange:
         self._live.discard(end.turn)
         strand.cached_len = end.cached_len
         if strand.choice.finish is None:
-            self._check(end)
+            self._check(end.outcome)
         reason = end.outcome.reason if isinstance(end.outcome, Completed) else FinishReason.STOP
         return strand.choice.close(reason)
 
-    def _check(self, end: End) -> None:
+    def _check(self, outcome: Outcome) -> None:
         """Raise what a turn's end means, unless its reply is whole."""
-        match end.outcome:
-            case Dropped() if self._cancelled is not None:
-                raise Cancelled(self._cancelled)
-            case outcome:
-                problem = of_outcome(outcome, self.id)
-                if problem is not None:
-                    raise problem
+        if isinstance(outcome, Dropped) and self._abandoned:
+            raise ClientLeft(outcome.reason)
+        problem = of_outcome(outcome, self.id)
+        if problem is not None:
+            raise problem
 
 
 async def _first(strand: Strand, reply: Reply) -> Deliver | End:

@@ -4,6 +4,7 @@ Knows nothing of turns.
 """
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi import APIRouter
@@ -12,11 +13,11 @@ from pydantic_core import to_json
 from starlette.requests import Request
 from starlette.responses import Response
 
-from serving.api.engine import EngineState
 from serving.api.errors import ApiError, bad_request
 from serving.api.identity import tenant
-from serving.api.schemas import DetokenizeBody, TokenizeBody, parse
+from serving.api.schemas import AbortBody, DetokenizeBody, TokenizeBody, parse
 from serving.api.service import Service
+from serving.messages import EngineState
 
 
 def probes(service: Service, version: str) -> APIRouter:
@@ -112,6 +113,25 @@ def tokenizer(service: Service) -> APIRouter:
             raise bad_request("`tokens` has a token id outside the vocabulary.", "tokens")
         return _json({"prompt": service.prompts.text(body.tokens)})
 
+    return router
+
+
+def operators(service: Service, settings: Mapping[str, Any], *, admin: bool) -> APIRouter:
+    """Return the routes for operators; those that interfere exist only with `admin`."""
+    router = APIRouter()
+
+    @router.get("/server_info")
+    async def server_info() -> Response:
+        """Return the settings in force."""
+        return _json(settings)
+
+    async def abort_requests(request: Request) -> Response:
+        """End the named requests with an error; unknown ids have no effect."""
+        body = parse(AbortBody, await request.body())
+        return _json({"aborted": service.running.abort(body.request_ids)})
+
+    if admin:
+        router.add_api_route("/abort_requests", abort_requests, methods=["POST"])
     return router
 
 

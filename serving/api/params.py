@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from serving.api.choice import TextRules
-from serving.api.errors import ApiError, bad_request
+from serving.api.errors import bad_request
 from serving.api.schemas import ChatBody, CompletionBody, GenerationBody
 from serving.request import SamplingParams
 
@@ -94,34 +94,30 @@ def wanted(
     return Wanted(sampling, rules)
 
 
-def too_long(prompt_len: int, max_tokens: int, limits: Limits, param: str) -> ApiError:
-    """Return the error for a prompt that, with its reply, exceeds the context."""
-    what, where = ("messages", "messages") if param == "messages" else ("prompt", "prompt")
-    head = f"This model's maximum context length is {limits.max_model_len} tokens. However, "
-    if prompt_len >= limits.max_model_len:
-        text = (
-            f"your request has {prompt_len} input tokens. Please reduce the length of the {what}."
-        )
-    else:
-        text = (
-            f"you requested {prompt_len + max_tokens} tokens ({prompt_len} in the {where}, "
-            f"{max_tokens} in the completion). Please reduce the length of the {what} or the "
-            "completion."
-        )
-    return bad_request(head + text, param, "context_length_exceeded")
-
-
 def _limit(body: GenerationBody, prompt_len: int, limits: Limits) -> int:
     """Tokens wanted; the context must hold them, whoever chose the number."""
-    room = limits.max_model_len - prompt_len
-    asked = body.max_tokens
-    param = "prompt"
+    asked, field, prompt_field = body.max_tokens, "max_tokens", "prompt"
     if isinstance(body, ChatBody):
-        param = "messages"
+        prompt_field = "messages"
         if body.max_completion_tokens is not None:
-            asked = body.max_completion_tokens
-    if room < 1 or (asked is not None and asked > room):
-        raise too_long(prompt_len, asked or 0, limits, param)
+            asked, field = body.max_completion_tokens, "max_completion_tokens"
+    room = limits.max_model_len - prompt_len
+    most = f"This model's maximum context length is {limits.max_model_len} tokens. However, "
+    if room < 1:
+        raise bad_request(
+            f"{most}your request has {prompt_len} input tokens. "
+            f"Please reduce the length of the {prompt_field}.",
+            prompt_field,
+            "context_length_exceeded",
+        )
+    if asked is not None and asked > room:
+        raise bad_request(
+            f"{most}you requested {prompt_len + asked} tokens ({prompt_len} in the {prompt_field}, "
+            f"{asked} in the completion). Please reduce the length of the {prompt_field} or the "
+            "completion.",
+            field,
+            "context_length_exceeded",
+        )
     if asked is None:
         return room if isinstance(body, ChatBody) else min(COMPLETION_MAX_TOKENS, room)
     return asked

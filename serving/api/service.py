@@ -12,7 +12,7 @@ from random import Random
 from serving.api.answer import Manner
 from serving.api.choice import Choice
 from serving.api.detokenize import TokenText
-from serving.api.engine import Engine, EngineState
+from serving.api.engine import Engine
 from serving.api.errors import ApiError, unavailable
 from serving.api.exchange import Exchange, Strand
 from serving.api.fields import IGNORED_HEADER, ignored
@@ -20,11 +20,13 @@ from serving.api.identity import Identity, identity
 from serving.api.logprobs import LogprobWriter
 from serving.api.params import Limits, choice_seed, wanted
 from serving.api.replies import ReplyStore, Tenant
+from serving.api.running import Running
 from serving.api.schemas import ChatBody, GenerationBody
 from serving.api.text import Prompts
 from serving.api.tokenizer import Tokenizer
 from serving.api.wire import StreamUsage
 from serving.config import EndpointConfig
+from serving.messages import EngineState
 from serving.metrics import Metrics
 from serving.request import Turn, TurnId
 
@@ -82,7 +84,7 @@ class Service:
             eos_ids=tokenizer.eos_ids,
             max_logprobs=config.max_logprobs,
         )
-        self.running: dict[str, Exchange] = {}
+        self.running = Running()
         self._seeds = Random(model.seed)
 
     def now(self) -> int:
@@ -174,6 +176,7 @@ class Service:
             headers={IGNORED_HEADER: unused_names} if unused_names else {},
             keep_samples=shown.logprobs,
             on_whole=on_whole,
+            running=self.running,
         )
 
     def _remember(self, strand: Strand, text: str, tenant: Tenant) -> None:

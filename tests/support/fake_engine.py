@@ -5,12 +5,12 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from serving.api.engine import EngineState
 from serving.messages import (
     Completed,
     Deliver,
     Dropped,
     End,
+    EngineState,
     LoadReport,
     Outcome,
     SampledToken,

@@ -31,7 +31,7 @@ class Server:
 def serve(config: EndpointConfig, tokenizer: FakeTokenizer) -> Iterator[Server]:
     engine = FakeEngine()
     service = Service(engine, tokenizer, config, MODEL, Metrics())
-    app = build_app(service, version="1.2.3")
+    app = build_app(service, version="1.2.3", settings={"port": 8000})
     server = uvicorn.Server(
         uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error", lifespan="off")
     )
@@ -54,7 +54,7 @@ def shared_server() -> Iterator[Server]:
         yield server
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def server(shared_server: Server) -> Server:
     """The shared server with a fresh script."""
     fresh = FakeEngine()
@@ -67,16 +67,21 @@ def engine(server: Server) -> FakeEngine:
     return server.engine
 
 
-@pytest.fixture
-def http(server: Server) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=server.url, trust_env=False, timeout=20) as client:
+@pytest.fixture(scope="session")
+def shared_transport() -> Iterator[openai.DefaultHttpxClient]:
+    with openai.DefaultHttpxClient(trust_env=False) as transport:
+        yield transport
+
+
+@pytest.fixture(scope="session")
+def http(shared_server: Server) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=shared_server.url, trust_env=False, timeout=20) as client:
         yield client
 
 
 @pytest.fixture
-def client(server: Server) -> Iterator[openai.OpenAI]:
+def client(server: Server, shared_transport: openai.DefaultHttpxClient) -> openai.OpenAI:
     """The official client, without retries, so that each test sees each answer."""
-    with httpx.Client(trust_env=False, timeout=20) as transport:
-        yield openai.OpenAI(
-            base_url=f"{server.url}/v1", api_key="key", max_retries=0, http_client=transport
-        )
+    return openai.OpenAI(
+        base_url=f"{server.url}/v1", api_key="key", max_retries=0, http_client=shared_transport
+    )
