@@ -27,7 +27,7 @@ def build_app(service: Service, *, version: str, settings: Mapping[str, Any]) ->
     `settings` is shown to operators as it is: whoever builds it masks the secrets.
     """
     config = service.config
-    app = FastAPI(version=version, root_path=config.root_path, openapi_url=None)
+    app = FastAPI(version=version, openapi_url=None)
     for router in (
         probes(service, version),
         models(service),

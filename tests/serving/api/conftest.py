@@ -33,7 +33,14 @@ def serve(config: EndpointConfig, tokenizer: FakeTokenizer) -> Iterator[Server]:
     service = Service(engine, tokenizer, config, MODEL, Metrics())
     app = build_app(service, version="1.2.3", settings={"port": 8000})
     server = uvicorn.Server(
-        uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error", lifespan="off")
+        uvicorn.Config(
+            app,
+            host="127.0.0.1",
+            port=0,
+            root_path=config.root_path,
+            log_level="critical",
+            lifespan="off",
+        )
     )
     thread = threading.Thread(target=server.run)
     thread.start()
