@@ -78,9 +78,7 @@ def generate(
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens must be at least 1, not {max_new_tokens}")
     cache = _empty_cache(params, config, _power_of_two(len(prompt) + max_new_tokens))
-    padded = np.zeros(_power_of_two(len(prompt)), np.int32)
-    padded[: len(prompt)] = prompt
-    scores, cache = _advance(params, jnp.asarray(padded), jnp.int32(0), cache, config=config)
+    scores, cache = _advance(params, _padded(prompt), jnp.int32(0), cache, config=config)
     scores = scores[len(prompt) - 1]
 
     replied: list[int] = []
@@ -109,9 +107,10 @@ def prompt_logits(
 
     Raises ValueError for an empty prompt and an id outside the vocabulary.
     """
-    prompt = jnp.asarray(_checked(prompt_ids, config), jnp.int32)
-    cache = _empty_cache(params, config, len(prompt))
-    return _advance(params, prompt, jnp.int32(0), cache, config=config)[0]
+    prompt = _checked(prompt_ids, config)
+    tokens = _padded(prompt)
+    cache = _empty_cache(params, config, len(tokens))
+    return _advance(params, tokens, jnp.int32(0), cache, config=config)[0][: len(prompt)]
 
 
 @partial(jax.jit, static_argnames="config", donate_argnames="cache")
@@ -200,6 +199,13 @@ def _checked(prompt_ids: Sequence[int], config: ModelConfig) -> list[int]:
         if not 0 <= token < config.vocab_size:
             raise ValueError(f"token id {token} is outside the vocabulary of {config.vocab_size}")
     return prompt
+
+
+def _padded(prompt: list[int]) -> jax.Array:
+    """Return the prompt's ids [T] filled up with zeros to a power of two."""
+    tokens = np.zeros(_power_of_two(len(prompt)), np.int32)
+    tokens[: len(prompt)] = prompt
+    return jnp.asarray(tokens)
 
 
 def _power_of_two(length: int) -> int:

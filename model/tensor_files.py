@@ -6,7 +6,7 @@ or open one becomes a CheckpointError that names it.
 
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -32,7 +32,7 @@ class TensorFiles:
         self._slices: dict[str, Any] = {}
         self._paths: dict[str, Path] = {}
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "TensorFiles":
         with ExitStack() as undo:
             undo.callback(self._stack.close)
             self._open_all()
