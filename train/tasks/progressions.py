@@ -1,0 +1,122 @@
+"""Which problems write a long regular list, and how are they followed up?
+
+Counting in steps, and times tables. Their lengths are drawn log-uniformly, so that most are short
+and the longest run to far more than a thousand tokens.
+"""
+
+import math
+import random
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from train.tasks.problem import FollowUp, conclude
+
+MAX_COUNT = 999
+MAX_ITEMS = 400
+MAX_ROWS = 60
+MAX_TABLE = 25
+
+
+@dataclass(frozen=True)
+class Counting:
+    """Count from `start` in steps of `step` (negative counts down) without passing `limit`."""
+
+    family: ClassVar[str] = "counting"
+    start: int
+    limit: int
+    step: int
+
+    @property
+    def numbers(self) -> range:
+        """The numbers said aloud."""
+        return range(self.start, self.limit + (1 if self.step > 0 else -1), self.step)
+
+    @property
+    def answer(self) -> str:
+        """The last number said."""
+        return str(self.numbers[-1])
+
+    def ask(self, rng: random.Random) -> str:
+        """Phrase the question."""
+        a, b, size = self.start, self.limit, abs(self.step)
+        verb = "Count" if self.step > 0 else "Count down"
+        if size == 1:
+            return f"{verb} from {a} to {b}."
+        forms = (
+            f"{verb} from {a} to {b} by {size}.",
+            f"{verb} from {a} to {b} in steps of {size}.",
+        )
+        return rng.choice(forms)
+
+    def reply(self, rng: random.Random) -> str:
+        """Say every number."""
+        del rng
+        return conclude(" ".join(str(number) for number in self.numbers) + "\n", self.answer)
+
+    def follow(self, rng: random.Random) -> FollowUp:
+        """Change the step, or count the same numbers backwards."""
+        if rng.random() < 0.5:
+            backwards = Counting(self.numbers[-1], self.start, -self.step)
+            return FollowUp(rng.choice(("Now backwards.", "Count back.")), backwards)
+        size = rng.randint(2, 12)
+        step = size if self.step > 0 else -size
+        text = rng.choice((f"Again by {size}.", f"Now in steps of {size}."))
+        return FollowUp(text, replace(self, step=step))
+
+
+@dataclass(frozen=True)
+class Table:
+    """The first `rows` rows of the times table of `base`."""
+
+    family: ClassVar[str] = "table"
+    base: int
+    rows: int
+
+    @property
+    def answer(self) -> str:
+        """The product in the last row."""
+        return str(self.base * self.rows)
+
+    def ask(self, rng: random.Random) -> str:
+        """Phrase the question."""
+        forms = (
+            f"Write the times table of {self.base} up to {self.rows}.",
+            f"Table of {self.base}, {self.rows} rows.",
+        )
+        return rng.choice(forms)
+
+    def reply(self, rng: random.Random) -> str:
+        """Write one row per line."""
+        del rng
+        rows = [f"{i}*{self.base}={i * self.base}\n" for i in range(1, self.rows + 1)]
+        return conclude("".join(rows), self.answer)
+
+    def follow(self, rng: random.Random) -> FollowUp:
+        """Change the base, or the number of rows."""
+        if rng.random() < 0.5:
+            base = rng.randint(2, MAX_TABLE)
+            text = rng.choice((f"Again with {base}.", f"Now the same for {base}."))
+            return FollowUp(text, replace(self, base=base))
+        rows = log_uniform(rng, 3, 20)
+        return FollowUp(f"Again up to {rows}.", replace(self, rows=rows))
+
+
+def log_uniform(rng: random.Random, low: int, high: int) -> int:
+    """Draw a whole number from `low` to `high` whose logarithm is uniform."""
+    return round(math.exp(rng.uniform(math.log(low), math.log(high))))
+
+
+def draw_counting(rng: random.Random) -> Counting:
+    """Draw a count: the step is one half of the time, and one in five counts down."""
+    size = 1 if rng.random() < 0.5 else rng.randint(2, 12)
+    items = log_uniform(rng, 4, min(MAX_ITEMS, MAX_COUNT // size))
+    low = rng.randint(0, MAX_COUNT - size * (items - 1))
+    high = min(MAX_COUNT, low + size * (items - 1) + rng.randrange(size))
+    if rng.random() < 0.2:
+        return Counting(high, low, -size)
+    return Counting(low, high, size)
+
+
+def draw_table(rng: random.Random) -> Table:
+    """Draw a table."""
+    return Table(rng.randint(2, MAX_TABLE), log_uniform(rng, 3, MAX_ROWS))
