@@ -1,0 +1,85 @@
+"""Which padded shapes does a worker's step come in? A short fixed list, made once per role.
+
+Every bucket is one compiled program per mesh, so the list trades start-up time against padding.
+Knows nothing of programs or arrays.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import assert_never
+
+from serving.messages import Role
+
+ROW_FACTOR = 4  # one bucket to the next; padding rows cost attention, programs cost start-up
+TOKEN_FACTOR = 8
+PAGE_FACTOR = 4
+LEAST_CHUNK_TOKENS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """A step of at most `rows` decode rows and `chunks` chunks with `tokens` tokens together."""
+
+    rows: int
+    tokens: int
+    chunks: int
+
+
+@dataclass(frozen=True, slots=True)
+class Buckets:
+    """What one worker compiles: its step shapes, and how many pages move at once."""
+
+    steps: tuple[Bucket, ...]
+    pages: tuple[int, ...]
+
+    def fit(self, *, rows: int, tokens: int, chunks: int) -> Bucket:
+        """Return the bucket with the fewest tokens that holds a step; ValueError if none does."""
+        fitting = [
+            b for b in self.steps if b.rows >= rows and b.tokens >= tokens and b.chunks >= chunks
+        ]
+        if not fitting:
+            raise ValueError(f"no bucket holds {rows} rows and {tokens} tokens in {chunks} chunks")
+        return min(fitting, key=lambda bucket: (bucket.rows + bucket.tokens, bucket.rows))
+
+    def fit_pages(self, count: int) -> int:
+        """Return the smallest number of pages that holds `count`; ValueError if none does."""
+        fitting = [pages for pages in self.pages if pages >= count]
+        if not fitting:
+            raise ValueError(f"no bucket holds {count} pages")
+        return min(fitting)
+
+
+def make_buckets(
+    role: Role, *, max_rows: int, max_tokens: int, max_chunks: int, max_pages: int
+) -> Buckets:
+    """List a role's buckets.
+
+    A prefill worker never decodes. A decode worker may prefill, which is rare, so one mixed bucket
+    per chunk size has to do. A worker that does both meets every mixture.
+    """
+    rows = _ladder(1, max_rows, ROW_FACTOR)
+    tokens = _ladder(min(LEAST_CHUNK_TOKENS, max_tokens), max_tokens, TOKEN_FACTOR)
+    match role:
+        case Role.PREFILL:
+            return Buckets(_steps([0], tokens, max_chunks), _ladder(1, max_pages, PAGE_FACTOR))
+        case Role.DECODE:
+            steps = _steps(rows, [0], max_chunks) + _steps([max_rows], tokens, max_chunks)
+            return Buckets(steps, _ladder(1, max_pages, PAGE_FACTOR))
+        case Role.BOTH:
+            mixed = _steps([0, *rows[len(rows) // 2 :]], tokens, max_chunks)
+            return Buckets(_steps(rows, [0], max_chunks) + mixed, ())
+        case unreachable:
+            assert_never(unreachable)
+
+
+def _steps(rows: Iterable[int], tokens: Iterable[int], chunks: int) -> tuple[Bucket, ...]:
+    return tuple(Bucket(r, t, min(chunks, t)) for r in rows for t in tokens)
+
+
+def _ladder(least: int, most: int, factor: int) -> tuple[int, ...]:
+    """Return least, least * factor, ... up to `most`, which always is the last."""
+    steps: list[int] = []
+    while least < most:
+        steps.append(least)
+        least *= factor
+    return (*steps, most)

@@ -1,0 +1,187 @@
+"""How does a worker's mesh carry out a batcher's commands? In the order given, without waiting.
+
+Life of an executor:
+    1. made: its page pool and slots are allocated, nothing is compiled
+    2. `warm_up`: every program of every bucket is compiled, and run once on padding
+    3. `load_slot`, `launch`, `gather`, `scatter` queue work on the device and return at once;
+       `collect` waits for one launched step
+
+Only one thread may use it at a time. The pool and the slots' history are donated to each program
+that changes them, so the attributes always hold the newest ones and nobody else may keep them.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding
+from numpy.typing import NDArray
+
+from model import kv_pages
+from model.parameters import Params
+from serving.core.plan import LoadSlot, StepPlan, StepResult
+from serving.engine import slots
+from serving.engine.buckets import Bucket, make_buckets
+from serving.engine.programs import ExecutorSizes, Programs, Site
+from serving.engine.steps import StepOutput
+from serving.messages import Role
+from serving.request import TokenLogprobs
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A step that has been dispatched: what `collect` needs to read it."""
+
+    plan: StepPlan
+    bucket: Bucket
+    output: StepOutput
+
+
+class JaxExecutor:
+    """The device side of one worker."""
+
+    def __init__(self, params: Params, site: Site, role: Role) -> None:
+        """Allocate the pool and the slots. `params` lie on the site's mesh as its table says."""
+        sizes = site.sizes
+        self._params = params
+        self._site = site
+        self._buckets = make_buckets(
+            role,
+            max_rows=sizes.max_rows,
+            max_tokens=sizes.max_chunk_tokens,
+            max_chunks=sizes.max_chunk_rows,
+            max_pages=sizes.max_pages,
+        )
+        self._programs = Programs(site, self._buckets)
+        self._layouts = {bucket: site.layout(bucket) for bucket in self._buckets.steps}
+        allocate = jax.jit(
+            lambda: jnp.zeros(site.pool_shape, site.config.dtype), out_shardings=site.pool_sharding
+        )
+        self._pool = allocate()
+        make_slots = jax.jit(site.empty_slots, out_shardings=site.replicated)
+        self._history, self._settings = make_slots()
+
+    @property
+    def num_programs(self) -> int:
+        """How often `warm_up` reports progress."""
+        return self._programs.count
+
+    @property
+    def payload_sharding(self) -> NamedSharding:
+        """How gathered pages lie on this mesh, and must lie to be scattered."""
+        return self._site.pool_sharding
+
+    @property
+    def kv_bytes_per_page(self) -> int:
+        """Bytes of one page over all layers and shards."""
+        return kv_pages.page_bytes(self._site.config, page_size=self._site.sizes.page_size)
+
+    @property
+    def sizes(self) -> ExecutorSizes:
+        """The sizes it was made with."""
+        return self._site.sizes
+
+    def warm_up(self, progress: Callable[[int], Any]) -> None:
+        """Compile every program, calling progress(1) after each, and run each once on padding."""
+        self._programs.compile(progress)
+        for bucket, layout in self._layouts.items():
+            packed = np.zeros(layout.size, np.int32)
+            fields = layout.split(packed)
+            fields.decode_slot[:] = fields.chunk_slot[:] = layout.scratch_slot
+            jax.block_until_ready(self._run(bucket, packed))
+        for count in self._buckets.pages:
+            nowhere = [kv_pages.WRITE_OFF_PAGE] * count
+            self.scatter(self.gather(nowhere), nowhere)
+        jax.block_until_ready(self._pool)
+
+    def load_slot(self, load: LoadSlot) -> None:
+        """Prepare a slot for a new row."""
+        vocab_size = self._site.config.vocab_size
+        packed = slots.pack_scalars(load.slot, load.sampling, vocab_size)
+        self._settings = self._programs.slot[slots.load_scalars](self._settings, packed)
+        if load.sampling.needs_planes:
+            planes = slots.pack_planes(load, vocab_size)
+            load_planes = self._programs.slot[slots.load_planes]
+            self._history, self._settings = load_planes(
+                self._history, self._settings, np.int32(load.slot), planes
+            )
+
+    def launch(self, plan: StepPlan) -> Pending:
+        """Dispatch a step. Raises ValueError if no bucket holds it."""
+        bucket = self._buckets.fit(
+            rows=plan.num_decode,
+            tokens=plan.num_new_tokens - plan.num_decode,
+            chunks=len(plan.chunks),
+        )
+        output = self._run(bucket, self._layouts[bucket].pack(plan))
+        output.ids.copy_to_host_async()
+        if plan.logprobs:
+            output.scores.copy_to_host_async()
+        return Pending(plan, bucket, output)
+
+    def collect(self, pending: Pending) -> StepResult:
+        """Wait for a step and return what it sampled."""
+        plan, rows = pending.plan, pending.bucket.rows
+        ids = np.asarray(pending.output.ids)
+        decode_logprobs = chunk_logprobs = None
+        if plan.logprobs:
+            scores = np.asarray(pending.output.scores)
+            decode_logprobs = _unpack(scores[: plan.num_decode])
+            chunk_logprobs = _unpack(scores[rows : rows + len(plan.chunks)])
+        return StepResult(
+            ids[: plan.num_decode].tolist(),
+            ids[rows : rows + len(plan.chunks)].tolist(),
+            decode_logprobs,
+            chunk_logprobs,
+            self._target_scores(pending),
+        )
+
+    def gather(self, pages: Sequence[int]) -> jax.Array:
+        """Copy pages into one new array [L, n, 2, K, page_size, H]; n is padded to a bucket."""
+        count = self._buckets.fit_pages(len(pages))
+        return self._programs.gather[count](self._pool, _padded(pages, count))
+
+    def scatter(self, payload: jax.Array, pages: Sequence[int]) -> None:
+        """Write what `gather` returned, moved to this mesh, to other pages. Keeps the payload."""
+        count = payload.shape[1]
+        self._pool = self._programs.scatter[count](self._pool, payload, _padded(pages, count))
+
+    def _run(self, bucket: Bucket, packed: NDArray[np.int32]) -> StepOutput:
+        step = self._programs.step[bucket]
+        self._pool, self._history, output = step(
+            self._pool, self._history, self._params, self._settings, packed
+        )
+        return output
+
+    def _target_scores(self, pending: Pending) -> dict[int, tuple[TokenLogprobs, ...]]:
+        chunks = pending.plan.chunks
+        if all(chunk.targets is None for chunk in chunks):
+            return {}
+        scores = np.asarray(pending.output.target_scores)
+        ends = np.cumsum([len(chunk.tokens) for chunk in chunks])
+        return {
+            i: tuple(_unpack(scores[end - len(chunk.tokens) : end]))
+            for i, (chunk, end) in enumerate(zip(chunks, ends, strict=True))
+            if chunk.targets is not None
+        }
+
+
+def _padded(pages: Sequence[int], count: int) -> NDArray[np.int32]:
+    padded = np.full(count, kv_pages.WRITE_OFF_PAGE, np.int32)
+    padded[: len(pages)] = pages
+    padded.setflags(write=False)
+    return padded
+
+
+def _unpack(scores: NDArray[np.int32]) -> list[TokenLogprobs]:
+    """Read scores [rows, 1 + 2N] as a step packs them."""
+    best = (scores.shape[1] + 1) // 2
+    values = scores[:, :best].view(np.float32).tolist()
+    ids = scores[:, best:].tolist()
+    return [
+        TokenLogprobs(chosen, tuple(zip(own, top, strict=True)))
+        for (chosen, *top), own in zip(values, ids, strict=True)
+    ]

@@ -1,0 +1,72 @@
+"""Which devices does each worker own? Disjoint meshes, cut from the list of devices in order.
+
+Knows nothing of programs or weights. `make_cpu_devices` must run before JAX starts its backend.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from model.config import ModelConfig
+from model.sharding import DECODE, PREFILL, TENSOR, ShardingError, Table, check_degree
+from serving.config import MeshConfig
+from serving.messages import Role, WorkerId
+
+
+class MeshError(ValueError):
+    """The meshes asked for cannot be made; one line for a person."""
+
+
+@dataclass(frozen=True)
+class WorkerMesh:
+    """One worker's name, role and devices, and how its arrays are split over them."""
+
+    worker: WorkerId
+    role: Role
+    mesh: Mesh
+    table: Table
+
+
+def make_cpu_devices(count: int) -> None:
+    """Let JAX split the CPU into `count` devices, unless it will run on an accelerator.
+
+    Raises RuntimeError if JAX's backend has started already.
+    """
+    jax.config.update("jax_num_cpu_devices", count)
+
+
+def make_meshes(config: MeshConfig, model: ModelConfig, devices: Sequence[Any]) -> list[WorkerMesh]:
+    """Give every worker its own devices: prefill workers first.
+
+    Without prefill workers, the decode workers do both. Raises MeshError if there are too few
+    devices, or if a degree does not divide the model.
+    """
+    for flag, count, degree in (
+        ("--prefill-tp", config.prefill_workers, config.prefill_tp),
+        ("--decode-tp", config.decode_workers, config.decode_tp),
+    ):
+        try:
+            check_degree(model, degree if count else 1)
+        except ShardingError as error:
+            raise MeshError(f"{flag} {degree}: {error}") from error
+    if config.devices_needed > len(devices):
+        raise MeshError(
+            f"the workers need {config.devices_needed} devices "
+            f"({config.prefill_workers} x {config.prefill_tp} to prefill, "
+            f"{config.decode_workers} x {config.decode_tp} to decode), "
+            f"but this machine has {len(devices)}"
+        )
+    decode_role = Role.DECODE if config.prefill_workers else Role.BOTH
+    plan = [(Role.PREFILL, i, config.prefill_tp, PREFILL) for i in range(config.prefill_workers)]
+    plan += [(decode_role, i, config.decode_tp, DECODE) for i in range(config.decode_workers)]
+    meshes: list[WorkerMesh] = []
+    free = list(devices)
+    for role, number, degree, table in plan:
+        own, free = free[:degree], free[degree:]
+        name = WorkerId(f"{role.value}-{number}")
+        meshes.append(WorkerMesh(name, role, Mesh(np.array(own), (TENSOR,)), table))
+    return meshes

@@ -1,0 +1,195 @@
+"""Which programs does one worker run, and how do they get compiled before the first turn?
+
+Every program runs under shard_map over the worker's mesh, also when that is one device. Knows
+nothing of plans or of when a program is called.
+"""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from model import kv_pages
+from model.attention.paged import Backend
+from model.config import ModelConfig
+from model.parameters import abstract_params
+from model.sharding import TENSOR, Table, param_partitions, pool_partition
+from serving.engine import slots
+from serving.engine.buckets import Bucket, Buckets
+from serving.engine.layout import StepLayout
+from serving.engine.steps import Step
+
+COMPILE_THREADS = 4  # XLA compiles without holding the interpreter's lock
+
+Program = Callable[..., Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutorSizes:
+    """The fixed sizes of a worker's device state, in tokens, pages and rows."""
+
+    num_pages: int
+    page_size: int
+    max_model_len: int
+    max_rows: int
+    max_chunk_tokens: int
+    max_chunk_rows: int
+
+    @property
+    def max_pages(self) -> int:
+        """Entries of a page table."""
+        return -(-self.max_model_len // self.page_size)
+
+    @property
+    def num_slots(self) -> int:
+        """One slot a row, and the scratch slot, which is the last."""
+        return self.max_rows + 1
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where a worker's arrays live and how large they are."""
+
+    config: ModelConfig
+    mesh: Mesh
+    table: Table
+    sizes: ExecutorSizes
+    backend: Backend
+
+    @property
+    def replicated(self) -> NamedSharding:
+        """The sharding of what every device holds whole."""
+        return NamedSharding(self.mesh, P())
+
+    @property
+    def pool_sharding(self) -> NamedSharding:
+        """The sharding of the page pool, and of pages gathered from it."""
+        return NamedSharding(self.mesh, pool_partition(self.table))
+
+    @property
+    def pool_shape(self) -> tuple[int, ...]:
+        """The shape of the page pool."""
+        sizes = self.sizes
+        return kv_pages.pool_shape(
+            self.config, num_pages=sizes.num_pages, page_size=sizes.page_size
+        )
+
+    def layout(self, bucket: Bucket) -> StepLayout:
+        """The vector of a step of this bucket."""
+        return StepLayout(bucket, self.sizes.max_pages, self.sizes.num_slots - 1)
+
+    def empty_slots(self) -> tuple[slots.History, slots.Settings]:
+        """Slots that remember nothing; traceable."""
+        return slots.empty(self.sizes.num_slots, self.config.vocab_size)
+
+
+class Programs:
+    """The compiled programs of one worker; each is absent until `compile` has run."""
+
+    def __init__(self, site: Site, buckets: Buckets) -> None:
+        """Plan the programs; compiles nothing."""
+        self._site = site
+        self.buckets = buckets
+        self.step: dict[Bucket, Program] = {}
+        self.gather: dict[int, Program] = {}
+        self.scatter: dict[int, Program] = {}
+        self.slot: dict[Program, Program] = {}
+
+    @property
+    def count(self) -> int:
+        """How many programs `compile` makes."""
+        return len(self._jobs())
+
+    def compile(self, progress: Callable[[int], Any]) -> None:
+        """Compile everything, calling progress(1) after each program."""
+        with ThreadPoolExecutor(COMPILE_THREADS) as threads:
+            for done in as_completed([threads.submit(job) for job in self._jobs()]):
+                done.result()
+                progress(1)
+
+    def _jobs(self) -> list[Callable[[], None]]:
+        # The largest steps take longest and go first, so that none is left over alone at the end.
+        steps = sorted(self.buckets.steps, key=lambda b: b.rows + 4 * b.tokens, reverse=True)
+        jobs = [lambda bucket=bucket: self._compile_step(bucket) for bucket in steps]
+        jobs += [lambda count=count: self._compile_moves(count) for count in self.buckets.pages]
+        return [*jobs, self._compile_loads]
+
+    def _compile_step(self, bucket: Bucket) -> None:
+        site = self._site
+        axis = TENSOR if site.mesh.size > 1 else None
+        layout = site.layout(bucket)
+        history, settings = self._abstract_slots()
+        packed = self._abstract((layout.size,), np.int32, P())
+        params = jax.tree.map(
+            lambda leaf, spec: self._abstract(leaf.shape, leaf.dtype, spec),
+            abstract_params(site.config),
+            param_partitions(site.config, site.table),
+        )
+        pool = self._abstract_pool(site.sizes.num_pages)
+        self.step[bucket] = self._compiled(
+            Step(site.config, layout, site.backend, axis),
+            (pool, history, params, settings, packed),
+            out_specs=(pool.sharding.spec, P(), P()),
+            donated=(0, 1),
+        )
+
+    def _compile_moves(self, count: int) -> None:
+        pool = self._abstract_pool(self._site.sizes.num_pages)
+        payload = self._abstract_pool(count)
+        pages = self._abstract((count,), np.int32, P())
+        spec = pool.sharding.spec
+        self.gather[count] = self._compiled(
+            kv_pages.gather, (pool, pages), out_specs=spec, donated=()
+        )
+        self.scatter[count] = self._compiled(
+            kv_pages.scatter, (pool, payload, pages), out_specs=spec, donated=(0,)
+        )
+
+    def _compile_loads(self) -> None:
+        history, settings = self._abstract_slots()
+        scalars = self._abstract((1 + slots.NUM_FLOATS + slots.NUM_INTS,), np.int32, P())
+        planes = self._abstract((3, self._site.config.vocab_size), np.int32, P())
+        self.slot[slots.load_scalars] = self._compiled(
+            slots.load_scalars, (settings, scalars), out_specs=P(), donated=(0,)
+        )
+        slot = self._abstract((), np.int32, P())
+        self.slot[slots.load_planes] = self._compiled(
+            slots.load_planes, (history, settings, slot, planes), out_specs=P(), donated=(0, 1)
+        )
+
+    def _abstract(self, shape: tuple[int, ...], dtype: Any, spec: P) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(self._site.mesh, spec))
+
+    def _abstract_pool(self, pages: int) -> jax.ShapeDtypeStruct:
+        shape = list(self._site.pool_shape)
+        shape[1] = pages
+        spec = self._site.pool_sharding.spec
+        return self._abstract(tuple(shape), jnp.dtype(self._site.config.dtype), spec)
+
+    def _abstract_slots(self) -> tuple[slots.History, slots.Settings]:
+        shapes = jax.eval_shape(self._site.empty_slots)
+        return jax.tree.map(lambda x: self._abstract(x.shape, x.dtype, P()), shapes)
+
+    def _compiled(
+        self,
+        function: Program,
+        arguments: tuple[Any, ...],
+        *,
+        out_specs: Any,
+        donated: tuple[int, ...],
+    ) -> Program:
+        in_specs = jax.tree.map(lambda x: x.sharding.spec, arguments)
+        mapped = jax.shard_map(
+            function,
+            mesh=self._site.mesh,
+            in_specs=in_specs,
+            out_specs=out_specs,
+            check_vma=False,  # what is sampled is equal on every shard, which the types cannot tell
+        )
+        return jax.jit(mapped, donate_argnums=donated).lower(*arguments).compile()

@@ -1,0 +1,151 @@
+"""What does a compiled step do? Tokens in, keys and values to their pages, sampled tokens out.
+
+    1. cut the packed vector into fields; a row's token is its slot's last one or the host's
+    2. run the decoder over all tokens; attention reads the pool and collects the new keys, values
+    3. store those in their pages
+    4. sample for every decode row and for the last token of every chunk; remember it in its slot
+    5. if asked, score what was sampled, and the chunks' targets
+
+Knows nothing of batchers, meshes or when a step is run.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from model import head, kv_pages
+from model.attention.inputs import Places, StepInputs, places
+from model.attention.paged import Backend, attend_over, empty_fresh
+from model.config import ModelConfig
+from model.parameters import Params
+from model.sampling import MAX_LOGPROBS, Logprobs, logprobs, sample
+from model.transformer import forward
+from serving.engine import slots
+from serving.engine.layout import StepFields, StepLayout
+from serving.engine.slots import History, Settings
+
+SCORED_AT_ONCE = 64  # targets whose scores [V] exist at the same time
+
+
+class StepOutput(NamedTuple):
+    """What a step hands to the host. R decode rows, then C chunks.
+
+    Scores are i32: the bits of the chosen log-probability, the best N ones, then their ids.
+    """
+
+    ids: jax.Array  # i32 [R + C]
+    scores: jax.Array  # i32 [R + C, 1 + 2N]; zeros unless asked for
+    target_scores: jax.Array  # i32 [tokens, 1 + 2N]; zeros unless asked for
+
+
+@dataclass(frozen=True)
+class Step:
+    """The program of one bucket; `axis` is the mesh axis under shard_map, None outside."""
+
+    config: ModelConfig
+    layout: StepLayout
+    backend: Backend
+    axis: str | None
+
+    def __call__(
+        self,
+        pool: jax.Array,
+        history: History,
+        params: Params,
+        settings: Settings,
+        packed: Int[Array, " size"],
+    ) -> tuple[jax.Array, History, StepOutput]:
+        """Run the step; meant to be compiled with `pool` and `history` donated."""
+        fields = self.layout.split(packed)
+        rows, num_tokens = self.layout.bucket.rows, self.layout.bucket.tokens
+        inputs = StepInputs(
+            fields.decode_position,
+            fields.decode_pages,
+            fields.chunk_len,
+            fields.chunk_start,
+            fields.chunk_pages,
+        )
+        place = places(inputs, num_chunk_tokens=num_tokens, page_size=pool.shape[4])
+        hidden, pool = self._decode(params, pool, history, fields, inputs, place)
+
+        last = rows + jnp.maximum(jnp.cumsum(fields.chunk_len) - 1, 0)
+        ends = hidden[:rows] if not num_tokens else hidden[jnp.r_[jnp.arange(rows), last]]
+        scores = head.logits(params, ends, config=self.config, axis=self.axis)
+        slot = jnp.concatenate([fields.decode_slot, fields.chunk_slot])
+        reply_index = jnp.concatenate([fields.decode_reply_index, fields.chunk_reply_index])
+        with jax.named_scope("sampling"):
+            how = slots.sampling_rows(settings, slot, reply_index)
+            ids = sample(scores, how, slots.planes(history, settings), slot)
+            history = slots.remember(history, how, slot, ids)
+        sampled = self._if(fields.wants[0], len(ids), lambda: _pack(logprobs(scores, ids)))
+        targets = self._if(
+            fields.wants[1],
+            num_tokens,
+            lambda: self._score_targets(params, hidden[rows:], fields.targets),
+        )
+        return pool, history, StepOutput(ids, sampled, targets)
+
+    def _decode(
+        self,
+        params: Params,
+        pool: jax.Array,
+        history: History,
+        fields: StepFields[jax.Array],
+        inputs: StepInputs,
+        place: Places,
+    ) -> tuple[jax.Array, jax.Array]:
+        """Run the decoder; return hidden states [T, D] and the pool with the new pages."""
+        fed = jnp.where(
+            fields.decode_from_host > 0, fields.decode_token, history.last[fields.decode_slot]
+        )
+        tokens = jnp.concatenate([fed, fields.tokens])
+        attend = attend_over(
+            pool, inputs, place, window=self.config.sliding_window, backend=self.backend
+        )
+        hidden, fresh = forward(
+            params,
+            tokens,
+            place.position,
+            empty_fresh(pool, len(tokens)),
+            attend,
+            config=self.config,
+            axis=self.axis,
+        )
+        with jax.named_scope("write"):
+            return hidden, kv_pages.write(pool, fresh, place.page, place.offset)
+
+    def _if(
+        self, wanted: jax.Array, num: int, compute: Callable[[], jax.Array]
+    ) -> Int[Array, "num width"]:
+        """Compute scores only in steps that want them."""
+        width = 1 + 2 * min(MAX_LOGPROBS, self.config.vocab_size)
+        nothing = jnp.zeros((num, width), jnp.int32)
+        return nothing if num == 0 else jax.lax.cond(wanted > 0, compute, lambda: nothing)
+
+    def _score_targets(
+        self, params: Params, hidden: Float[Array, "N D"], targets: Int[Array, " N"]
+    ) -> Int[Array, "N width"]:
+        """Score each token's target, some at a time so that scores [N, V] never exist whole."""
+        num = len(targets)
+        some = min(num, SCORED_AT_ONCE)
+        padding = -num % some
+
+        def score(block: tuple[jax.Array, jax.Array]) -> jax.Array:
+            scores = head.logits(params, block[0], config=self.config, axis=self.axis)
+            return _pack(logprobs(scores, block[1]))
+
+        blocks = (
+            jnp.pad(hidden, ((0, padding), (0, 0))).reshape(-1, some, hidden.shape[1]),
+            jnp.pad(targets, (0, padding)).reshape(-1, some),
+        )
+        return jax.lax.map(score, blocks).reshape(num + padding, -1)[:num]
+
+
+def _pack(scored: Logprobs) -> Int[Array, "num width"]:
+    floats = jnp.concatenate([scored.chosen[:, None], scored.top], axis=1)
+    bits = jax.lax.bitcast_convert_type(floats, jnp.int32)
+    return jnp.concatenate([bits, scored.top_ids], axis=1)
