@@ -135,9 +135,9 @@ class Answer(Response):
             if started and not piece.last and len(piece.samples) < interval:
                 held = piece
                 continue
-            body = wire.chunk(strand, piece)
-            if not started:
-                body, started = wire.start(strand) + body, True
+            body = b"" if started else wire.start(strand)
+            started = True
+            body += wire.chunk(strand, piece)
             if body:
                 await send({"type": "http.response.body", "body": body, "more_body": True})
         self._manner.on_whole(strand, "".join(texts))

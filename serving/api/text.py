@@ -210,7 +210,7 @@ class Prompts:
                 misses += 1
             else:
                 ids, pending = [*prefix, *recorded], ""
-        return ids + self._ids(pending) if pending else ids
+        return ids + self._ids(pending + rest)
 
 
 def _placeholder(index: int, text: str) -> str:

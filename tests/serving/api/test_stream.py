@@ -12,7 +12,7 @@ from tests.serving.api.test_bad_input import CHAT, PATHS, TEXT
 from tests.support.fake_engine import FakeEngine, Script, at_once, each
 from tests.support.fake_tokenizer import EOS, FakeTokenizer
 
-EMOJI = [*"a😀é\n\"\\\u2028z".encode(), EOS]
+EMOJI = [*'a😀é\n"\\\u2028z'.encode(), EOS]
 
 
 def events(raw: str) -> list[dict[str, Any]]:
@@ -161,7 +161,7 @@ SAME: list[dict[str, Any]] = [
     {},
     {"n": 3, "seed": 7},
     {"stop": "é"},
-    {"stop": ["\n\"", "zzz"], "include_stop_str_in_output": True},
+    {"stop": ['\n"', "zzz"], "include_stop_str_in_output": True},
     {"max_tokens": 3},
     {"max_tokens": 0},
     {"skip_special_tokens": False},
