@@ -7,7 +7,7 @@ mean to the model.
 
 import math
 from dataclasses import dataclass
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -18,26 +18,25 @@ from serving.core.plan import StepPlan
 from serving.engine.buckets import Bucket
 
 Host = NDArray[np.int32]
-A = TypeVar("A", jax.Array, Host)
 
 
-class StepFields(NamedTuple, Generic[A]):
+class StepFields(NamedTuple):
     """The fields of a step, on the host or traced; R, C, N of the bucket, M pages a row."""
 
-    decode_slot: A  # [R]
-    decode_position: A  # [R]
-    decode_token: A  # [R]
-    decode_from_host: A  # [R]; 1: feed decode_token
-    decode_reply_index: A  # [R]
-    decode_pages: A  # [R, M]
-    chunk_slot: A  # [C]; the scratch slot unless the chunk samples
-    chunk_reply_index: A  # [C]
-    chunk_len: A  # [C]
-    chunk_start: A  # [C]
-    chunk_pages: A  # [C, M]
-    tokens: A  # [N]; of the chunks, back to back
-    targets: A  # [N]
-    wants: A  # [2]; log-probabilities of samples, of targets
+    decode_slot: Any  # [R]
+    decode_position: Any  # [R]
+    decode_token: Any  # [R]
+    decode_from_host: Any  # [R]; 1: feed decode_token
+    decode_reply_index: Any  # [R]
+    decode_pages: Any  # [R, M]
+    chunk_slot: Any  # [C]; the scratch slot unless the chunk samples
+    chunk_reply_index: Any  # [C]
+    chunk_len: Any  # [C]
+    chunk_start: Any  # [C]
+    chunk_pages: Any  # [C, M]
+    tokens: Any  # [N]; of the chunks, back to back
+    targets: Any  # [N]
+    wants: Any  # [2]; log-probabilities of samples, of targets
 
 
 @dataclass(frozen=True)
@@ -62,9 +61,9 @@ class StepLayout:
         """Numbers in the vector."""
         return sum(math.prod(shape) for shape in self.shapes)
 
-    def split(self, packed: A) -> StepFields[A]:
+    def split(self, packed: Host | jax.Array) -> StepFields:
         """Cut the vector into its fields; numpy fields are views."""
-        fields: list[A] = []
+        fields: list[Any] = []
         start = 0
         for shape in self.shapes:
             size = math.prod(shape)
@@ -86,7 +85,7 @@ class StepLayout:
         return packed
 
 
-def _fill_decode(fields: StepFields[Host], plan: StepPlan, scratch_slot: int) -> None:
+def _fill_decode(fields: StepFields, plan: StepPlan, scratch_slot: int) -> None:
     rows, num = plan.decode, plan.num_decode
     fields.decode_slot[:num] = rows.slot
     fields.decode_slot[num:] = scratch_slot
@@ -97,7 +96,7 @@ def _fill_decode(fields: StepFields[Host], plan: StepPlan, scratch_slot: int) ->
     fields.decode_pages[:num, : rows.pages.shape[1]] = rows.pages
 
 
-def _fill_chunks(fields: StepFields[Host], plan: StepPlan, scratch_slot: int) -> None:
+def _fill_chunks(fields: StepFields, plan: StepPlan, scratch_slot: int) -> None:
     fields.chunk_slot[:] = scratch_slot
     at = 0
     for i, chunk in enumerate(plan.chunks):

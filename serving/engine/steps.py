@@ -94,7 +94,7 @@ class Step:
         params: Params,
         pool: jax.Array,
         history: History,
-        fields: StepFields[jax.Array],
+        fields: StepFields,
         inputs: StepInputs,
         place: Places,
     ) -> tuple[jax.Array, jax.Array]:

@@ -13,9 +13,9 @@ def no_compiles() -> Iterator[None]:
     """Raise AssertionError at the end if XLA compiled anything in between, in any thread."""
     compiled: list[str] = []
 
-    def listen(event: str, _seconds: float, **details: object) -> None:
+    def listen(event: str, duration_secs: float, **kwargs: str | int) -> None:
         if event == _COMPILED:
-            compiled.append(str(details.get("fun_name", "a program")))
+            compiled.append(f"{kwargs.get('fun_name', 'a program')} in {duration_secs:.2f} s")
 
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:

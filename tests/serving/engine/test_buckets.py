@@ -1,0 +1,52 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serving.engine.buckets import Bucket, make_buckets
+from serving.messages import Role
+
+LIMITS = {"max_rows": 20, "max_tokens": 100, "max_chunks": 3, "max_pages": 70}
+
+
+@given(rows=st.integers(0, 20), tokens=st.integers(0, 100), role=st.sampled_from(Role))
+def test_every_step_that_a_role_may_meet_fits(rows, tokens, role):
+    rows = 0 if role is Role.PREFILL else rows
+    if rows + tokens == 0 or (role is Role.PREFILL and tokens == 0):
+        return
+    chunks = min(3, tokens)
+    bucket = make_buckets(role, **LIMITS).fit(rows=rows, tokens=tokens, chunks=chunks)
+    assert bucket.rows >= rows
+    assert bucket.tokens >= tokens
+    assert bucket.chunks >= chunks
+    assert tokens or not bucket.tokens, "a step without chunks runs no chunk segment"
+
+
+def test_the_smallest_bucket_is_chosen():
+    buckets = make_buckets(Role.BOTH, **LIMITS)
+    assert buckets.fit(rows=2, tokens=0, chunks=0) == Bucket(4, 0, 0)
+    assert buckets.fit(rows=0, tokens=9, chunks=2) == Bucket(0, 32, 3)
+
+
+def test_a_prefill_worker_has_no_decode_buckets():
+    assert {bucket.rows for bucket in make_buckets(Role.PREFILL, **LIMITS).steps} == {0}
+
+
+def test_the_set_stays_small():
+    sizes = {"max_rows": 64, "max_tokens": 256, "max_chunks": 8, "max_pages": 128}
+    assert {role: len(make_buckets(role, **sizes).steps) for role in Role} == {
+        Role.PREFILL: 2,
+        Role.DECODE: 6,
+        Role.BOTH: 10,
+    }
+
+
+def test_pages_are_padded_to_a_bucket():
+    buckets = make_buckets(Role.DECODE, **LIMITS)
+    assert [buckets.fit_pages(n) for n in (1, 2, 16, 17, 65, 70)] == [1, 4, 16, 64, 70, 70]
+    with pytest.raises(ValueError, match="no bucket holds 71 pages"):
+        buckets.fit_pages(71)
+
+
+def test_what_fits_nowhere_is_an_error():
+    with pytest.raises(ValueError, match="no bucket holds 21 rows and 0 tokens"):
+        make_buckets(Role.DECODE, **LIMITS).fit(rows=21, tokens=0, chunks=0)
