@@ -17,7 +17,8 @@ $(READY): requirements.lock pyproject.toml
 	touch $@
 
 serve: setup
-	$(VENV)/bin/foretoken serve $(DEMO) --port $(PORT) --prefill-workers 1 --decode-workers 2
+	$(VENV)/bin/foretoken serve $(DEMO) --served-model-name demo --port $(PORT) \
+		--prefill-workers 1 --decode-workers 2
 
 test: setup
 	$(RUN) -m pytest -q -m "not slow and not gpu and not tpu"

@@ -111,6 +111,17 @@ def describe(config: ServerConfig) -> str:
     return "\n".join(lines)
 
 
+def masked(config: ServerConfig) -> dict[str, Any]:
+    """List the effective settings by flag name, for operators to read; secrets are masked."""
+    shown: dict[str, Any] = {"checkpoint": config.checkpoint}
+    for name, part in PARTS.items():
+        for field in fields(part):
+            value = getattr(getattr(config, name), field.name)
+            secret = field.metadata.get("secret") and value
+            shown[flag_name(field.name)] = "***" if secret else value
+    return shown
+
+
 def _line_of(text: str, key: str) -> int:
     for number, line in enumerate(text.splitlines(), 1):
         if line.split("=")[0].strip().strip("\"'") == key:

@@ -1,0 +1,169 @@
+"""How does a configuration become warm workers? Sizes first, then weights, pools and programs.
+
+Knows nothing of HTTP or of the event loop. Runs in a thread beside it, because it takes seconds.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from tqdm import tqdm
+
+from model.config import ModelConfig, load_config
+from model.kv_pages import page_bytes
+from model.parameters import abstract_params
+from model.sharding import param_shardings
+from model.weights import load_params
+from serving.config import ConfigError, ServerConfig, require
+from serving.core.batcher import Batcher
+from serving.core.coordinator import Coordinator, CoordinatorLimits
+from serving.core.holdings import BatcherLimits
+from serving.core.sessions import Sessions
+from serving.engine.connectors.in_process import InProcessConnector
+from serving.engine.executor import JaxExecutor
+from serving.engine.meshes import WorkerMesh, make_meshes
+from serving.engine.programs import ExecutorSizes, Site
+from serving.engine.worker import Post, Worker
+from serving.messages import Role
+from serving.policy.admit import pages_for
+
+MAX_ATTEMPTS = 3
+"""Failed transfers that a turn may survive; preemptions and lost workers do not count."""
+CPU_POOL_BYTES = 128 * 2**20
+"""KV pool of a worker on CPU devices, where nobody tells how much memory is ours."""
+WORKSPACE_SHARE = 0.1
+"""Share of an accelerator's budget left to activations and compiled programs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """A configuration with every open size settled."""
+
+    config: ServerConfig
+    model: ModelConfig
+    max_model_len: int
+
+
+def settle(config: ServerConfig) -> Deployment:
+    """Read the model's own limits; raises CheckpointError or ConfigError."""
+    model = load_config(Path(config.checkpoint))
+    if config.model.dtype != "auto":
+        model = replace(model, dtype=config.model.dtype)
+    wanted = config.memory.max_model_len or model.max_position
+    require(
+        wanted <= model.max_position,
+        f"--max-model-len {wanted} is above the model's own limit of {model.max_position} tokens",
+    )
+    return Deployment(config, model, wanted)
+
+
+def make_coordinator(deployment: Deployment) -> Coordinator:
+    """Make the coordinator of a deployment; its workers join later."""
+    schedule, memory = deployment.config.schedule, deployment.config.memory
+    limits = CoordinatorLimits(
+        max_model_len=deployment.max_model_len,
+        max_queue_size=schedule.max_queue_size,
+        queue_timeout_s=schedule.queue_timeout_seconds or None,
+        reserve_tokens=schedule.reserve_tokens,
+        max_attempts=MAX_ATTEMPTS,
+    )
+    sessions = Sessions(
+        max_sessions=schedule.max_sessions,
+        ttl_s=schedule.session_ttl_seconds,
+        page_size=memory.page_size,
+    )
+    return Coordinator(limits, sessions)
+
+
+def build_workers(
+    deployment: Deployment, post: Post, clock: Callable[[], float]
+) -> list[tuple[Worker, Role, int]]:
+    """Load the weights to every mesh, make the pools and compile every bucket.
+
+    Returns the workers, not started yet, with their roles and capacities in tokens. Shows
+    progress on standard error. Raises CheckpointError, ConfigError or MeshError.
+    """
+    devices = jax.devices()
+    meshes = make_meshes(deployment.config.mesh, deployment.model, devices)
+    limits = {mesh.worker: _limits(deployment, mesh) for mesh in meshes}
+    executors = {mesh.worker: _executor(deployment, mesh, limits[mesh.worker]) for mesh in meshes}
+    total = sum(executor.num_programs for executor in executors.values())
+    with tqdm(total=total, desc="warming up", unit="program") as bar:
+        for executor in executors.values():
+            executor.warm_up(bar.update)
+    connector = InProcessConnector({id: e.payload_sharding for id, e in executors.items()})
+    workers: list[tuple[Worker, Role, int]] = []
+    for mesh in meshes:
+        own = limits[mesh.worker]
+        batcher = Batcher(mesh.worker, own)
+        worker = Worker(batcher, executors[mesh.worker], connector, post, clock)
+        workers.append((worker, mesh.role, own.num_pages * own.page_size))
+    return workers
+
+
+def _limits(deployment: Deployment, mesh: WorkerMesh) -> BatcherLimits:
+    memory, batch = deployment.config.memory, deployment.config.batch
+    schedule = deployment.config.schedule
+    pages = memory.kv_pages
+    if pages is None:
+        bytes_per_page = page_bytes(deployment.model, page_size=memory.page_size)
+        pages = default_pages(deployment, bytes_per_page, _free_bytes(deployment, mesh))
+    try:
+        return BatcherLimits(
+            num_pages=pages,
+            page_size=memory.page_size,
+            max_model_len=deployment.max_model_len,
+            max_rows=batch.max_num_seqs,
+            max_chunk_tokens=batch.max_num_batched_tokens,
+            max_chunk_rows=batch.max_prefill_rows,
+            reserve_tokens=schedule.reserve_tokens,
+            transfer_timeout_s=schedule.transfer_timeout_seconds,
+        )
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _executor(deployment: Deployment, mesh: WorkerMesh, limits: BatcherLimits) -> JaxExecutor:
+    """Load one worker's weights and allocate its pool."""
+    model = deployment.model
+    sizes = ExecutorSizes(
+        num_pages=limits.num_pages,
+        page_size=limits.page_size,
+        max_model_len=limits.max_model_len,
+        max_rows=limits.max_rows,
+        max_chunk_tokens=limits.max_chunk_tokens,
+        max_chunk_rows=limits.max_chunk_rows,
+    )
+    site = Site(model, mesh.mesh, mesh.table, sizes, "blocked")
+    shardings = param_shardings(model, mesh.mesh, mesh.table)
+    with tqdm(desc=f"{mesh.worker} weights", unit="B", unit_scale=True) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        path = deployment.config.checkpoint
+        params = load_params(path, model, shardings, jnp.dtype(model.dtype), progress)
+    return JaxExecutor(params, site, mesh.role)
+
+
+def _free_bytes(deployment: Deployment, mesh: WorkerMesh) -> int | None:
+    """Bytes of KV that the worker's devices have room for beside its weights; None on a CPU."""
+    devices = mesh.mesh.devices.flatten().tolist()
+    stats = devices[0].memory_stats()
+    if stats is None or "bytes_limit" not in stats:
+        return None
+    fraction = deployment.config.memory.memory_fraction
+    sizes = (leaf.size for leaf in jax.tree.leaves(abstract_params(deployment.model)))
+    weights = sum(sizes) * jnp.dtype(deployment.model.dtype).itemsize
+    return int(stats["bytes_limit"] * fraction) * len(devices) - weights
+
+
+def default_pages(deployment: Deployment, bytes_per_page: int, free_bytes: int | None) -> int:
+    """Choose the size of a worker's pool: what fits, and at least one longest conversation."""
+    memory = deployment.config.memory
+    least = pages_for(deployment.max_model_len, memory.page_size) + 1
+    budget = CPU_POOL_BYTES if free_bytes is None else int(free_bytes * (1 - WORKSPACE_SHARE))
+    return max(least, budget // bytes_per_page)

@@ -1,0 +1,129 @@
+"""How does one process serve? Bind, start the endpoint, warm the engine up, drain, exit.
+
+1. The port is bound first: a port in use is known before any weight is read.
+2. The endpoint answers at once, with 503 until the engine is warm.
+3. SIGTERM or SIGINT drains: `/health` and new turns get 503 while running turns finish within the
+   grace period. A second signal, or one before the engine is warm, ends the process at once.
+"""
+
+import asyncio
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from types import FrameType
+
+import click
+import uvicorn
+import uvloop
+from fastapi import FastAPI
+
+from model.tokenizer import load_tokenizer
+from serving.api.app import build_app
+from serving.api.service import ServedModel, Service
+from serving.config import ConfigError, EndpointConfig, ServerConfig
+from serving.engine.build import Deployment, build_workers, make_coordinator, settle
+from serving.engine.loop import EngineLoop
+from serving.engine.meshes import make_cpu_devices
+from serving.flags import masked
+from serving.messages import EngineState
+from serving.metrics import Metrics
+
+SWITCH_INTERVAL_S = 0.0005
+"""How long a thread may keep the interpreter while another waits. Python's 5 ms is several steps
+of a small model, which a worker would spend waiting for the endpoint's coroutines."""
+
+
+CLOSE_S = 2
+"""Grace for connections that are still open once every turn has ended."""
+
+
+class DrainingServer(uvicorn.Server):
+    """uvicorn, except that a signal starts a drain instead of closing the sockets."""
+
+    def __init__(self, config: uvicorn.Config, on_signal: Callable[[], None]) -> None:
+        """`on_signal` is called in the main thread for SIGTERM and SIGINT."""
+        super().__init__(config)
+        self._on_signal = on_signal
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Take a signal."""
+        self._on_signal()
+
+
+def run_server(config: ServerConfig) -> int:
+    """Serve until a signal; returns the exit status.
+
+    Raises ConfigError, CheckpointError or MeshError for what can be known before serving.
+    """
+    deployment = settle(config)
+    tokenizer = load_tokenizer(Path(config.checkpoint))
+    make_cpu_devices(config.mesh.devices_needed)
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    names = config.endpoint.served_model_name or (config.checkpoint.rstrip("/"),)
+    metrics = Metrics()
+    engine = EngineLoop(make_coordinator(deployment), metrics, time.monotonic)
+    model = ServedModel(names, deployment.max_model_len, int(time.time()), config.model.seed)
+    service = Service(engine, tokenizer, config.endpoint, model, metrics)
+    app = build_app(service, version=version("foretoken"), settings=masked(config))
+    with bind(config.endpoint) as listening:
+        uvloop.run(_serve(deployment, engine, app, listening))
+    return 0
+
+
+def bind(endpoint: EndpointConfig) -> socket.socket:
+    """Take the port; raises ConfigError if it cannot be had."""
+    listening = socket.socket(socket.AF_INET6 if ":" in endpoint.host else socket.AF_INET)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((endpoint.host, endpoint.port))
+        listening.listen(2048)
+    except OSError as error:
+        listening.close()
+        where = f"{endpoint.host}:{endpoint.port}"
+        raise ConfigError(
+            f"cannot listen on {where}: {error.strerror}; choose another --port"
+        ) from error
+    return listening
+
+
+async def _serve(
+    deployment: Deployment, engine: EngineLoop, app: FastAPI, listening: socket.socket
+) -> None:
+    """Serve until drained. Raises what the warm-up raised."""
+    endpoint, schedule = deployment.config.endpoint, deployment.config.schedule
+    loop = asyncio.get_running_loop()
+    stopping = asyncio.Event()
+
+    def on_signal() -> None:
+        if stopping.is_set() or engine.state is EngineState.STARTING:
+            os._exit(0)  # nothing runs yet, or the operator insists
+        loop.call_soon_threadsafe(stopping.set)
+
+    server = DrainingServer(
+        uvicorn.Config(
+            app,
+            log_level=endpoint.uvicorn_log_level,
+            root_path=endpoint.root_path,
+            lifespan="off",
+            access_log=False,
+            timeout_graceful_shutdown=CLOSE_S,
+        ),
+        on_signal,
+    )
+    serving = asyncio.create_task(server.serve(sockets=[listening]))
+    try:
+        workers = await asyncio.to_thread(build_workers, deployment, engine.post, time.monotonic)
+        await engine.start(workers)
+        click.echo(f"ready at http://{endpoint.host}:{endpoint.port}", err=True)
+        await asyncio.wait(
+            (asyncio.create_task(stopping.wait()), serving), return_when=asyncio.FIRST_COMPLETED
+        )
+        await engine.drain(schedule.drain_timeout_seconds)
+    finally:
+        server.should_exit = True
+        await serving
+        await engine.stop()
