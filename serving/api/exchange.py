@@ -17,6 +17,7 @@ from serving.api.choice import Choice, Piece
 from serving.api.engine import Engine, Reply
 from serving.api.errors import of_outcome
 from serving.messages import Completed, Deliver, Dropped, End, Outcome
+from serving.metrics.observer import STOPPED
 from serving.request import FinishReason, Turn, TurnId
 
 
@@ -80,7 +81,7 @@ class Exchange:
             open_before = choice.finish is None
             piece = choice.push(item.samples)
             if choice.finish is not None and open_before and strand.turn is not None:
-                self._engine.cancel(strand.turn.id, "stopped")
+                self._engine.cancel(strand.turn.id, STOPPED)
             if piece.samples or piece.text:
                 yield piece
             item = await anext(reply)

@@ -1,0 +1,196 @@
+"""What happened, in numbers? Told of arrivals, tokens, ends and decisions; scraped by Prometheus.
+
+Decides nothing and never blocks; all methods are called in the event loop's thread. A turn counts
+for its owner's `engine`; one that was never placed counts for engine 0.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import assert_never
+
+from prometheus_client import CollectorRegistry, generate_latest
+
+from serving.messages import (
+    Completed,
+    Decision,
+    Dropped,
+    End,
+    Failed,
+    LoadReport,
+    Outcome,
+    Rejected,
+    Role,
+    SampledToken,
+    WorkerId,
+)
+from serving.metrics.catalog import (
+    RETRY_REASONS,
+    ROUTE_REASONS,
+    Deployment,
+    catalog,
+)
+from serving.metrics.series import Collector, Histogram, Values
+from serving.request import Turn, TurnId
+
+STOPPED = "stopped"
+"""The reason of a `Dropped` turn whose text reached a stop string: for its client it is whole."""
+
+Row = tuple[str, ...]
+
+
+@dataclass(slots=True)
+class _Live:
+    """A turn under way; times in seconds."""
+
+    arrived: float
+    row: Row
+    owner: WorkerId | None
+    prompt_len: int
+    first: float | None
+    last: float
+
+
+class Metrics:
+    """The observer. Owns its registry, so several can live in one process."""
+
+    def __init__(self, deployment: Deployment) -> None:
+        self._model = deployment.model_name
+        self._engines = {worker: str(i) for i, (worker, _) in enumerate(deployment.workers)}
+        self._letters = {
+            worker: "p" if role is Role.PREFILL else "d" for worker, role in deployment.workers
+        }
+        self._live: dict[TurnId, _Live] = {}
+        series = catalog(deployment)
+        self._values = {name: one for name, one in series.items() if isinstance(one, Values)}
+        self._histograms = {name: one for name, one in series.items() if isinstance(one, Histogram)}
+        self._generated = self._values["vllm:generation_tokens"]
+        self._itl = self._histograms["foretoken:inter_token_latency_seconds"]
+        for row in [(self._model, i) for i in self._engines.values()] or [(self._model, "0")]:
+            self._values["vllm:cache_config_info"].set((*row, *_cache_labels(deployment)), 1)
+        self._registry = CollectorRegistry()
+        self._registry.register(Collector(series))
+
+    def scrape(self) -> bytes:
+        """Return everything in Prometheus' text format."""
+        return generate_latest(self._registry)
+
+    def on_request(self, n: int) -> None:
+        """A valid request asked for `n` choices."""
+        self._observe("vllm:request_params_n", self._row(None), n)
+
+    def on_arrival(self, turn: Turn, now: float) -> None:
+        """A turn was submitted."""
+        row = self._row(None)
+        self._live[turn.id] = _Live(now, row, None, turn.prompt_len, None, now)
+        self._observe("vllm:request_params_max_tokens", row, turn.sampling.max_tokens)
+
+    def on_tokens(self, turn: TurnId, samples: Sequence[SampledToken], now: float) -> None:
+        """Tokens are on their way to a client; those that come together share the gap."""
+        live = self._live.get(turn)
+        if live is None or not samples:
+            return
+        row, gaps = live.row, len(samples)
+        self._generated.add(row, gaps)
+        if live.first is None:
+            gaps -= 1
+            live.first = now
+            self._observe("vllm:time_to_first_token_seconds", row, now - live.arrived)
+            self._values["vllm:prompt_tokens"].add(row, live.prompt_len)
+        if gaps:
+            gap = 0.0 if live.first == now else (now - live.last) / gaps
+            self._itl.observe(row, gap, gaps)
+        live.last = now
+
+    def on_end(self, end: End, now: float) -> None:
+        """A turn ended; latencies and lengths are those of replies that are whole."""
+        live = self._live.pop(end.turn, None)
+        if live is None:
+            return
+        reason = _finished_reason(end.outcome)
+        row = live.row
+        self._values["vllm:request_success"].add((*row, reason), 1)
+        if reason not in ("stop", "length"):
+            return
+        self._values["vllm:prefix_cache_queries"].add(row, end.prompt_len)
+        self._values["vllm:prefix_cache_hits"].add(row, end.cached_len)
+        computed = end.prompt_len - end.cached_len
+        self._observe("vllm:request_prompt_tokens", row, end.prompt_len)
+        self._observe("vllm:request_prefill_kv_computed_tokens", row, computed)
+        self._observe("vllm:request_generation_tokens", row, end.reply_len)
+        self._observe("vllm:e2e_request_latency_seconds", row, now - live.arrived)
+        if live.first is not None:
+            decoding = live.last - live.first
+            self._observe("vllm:request_decode_time_seconds", row, decoding)
+            if end.reply_len > 1:
+                per_token = decoding / (end.reply_len - 1)
+                self._observe("vllm:request_time_per_output_token_seconds", row, per_token)
+
+    def on_decision(self, decision: Decision) -> None:
+        """The coordinator placed, routed or retried a turn; other kinds are not counted."""
+        live = self._live.get(decision.turn)
+        if live is None:
+            return
+        match decision.kind:
+            case "place":
+                live.owner = WorkerId(decision.choice)
+                live.row = self._row(live.owner)
+            case "route":
+                reason = decision.reason if decision.reason in ROUTE_REASONS else "other"
+                path = self._path(live.owner, decision)
+                self._values["foretoken:route_decisions"].add((*live.row, path, reason), 1)
+            case "retry":
+                reason = decision.reason if decision.reason in RETRY_REASONS else "other"
+                self._values["foretoken:turn_retries"].add((*live.row, reason), 1)
+                if reason == "preempted":
+                    self._values["vllm:num_preemptions"].add(live.row, 1)
+            case _:
+                return
+
+    def on_moved(self, sender: WorkerId, to: WorkerId, num_bytes: int) -> None:
+        """Pages left a worker."""
+        direction = f"{self._letters[sender]}2{self._letters[to]}"
+        row = (*self._row(sender), direction)
+        self._values["foretoken:kv_transfer_bytes"].add(row, num_bytes)
+
+    def on_compile(self) -> None:
+        """XLA compiled a program."""
+        self._values["foretoken:xla_compilations"].add((*self._row(None), "any"), 1)
+
+    def on_reports(self, reports: Sequence[LoadReport]) -> None:
+        """Workers told what they hold; called before a scrape."""
+        for report in reports:
+            row = self._row(report.worker)
+            pages = report.pages_used + report.pages_cached + report.pages_free
+            self._values["vllm:num_requests_running"].set(row, report.running)
+            self._values["vllm:num_requests_waiting"].set(row, report.waiting)
+            usage = report.pages_used / pages if pages else 0.0
+            self._values["vllm:kv_cache_usage_perc"].set(row, usage)
+
+    def _row(self, worker: WorkerId | None) -> Row:
+        engine = "0" if worker is None else self._engines.get(worker, "0")
+        return (self._model, engine)
+
+    def _observe(self, name: str, row: Row, value: int | float) -> None:
+        self._histograms[name].observe(row, value, 1)
+
+    def _path(self, owner: WorkerId | None, route: Decision) -> str:
+        if route.choice != owner:
+            return "remote_prefill"
+        return "append_prefill" if "p" in self._letters.values() else "colocated"
+
+
+def _finished_reason(outcome: Outcome) -> str:
+    match outcome:
+        case Completed(reason):
+            return reason.value
+        case Dropped(reason):
+            return "stop" if reason == STOPPED else "abort"
+        case Rejected() | Failed():
+            return "error"
+        case _:
+            assert_never(outcome)
+
+
+def _cache_labels(deployment: Deployment) -> Row:
+    cache = deployment.cache
+    return (str(cache.page_size), str(cache.num_pages), cache.dtype, "True")
