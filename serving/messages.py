@@ -161,7 +161,7 @@ class WorkerJoined:
 
 @dataclass(frozen=True, slots=True)
 class WorkerLost:
-    """A worker and everything it held are gone."""
+    """A worker and everything it held are gone; its peers are told as well."""
 
     worker: WorkerId
 
@@ -265,7 +265,10 @@ class Ack:
 
 @dataclass(frozen=True, slots=True)
 class TransferFailed:
-    """A transfer for a task broke at its sender."""
+    """A transfer for a task broke.
+
+    Its sender is told, or its receiver in place of `PagesReady`: pages that are announced arrive.
+    """
 
     task: TaskId
     transfer: TransferId
@@ -273,7 +276,16 @@ class TransferFailed:
 
 
 WorkerMessage = (
-    Prefill | Decode | Cancel | Granted | PullRequested | PagesReady | Ack | TransferFailed | Tick
+    Prefill
+    | Decode
+    | Cancel
+    | Granted
+    | PullRequested
+    | PagesReady
+    | Ack
+    | TransferFailed
+    | WorkerLost
+    | Tick
 )
 
 # ---- from the coordinator to the driver ---------------------------------------------------------

@@ -13,9 +13,9 @@ from bisect import insort
 from collections import deque
 from typing import assert_never
 
-import numpy as np
-
-from serving.core.handoff import announce, lend, pages_to_send, send_filled
+from serving.core.chunks import plan_chunk, prompt_scores
+from serving.core.finish import finish_after
+from serving.core.handoff import EarlyGrants, announce, lend, pages_to_send, send_filled
 from serving.core.holdings import BatcherLimits, Holdings, age
 from serving.core.plan import (
     Chunk,
@@ -48,6 +48,7 @@ from serving.messages import (
     TransferFailed,
     TransferId,
     WorkerId,
+    WorkerLost,
     WorkerMessage,
 )
 from serving.policy.batch import batch
@@ -65,6 +66,7 @@ class Batcher:
         self.holdings = Holdings(limits)
         self._prefilling: list[WorkerTask] = []
         self._launched: deque[tuple[list[WorkerTask], list[WorkerTask]]] = deque()
+        self._early_grants = EarlyGrants(limits.transfer_timeout_s)
         self._transfers = 0
         self._out: list[Output] = []
 
@@ -74,30 +76,29 @@ class Batcher:
         """Take one message. A message about a task that is gone changes nothing."""
         match message:
             case Prefill(task, owner):
-                stage = Stage.WAITING if owner is None else Stage.EXPECTING
-                entry = self._open(open_task(task, stage, owner, None, self.limits.page_size))
-                if owner is None:
-                    self.holdings.enqueue(entry)
+                self._open(open_task(task, owner, None, self.limits.page_size))
             case Decode(task, prefill):
-                entry = open_task(task, Stage.WAITING, None, prefill, self.limits.page_size)
-                self.holdings.enqueue(self._open(entry))
+                self._open(open_task(task, None, prefill, self.limits.page_size))
             case Cancel(task):
                 self._cancel(task)
+            case WorkerLost(worker):
+                self._part_from(worker)
             case Tick():
                 self._expire(now)
             case _:
-                self._on_peer(message)
+                self._on_peer(message, now)
         return self._take_out()
 
     def _on_peer(
-        self, message: Granted | PullRequested | PagesReady | Ack | TransferFailed
+        self, message: Granted | PullRequested | PagesReady | Ack | TransferFailed, now: float
     ) -> None:
         match message:
             case Granted(task, _, held_len):
                 entry = self._find(task, Stage.EXPECTING)
                 if entry is not None:
-                    entry.held_len = held_len
-                    self.holdings.enqueue(entry)
+                    self._granted(entry, held_len)
+                else:
+                    self._early_grants.keep(task, held_len, now)
             case PullRequested():
                 entry = self._find(message.task, Stage.GRANTED)
                 if entry is not None:
@@ -144,7 +145,7 @@ class Batcher:
         self._launched.append((decoding, chosen))
         self._out.append(Launch(plan))
         for entry, chunk in zip(chosen, chunks, strict=True):
-            self._after_launch(entry, chunk, now)
+            self._after_launch(entry, chunk)
         return self._take_out()
 
     def complete(self, plan: StepPlan, result: StepResult, now: float) -> list[Output]:
@@ -181,13 +182,21 @@ class Batcher:
 
     # ---- tasks ---------------------------------------------------------------------------------
 
-    def _open(self, entry: WorkerTask) -> WorkerTask:
+    def _open(self, entry: WorkerTask) -> None:
+        """A task has come. If it is decoded elsewhere, it waits for its owner's grant first."""
         self.holdings.tasks[entry.task.id] = entry
-        return entry
+        if entry.owner is None:
+            self.holdings.enqueue(entry)
+        elif (held_len := self._early_grants.take(entry.task.id)) is not None:
+            self._granted(entry, held_len)
 
     def _find(self, task: TaskId, *stages: Stage) -> WorkerTask | None:
         entry = self.holdings.tasks.get(task)
         return entry if entry is not None and entry.stage in stages else None
+
+    def _granted(self, entry: WorkerTask, held_len: int) -> None:
+        entry.held_len = held_len
+        self.holdings.enqueue(entry)
 
     def _start(self, entry: WorkerTask, now: float) -> None:
         """A task has its pages: grant, pull or prefill."""
@@ -228,6 +237,14 @@ class Batcher:
             self._cancel(task)
             self._out.append(Refused(self.worker, task, reason))
 
+    def _part_from(self, worker: WorkerId) -> None:
+        """A peer is gone: nothing will come from it, and nothing is to be kept for it."""
+        for entry in list(self.holdings.tasks.values()):
+            if entry.owner == worker:
+                self._cancel(entry.task.id)
+            elif entry.prefill == worker and entry.stage in (Stage.WAITING, Stage.GRANTED):
+                self._give_up(entry.task.id, "worker_lost")
+
     def _forget(self, entry: WorkerTask) -> None:
         """Take a retired task out of the steps and transfers to come."""
         if entry in self._prefilling:
@@ -236,6 +253,7 @@ class Batcher:
             self._out.append(DropTransfer(entry.unannounced.transfer))
 
     def _expire(self, now: float) -> None:
+        self._early_grants.expire(now)
         overdue = [
             entry
             for entry in self.holdings.tasks.values()
@@ -256,43 +274,25 @@ class Batcher:
     def _chunk(self, entry: WorkerTask, share: int) -> Chunk:
         """Plan a chunk; from here on its KV counts as held, because steps run in order."""
         assert entry.slot is not None
-        start, stop = entry.kv_len, entry.kv_len + share
-        targets = None
-        if entry.scores_prompt:
-            successors = entry.tokens[start + 1 : stop + 1]
-            targets = np.zeros(share, np.int32)
-            targets[: len(successors)] = successors
-        entry.kv_len = stop
+        chunk = plan_chunk(entry, share, self.holdings.rows.pages(entry.slot))
+        entry.kv_len += share
         entry.computed += share
         self.holdings.name_full_pages(entry)
-        return Chunk(
-            slot=entry.slot,
-            start=start,
-            tokens=np.array(entry.tokens[start:stop], np.int32),
-            sample=stop == len(entry.tokens),
-            reply_index=entry.replied,
-            pages=self.holdings.rows.pages(entry.slot),
-            targets=targets,
-        )
+        return chunk
 
-    def _after_launch(self, entry: WorkerTask, chunk: Chunk, now: float) -> None:
+    def _after_launch(self, entry: WorkerTask, chunk: Chunk) -> None:
         """Send what the chunk filled, and let the row decode if the chunk ended its prompt."""
-        if chunk.sample:
+        last, page_size = chunk.sample, self.limits.page_size
+        if last:
             self._prefilling.remove(entry)
         if entry.owner is not None:
-            page_size = self.limits.page_size
-            if pages_to_send(entry, last=chunk.sample, page_size=page_size):
+            if pages_to_send(entry, last=last, page_size=page_size):
                 self._out += send_filled(
-                    entry,
-                    entry.owner,
-                    self._next_transfer(),
-                    last=chunk.sample,
-                    page_size=page_size,
+                    entry, entry.owner, self._next_transfer(), last=last, page_size=page_size
                 )
-            if chunk.sample:
+            if last:
                 entry.stage = Stage.SENDING
-                entry.deadline = now + self.limits.transfer_timeout_s
-        elif chunk.sample:
+        elif last:
             self._decode_on(entry, token=None)
 
     def _decode_on(self, entry: WorkerTask, *, token: int | None) -> None:
@@ -316,9 +316,9 @@ class Batcher:
         for i, (entry, token) in enumerate(zip(decoding, result.decode_ids, strict=True)):
             if entry.stage is not Stage.DECODE:
                 continue
-            task, replied = entry.task, entry.replied
+            task, sampling, replied = entry.task, entry.task.turn.sampling, entry.replied
             scored = None
-            if logprobs is not None and task.turn.sampling.logprobs is not None:
+            if logprobs is not None and sampling.logprobs is not None:
                 scored = logprobs[i]
             tasks.append(task.id)
             samples.append(SampledToken(replied, token, scored))
@@ -326,7 +326,7 @@ class Batcher:
             entry.tokens.append(token)
             if not entry.kv_len % page_size:
                 self.holdings.name_full_pages(entry)
-            reason = entry.verdict(token)
+            reason = finish_after(sampling, token, replied + 1)
             if reason is not None:
                 self.holdings.retire(entry)
                 ended.append(Finished(self.worker, task.id, reason, replied + 1))
@@ -337,19 +337,22 @@ class Batcher:
     def _complete_prefill(
         self, entry: WorkerTask, token: int, logprobs: TokenLogprobs | None, now: float
     ) -> None:
-        wanted = entry.task.turn.sampling.logprobs is not None
-        first = SampledToken(entry.replied, token, logprobs if wanted else None)
+        sampling = entry.task.turn.sampling
+        first = SampledToken(
+            entry.replied, token, logprobs if sampling.logprobs is not None else None
+        )
         entry.tokens.append(token)
-        reason = entry.verdict(token)
-        # The last target of the prompt is the sampled token itself: it is no part of the prompt.
-        scores = (None, *entry.prompt_logprobs[:-1]) if entry.scores_prompt else None
-        done = PrefillDone(self.worker, entry.task.id, first, entry.computed, scores, reason)
-        self._out.append(done)
+        reason = finish_after(sampling, token, entry.replied)
+        scores = prompt_scores(entry)
+        self._out.append(
+            PrefillDone(self.worker, entry.task.id, first, entry.computed, scores, reason)
+        )
         if entry.owner is None:
             if reason is not None:
                 self.holdings.retire(entry)
             return
         self._out.append(announce(entry, entry.owner, first, reason))
+        entry.deadline = now + self.limits.transfer_timeout_s
         self.holdings.close_slot(entry)
 
     # ---- transfers -----------------------------------------------------------------------------

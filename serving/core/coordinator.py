@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import assert_never
 
+from serving.core.finish import finish_after
 from serving.core.fleet import Fleet
 from serving.core.sessions import Session, Sessions
 from serving.messages import (
@@ -230,12 +231,17 @@ class Coordinator:
                 self._out.append(ToWorker(worker, Cancel(live.task)))
 
     def _retry(self, live: LiveTurn, now: float) -> None:
-        """Start a new attempt from the tokens emitted so far."""
+        """Start a new attempt from the tokens emitted so far, unless they are the whole reply."""
         self._withdraw(live)
+        reason = finish_after(live.turn.sampling, live.tokens[-1], live.replied)
+        if live.replied and reason is not None:
+            self._end(live, Completed(reason), now, kept=live.replied)
+            return
         self._unassign(live)
         live.owner = None
         live.task = TaskId(live.turn.id, live.task.attempt + 1)
         live.early.clear()
+        live.finish = None
         self._assign(live, now)
 
     def _decide(self, kind: str, live: LiveTurn, choice: str, reason: str) -> None:
@@ -303,7 +309,7 @@ class Coordinator:
 
     def _on_refused(self, live: LiveTurn, reason: str, now: float) -> None:
         self._decide("retry", live, f"attempt {live.task.attempt + 1}", reason)
-        if reason != "preempted":
+        if reason == "transfer_failed":
             live.failures += 1
         if live.failures >= self.limits.max_attempts:
             self._withdraw(live)
@@ -318,8 +324,8 @@ class Coordinator:
         match event:
             case WorkerJoined(worker, role, capacity):
                 self.fleet.join(worker, role, capacity)
-            case WorkerLost(worker):
-                self._on_lost(worker, now)
+            case WorkerLost():
+                self._on_lost(event, now)
             case Tick():
                 self._on_tick(now)
             case Drain():
@@ -327,9 +333,11 @@ class Coordinator:
             case _:
                 assert_never(event)
 
-    def _on_lost(self, worker: WorkerId, now: float) -> None:
+    def _on_lost(self, event: WorkerLost, now: float) -> None:
+        worker = event.worker
         self.fleet.leave(worker)
         self.sessions.disown(worker)
+        self._out += [ToWorker(peer, event) for peer in self.fleet.workers]
         for live in list(self._turns.values()):
             if worker in (live.owner, live.prefill):
                 self._decide("retry", live, f"attempt {live.task.attempt + 1}", "worker_lost")

@@ -7,9 +7,43 @@ chunk is computed (`send_filled`), and the last of them is announced together wi
 
 from serving.core.plan import Output, SendPages
 from serving.core.worker_task import Outgoing, WorkerTask
-from serving.messages import PagesReady, PullRequested, SampledToken, ToWorker, TransferId, WorkerId
+from serving.messages import (
+    PagesReady,
+    PullRequested,
+    SampledToken,
+    TaskId,
+    ToWorker,
+    TransferId,
+    WorkerId,
+)
 from serving.policy.admit import pages_for
 from serving.request import FinishReason
+
+
+class EarlyGrants:
+    """Grants that overtook their tasks: owner and coordinator are not ordered with each other.
+
+    A grant whose task is gone already looks the same, so each is kept for a limited time.
+    """
+
+    def __init__(self, keep_s: float) -> None:
+        """Start empty; a grant is kept for `keep_s` seconds."""
+        self._keep_s = keep_s
+        self._grants: dict[TaskId, tuple[int, float]] = {}  # held_len and deadline
+
+    def keep(self, task: TaskId, held_len: int, now: float) -> None:
+        """Remember what the owner holds of a task that has not come yet."""
+        self._grants[task] = (held_len, now + self._keep_s)
+
+    def take(self, task: TaskId) -> int | None:
+        """Return and forget the `held_len` granted to a task; None if no grant has come."""
+        grant = self._grants.pop(task, None)
+        return None if grant is None else grant[0]
+
+    def expire(self, now: float) -> None:
+        """Forget the grants that were kept for long enough."""
+        for task in [task for task, (_, deadline) in self._grants.items() if deadline <= now]:
+            del self._grants[task]
 
 
 def lend(

@@ -19,7 +19,7 @@ from enum import Enum, auto
 
 from serving.core.prefix import chain, extend
 from serving.messages import Task, TransferId, WorkerId
-from serving.request import FinishReason, TokenLogprobs
+from serving.request import TokenLogprobs
 
 
 class Stage(Enum):
@@ -52,6 +52,7 @@ class WorkerTask:
     stage: Stage
     owner: WorkerId | None
     prefill: WorkerId | None
+    prompt_len: int
     tokens: list[int]
     names: list[bytes]
     pages: list[int] = field(default_factory=list[int])
@@ -70,7 +71,7 @@ class WorkerTask:
     @property
     def replied(self) -> int:
         """Reply tokens known so far."""
-        return len(self.tokens) - self.task.turn.prompt_len
+        return len(self.tokens) - self.prompt_len
 
     @property
     def decodes_here(self) -> bool:
@@ -82,15 +83,6 @@ class WorkerTask:
         """Whether the whole prompt must be run for its log-probabilities, cached or not."""
         return self.task.turn.sampling.prompt_logprobs is not None and self.task.replied == 0
 
-    def verdict(self, token: int) -> FinishReason | None:
-        """Tell whether the reply ends with `token`, which is already its last."""
-        sampling = self.task.turn.sampling
-        if token in sampling.stop_ids:
-            return FinishReason.STOP
-        if self.replied >= sampling.max_tokens:
-            return FinishReason.LENGTH
-        return None
-
     def name_of_page(self, index: int, page_size: int) -> bytes:
         """Name the task's page `index`, which must be full of known tokens."""
         while len(self.names) <= index + 1:
@@ -100,12 +92,9 @@ class WorkerTask:
 
 
 def open_task(
-    task: Task,
-    stage: Stage,
-    owner: WorkerId | None,
-    prefill: WorkerId | None,
-    page_size: int,
+    task: Task, owner: WorkerId | None, prefill: WorkerId | None, page_size: int
 ) -> WorkerTask:
     """Start the record of a task that has just arrived at a worker."""
     names = chain(task.turn.salt, task.tokens, page_size)
-    return WorkerTask(task, stage, owner, prefill, list(task.tokens), names)
+    prompt_len = task.turn.prompt_len
+    return WorkerTask(task, Stage.EXPECTING, owner, prefill, prompt_len, list(task.tokens), names)

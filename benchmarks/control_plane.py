@@ -1,0 +1,141 @@
+"""What does the control plane cost per step? Coordinator and batcher at full decode, no executor.
+
+`measure` holds `rows` conversations in steady decode, two steps launched ahead as the engine does,
+and times the three calls of a step separately. Prints JSON.
+"""
+
+import json
+import sys
+import time
+from collections import deque
+from collections.abc import Callable
+from statistics import median
+from typing import Any
+
+from serving.core.batcher import Batcher
+from serving.core.coordinator import Coordinator, CoordinatorLimits
+from serving.core.holdings import BatcherLimits
+from serving.core.plan import Launch, Output, StepPlan, StepResult
+from serving.core.sessions import Sessions
+from serving.messages import Action, Arrived, Role, Tokens, ToWorker, WorkerId, WorkerJoined
+from serving.request import SamplingParams, Slo, Turn, TurnId
+
+WORKER = WorkerId("d0")
+PAGE_SIZE = 16
+PROMPT_LEN = 64
+DEPTH = 2
+WARM_UP_STEPS = 50
+
+
+class Stopwatch:
+    """Seconds of every call, by name."""
+
+    def __init__(self) -> None:
+        """Start without calls."""
+        self.calls: dict[str, list[float]] = {}
+
+    def __call__(self, name: str, call: Callable[..., Any], *args: Any) -> Any:
+        """Make a call and note its time under `name`."""
+        start = time.perf_counter()
+        result = call(*args)
+        self.calls.setdefault(name, []).append(time.perf_counter() - start)
+        return result
+
+
+class Bench:
+    """A coordinator and one batcher, with results out of thin air."""
+
+    def __init__(self, rows: int, steps: int) -> None:
+        """Start `rows` turns that decode for longer than `steps` steps."""
+        reply_len = steps + WARM_UP_STEPS + 4 * rows + 10
+        max_len = PROMPT_LEN + reply_len
+        pages = rows * (-(-max_len // PAGE_SIZE)) + 2
+        self.watch = Stopwatch()
+        self.coordinator = Coordinator(
+            CoordinatorLimits(max_len, rows, None, reply_len, 3),
+            Sessions(max_sessions=2 * rows, ttl_s=600.0, page_size=PAGE_SIZE),
+        )
+        self.batcher = Batcher(
+            WORKER,
+            BatcherLimits(
+                num_pages=pages,
+                page_size=PAGE_SIZE,
+                max_model_len=max_len,
+                max_rows=rows,
+                max_chunk_tokens=256,
+                max_chunk_rows=8,
+                reserve_tokens=reply_len,
+                transfer_timeout_s=30.0,
+            ),
+        )
+        self.launched: deque[tuple[StepPlan, StepResult]] = deque()
+        self.coordinator.on(WorkerJoined(WORKER, Role.BOTH, pages * PAGE_SIZE), 0.0)
+        for i in range(rows):
+            self._carry_out(self.coordinator.on(Arrived(_turn(i, reply_len)), 0.0))
+
+    def step(self) -> None:
+        """Plan a step and, behind a full pipeline, complete the oldest."""
+        self._carry_out(self.watch("batcher.step", self.batcher.step, 0.0))
+        if len(self.launched) == DEPTH:
+            plan, result = self.launched.popleft()
+            done = self.watch("batcher.complete", self.batcher.complete, plan, result, 0.0)
+            self._carry_out(done)
+
+    def _carry_out(self, outputs: list[Output] | list[Action]) -> None:
+        for output in outputs:
+            match output:
+                case Launch(plan):
+                    self.launched.append((plan, _result(plan)))
+                case ToWorker(_, message):
+                    self._carry_out(self.batcher.on(message, 0.0))
+                case Tokens():
+                    self.watch("coordinator.on", self.coordinator.on, output, 0.0)
+                case _ if hasattr(output, "worker"):
+                    self.coordinator.on(output, 0.0)  # type: ignore[arg-type]
+                case _:
+                    pass
+
+
+def measure(rows: int = 64, steps: int = 1000) -> dict[str, float]:
+    """Return the median microseconds of each part of a step, with `rows` rows decoding."""
+    bench = Bench(rows, steps)
+    while len(bench.batcher.holdings.rows.active()) < rows:
+        bench.step()
+    for _ in range(WARM_UP_STEPS):
+        bench.step()
+    bench.watch.calls.clear()
+    for _ in range(steps):
+        bench.step()
+    figures = {name: median(calls) * 1e6 for name, calls in bench.watch.calls.items()}
+    return {"rows": rows, "steps": steps, **figures, "total": sum(figures.values())}
+
+
+def _turn(index: int, reply_len: int) -> Turn:
+    sampling = SamplingParams(
+        max_tokens=reply_len,
+        min_tokens=0,
+        temperature=1.0,
+        top_k=None,
+        top_p=1.0,
+        min_p=0.0,
+        repetition_penalty=1.0,
+        presence_penalty=0.0,
+        frequency_penalty=0.0,
+        logit_bias=(),
+        allowed_ids=None,
+        stop_ids=(0, 1),
+        seed=index,
+        logprobs=None,
+        prompt_logprobs=None,
+    )
+    tokens = tuple(range(1000 * index, 1000 * index + PROMPT_LEN))
+    return Turn(TurnId(f"turn-{index}"), None, tokens, sampling, Slo(None, None), 0, "")
+
+
+def _result(plan: StepPlan) -> StepResult:
+    return StepResult([7] * plan.num_decode, [7] * len(plan.chunks), None, None, {})
+
+
+if __name__ == "__main__":
+    json.dump([measure(rows) for rows in (1, 16, 64)], sys.stdout, indent=1)
+    print()

@@ -1,0 +1,195 @@
+"""What does a device do with a batcher's commands? Pages of plain numbers instead of arrays.
+
+Commands take effect at once and in order, as a device's queue makes it appear; only the results of
+steps are kept back by the driver. Whatever would be silent corruption on a device is an
+AssertionError here: reading a page that was freed, writing one that somebody else reads, a row
+through page 0, a slot that was never loaded, a payload that is not there.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from serving.core.plan import (
+    Chunk,
+    Command,
+    DropTransfer,
+    LoadSlot,
+    ReceivePages,
+    SendPages,
+    StepPlan,
+    StepResult,
+)
+from serving.messages import TransferId, WorkerId
+from serving.request import SamplingParams, TokenLogprobs
+from tests.support.fake_model import kv_of, sample, score
+
+POISON = None
+Page = list[int | None]
+
+
+@dataclass
+class Slot:
+    """What a device remembers of one row."""
+
+    sampling: SamplingParams
+    seen: list[int]
+    last: int | None = None
+
+
+@dataclass
+class Connector:
+    """Payloads between workers: put by the sender, taken or dropped once."""
+
+    payloads: dict[TransferId, tuple[WorkerId, list[Page]]] = field(default_factory=dict)
+    failed: set[TransferId] = field(default_factory=set)
+
+    def put(self, transfer: TransferId, to: WorkerId, pages: list[Page]) -> None:
+        assert transfer not in self.payloads, "a transfer number was used twice"
+        self.failed.discard(transfer)
+        self.payloads[transfer] = (to, pages)
+
+    def take(self, transfer: TransferId, by: WorkerId) -> list[Page]:
+        to, pages = self.payloads.pop(transfer)
+        assert to == by, "a payload was taken by the wrong worker"
+        return pages
+
+    def drop(self, transfer: TransferId) -> None:
+        if transfer not in self.failed:
+            del self.payloads[transfer]
+
+    def forget(self, *, to: WorkerId, sender: WorkerId | None) -> None:
+        for transfer, (receiver, _) in list(self.payloads.items()):
+            if receiver == to or transfer.sender == sender:
+                del self.payloads[transfer]
+                self.failed.add(transfer)
+
+
+class FakeExecutor:
+    """The device of one worker."""
+
+    def __init__(
+        self,
+        worker: WorkerId,
+        connector: Connector,
+        *,
+        pages: int,
+        page_size: int,
+        slots: int,
+        holders: Callable[[int], int],
+    ) -> None:
+        self.worker = worker
+        self.connector = connector
+        self.page_size = page_size
+        self.kv: list[Page] = [[POISON] * page_size for _ in range(pages)]
+        self.slots: list[Slot | None] = [None] * slots
+        self.holders = holders
+        self.tokens_run = 0
+        self.largest_step = 0
+
+    def execute(self, command: Command) -> None:
+        match command:
+            case LoadSlot(slot, sampling, prompt, reply):
+                self.slots[slot] = Slot(sampling, [*prompt, *reply])
+            case SendPages(transfer, _, pages, to):
+                assert pages, "an empty transfer"
+                assert 0 not in pages
+                self.connector.put(transfer, to, [list(self.kv[page]) for page in pages])
+            case ReceivePages(transfer, _, pages):
+                payload = self.connector.take(transfer, self.worker)
+                for page, content in zip(pages, payload, strict=True):
+                    assert page != 0
+                    assert self.holders(page) <= 1, "a transfer writes a shared page"
+                    self.kv[page] = list(content)
+            case DropTransfer(transfer):
+                self.connector.drop(transfer)
+
+    def poison(self, pages: list[int]) -> None:
+        """Overwrite pages that hold nothing worth keeping."""
+        for page in pages:
+            self.kv[page] = [POISON] * self.page_size
+
+    def launch(self, plan: StepPlan) -> StepResult:
+        """Run a step. Rows see the pages as they were before it, and their own writes."""
+        assert plan.num_new_tokens > 0, "an empty step"
+        self.tokens_run += plan.num_new_tokens
+        self.largest_step = max(self.largest_step, plan.num_new_tokens)
+        writes: dict[tuple[int, int], int] = {}
+        decode_ids, decode_scores = self._decode_rows(plan, writes)
+        chunk_ids: list[int] = []
+        chunk_scores: list[TokenLogprobs] = []
+        prompt_scores: dict[int, tuple[TokenLogprobs, ...]] = {}
+        for i, chunk in enumerate(plan.chunks):
+            history = self._run(chunk.pages, chunk.start, chunk.tokens.tolist(), writes)
+            token = self._sample(chunk, history)
+            chunk_ids.append(token)
+            chunk_scores.append(score(history, token))
+            if chunk.targets is not None:
+                prompt_scores[i] = tuple(
+                    score(history[: chunk.start + j + 1], target)
+                    for j, target in enumerate(chunk.targets.tolist())
+                )
+        for (page, offset), value in writes.items():
+            assert self.holders(page) == 1, "a step writes a page that is shared or free"
+            self.kv[page][offset] = value
+        self.kv[0] = [-1] * self.page_size  # padding writes land here
+        return StepResult(
+            decode_ids,
+            chunk_ids,
+            decode_scores if plan.logprobs else None,
+            chunk_scores if plan.logprobs else None,
+            prompt_scores,
+        )
+
+    def _decode_rows(
+        self, plan: StepPlan, writes: dict[tuple[int, int], int]
+    ) -> tuple[list[int], list[TokenLogprobs]]:
+        rows = plan.decode
+        ids: list[int] = []
+        scores: list[TokenLogprobs] = []
+        assert len(set(rows.slot.tolist())) == len(rows.slot), "a slot decodes twice in a step"
+        assert len(rows.slot) == len(plan.decode_tasks)
+        for i, index in enumerate(rows.slot.tolist()):
+            slot = self.slots[index]
+            assert slot is not None
+            fed = int(rows.token[i]) if rows.from_host[i] else slot.last
+            assert fed is not None, "a row is fed by a slot that has sampled nothing"
+            history = self._run(rows.pages[i], int(rows.position[i]), [fed], writes)
+            token = sample(history, slot.seen, slot.sampling.seed, int(rows.reply_index[i]))
+            slot.last = token
+            slot.seen.append(token)
+            ids.append(token)
+            scores.append(score(history, token))
+        return ids, scores
+
+    def _sample(self, chunk: Chunk, history: list[int]) -> int:
+        slot = self.slots[chunk.slot]
+        assert slot is not None
+        if not chunk.sample:
+            return -1
+        token = sample(history, slot.seen, slot.sampling.seed, chunk.reply_index)
+        slot.last = token
+        slot.seen.append(token)
+        return token
+
+    def _run(
+        self, table: np.ndarray, start: int, tokens: list[int], writes: dict[tuple[int, int], int]
+    ) -> list[int]:
+        """Run `tokens` from position `start` on; returns the KV up to the last of them."""
+        used = table[: -(-(start + len(tokens)) // self.page_size)].tolist()
+        assert len(used) * self.page_size >= start + len(tokens), "a row outgrows its page table"
+        assert 0 not in used, "page 0 in the table of a live row"
+        assert len(set(used)) == len(used), "a page twice in one table"
+        history: list[int] = []
+        for position in range(start):
+            value = self.kv[used[position // self.page_size]][position % self.page_size]
+            assert value is not POISON, "a row reads a page that was freed or never written"
+            history.append(value)
+        for position, token in enumerate(tokens, start):
+            value = kv_of(history, token, position)
+            place = (used[position // self.page_size], position % self.page_size)
+            assert place not in writes, "two rows write one place in a step"
+            writes[place] = value
+            history.append(value)
+        return history

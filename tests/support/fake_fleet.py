@@ -1,0 +1,389 @@
+"""Does a whole deployment do what it should? One coordinator, some batchers, no threads, no clock.
+
+Messages are first-in first-out for each pair of sender and receiver; which pair is served next,
+which worker plans a step and whose results arrive is chosen by a seeded generator, so one seed is
+one history. Steps are launched ahead of their results as an engine does. After every call the
+accounts of the worker are checked and its free pages poisoned; every emitted token is compared with
+the oracle at once.
+"""
+
+import random
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from serving.core.batcher import Batcher
+from serving.core.coordinator import Coordinator, CoordinatorLimits
+from serving.core.holdings import BatcherLimits
+from serving.core.plan import (
+    DropTransfer,
+    Launch,
+    LoadSlot,
+    Output,
+    ReceivePages,
+    SendPages,
+    StepPlan,
+    StepResult,
+)
+from serving.core.sessions import Sessions
+from serving.messages import (
+    Ack,
+    Action,
+    Arrived,
+    Cancelled,
+    Completed,
+    Decision,
+    Emit,
+    EmitPrompt,
+    End,
+    Event,
+    PagesReady,
+    Role,
+    SampledToken,
+    Tick,
+    ToWorker,
+    TransferFailed,
+    TransferId,
+    WorkerId,
+    WorkerJoined,
+    WorkerLost,
+    WorkerMessage,
+)
+from serving.request import FinishReason, TokenLogprobs, Turn, TurnId
+from tests.support.fake_executor import Connector, FakeExecutor
+from tests.support.fake_model import prompt_scores, reply_scores, reply_to
+
+COORDINATOR = "coordinator"
+CLIENT = "client"
+STEP_SECONDS = 0.001
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The sizes of a deployment."""
+
+    prefill_workers: int = 0
+    decode_workers: int = 1
+    page_size: int = 4
+    num_pages: int = 33
+    prefill_pages: int = 33
+    max_model_len: int = 64
+    max_rows: int = 4
+    chunk_tokens: int = 8
+    chunk_rows: int = 4
+    reserve_tokens: int = 8
+    depth: int = 2
+    max_queue_size: int = 1000
+    queue_timeout_s: float | None = None
+    max_attempts: int = 3
+    max_sessions: int = 100
+    session_ttl_s: float = 600.0
+    transfer_timeout_s: float = 30.0
+
+    def limits(self, role: Role) -> BatcherLimits:
+        return BatcherLimits(
+            num_pages=self.prefill_pages if role is Role.PREFILL else self.num_pages,
+            page_size=self.page_size,
+            max_model_len=self.max_model_len,
+            max_rows=self.max_rows,
+            max_chunk_tokens=self.chunk_tokens,
+            max_chunk_rows=self.chunk_rows,
+            reserve_tokens=self.reserve_tokens,
+            transfer_timeout_s=self.transfer_timeout_s,
+        )
+
+    def coordinator(self) -> Coordinator:
+        limits = CoordinatorLimits(
+            max_model_len=self.max_model_len,
+            max_queue_size=self.max_queue_size,
+            queue_timeout_s=self.queue_timeout_s,
+            reserve_tokens=self.reserve_tokens,
+            max_attempts=self.max_attempts,
+        )
+        sessions = Sessions(
+            max_sessions=self.max_sessions, ttl_s=self.session_ttl_s, page_size=self.page_size
+        )
+        return Coordinator(limits, sessions)
+
+
+@dataclass
+class Reply:
+    """What a client has received of one turn."""
+
+    turn: Turn
+    expected: list[int]
+    reason: FinishReason
+    samples: list[SampledToken] = field(default_factory=list)
+    prompt: tuple[TokenLogprobs | None, ...] | None = None
+    end: End | None = None
+
+    @property
+    def tokens(self) -> list[int]:
+        return [sample.token for sample in self.samples]
+
+    @property
+    def computed(self) -> int:
+        """Prompt tokens that were run through the model."""
+        assert self.end is not None
+        return self.end.prompt_len - self.end.cached_len
+
+
+@dataclass
+class FakeWorker:
+    """A batcher, its device, and the steps whose results are not in yet."""
+
+    batcher: Batcher
+    executor: FakeExecutor
+    launched: deque[tuple[StepPlan, StepResult]] = field(default_factory=deque)
+    may_step: bool = True
+    sent: list[SendPages] = field(default_factory=list)
+
+
+class FakeFleet:
+    """Drives one deployment in virtual time."""
+
+    def __init__(self, shape: Shape, *, seed: int = 0) -> None:
+        self.shape = shape
+        self.random = random.Random(seed)
+        self.now = 0.0
+        self.coordinator = shape.coordinator()
+        self.workers: dict[WorkerId, FakeWorker] = {}
+        self.connector = Connector()
+        self.channels: dict[tuple[str, str], deque[Event | WorkerMessage]] = {}
+        self.replies: dict[TurnId, Reply] = {}
+        self.decisions: list[Decision] = []
+        self.log: list[str] | None = None
+        self.rounds = 0
+        self.on_end: Callable[[Reply], None] = lambda reply: None
+        self.break_transfer: Callable[[SendPages], str | None] = lambda send: None
+        self.lose_ack: Callable[[Ack], bool] = lambda ack: False
+        for i in range(shape.prefill_workers):
+            self.join(WorkerId(f"p{i}"), Role.PREFILL)
+        decode_role = Role.DECODE if shape.prefill_workers else Role.BOTH
+        for i in range(shape.decode_workers):
+            self.join(WorkerId(f"d{i}"), decode_role)
+
+    # ---- what a test does ----------------------------------------------------------------------
+
+    def submit(self, turn: Turn) -> Reply:
+        expected, reason = reply_to(turn)
+        reply = self.replies[turn.id] = Reply(turn, expected, reason)
+        self._post(CLIENT, COORDINATOR, Arrived(turn))
+        return reply
+
+    def cancel(self, turn: TurnId, *, kept: int = 0) -> None:
+        self._post(CLIENT, COORDINATOR, Cancelled(turn, "client_left", kept))
+
+    def join(self, worker: WorkerId, role: Role) -> None:
+        limits = self.shape.limits(role)
+        batcher = Batcher(worker, limits)
+        executor = FakeExecutor(
+            worker,
+            self.connector,
+            pages=limits.num_pages,
+            page_size=limits.page_size,
+            slots=limits.max_rows,
+            holders=lambda page: batcher.holdings.pool._holders[page],
+        )
+        self.workers[worker] = FakeWorker(batcher, executor)
+        capacity = (limits.num_pages - 1) * limits.page_size
+        self._post("fleet", COORDINATOR, WorkerJoined(worker, role, capacity))
+
+    def lose(self, worker: WorkerId, *, silently: bool = True) -> None:
+        """A worker dies, and with it what was on the way to it; `silently`: from it as well."""
+        del self.workers[worker]
+        for sender, receiver in list(self.channels):
+            if receiver == worker or (silently and sender == worker):
+                del self.channels[sender, receiver]
+        self.connector.forget(to=worker, sender=worker if silently else None)
+        self._post("fleet", COORDINATOR, WorkerLost(worker))
+
+    def tell(self, event: Event) -> None:
+        """Post an event to the coordinator."""
+        self._post("fleet", COORDINATOR, event)
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass; every clock ticks."""
+        self.now += seconds
+        self._post("clock", COORDINATOR, Tick())
+        for worker in self.workers:
+            self._post("clock", worker, Tick())
+
+    def run(self, *, max_rounds: int | None = None) -> None:
+        """Go on until nothing can happen any more; AssertionError if that takes too long."""
+        if max_rounds is None:
+            work = sum(reply.turn.max_total_len + 20 for reply in self.replies.values())
+            max_rounds = 1000 + 200 * work
+        for _ in range(max_rounds):
+            if not self.round():
+                return
+        raise AssertionError(f"no end after {max_rounds} rounds")
+
+    def round(self) -> bool:
+        """Do one thing that can be done now; False if there is none."""
+        choices = self._choices()
+        if not choices:
+            return False
+        self.rounds += 1
+        self.now += STEP_SECONDS
+        act, *args = choices[self.random.randrange(len(choices))]
+        act(*args)
+        return True
+
+    # ---- one thing after another ---------------------------------------------------------------
+
+    def _choices(self) -> list[tuple[Callable[..., None], *tuple[str, ...]]]:
+        choices: list = [(self._deliver, *pair) for pair in self.channels]
+        for name, worker in self.workers.items():
+            if worker.may_step and len(worker.launched) < self.shape.depth:
+                choices.append((self._step, name))
+            if worker.launched:
+                choices.append((self._complete, name))
+        return choices
+
+    def _post(self, sender: str, receiver: str, message: Event | WorkerMessage) -> None:
+        self.channels.setdefault((sender, receiver), deque()).append(message)
+
+    def _deliver(self, sender: str, receiver: str) -> None:
+        channel = self.channels[sender, receiver]
+        message = channel.popleft()
+        if not channel:
+            del self.channels[sender, receiver]
+        if receiver == COORDINATOR:
+            self._note(COORDINATOR, message)
+            self._act(self.coordinator.on(message, self.now))  # type: ignore[arg-type]
+            return
+        worker = self.workers[WorkerId(receiver)]
+        if isinstance(message, PagesReady) and message.transfer in self.connector.failed:
+            message = TransferFailed(message.task, message.transfer, "link_down")
+        self._note(receiver, message)
+        worker.may_step = True
+        self._carry_out(worker, worker.batcher.on(message, self.now))  # type: ignore[arg-type]
+
+    def _step(self, name: str) -> None:
+        worker = self.workers[WorkerId(name)]
+        before = len(worker.launched)
+        self._note(name, "step")
+        self._carry_out(worker, worker.batcher.step(self.now))
+        worker.may_step = len(worker.launched) > before
+
+    def _complete(self, name: str) -> None:
+        worker = self.workers[WorkerId(name)]
+        plan, result = worker.launched.popleft()
+        worker.may_step = True
+        self._note(name, "complete", plan, result)
+        self._carry_out(worker, worker.batcher.complete(plan, result, self.now))
+
+    def _note(self, actor: str, *what: object) -> None:
+        if self.log is not None:
+            self.log.append(f"{self.now:.3f} {actor} <- {what!r}")
+
+    # ---- consequences --------------------------------------------------------------------------
+
+    def _carry_out(self, worker: FakeWorker, outputs: list[Output]) -> None:
+        worker.batcher.check()
+        name = worker.batcher.worker
+        for output in outputs:
+            self._note(name, "->", output)
+            match output:
+                case Launch(plan):
+                    worker.launched.append((plan, worker.executor.launch(plan)))
+                case SendPages():
+                    self._send(worker, output)
+                case LoadSlot() | ReceivePages() | DropTransfer():
+                    worker.executor.execute(output)
+                case ToWorker(to, message):
+                    lost = isinstance(message, Ack) and self.lose_ack(message)
+                    if to in self.workers and not lost:
+                        self._post(name, to, message)
+                case _:
+                    self._post(name, COORDINATOR, output)
+        worker.executor.poison(worker.batcher.holdings.pool._free)
+
+    def _send(self, worker: FakeWorker, send: SendPages) -> None:
+        worker.sent.append(send)
+        broken = self.break_transfer(send)
+        if broken is None and send.to in self.workers:
+            worker.executor.execute(send)
+            return
+        self.connector.failed.add(send.transfer)
+        if broken == "sender":
+            failed = TransferFailed(send.task, send.transfer, "link_down")
+            self._post("connector", worker.batcher.worker, failed)
+
+    def _act(self, actions: list[Action]) -> None:
+        for action in actions:
+            self._note(COORDINATOR, "->", action)
+            match action:
+                case ToWorker(worker, message):
+                    if worker in self.workers:
+                        self._post(COORDINATOR, worker, message)
+                case Emit(turns, samples):
+                    for turn, sample in zip(turns, samples, strict=True):
+                        self._emit(self.replies[turn], sample)
+                case EmitPrompt(turn, logprobs):
+                    reply = self.replies[turn]
+                    assert reply.prompt is None, "the prompt was scored twice"
+                    assert not reply.samples, "a token came before the prompt's scores"
+                    reply.prompt = logprobs
+                case End(turn):
+                    self._end(self.replies[turn], action)
+                case Decision():
+                    self.decisions.append(action)
+
+    def _emit(self, reply: Reply, sample: SampledToken) -> None:
+        assert reply.end is None, "a token after the end"
+        assert sample.reply_index == len(reply.samples), "a token is missing or came twice"
+        assert sample.token == reply.expected[sample.reply_index], "a wrong token"
+        reply.samples.append(sample)
+
+    def _end(self, reply: Reply, end: End) -> None:
+        assert reply.end is None, "a turn ended twice"
+        reply.end = end
+        assert end.reply_len == len(reply.samples)
+        assert end.prompt_len == reply.turn.prompt_len
+        assert 0 <= end.cached_len < end.prompt_len
+        if isinstance(end.outcome, Completed):
+            assert reply.tokens == reply.expected
+            assert end.outcome.reason == reply.reason
+            self._check_scores(reply)
+        self.on_end(reply)
+
+    def _check_scores(self, reply: Reply) -> None:
+        sampling = reply.turn.sampling
+        scores = [sample.logprobs for sample in reply.samples]
+        if sampling.logprobs is None:
+            assert scores == [None] * len(scores)
+        else:
+            assert scores == reply_scores(reply.turn, reply.expected)
+        wanted = prompt_scores(reply.turn) if sampling.prompt_logprobs is not None else None
+        assert reply.prompt == wanted
+
+    # ---- the end -------------------------------------------------------------------------------
+
+    def check_empty(self) -> None:
+        """Raise AssertionError unless everything ended and nothing is held anywhere."""
+        open_turns = [turn for turn, reply in self.replies.items() if reply.end is None]
+        assert not open_turns, f"turns without an end: {open_turns}"
+        assert self.coordinator.live_turns == 0
+        for record in self.coordinator.fleet.workers.values():
+            books = (record.load, record.queued, record.decoding_turns, record.prefilling_turns)
+            assert books == (0, 0, 0, 0), f"{record.id} is still booked: {books}"
+        for name, worker in self.workers.items():
+            holdings = worker.batcher.holdings
+            assert not holdings.tasks, f"{name} still knows {list(holdings.tasks)}"
+            assert holdings.pool.num_held == 0, f"{name} holds pages"
+            assert holdings.rows.num_free == self.shape.max_rows, f"{name} holds slots"
+            assert not worker.launched
+        assert not self.connector.payloads, "payloads nobody took"
+
+
+def transfer_pages(worker: FakeWorker) -> dict[WorkerId, int]:
+    """Count the pages that a worker sent, by receiver."""
+    counts: dict[WorkerId, int] = {}
+    for send in worker.sent:
+        counts[send.to] = counts.get(send.to, 0) + len(send.pages)
+    return counts
+
+
+__all__ = ["FakeFleet", "FakeWorker", "Reply", "Shape", "TransferId", "transfer_pages"]
