@@ -28,6 +28,8 @@ def build_app(service: Service, *, version: str, settings: Mapping[str, Any]) ->
     """
     config = service.config
     app = FastAPI(version=version, openapi_url=None)
+    _generate(app, "/v1/chat/completions", service, answer_chat)
+    _generate(app, "/v1/completions", service, answer_completion)
     for router in (
         probes(service, version),
         models(service),
@@ -35,8 +37,6 @@ def build_app(service: Service, *, version: str, settings: Mapping[str, Any]) ->
         operators(service, settings, admin=config.enable_admin_api),
     ):
         app.include_router(router)
-    _generate(app, "/v1/chat/completions", service, answer_chat)
-    _generate(app, "/v1/completions", service, answer_completion)
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Exception, _bug)

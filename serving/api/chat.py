@@ -3,7 +3,6 @@
 Knows nothing of scheduling or of how bytes are sent.
 """
 
-import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,16 +16,18 @@ from serving.api.exchange import Strand
 from serving.api.fields import refuse
 from serving.api.schemas import ChatBody, parse
 from serving.api.service import Service, Shown
+from serving.api.text import away
 from serving.api.wire import Events, Head, StreamUsage, Whole, usage
 
 
 async def answer_chat(service: Service, request: Request) -> Response:
     """Answer one request; raises ApiError for everything that can be refused beforehand."""
-    body = parse(ChatBody, await request.body())
+    raw = await request.body()
+    body = parse(ChatBody, raw)
     service.check_model(body.model)
     refuse(body)
     identity = service.identity(request.headers, body)
-    ids, unused = await asyncio.to_thread(service.prompts.chat, body, identity.tenant)
+    ids, unused = await away(len(raw), lambda: service.prompts.chat(body, identity.tenant))
     exchange = service.exchange(body, identity, [ids])
     head = Head(exchange.id, "chat.completion", service.now(), body.model)
     shown = service.shown(body, logprobs=bool(body.logprobs))

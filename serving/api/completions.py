@@ -3,7 +3,6 @@
 Knows nothing of scheduling or of how bytes are sent.
 """
 
-import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,6 +16,7 @@ from serving.api.exchange import Strand
 from serving.api.fields import refuse
 from serving.api.schemas import CompletionBody, parse
 from serving.api.service import Service, Shown
+from serving.api.text import away
 from serving.api.wire import Events, Head, StreamUsage, Whole, usage
 from serving.messages import SampledToken
 from serving.request import TokenLogprobs
@@ -24,11 +24,12 @@ from serving.request import TokenLogprobs
 
 async def answer_completion(service: Service, request: Request) -> Response:
     """Answer one request; raises ApiError for everything that can be refused beforehand."""
-    body = parse(CompletionBody, await request.body())
+    raw = await request.body()
+    body = parse(CompletionBody, raw)
     service.check_model(body.model)
     refuse(body)
     identity = service.identity(request.headers, body)
-    prompts = await asyncio.to_thread(service.prompts.completion, body)
+    prompts = await away(len(raw), lambda: service.prompts.completion(body))
     exchange = service.exchange(body, identity, prompts)
     head = Head(exchange.id, "text_completion", service.now(), body.model)
     shown = service.shown(body, logprobs=body.logprobs is not None)

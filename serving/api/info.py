@@ -3,7 +3,6 @@
 Knows nothing of turns.
 """
 
-import asyncio
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,6 +16,7 @@ from serving.api.errors import ApiError, bad_request
 from serving.api.identity import tenant
 from serving.api.schemas import AbortBody, DetokenizeBody, TokenizeBody, parse
 from serving.api.service import Service
+from serving.api.text import away
 from serving.messages import EngineState
 
 
@@ -83,16 +83,13 @@ def tokenizer(service: Service) -> APIRouter:
     @router.post("/tokenize")
     async def tokenize(request: Request) -> Response:
         """Return the ids of a text, or exactly those that a chat would be prefilled with."""
-        body = parse(TokenizeBody, await request.body())
+        raw = await request.body()
+        body = parse(TokenizeBody, raw)
         _check_name(service, body.model)
         if (body.prompt is None) == (body.messages is None):
             raise bad_request("Send either `prompt` or `messages`.", "prompt")
-        if body.prompt is not None:
-            special = body.add_special_tokens is not False
-            ids = service.prompts.plain(body.prompt, add_special_tokens=special)
-        else:
-            who = tenant(request.headers, body.cache_salt)
-            ids = (await asyncio.to_thread(service.prompts.chat, body, who))[0]
+        who = tenant(request.headers, body.cache_salt)
+        ids = await away(len(raw), lambda: service.prompts.asked(body, who))
         answer: dict[str, Any] = {
             "count": len(ids),
             "max_model_len": service.model.max_model_len,

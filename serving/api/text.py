@@ -3,9 +3,10 @@
 Knows nothing of sampling, turns or HTTP.
 """
 
-from collections.abc import Mapping, Sequence
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from serving.api.conversation import checked
 from serving.api.errors import bad_request
@@ -28,6 +29,17 @@ class Rendering:
     continue_final_message: bool
     tools: Sequence[Mapping[str, Any]] | None
     variables: Mapping[str, Any]
+
+
+LONG_BODY_BYTES = 16_384
+"""Requests above it are tokenised in a thread: a few ms of work that would delay other streams."""
+
+T = TypeVar("T")
+
+
+async def away(body_bytes: int, work: Callable[[], T]) -> T:
+    """Do the work on a request's text: here if it is short, else in a thread."""
+    return await asyncio.to_thread(work) if body_bytes > LONG_BODY_BYTES else work()
 
 
 class Prompts:
@@ -91,9 +103,11 @@ class Prompts:
         """Return the text of a prompt, for repeating it."""
         return self._tokenizer.decode(ids, skip_special_tokens=True)
 
-    def plain(self, text: str, *, add_special_tokens: bool) -> list[int]:
-        """Return the ids of a text."""
-        return self._tokenizer.encode(text, add_special_tokens=add_special_tokens)
+    def asked(self, body: TokenizeBody, tenant: Tenant) -> Sequence[int]:
+        """Return the ids of a text, or those that the chat would be prefilled with."""
+        if body.prompt is None:
+            return self.chat(body, tenant)[0]
+        return self._text(body.prompt, body.add_special_tokens is not False)
 
     def _text(self, text: str, special: bool) -> tuple[int, ...]:
         return tuple(self._tokenizer.encode(text, add_special_tokens=special))
