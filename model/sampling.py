@@ -8,12 +8,13 @@ best) temperature, min-p, top-k, top-p, each on what the one before left, then G
 Ties go to the lowest id everywhere.
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt32
+
+from model.noise import gumbel
 
 MAX_LOGPROBS = 20  # alternatives per position; the endpoint's largest `top_logprobs`
 
@@ -103,83 +104,63 @@ def _draw(scores: Float[Array, "R V"], rows: SamplingRows) -> Int[Array, " R"]:
     above = scores - jnp.where(jnp.isfinite(best), best, 0.0)
     tempered = above / jnp.where(rows.temperature > 0, rows.temperature, 1.0)[:, None]
     kept = filtered(tempered, rows)
-    noise = jax.vmap(lambda seed, index: gumbel(seed, index, scores.shape[1]))
-    return jnp.argmax(kept + noise(rows.seed, rows.reply_index), axis=-1).astype(jnp.int32)
-
-
-def gumbel(seed: Int[Array, "2"], reply_index: Int[Array, ""], size: int) -> Float[Array, " size"]:
-    """Return the noise of one token: a function of the 64-bit seed and its place in the reply."""
-    halves = jax.lax.bitcast_convert_type(seed, jnp.uint32)
-    key = jax.random.wrap_key_data(halves, impl="threefry2x32")
-    return jax.random.gumbel(jax.random.fold_in(key, reply_index), (size,), jnp.float32)
+    noise = gumbel(rows.seed, rows.reply_index, scores.shape[1])
+    return jnp.argmax(kept + noise, axis=-1).astype(jnp.int32)
 
 
 def filtered(tempered: Float[Array, "R V"], rows: SamplingRows) -> Float[Array, "R V"]:
     """Set what min-p, top-k and top-p drop to -inf; `tempered` has 0 as each row's maximum."""
     kept = jnp.where(tempered >= jnp.log(rows.min_p)[:, None], tempered, -jnp.inf)
-    kept = jax.lax.cond(
-        jnp.any(rows.top_k < tempered.shape[1]),
-        lambda: keep_top_k(kept, rows.top_k),
-        lambda: kept,
-    )
-    return jax.lax.cond(
-        jnp.any(rows.top_p < 1.0), lambda: keep_top_p(kept, rows.top_p), lambda: kept
-    )
+    vocab_size = tempered.shape[1]
+    limits = jnp.stack([rows.top_k.astype(jnp.float32), rows.top_p])
+    neutral = jnp.array([vocab_size, 1], jnp.float32)
+
+    # Top-k counts entries and top-p their probabilities; otherwise they are the same cut, so one
+    # body serves both in turn: a program half the size, and each is skipped if no row wants it.
+    def cut(number: jax.Array, kept: jax.Array) -> jax.Array:
+        limit, off = limits[number], neutral[number]
+
+        def apply() -> jax.Array:
+            weights = jnp.where(number == 0, 1.0, jax.nn.softmax(kept, axis=-1))
+            return jnp.where((limit < off)[:, None], keep_until(kept, weights, limit), kept)
+
+        return jax.lax.cond(jnp.any(limit < off), apply, lambda: kept)
+
+    return jax.lax.fori_loop(0, 2, cut, kept)
 
 
-def keep_top_k(scores: Float[Array, "R V"], top_k: Int[Array, " R"]) -> Float[Array, "R V"]:
-    """Keep each row's `top_k` best scores; the rest becomes -inf."""
-    keys = _ordered(scores)
+def keep_until(
+    scores: Float[Array, "R V"], weights: Float[Array, "R V"], limit: Float[Array, " R"]
+) -> Float[Array, "R V"]:
+    """Keep each row's fewest best scores whose weights reach `limit`; the rest becomes -inf."""
+    first, second = _ordered(scores)
 
-    def holds(cut: jax.Array) -> jax.Array:
-        return jnp.sum(keys >= cut[:, None], axis=-1) >= top_k
+    def kept(cut: tuple[jax.Array, jax.Array]) -> jax.Array:
+        better, worst = cut[0][:, None], cut[1][:, None]
+        return (first > better) | ((first == better) & (second >= worst))
 
-    cut = _largest(holds, scores.shape[0])[:, None]
-    room = top_k - jnp.sum(keys > cut, axis=-1)
-    tied = keys == cut
-    kept = (keys > cut) | (tied & (jnp.cumsum(tied, axis=-1) <= room[:, None]))
-    return jnp.where(kept, scores, -jnp.inf)
+    # The cut is the greatest key at which enough is kept, built bit by bit from the top: some forty
+    # passes over the scores, where sorting them costs far more.
+    def decide(step: jax.Array, cut: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        one = jnp.uint32(1)
+        high = jnp.where(step < 32, one << (31 - step).astype(jnp.uint32), 0)
+        low = jnp.where(step < 32, 0, one << (32 + bits - 1 - step).astype(jnp.uint32))
+        larger = (cut[0] | high, cut[1] | low)
+        enough = jnp.sum(jnp.where(kept(larger), weights, 0.0), axis=-1) >= limit
+        return jnp.where(enough, larger[0], cut[0]), jnp.where(enough, larger[1], cut[1])
 
-
-def keep_top_p(scores: Float[Array, "R V"], top_p: Float[Array, " R"]) -> Float[Array, "R V"]:
-    """Keep the fewest best scores whose probabilities reach `top_p` (nucleus sampling).
-
-    Rows with `top_p` 1 come back unchanged, whatever rounding says.
-    """
-    keys = _ordered(scores)
-    probabilities = jax.nn.softmax(scores, axis=-1)
-
-    def holds(cut: jax.Array) -> jax.Array:
-        mass = jnp.sum(jnp.where(keys >= cut[:, None], probabilities, 0.0), axis=-1)
-        return mass >= top_p
-
-    cut = _largest(holds, scores.shape[0])[:, None]
-    above = jnp.sum(jnp.where(keys > cut, probabilities, 0.0), axis=-1, keepdims=True)
-    tied = keys == cut
-    earlier = jnp.cumsum(tied, axis=-1) - 1  # tied entries with a lower id
-    short = above + earlier * probabilities < top_p[:, None]
-    kept = (keys > cut) | (tied & short) | (top_p >= 1.0)[:, None]
-    return jnp.where(kept, scores, -jnp.inf)
+    bits = scores.shape[1].bit_length()
+    nothing = jnp.zeros(scores.shape[0], jnp.uint32)
+    cut = jax.lax.fori_loop(0, 32 + bits, decide, (nothing, nothing))
+    return jnp.where(kept(cut), scores, -jnp.inf)
 
 
-def _ordered(scores: Float[Array, "R V"]) -> UInt32[Array, "R V"]:
-    """Map floats to unsigned integers of the same order (both zeros to one)."""
+def _ordered(scores: Float[Array, "R V"]) -> tuple[UInt32[Array, "R V"], UInt32[Array, " V"]]:
+    """Return two-part keys, all different, that grow with the score and then with a lower id."""
     bits = jax.lax.bitcast_convert_type(jnp.where(scores == 0, 0.0, scores), jnp.uint32)
     negative = bits >> 31 == 1
-    return jnp.where(negative, ~bits, bits | jnp.uint32(1 << 31))
-
-
-def _largest(holds: Callable[[jax.Array], jax.Array], rows: int) -> UInt32[Array, " rows"]:
-    """Return each row's largest 32-bit number for which `holds`, which is true up to some number.
-
-    Built bit by bit from the top: 32 passes over the scores, where sorting them costs far more.
-    """
-
-    def decide(step: jax.Array, cut: jax.Array) -> jax.Array:
-        candidate = cut | (jnp.uint32(1 << 31) >> step.astype(jnp.uint32))
-        return jnp.where(holds(candidate), candidate, cut)
-
-    return jax.lax.fori_loop(0, 32, decide, jnp.zeros(rows, jnp.uint32))
+    ids = jnp.arange(scores.shape[1], dtype=jnp.uint32)
+    return jnp.where(negative, ~bits, bits | jnp.uint32(1 << 31)), scores.shape[1] - 1 - ids
 
 
 def logprobs(logits: Float[Array, "R V"], chosen: Int[Array, " R"]) -> Logprobs:
