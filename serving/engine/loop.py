@@ -8,7 +8,7 @@ coordinator hears of a first token before the owner can produce a second one.
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Protocol, assert_never
+from typing import Protocol, assert_never, runtime_checkable
 
 from serving.core.coordinator import Coordinator
 from serving.engine.reply import LoopReply
@@ -38,6 +38,7 @@ from serving.request import Turn, TurnId
 TICK_S = 0.25
 
 
+@runtime_checkable
 class Observer(Protocol):
     """Is told what happens; must not block. Times are the loop's clock (seconds)."""
 

@@ -23,7 +23,7 @@ def generate_text(
     dtype: str,
     **sampling: Any,
 ) -> dict[str, Any]:
-    """Load a checkpoint and answer one prompt; `sampling` holds fields of `model.generate.Sampling`.
+    """Load a checkpoint and answer one prompt; `sampling` holds fields of `generate.Sampling`.
 
     Raises CheckpointError for what is wrong with the checkpoint.
     """
@@ -39,9 +39,7 @@ def generate_text(
         ids = tokenizer.encode(text, add_special_tokens=False)
     else:
         ids = tokenizer.encode(prompt, add_special_tokens=True)
-    reply = generate(
-        params, config, ids, Sampling(stop_ids=config.eos_ids, **sampling), max_tokens
-    )
+    reply = generate(params, config, ids, Sampling(stop_ids=config.eos_ids, **sampling), max_tokens)
     return {
         "text": tokenizer.decode(list(reply.tokens), skip_special_tokens=True),
         "token_ids": list(reply.tokens),

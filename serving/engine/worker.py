@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from threading import Condition, Thread
-from typing import Any, Protocol, assert_never
+from typing import Any, Protocol, assert_never, runtime_checkable
 
 from serving.core.batcher import Batcher
 from serving.core.plan import (
@@ -39,6 +39,7 @@ MAX_LAUNCHED = 2  # one step runs, one is queued behind it: the device never wai
 REPORT_EVERY_S = 0.02
 
 
+@runtime_checkable
 class Executor(Protocol):
     """What a worker needs from its mesh. Effects happen in call order; only `collect` blocks."""
 

@@ -16,6 +16,7 @@ from serving.engine.worker import Executor, Moved, Worker
 from serving.messages import (
     Arrived,
     Cancelled,
+    Decision,
     Emit,
     EmitPrompt,
     End,
@@ -82,6 +83,7 @@ class LocalFleet:
     ) -> None:
         self.now = 0.0
         self.answers: dict[TurnId, Answer] = {}
+        self.decisions: list[Decision] = []
         self.moved_bytes = 0
         self.workers: dict[WorkerId, Worker] = {}
         self.coordinator = Coordinator(
@@ -122,6 +124,8 @@ class LocalFleet:
                     self.answers[name].prompt_logprobs = logprobs
                 case End(name):
                     self.answers[name].ends.append(action)
+                case Decision():
+                    self.decisions.append(action)
 
     def submit(self, one: Turn) -> Answer:
         """Start a turn."""

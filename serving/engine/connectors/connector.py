@@ -1,12 +1,13 @@
 """What must a way of moving KV pages offer? Knows nothing of tasks or of how a mesh computes."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax
 
 from serving.messages import TransferId, WorkerId
 
 
+@runtime_checkable
 class Connector(Protocol):
     """Carries stacked pages between workers. Called from every worker's thread."""
 

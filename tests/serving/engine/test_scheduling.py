@@ -1,0 +1,251 @@
+"""The tokens of a reply do not depend on how it was scheduled (invariant 1), with real steps.
+
+Every case runs the real coordinator, batchers and executors on a tiny random model and compares
+each reply with `model.generate`, which knows neither pages nor batches nor workers.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache
+
+import jax
+import numpy as np
+import pytest
+
+from model.config import ModelConfig, RopeConfig
+from model.generate import Sampling, generate
+from model.parameters import init_params
+from model.sharding import param_shardings
+from serving.config import MeshConfig
+from serving.core.holdings import BatcherLimits
+from serving.engine.connectors.in_process import InProcessConnector
+from serving.engine.executor import JaxExecutor
+from serving.engine.meshes import make_meshes
+from serving.engine.programs import ExecutorSizes, Site
+from serving.messages import Completed, WorkerLost
+from serving.request import FinishReason, SamplingParams
+from tests.support.local_fleet import LocalFleet, sampling, turn
+
+MODEL = ModelConfig(
+    family="qwen3",
+    vocab_size=64,
+    num_layers=2,
+    hidden_size=32,
+    intermediate_size=48,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=8,
+    rope=RopeConfig(theta=10_000.0, scaling=None),
+    norm_eps=1e-6,
+    tie_embeddings=True,
+    qkv_bias=False,
+    out_bias=False,
+    mlp_bias=False,
+    qk_norm=True,
+    sliding_window=None,
+    max_position=128,
+    dtype="float32",
+    eos_ids=(),
+    bos_id=None,
+)
+PARAMS = init_params(MODEL, jax.random.key(7))
+SIZES = ExecutorSizes(
+    num_pages=49,
+    page_size=4,
+    max_model_len=128,
+    max_rows=4,
+    max_chunk_tokens=16,
+    max_chunk_rows=2,
+)
+LIMITS = BatcherLimits(
+    num_pages=49,
+    page_size=4,
+    max_model_len=128,
+    max_rows=4,
+    max_chunk_tokens=16,
+    max_chunk_rows=2,
+    reserve_tokens=16,
+    transfer_timeout_s=1e6,
+)
+
+
+class Cluster:
+    """Warm executors of one mesh configuration; every fleet on them starts with fresh accounts.
+
+    Pools and slots are not cleared between fleets: leftovers must not matter.
+    """
+
+    def __init__(self, mesh: MeshConfig) -> None:
+        self.executors = {}
+        for one in make_meshes(mesh, MODEL, jax.devices()):
+            site = Site(MODEL, one.mesh, one.table, SIZES, "blocked")
+            params = jax.device_put(PARAMS, param_shardings(MODEL, one.mesh, one.table))
+            executor = JaxExecutor(params, site, one.role)
+            executor.warm_up(lambda _: None)
+            self.executors[one.worker] = (one.role, executor)
+        shardings = {name: e.payload_sharding for name, (_, e) in self.executors.items()}
+        self.connector = InProcessConnector(shardings)
+
+    def fleet(self, **limits) -> LocalFleet:
+        return LocalFleet(self.executors, self.connector, replace(LIMITS, **limits))
+
+
+@pytest.fixture(scope="module")
+def colocated() -> Cluster:
+    return Cluster(MeshConfig(prefill_workers=0, decode_workers=1))
+
+
+@pytest.fixture(scope="module")
+def split() -> Cluster:
+    """Different degrees on the two sides: every transfer reshards."""
+    return Cluster(MeshConfig(prefill_workers=1, decode_workers=2, prefill_tp=2, decode_tp=1))
+
+
+@pytest.fixture(scope="module")
+def wide_decode() -> Cluster:
+    return Cluster(MeshConfig(prefill_workers=1, decode_workers=1, prefill_tp=1, decode_tp=2))
+
+
+def prompt(length: int, seed: int = 0) -> list[int]:
+    return np.random.default_rng([seed, length]).integers(0, 64, length).tolist()
+
+
+def oracle(tokens: Sequence[int], wanted: SamplingParams) -> tuple[int, ...]:
+    return _oracle(tuple(tokens), wanted)
+
+
+@cache
+def _oracle(tokens: tuple[int, ...], wanted: SamplingParams) -> tuple[int, ...]:
+    names = Sampling.__dataclass_fields__.keys()
+    how = Sampling(**{name: getattr(wanted, name) for name in names})
+    return generate(PARAMS, MODEL, tokens, how, wanted.max_tokens).tokens
+
+
+SAMPLED = {"temperature": 1.0, "top_p": 0.9, "seed": -(2**62) - 5}
+PENALISED = {
+    "temperature": 0.7,
+    "repetition_penalty": 1.3,
+    "presence_penalty": 0.5,
+    "frequency_penalty": 0.4,
+    "logit_bias": ((3, 4.0), (5, -50.0)),
+    "min_tokens": 4,
+    "stop_ids": (9, 10, 11, 12),
+    "seed": 2**40 + 1,
+}
+WAYS = {"greedy": {}, "sampled": SAMPLED, "penalised": PENALISED}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("cluster", ["colocated", "split", "wide_decode"])
+def test_every_mesh_and_chunking_says_what_the_oracle_says(request, cluster, way):
+    wanted = sampling(12, **WAYS[way])
+    prompts = [prompt(length) for length in (1, 3, 4, 5, 16, 17, 40)]
+    expected = [oracle(tokens, wanted) for tokens in prompts]
+    for chunk_tokens, chunk_rows in ((16, 2), (3, 1)):
+        fleet = request.getfixturevalue(cluster).fleet(
+            max_chunk_tokens=chunk_tokens, max_chunk_rows=chunk_rows
+        )
+        answers = [fleet.submit(turn(f"t{i}", tokens, wanted)) for i, tokens in enumerate(prompts)]
+        fleet.run()  # all at once: neighbours, queueing and mixed steps
+        assert [answer.tokens for answer in answers] == expected
+        assert all(len(answer.ends) == 1 for answer in answers)
+
+
+@pytest.mark.parametrize("cluster", ["colocated", "split"])
+def test_a_conversation_computes_only_what_is_new_and_says_what_the_oracle_says(request, cluster):
+    fleet = request.getfixturevalue(cluster).fleet()
+    wanted, history, known = sampling(6), prompt(9), 0
+    for number in range(6):
+        answer = fleet.ask(turn(f"t{number}", history, wanted))
+        assert answer.tokens == oracle(history, wanted)
+        assert answer.ends[0].cached_len == known
+        known = len(history) + len(answer.tokens) - 1
+        history = [*history, *answer.tokens, *prompt(3, seed=number)]
+    assert fleet.coordinator.live_turns == 0
+
+
+@pytest.mark.parametrize("cluster", ["colocated", "split"])
+def test_a_shared_prefix_is_computed_once_and_changes_nothing(request, cluster):
+    fleet = request.getfixturevalue(cluster).fleet()
+    wanted, system = sampling(8, **SAMPLED), prompt(24)
+    for number in range(5):
+        tokens = [*system, *prompt(5, seed=number)]
+        answer = fleet.ask(turn(f"t{number}", tokens, wanted))
+        assert answer.tokens == oracle(tokens, wanted)
+        assert answer.ends[0].cached_len == (24 if number else 0)
+
+
+@pytest.mark.parametrize("cluster", ["colocated", "split"])
+@pytest.mark.parametrize("way", ["greedy", "penalised"])
+def test_preempted_turns_say_what_the_oracle_says(request, cluster, way):
+    # Four rows grow to 17 pages each and promise nothing, in a pool of 48: some must be stopped.
+    fleet = request.getfixturevalue(cluster).fleet(reserve_tokens=0)
+    wanted = sampling(60, **{**WAYS[way], "stop_ids": (), "min_tokens": 0})
+    prompts = [prompt(7, seed=i) for i in range(8)]
+    answers = [fleet.submit(turn(f"t{i}", tokens, wanted)) for i, tokens in enumerate(prompts)]
+    fleet.run()
+    assert [answer.tokens for answer in answers] == [oracle(p, wanted) for p in prompts]
+    assert any(one.kind == "retry" and one.reason == "preempted" for one in fleet.decisions)
+
+
+def test_turns_of_a_lost_worker_go_on_elsewhere_with_the_same_tokens(split):
+    fleet = split.fleet()
+    wanted = sampling(30, **SAMPLED)
+    prompts = [prompt(10, seed=i) for i in range(4)]
+    answers = [fleet.submit(turn(f"t{i}", tokens, wanted)) for i, tokens in enumerate(prompts)]
+
+    def lose() -> None:
+        if fleet.now == 12.0:
+            lost = next(name for name in fleet.workers if name.startswith("decode"))
+            del fleet.workers[lost]
+            fleet.give(WorkerLost(lost))
+
+    fleet.run(lose)
+    assert [answer.tokens for answer in answers] == [oracle(p, wanted) for p in prompts]
+
+
+def test_cancelling_frees_every_page_at_once(split):
+    fleet = split.fleet()
+    answers = [fleet.submit(turn(f"t{i}", prompt(20, i), sampling(50))) for i in range(4)]
+
+    def leave() -> None:
+        if fleet.now == 8.0:
+            for name in list(fleet.answers):
+                fleet.cancel(name)
+
+    fleet.run(leave)
+    assert all(len(answer.ends) == 1 for answer in answers)
+    assert all(len(answer.tokens) < 50 for answer in answers)
+    assert [worker.batcher.report().pages_used for worker in fleet.workers.values()] == [0, 0, 0]
+    assert len(split.connector) == 0
+
+
+def test_log_probabilities_are_the_oracles(colocated, split):
+    tokens = prompt(11)
+    expected = generate(PARAMS, MODEL, tokens, Sampling(), 5)
+    for cluster in (colocated, split):
+        answer = cluster.fleet().ask(turn("t", tokens, sampling(5, logprobs=3, prompt_logprobs=0)))
+        assert answer.tokens == expected.tokens
+        for sample, chosen, top in zip(
+            answer.samples, expected.logprobs, expected.top, strict=True
+        ):
+            assert sample.logprobs is not None
+            assert sample.logprobs.chosen == pytest.approx(chosen, abs=1e-4)
+            assert [i for i, _ in sample.logprobs.top[:3]] == [i for i, _ in top[:3]]
+        assert answer.prompt_logprobs is not None
+        assert answer.prompt_logprobs[0] is None
+        assert len(answer.prompt_logprobs) == len(tokens)
+        again = generate(PARAMS, MODEL, tokens[:10], Sampling(logit_bias=((tokens[10], 1e9),)), 1)
+        last = answer.prompt_logprobs[-1]
+        assert last is not None
+        assert last.chosen == pytest.approx(again.logprobs[0], abs=1e-4)
+
+
+def test_a_stop_token_ends_the_reply_and_is_its_last_token(split):
+    tokens = prompt(6)
+    free = oracle(tokens, sampling(20))
+    stop = free[4]
+    first = free.index(stop)
+    answer = split.fleet().ask(turn("t", tokens, sampling(20, stop_ids=(stop,))))
+    assert answer.tokens == free[: first + 1]
+    assert answer.ends[0].outcome == Completed(FinishReason.STOP)
