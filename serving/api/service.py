@@ -27,7 +27,7 @@ from serving.api.tokenizer import Tokenizer
 from serving.api.wire import StreamUsage
 from serving.config import EndpointConfig
 from serving.messages import EngineState
-from serving.metrics.observer import Metrics
+from serving.metrics import Metrics
 from serving.request import Turn, TurnId
 
 REMEMBERED_TOKENS = 4_000_000

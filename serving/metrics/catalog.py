@@ -27,6 +27,8 @@ LATENCY_BOUNDS = (
 )
 N_BOUNDS = (1.0, 2.0, 5.0, 10.0, 20.0)
 
+CACHE_INFO = "vllm:cache_config_info"
+
 FINISHED_REASONS = ("stop", "length", "abort", "error")
 PATHS = ("remote_prefill", "append_prefill", "colocated")
 ROUTE_REASONS = ("no_prefill_worker", "shortest_prefill_queue", "other")
@@ -35,22 +37,18 @@ DIRECTIONS = ("p2d", "d2d", "d2p")
 
 
 @dataclass(frozen=True, slots=True)
-class CacheInfo:
-    """The page pool of every worker."""
-
-    page_size: int
-    num_pages: int
-    dtype: str
-
-
-@dataclass(frozen=True, slots=True)
-class Deployment:
+class ServerLabels:
     """What the series are labelled with. `workers` in their stable order: the label `engine`."""
 
     model_name: str
     max_model_len: int
     workers: tuple[tuple[WorkerId, Role], ...]
-    cache: CacheInfo
+    page_size: int
+    cache_dtype: str
+
+    def cache(self, num_pages: int) -> tuple[str, str, str, str]:
+        """Return the labels that describe one worker's page pool."""
+        return (str(self.page_size), str(num_pages), self.cache_dtype, "True")
 
 
 def token_bounds(most: int) -> tuple[float, ...]:
@@ -59,11 +57,11 @@ def token_bounds(most: int) -> tuple[float, ...]:
     return tuple(bound for bound in bounds if bound <= most)
 
 
-def catalog(deployment: Deployment) -> Mapping[str, Series]:
+def catalog(server: ServerLabels) -> Mapping[str, Series]:
     """Return every series by its name, without `_total`, all at zero."""
-    model = deployment.model_name
-    engines = [str(i) for i in range(max(1, len(deployment.workers)))]
-    tokens = token_bounds(deployment.max_model_len)
+    model = server.model_name
+    engines = [str(i) for i in range(max(1, len(server.workers)))]
+    tokens = token_bounds(server.max_model_len)
     out: dict[str, Series] = {}
 
     def rows(*values: Sequence[str]) -> list[tuple[str, ...]]:
@@ -79,15 +77,15 @@ def catalog(deployment: Deployment) -> Mapping[str, Series]:
     values("gauge", "vllm:num_requests_running", "Turns that prefill or decode.")
     values("gauge", "vllm:num_requests_waiting", "Turns that wait for a place.")
     values("gauge", "vllm:kv_cache_usage_perc", "Share of KV pages in use, 0 to 1.")
-    cache = deployment.cache
+    block_size, num_gpu_blocks, cache_dtype, prefix = server.cache(0)
     values(
         "gauge",
-        "vllm:cache_config_info",
-        "The page pool; the value is 1.",
-        block_size=[str(cache.page_size)],
-        num_gpu_blocks=[str(cache.num_pages)],
-        cache_dtype=[cache.dtype],
-        enable_prefix_caching=["True"],
+        CACHE_INFO,
+        "The page pool; the value is 1. Without pages until the worker is warm.",
+        block_size=[block_size],
+        num_gpu_blocks=[num_gpu_blocks],
+        cache_dtype=[cache_dtype],
+        enable_prefix_caching=[prefix],
     )
     values("counter", "vllm:prefix_cache_queries", "Prompt tokens of answered turns.")
     values("counter", "vllm:prefix_cache_hits", "Those of them that were not computed.")

@@ -24,9 +24,10 @@ from serving.messages import (
     WorkerId,
 )
 from serving.metrics.catalog import (
+    CACHE_INFO,
     RETRY_REASONS,
     ROUTE_REASONS,
-    Deployment,
+    ServerLabels,
     catalog,
 )
 from serving.metrics.series import Collector, Histogram, Values
@@ -53,20 +54,22 @@ class _Live:
 class Metrics:
     """The observer. Owns its registry, so several can live in one process."""
 
-    def __init__(self, deployment: Deployment) -> None:
-        self._model = deployment.model_name
-        self._engines = {worker: str(i) for i, (worker, _) in enumerate(deployment.workers)}
+    def __init__(self, server: ServerLabels) -> None:
+        self._model = server.model_name
+        self._engines = {worker: str(i) for i, (worker, _) in enumerate(server.workers)}
         self._letters = {
-            worker: "p" if role is Role.PREFILL else "d" for worker, role in deployment.workers
+            worker: "p" if role is Role.PREFILL else "d" for worker, role in server.workers
         }
         self._live: dict[TurnId, _Live] = {}
-        series = catalog(deployment)
+        series = catalog(server)
         self._values = {name: one for name, one in series.items() if isinstance(one, Values)}
         self._histograms = {name: one for name, one in series.items() if isinstance(one, Histogram)}
         self._generated = self._values["vllm:generation_tokens"]
         self._itl = self._histograms["foretoken:inter_token_latency_seconds"]
-        for row in [(self._model, i) for i in self._engines.values()] or [(self._model, "0")]:
-            self._values["vllm:cache_config_info"].set((*row, *_cache_labels(deployment)), 1)
+        self._server = server
+        self._pools = dict.fromkeys(self._engines, 0)
+        for worker in self._engines or [None]:
+            self._values[CACHE_INFO].set((*self._row(worker), *server.cache(0)), 1)
         self._registry = CollectorRegistry()
         self._registry.register(Collector(series))
 
@@ -161,10 +164,19 @@ class Metrics:
         for report in reports:
             row = self._row(report.worker)
             pages = report.pages_used + report.pages_cached + report.pages_free
+            self._on_pool(report.worker, pages)
             self._values["vllm:num_requests_running"].set(row, report.running)
             self._values["vllm:num_requests_waiting"].set(row, report.waiting)
             usage = report.pages_used / pages if pages else 0.0
             self._values["vllm:kv_cache_usage_perc"].set(row, usage)
+
+    def _on_pool(self, worker: WorkerId, pages: int) -> None:
+        """Tell the size of a worker's pool, which is known once it is warm."""
+        before = self._pools.get(worker)
+        if before is not None and before != pages:
+            row, cache = self._row(worker), self._server.cache
+            self._values[CACHE_INFO].rename((*row, *cache(before)), (*row, *cache(pages)))
+            self._pools[worker] = pages
 
     def _row(self, worker: WorkerId | None) -> Row:
         engine = "0" if worker is None else self._engines.get(worker, "0")
@@ -189,8 +201,3 @@ def _finished_reason(outcome: Outcome) -> str:
             return "error"
         case _:
             assert_never(outcome)
-
-
-def _cache_labels(deployment: Deployment) -> Row:
-    cache = deployment.cache
-    return (str(cache.page_size), str(cache.num_pages), cache.dtype, "True")

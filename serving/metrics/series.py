@@ -41,6 +41,10 @@ class Values:
         """Replace the number of one combination."""
         self._values[row] = value
 
+    def rename(self, row: tuple[str, ...], new: tuple[str, ...]) -> None:
+        """Give one combination other label values; it keeps its number."""
+        self._values[new] = self._values.pop(row)
+
     def family(self) -> Metric:
         """Return what a scrape shows."""
         build = CounterMetricFamily if self._kind == "counter" else GaugeMetricFamily

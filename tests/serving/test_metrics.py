@@ -19,8 +19,8 @@ from serving.messages import (
     SampledToken,
     WorkerId,
 )
-from serving.metrics.catalog import CacheInfo, Deployment, token_bounds
-from serving.metrics.observer import Metrics
+from serving.metrics import Metrics, ServerLabels
+from serving.metrics.catalog import token_bounds
 from serving.request import FinishReason, SamplingParams, SessionId, Slo, Turn, TurnId
 
 P, D0, D1 = WorkerId("p0"), WorkerId("d0"), WorkerId("d1")
@@ -30,7 +30,7 @@ DOCS = Path(__file__).parents[2] / "docs" / "metrics.md"
 
 
 def metrics(workers: tuple[tuple[WorkerId, Role], ...] = DISAGGREGATED) -> Metrics:
-    return Metrics(Deployment("m", 100, workers, CacheInfo(16, 64, "float32")))
+    return Metrics(ServerLabels("m", 100, workers, 16, "float32"))
 
 
 def turn(max_tokens: int = 10) -> Turn:
@@ -223,9 +223,14 @@ def test_gauges_follow_the_reports_and_return_to_zero():
         assert read(observer, f"vllm:{name}") == 0
 
 
-def test_the_page_pool_is_described():
-    labels = {"block_size": "16", "num_gpu_blocks": "64", "cache_dtype": "float32"}
-    assert read(metrics(), "vllm:cache_config_info", engine="1", **labels) == 1
+def test_the_page_pool_is_described_once_it_is_known():
+    observer = metrics()
+    labels = {"block_size": "16", "cache_dtype": "float32", "engine": "1"}
+    assert read(observer, "vllm:cache_config_info", num_gpu_blocks="0", **labels) == 1
+    for _ in range(2):
+        observer.on_reports([LoadReport(D0, 3, 2, 6, 2, 2, 50)])
+    assert read(observer, "vllm:cache_config_info", num_gpu_blocks="10", **labels) == 1
+    assert read(observer, "vllm:cache_config_info", **labels) == 1
 
 
 def test_token_buckets_are_a_1_2_5_series():

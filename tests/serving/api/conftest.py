@@ -14,18 +14,18 @@ from serving.api.app import build_app
 from serving.api.service import ServedModel, Service
 from serving.config import EndpointConfig
 from serving.messages import Role, WorkerId
-from serving.metrics.catalog import CacheInfo, Deployment
-from serving.metrics.observer import Metrics
+from serving.metrics import Metrics, ServerLabels
 from tests.support.fake_engine import FakeEngine
 from tests.support.fake_tokenizer import FakeTokenizer
 
 MODEL = ServedModel(names=("org/fake", "alias"), max_model_len=1000, created=1_700_000_000, seed=0)
 
-DEPLOYMENT = Deployment(
+LABELS = ServerLabels(
     model_name="org/fake",
     max_model_len=1000,
     workers=((WorkerId("p0"), Role.PREFILL), (WorkerId("d0"), Role.DECODE)),
-    cache=CacheInfo(page_size=16, num_pages=100, dtype="float32"),
+    page_size=16,
+    cache_dtype="float32",
 )
 
 
@@ -39,7 +39,7 @@ class Server:
 @contextmanager
 def serve(config: EndpointConfig, tokenizer: FakeTokenizer) -> Iterator[Server]:
     engine = FakeEngine()
-    service = Service(engine, tokenizer, config, MODEL, Metrics(DEPLOYMENT))
+    service = Service(engine, tokenizer, config, MODEL, Metrics(LABELS))
     app = build_app(service, version="1.2.3", settings={"port": 8000})
     server = uvicorn.Server(
         uvicorn.Config(
