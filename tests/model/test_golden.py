@@ -77,7 +77,7 @@ def dense_attend(config: ModelConfig) -> Any:
     return attend
 
 
-@pytest.mark.parametrize("name", ["llama-biases", "qwen2", "qwen3"])
+@pytest.mark.parametrize("name", ["llama-biases", "qwen2"])
 def test_a_split_model_gives_the_same_logits(name: str):
     config, params = load(GOLDEN / name)
     mesh = Mesh(np.array(jax.devices()[2:4]), ("tp",))
@@ -104,6 +104,11 @@ def test_leading_dimensions_are_generic():
     tokens = jnp.stack([prompt, prompt[::-1]])
     positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
     attend = jax.vmap(dense_attend(config), in_axes=(None, None, 0, 0, 0), out_axes=(None, 0))
-    hidden, _ = forward(params, tokens, positions, (), attend, config=config, axis=None)
-    found = logits(params, hidden, config=config, axis=None)
+
+    @jax.jit
+    def run(tokens: jax.Array, positions: jax.Array) -> jax.Array:
+        hidden, _ = forward(params, tokens, positions, (), attend, config=config, axis=None)
+        return logits(params, hidden, config=config, axis=None)
+
+    found = run(tokens, positions)
     np.testing.assert_allclose(found[0], expected("llama")["logits"], atol=TOLERANCE, rtol=0)
