@@ -32,7 +32,7 @@ async def answer_chat(service: Service, request: Request) -> Response:
     head = Head(exchange.id, "chat.completion", service.now(), body.model)
     shown = service.shown(body, logprobs=bool(body.logprobs))
     wire = ChatWire(head, service.stream_usage(body), shown, exchange.strands)
-    return Answer(exchange, wire, service.manner(body, shown, identity.tenant, unused))
+    return Answer(exchange, wire, service.manner(body, identity, shown, unused))
 
 
 class ChatWire:

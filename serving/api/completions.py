@@ -35,7 +35,7 @@ async def answer_completion(service: Service, request: Request) -> Response:
     shown = service.shown(body, logprobs=body.logprobs is not None)
     echo = service.prompts.text if body.echo else None
     wire = CompletionWire(head, service.stream_usage(body), shown, exchange.strands, echo)
-    return Answer(exchange, wire, service.manner(body, shown, identity.tenant, frozenset()))
+    return Answer(exchange, wire, service.manner(body, identity, shown, frozenset()))
 
 
 class CompletionWire:

@@ -37,6 +37,7 @@ _TPOT_HEADERS = ("x-llm-d-slo-tpot-ms", "x-slo-tpot-ms")
 class Identity:
     """What a request says about itself, beside what it asks for."""
 
+    headers: Mapping[str, str]
     tenant: Tenant
     session: SessionId | None
     slo: Slo
@@ -60,6 +61,7 @@ def tenant(headers: Mapping[str, str], cache_salt: str | None) -> Tenant:
 def identity(headers: Mapping[str, str], body: GenerationBody) -> Identity:
     """Read a request's identity; raises the 400 that names a header or field without meaning."""
     return Identity(
+        headers=headers,
         tenant=tenant(headers, body.cache_salt),
         session=_session(headers, body),
         slo=Slo(

@@ -17,6 +17,7 @@ from serving.api.errors import ApiError, unavailable
 from serving.api.exchange import Exchange, Strand
 from serving.api.fields import IGNORED_HEADER, ignored
 from serving.api.identity import Identity, identity
+from serving.api.load import load_headers
 from serving.api.logprobs import LogprobWriter
 from serving.api.params import Limits, choice_seed, wanted
 from serving.api.replies import ReplyStore, Tenant
@@ -120,7 +121,8 @@ class Service:
         n = body.n or 1
         self.metrics.on_request(n)
         strands: list[Strand] = []
-        for prompt in prompts:
+        for whole in prompts:
+            prompt = whole[-(body.truncate_prompt_tokens or 0) :]
             want = wanted(body, len(prompt), self.limits, self._fresh_seed)
             leader: Strand | None = None
             for i in range(n):
@@ -160,20 +162,23 @@ class Service:
         )
 
     def manner(
-        self, body: GenerationBody, shown: Shown, tenant: Tenant, unused: frozenset[str]
+        self, body: GenerationBody, who: Identity, shown: Shown, unused: frozenset[str]
     ) -> Manner:
         """Return how the answer travels; replies of chats are remembered for their next turn."""
         is_chat = isinstance(body, ChatBody)
+        headers = load_headers(who.headers, self.engine.reports())
 
         def on_whole(strand: Strand, text: str) -> None:
             if is_chat and strand.turn is not None:
-                self._remember(strand, text, tenant)
+                self._remember(strand, text, who.tenant)
 
-        unused_names = ignored(body, unused)
+        names = ignored(body, unused)
+        if names:
+            headers[IGNORED_HEADER] = names
         return Manner(
             stream=bool(body.stream),
             interval=self.config.stream_interval,
-            headers={IGNORED_HEADER: unused_names} if unused_names else {},
+            headers=headers,
             keep_samples=shown.logprobs,
             on_whole=on_whole,
             running=self.running,
