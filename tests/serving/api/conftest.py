@@ -101,3 +101,9 @@ def client(server: Server, shared_transport: openai.DefaultHttpxClient) -> opena
     return openai.OpenAI(
         base_url=f"{server.url}/v1", api_key="key", max_retries=0, http_client=shared_transport
     )
+
+
+@pytest.fixture
+def strict_client(client: openai.OpenAI) -> openai.OpenAI:
+    """To it, an answer that lacks a required field is an error."""
+    return client.copy(_extra_kwargs={"_strict_response_validation": True})

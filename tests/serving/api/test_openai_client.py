@@ -12,9 +12,9 @@ def chat(client: openai.OpenAI, **more):
     )
 
 
-def test_a_chat_is_answered_whole(client: openai.OpenAI, engine: FakeEngine):
+def test_a_chat_is_answered_whole(strict_client: openai.OpenAI, engine: FakeEngine):
     engine.script = lambda turn: each([*"grüße".encode(), EOS])
-    answer = chat(client)
+    answer = chat(strict_client)
     assert answer.choices[0].message.content == "grüße"
     assert answer.choices[0].message.role == "assistant"
     assert answer.choices[0].finish_reason == "stop"
@@ -27,9 +27,9 @@ def test_a_chat_is_answered_whole(client: openai.OpenAI, engine: FakeEngine):
     assert answer.usage.total_tokens == 13
 
 
-def test_a_chat_is_streamed(client: openai.OpenAI, engine: FakeEngine):
+def test_a_chat_is_streamed(strict_client: openai.OpenAI, engine: FakeEngine):
     engine.script = lambda turn: each([*"grüße".encode(), EOS])
-    chunks = list(chat(client, stream=True, stream_options={"include_usage": True}))
+    chunks = list(chat(strict_client, stream=True, stream_options={"include_usage": True}))
     assert chunks[0].choices[0].delta.role == "assistant"
     assert [c.choices[0].delta.content for c in chunks[1:-2]] == ["g", "r", "ü", "ß", "e"]
     assert chunks[-2].choices[0].finish_reason == "stop"
@@ -39,13 +39,33 @@ def test_a_chat_is_streamed(client: openai.OpenAI, engine: FakeEngine):
     assert len({chunk.id for chunk in chunks}) == 1
 
 
-def test_a_completion_is_answered_whole(client: openai.OpenAI, engine: FakeEngine):
+def test_a_completion_is_answered_whole(strict_client: openai.OpenAI, engine: FakeEngine):
     engine.script = lambda turn: each(b"abcdef")
-    answer = client.completions.create(model="alias", prompt="x", max_tokens=4)
+    answer = strict_client.completions.create(model="alias", prompt="x", max_tokens=4)
     assert answer.choices[0].text == "abcd"
     assert answer.choices[0].finish_reason == "length"
     assert answer.id.startswith("cmpl-")
     assert engine.turns[0].tokens == (BOS, *b"x")
+
+
+def test_everything_at_once_satisfies_the_strict_client(
+    strict_client: openai.OpenAI, engine: FakeEngine
+):
+    engine.script = lambda turn: each([*b"ab", EOS])
+    answer = chat(strict_client, n=2, logprobs=True, top_logprobs=2, seed=5)
+    content = answer.choices[1].logprobs
+    assert content is not None
+    stream = chat(
+        strict_client,
+        n=2,
+        logprobs=True,
+        top_logprobs=2,
+        stream=True,
+        stream_options={"include_usage": True},
+    )
+    assert sum(len(chunk.choices) for chunk in stream) == 2 * (1 + 2 + 1 + 1)
+    text = strict_client.completions.create(model="alias", prompt=["x", "y"], logprobs=2, n=2)
+    assert len(text.choices) == 4
 
 
 def test_a_completion_is_streamed(client: openai.OpenAI, engine: FakeEngine):
