@@ -186,16 +186,17 @@ class Coordinator:
         session, turn = live.session, live.turn
         owner = session.owner
         if owner is None:
-            placement = place(self.fleet.decode_views())
+            placement = place(self.fleet.decode_views(self.sessions))
             if placement is None:
                 message = "No decode worker is left."
                 self._end(live, Failed("no_decode_capacity", message), now, kept=0)
                 return
-            owner = session.owner = placement.worker
+            owner = placement.worker
+            self.sessions.own(session, owner)
             self._decide("place", live, owner, placement.reason)
         else:
             self._decide("place", live, owner, "session_owner")
-        view = self.fleet.decode_view(self.fleet.workers[owner])
+        view = self.fleet.decode_view(owner, self.sessions)
         left = turn.sampling.max_tokens - live.replied
         decision = route(TaskView(len(live.tokens), left), view, self.fleet.prefill_views())
         live.owner = owner

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from serving.core.sessions import Sessions
 from serving.messages import LoadReport, Role, WorkerId
 from serving.policy.views import DecodeView, PrefillView
 
@@ -37,13 +38,24 @@ class Fleet:
         """A worker is gone."""
         self.workers.pop(worker, None)
 
-    def decode_views(self) -> list[DecodeView]:
+    def decode_views(self, sessions: Sessions) -> list[DecodeView]:
         """View every worker that decodes."""
-        return [self.decode_view(w) for w in self.workers.values() if w.role is not Role.PREFILL]
+        return [
+            self.decode_view(w.id, sessions)
+            for w in self.workers.values()
+            if w.role is not Role.PREFILL
+        ]
 
-    def decode_view(self, worker: WorkerRecord) -> DecodeView:
+    def decode_view(self, worker: WorkerId, sessions: Sessions) -> DecodeView:
         """View one worker as an owner."""
-        return DecodeView(worker.id, worker.load, worker.decoding_turns, worker.capacity)
+        record = self.workers[worker]
+        return DecodeView(
+            worker=worker,
+            load=record.load,
+            turns=record.decoding_turns,
+            sessions=sessions.owned_by(worker),
+            capacity=record.capacity,
+        )
 
     def prefill_views(self) -> list[PrefillView]:
         """View every worker that only prefills."""

@@ -38,6 +38,7 @@ class Sessions:
         self._by_id: dict[SessionId, Session] = {}  # least recently used first
         self._by_key: dict[tuple[str, str], Session] = {}
         self._buckets: dict[bytes, dict[SessionId, Session]] = {}
+        self._owned: dict[WorkerId, int] = {}
 
     def __len__(self) -> int:
         """Count the sessions remembered."""
@@ -67,8 +68,18 @@ class Sessions:
         self._buckets.setdefault(names[-1], {})[session.id] = session
         self.leave(session, now)
 
+    def own(self, session: Session, worker: WorkerId) -> None:
+        """A session that has no owner gets one."""
+        session.owner = worker
+        self._owned[worker] = self.owned_by(worker) + 1
+
+    def owned_by(self, worker: WorkerId) -> int:
+        """Count the sessions remembered whose owner is `worker`."""
+        return self._owned.get(worker, 0)
+
     def disown(self, worker: WorkerId) -> None:
         """A worker is gone: its sessions have no owner, and are placed anew when they return."""
+        self._owned.pop(worker, None)
         for session in self._by_id.values():
             if session.owner == worker:
                 session.owner = None
@@ -123,5 +134,7 @@ class Sessions:
     def _drop(self, session: Session) -> None:
         self._unindex(session)
         del self._by_id[session.id]
+        if session.owner is not None:
+            self._owned[session.owner] -= 1
         if session.key is not None:
             del self._by_key[session.key]

@@ -18,10 +18,11 @@ class Placement:
 def place(workers: Sequence[DecodeView]) -> Placement | None:
     """Choose the least loaded decode worker, by share of its capacity; None if there is none.
 
-    Ties: fewer turns, then the smaller id. Load is in tokens, not in requests, so one long
-    conversation outweighs many short ones.
+    Load is in tokens, not in requests, so one long conversation outweighs many short ones. Ties:
+    fewer turns, then fewer sessions (else a quiet server would give every conversation to one
+    worker, and all of them would return there), then the smaller id.
     """
     if not workers:
         return None
-    best = min(workers, key=lambda w: (w.load / w.capacity, w.turns, w.worker))
+    best = min(workers, key=lambda w: (w.load / w.capacity, w.turns, w.sessions, w.worker))
     return Placement(best.worker, "least_load")

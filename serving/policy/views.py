@@ -7,11 +7,15 @@ from serving.messages import WorkerId
 
 @dataclass(frozen=True, slots=True)
 class DecodeView:
-    """A decode worker: `load` is the tokens its live turns hold or are expected to hold."""
+    """A decode worker: `load` is the tokens its live turns hold or are expected to hold.
+
+    `sessions` counts all that it owns, the idle ones too.
+    """
 
     worker: WorkerId
     load: int
     turns: int
+    sessions: int
     capacity: int
 
 

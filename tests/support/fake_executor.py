@@ -59,9 +59,10 @@ class Connector:
         if transfer not in self.failed:
             del self.payloads[transfer]
 
-    def forget(self, *, to: WorkerId, sender: WorkerId | None) -> None:
-        for transfer, (receiver, _) in list(self.payloads.items()):
-            if receiver == to or transfer.sender == sender:
+    def forget(self, worker: WorkerId, announced: set[TransferId]) -> None:
+        """A worker is lost: nothing comes to it, and only what it announced comes from it."""
+        for transfer, (to, _) in list(self.payloads.items()):
+            if to == worker or (transfer.sender == worker and transfer not in announced):
                 del self.payloads[transfer]
                 self.failed.add(transfer)
 

@@ -195,7 +195,13 @@ class FakeFleet:
         for sender, receiver in list(self.channels):
             if receiver == worker or (silently and sender == worker):
                 del self.channels[sender, receiver]
-        self.connector.forget(to=worker, sender=worker if silently else None)
+        announced = {
+            message.transfer
+            for channel in self.channels.values()
+            for message in channel
+            if isinstance(message, PagesReady)
+        }
+        self.connector.forget(worker, announced)
         self._post("fleet", COORDINATOR, WorkerLost(worker))
 
     def tell(self, event: Event) -> None:
