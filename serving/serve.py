@@ -17,6 +17,7 @@ from pathlib import Path
 from types import FrameType
 
 import click
+import jax
 import uvicorn
 import uvloop
 from fastapi import FastAPI
@@ -27,16 +28,17 @@ from serving.api.service import ServedModel, Service
 from serving.config import ConfigError, EndpointConfig, ServerConfig
 from serving.engine.build import Deployment, build_workers, make_coordinator, settle
 from serving.engine.loop import EngineLoop
-from serving.engine.meshes import make_cpu_devices
+from serving.engine.meshes import make_cpu_devices, name_workers
 from serving.flags import masked
 from serving.messages import EngineState
-from serving.metrics import Metrics
+from serving.metrics import Metrics, ServerLabels
 
 SWITCH_INTERVAL_S = 0.0005
 """How long a thread may keep the interpreter while another waits. Python's 5 ms is several steps
 of a small model, which a worker would spend waiting for the endpoint's coroutines."""
 
 
+COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
 CLOSE_S = 2
 """Grace for connections that are still open once every turn has ended."""
 
@@ -64,7 +66,15 @@ def run_server(config: ServerConfig) -> int:
     make_cpu_devices(config.mesh.devices_needed)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     names = config.endpoint.served_model_name or (config.checkpoint.rstrip("/"),)
-    metrics = Metrics()
+    labels = ServerLabels(
+        model_name=names[0],
+        max_model_len=deployment.max_model_len,
+        workers=tuple(name_workers(config.mesh)),
+        page_size=config.memory.page_size,
+        cache_dtype=deployment.model.dtype,
+    )
+    metrics = Metrics(labels)
+    count_compilations(metrics)
     engine = EngineLoop(make_coordinator(deployment), metrics, time.monotonic)
     model = ServedModel(names, deployment.max_model_len, int(time.time()), config.model.seed)
     service = Service(engine, tokenizer, config.endpoint, model, metrics)
@@ -72,6 +82,16 @@ def run_server(config: ServerConfig) -> int:
     with bind(config.endpoint) as listening:
         uvloop.run(_serve(deployment, engine, app, listening))
     return 0
+
+
+def count_compilations(metrics: Metrics) -> None:
+    """Let JAX tell the metrics of every program that it compiles: after warm-up, none."""
+
+    def listen(event: str, seconds: float, **details: str | int) -> None:
+        if event == COMPILE_EVENT:
+            metrics.on_compile()
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
 
 
 def bind(endpoint: EndpointConfig) -> socket.socket:

@@ -60,13 +60,23 @@ def make_meshes(config: MeshConfig, model: ModelConfig, devices: Sequence[Any]) 
             f"{config.decode_workers} x {config.decode_tp} to decode), "
             f"but this machine has {len(devices)}"
         )
-    decode_role = Role.DECODE if config.prefill_workers else Role.BOTH
-    plan = [(Role.PREFILL, i, config.prefill_tp, PREFILL) for i in range(config.prefill_workers)]
-    plan += [(decode_role, i, config.decode_tp, DECODE) for i in range(config.decode_workers)]
     meshes: list[WorkerMesh] = []
     free = list(devices)
-    for role, number, degree, table in plan:
+    for name, role in name_workers(config):
+        prefills = role is Role.PREFILL
+        degree = config.prefill_tp if prefills else config.decode_tp
         own, free = free[:degree], free[degree:]
-        name = WorkerId(f"{role.value}-{number}")
-        meshes.append(WorkerMesh(name, role, Mesh(np.array(own), (TENSOR,)), table))
+        mesh = Mesh(np.array(own), (TENSOR,))
+        meshes.append(WorkerMesh(name, role, mesh, PREFILL if prefills else DECODE))
     return meshes
+
+
+def name_workers(config: MeshConfig) -> list[tuple[WorkerId, Role]]:
+    """Name every worker, with its role, in the stable order that metrics and reports use."""
+    decode_role = Role.DECODE if config.prefill_workers else Role.BOTH
+    roles = [Role.PREFILL] * config.prefill_workers + [decode_role] * config.decode_workers
+    numbers = [*range(config.prefill_workers), *range(config.decode_workers)]
+    return [
+        (WorkerId(f"{role.value}-{number}"), role)
+        for role, number in zip(roles, numbers, strict=True)
+    ]
