@@ -7,6 +7,7 @@ prompt-and-reply sequences are remembered.
 """
 
 from dataclasses import dataclass
+from itertools import takewhile
 
 from serving.core.prefix import chain
 from serving.messages import WorkerId
@@ -15,13 +16,17 @@ from serving.request import SessionId, Turn
 
 @dataclass(slots=True, eq=False)
 class Session:
-    """A conversation. `tokens` is its last prompt and reply; `owner` holds their KV, if anyone."""
+    """A conversation; `owner` holds its KV, if anyone.
+
+    Its last prompt and reply are known by the name of their whole pages (`bucket`) and by the
+    tokens behind those (`tail`), so a long conversation costs no more memory than a short one.
+    """
 
     id: SessionId
     key: tuple[str, str] | None
     owner: WorkerId | None
-    tokens: tuple[int, ...]
     bucket: bytes | None
+    tail: tuple[int, ...]
     last_used: float
     live_turns: int
 
@@ -63,8 +68,8 @@ class Sessions:
         """A turn ended: the conversation so far is `tokens`, and the next turn may continue it."""
         self._unindex(session)
         names = chain(salt, tokens, self._page_size)
-        session.tokens = tokens
         session.bucket = names[-1]
+        session.tail = tokens[(len(names) - 1) * self._page_size :]
         self._buckets.setdefault(names[-1], {})[session.id] = session
         self.leave(session, now)
 
@@ -86,12 +91,8 @@ class Sessions:
 
     def expire(self, now: float) -> None:
         """Forget sessions idle for longer than the limit."""
-        idle = [
-            session
-            for session in self._by_id.values()
-            if not session.live_turns and now - session.last_used > self._ttl_s
-        ]
-        for session in idle:
+        stale = takewhile(lambda s: now - s.last_used > self._ttl_s, self._by_id.values())
+        for session in [s for s in stale if not s.live_turns]:
             self._drop(session)
 
     def _open(self, key: tuple[str, str] | None, now: float) -> Session:
@@ -100,7 +101,7 @@ class Sessions:
             if oldest is not None:
                 self._drop(oldest)
         self._opened += 1
-        session = Session(SessionId(f"s{self._opened}"), key, None, (), None, now, 0)
+        session = Session(SessionId(f"s{self._opened}"), key, None, None, (), now, 0)
         self._by_id[session.id] = session
         if key is not None:
             self._by_key[key] = session
@@ -112,14 +113,16 @@ class Sessions:
             self._by_id[session.id] = session
 
     def _by_prefix(self, turn: Turn) -> Session | None:
-        for name in reversed(chain(turn.salt, turn.tokens, self._page_size)):
+        names = chain(turn.salt, turn.tokens, self._page_size)
+        for pages in range(len(names) - 1, -1, -1):
+            rest = turn.tokens[pages * self._page_size : (pages + 1) * self._page_size]
             found = [
                 session
-                for session in self._buckets.get(name, {}).values()
-                if turn.tokens[: len(session.tokens)] == session.tokens
+                for session in self._buckets.get(names[pages], {}).values()
+                if rest[: len(session.tail)] == session.tail
             ]
             if found:
-                return max(found, key=lambda s: (len(s.tokens), s.last_used, s.id))
+                return max(found, key=lambda s: (len(s.tail), s.last_used, s.id))
         return None
 
     def _unindex(self, session: Session) -> None:
