@@ -12,7 +12,6 @@ from serving.config import ConfigError
 from serving.flags import (
     ACCEPTED_SWITCHES,
     build_config,
-    describe,
     read_config_file,
     server_options,
 )
@@ -51,9 +50,7 @@ def serve(checkpoint: str, **values: Any) -> None:
 
     for name in ACCEPTED_SWITCHES:
         values.pop(flag_key(name))
-    config = build_config(checkpoint, values)
-    click.echo(describe(config), err=True)
-    sys.exit(run_server(config))
+    sys.exit(run_server(build_config(checkpoint, values)))
 
 
 def flag_key(name: str) -> str:

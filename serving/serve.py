@@ -29,7 +29,7 @@ from serving.config import ConfigError, EndpointConfig, ServerConfig
 from serving.engine.build import Deployment, build_workers, make_coordinator, settle
 from serving.engine.loop import EngineLoop
 from serving.engine.meshes import make_cpu_devices, name_workers
-from serving.flags import masked
+from serving.flags import describe, masked
 from serving.messages import EngineState
 from serving.metrics import Metrics, ServerLabels
 
@@ -80,6 +80,7 @@ def run_server(config: ServerConfig) -> int:
     service = Service(engine, tokenizer, config.endpoint, model, metrics)
     app = build_app(service, version=version("foretoken"), settings=masked(config))
     with bind(config.endpoint) as listening:
+        click.echo(describe(config), err=True)
         uvloop.run(_serve(deployment, engine, app, listening))
     return 0
 
@@ -87,7 +88,7 @@ def run_server(config: ServerConfig) -> int:
 def count_compilations(metrics: Metrics) -> None:
     """Let JAX tell the metrics of every program that it compiles: after warm-up, none."""
 
-    def listen(event: str, seconds: float, **details: str | int) -> None:
+    def listen(event: str, duration_secs: float, **kwargs: str | int) -> None:
         if event == COMPILE_EVENT:
             metrics.on_compile()
 
