@@ -1,7 +1,7 @@
 """How does one process serve? Bind, start the endpoint, warm the engine up, drain, exit.
 
 1. The port is bound first: a port in use is known before any weight is read.
-2. The endpoint answers at once, with 503 until the engine is warm.
+2. Once the weights are in place the endpoint answers, with 503 until every bucket is compiled.
 3. SIGTERM or SIGINT drains: `/health` and new turns get 503 while running turns finish within the
    grace period. A second signal, or one before the engine is warm, ends the process at once.
 """
@@ -11,7 +11,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
@@ -26,7 +26,7 @@ from model.tokenizer import load_tokenizer
 from serving.api.app import build_app
 from serving.api.service import ServedModel, Service
 from serving.config import ConfigError, EndpointConfig, ServerConfig
-from serving.engine.build import Deployment, build_workers, make_coordinator, settle
+from serving.engine.build import ColdWorker, load_workers, make_coordinator, settle, warm_up
 from serving.engine.loop import EngineLoop
 from serving.engine.meshes import make_cpu_devices, name_workers
 from serving.flags import describe, masked
@@ -81,7 +81,8 @@ def run_server(config: ServerConfig) -> int:
     app = build_app(service, version=version("foretoken"), settings=masked(config))
     with bind(config.endpoint) as listening:
         click.echo(describe(config), err=True)
-        uvloop.run(_serve(deployment, engine, app, listening))
+        cold = load_workers(deployment)
+        uvloop.run(_serve(config, engine, cold, app, listening))
     return 0
 
 
@@ -101,7 +102,6 @@ def bind(endpoint: EndpointConfig) -> socket.socket:
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((endpoint.host, endpoint.port))
-        listening.listen(2048)
     except OSError as error:
         listening.close()
         where = f"{endpoint.host}:{endpoint.port}"
@@ -112,10 +112,14 @@ def bind(endpoint: EndpointConfig) -> socket.socket:
 
 
 async def _serve(
-    deployment: Deployment, engine: EngineLoop, app: FastAPI, listening: socket.socket
+    config: ServerConfig,
+    engine: EngineLoop,
+    cold: Sequence[ColdWorker],
+    app: FastAPI,
+    listening: socket.socket,
 ) -> None:
     """Serve until drained. Raises what the warm-up raised."""
-    endpoint, schedule = deployment.config.endpoint, deployment.config.schedule
+    endpoint, schedule = config.endpoint, config.schedule
     loop = asyncio.get_running_loop()
     stopping = asyncio.Event()
 
@@ -137,7 +141,7 @@ async def _serve(
     )
     serving = asyncio.create_task(server.serve(sockets=[listening]))
     try:
-        workers = await asyncio.to_thread(build_workers, deployment, engine.post, time.monotonic)
+        workers = await asyncio.to_thread(warm_up, cold, engine.post, time.monotonic)
         await engine.start(workers)
         click.echo(f"ready at http://{endpoint.host}:{endpoint.port}", err=True)
         await asyncio.wait(

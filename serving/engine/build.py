@@ -1,10 +1,10 @@
-"""How does a configuration become warm workers? Sizes first, then weights, pools and programs.
+"""How does a configuration become warm workers? Sizes first, then weights and pools, then programs.
 
-Knows nothing of HTTP or of the event loop. Runs in a thread beside it, because it takes seconds.
+Knows nothing of HTTP or of the event loop.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import jax
@@ -48,9 +48,8 @@ class Deployment:
 
 def settle(config: ServerConfig) -> Deployment:
     """Read the model's own limits; raises CheckpointError or ConfigError."""
-    model = load_config(Path(config.checkpoint))
-    if config.model.dtype != "auto":
-        model = replace(model, dtype=config.model.dtype)
+    dtype = None if config.model.dtype == "auto" else config.model.dtype
+    model = load_config(Path(config.checkpoint), dtype=dtype)
     wanted = config.memory.max_model_len or model.max_position
     require(
         wanted <= model.max_position,
@@ -77,30 +76,49 @@ def make_coordinator(deployment: Deployment) -> Coordinator:
     return Coordinator(limits, sessions)
 
 
-def build_workers(
-    deployment: Deployment, post: Post, clock: Callable[[], float]
-) -> list[tuple[Worker, Role, int]]:
-    """Load the weights to every mesh, make the pools and compile every bucket.
+@dataclass(frozen=True, slots=True)
+class ColdWorker:
+    """A worker with its weights and its pool on its mesh, and nothing compiled yet."""
 
-    Returns the workers, not started yet, with their roles and capacities in tokens. Shows
-    progress on standard error. Raises CheckpointError, ConfigError or MeshError.
+    mesh: WorkerMesh
+    limits: BatcherLimits
+    executor: JaxExecutor
+
+
+def load_workers(deployment: Deployment) -> list[ColdWorker]:
+    """Load the weights to every mesh and make the pools, with progress on standard error.
+
+    Whatever can be wrong with a checkpoint or with the meshes shows here: raises CheckpointError,
+    ConfigError or MeshError.
     """
-    devices = jax.devices()
-    meshes = make_meshes(deployment.config.mesh, deployment.model, devices)
-    limits = {mesh.worker: _limits(deployment, mesh) for mesh in meshes}
-    executors = {mesh.worker: _executor(deployment, mesh, limits[mesh.worker]) for mesh in meshes}
-    total = sum(executor.num_programs for executor in executors.values())
+    meshes = make_meshes(deployment.config.mesh, deployment.model, jax.devices())
+    limits = [_limits(deployment, mesh) for mesh in meshes]
+    return [
+        ColdWorker(mesh, own, _executor(deployment, mesh, own))
+        for mesh, own in zip(meshes, limits, strict=True)
+    ]
+
+
+def warm_up(
+    cold: Sequence[ColdWorker], post: Post, clock: Callable[[], float]
+) -> list[tuple[Worker, Role, int]]:
+    """Compile every bucket, with progress on standard error.
+
+    Returns the workers, not started yet, with their roles and capacities in tokens.
+    """
+    total = sum(worker.executor.num_programs for worker in cold)
     with tqdm(total=total, desc="warming up", unit="program") as bar:
-        for executor in executors.values():
-            executor.warm_up(bar.update)
-    connector = InProcessConnector({id: e.payload_sharding for id, e in executors.items()})
-    workers: list[tuple[Worker, Role, int]] = []
-    for mesh in meshes:
-        own = limits[mesh.worker]
-        batcher = Batcher(mesh.worker, own)
-        worker = Worker(batcher, executors[mesh.worker], connector, post, clock)
-        workers.append((worker, mesh.role, own.num_pages * own.page_size))
-    return workers
+        for worker in cold:
+            worker.executor.warm_up(bar.update)
+    connector = InProcessConnector({w.mesh.worker: w.executor.payload_sharding for w in cold})
+    warm: list[tuple[Worker, Role, int]] = []
+    for worker in cold:
+        batcher = Batcher(worker.mesh.worker, worker.limits)
+        capacity = worker.limits.num_pages * worker.limits.page_size
+        warm.append(
+            (Worker(batcher, worker.executor, connector, post, clock), worker.mesh.role, capacity)
+        )
+    return warm
 
 
 def _limits(deployment: Deployment, mesh: WorkerMesh) -> BatcherLimits:

@@ -27,19 +27,20 @@ def generate_text(
 
     Raises CheckpointError for what is wrong with the checkpoint.
     """
-    config = load_config(checkpoint)
+    config = load_config(checkpoint, dtype=None if dtype == "auto" else dtype)
     tokenizer = load_tokenizer(checkpoint)
-    stored = jnp.dtype(config.dtype if dtype == "auto" else dtype)
     here = SingleDeviceSharding(jax.devices()[0])
     shardings = jax.tree.map(lambda _: here, abstract_params(config))
-    params = load_params(checkpoint, config, shardings, stored, None)
+    params = load_params(checkpoint, config, shardings, jnp.dtype(config.dtype), None)
     if chat:
         message = [{"role": "user", "content": prompt}]
         text = tokenizer.apply_chat_template(message, add_generation_prompt=True)
         ids = tokenizer.encode(text, add_special_tokens=False)
     else:
         ids = tokenizer.encode(prompt, add_special_tokens=True)
-    reply = generate(params, config, ids, Sampling(stop_ids=config.eos_ids, **sampling), max_tokens)
+    reply = generate(
+        params, config, ids, Sampling(stop_ids=tokenizer.eos_ids, **sampling), max_tokens
+    )
     return {
         "text": tokenizer.decode(list(reply.tokens), skip_special_tokens=True),
         "token_ids": list(reply.tokens),
