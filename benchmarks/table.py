@@ -1,0 +1,132 @@
+"""What does a person read? The results as one short table, with the project's goals beside them.
+
+Knows the figures of every part; measures nothing. A part that was not measured has no lines.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks.results import Results
+
+SERVED_UNSTREAMED = 0.7
+SERVED_STREAMED = 0.4
+GOAL_ROWS = "16"
+CONTROL_US = 200
+CONTROL_ROWS = "64"
+COLD_S = 30
+WARM_S = 10
+TRANSFORMERS = 2
+MEMORY_GIB = 2
+GIB = 2**30
+
+Figures = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One measurement; `goal` is empty where the project set none."""
+
+    what: str
+    value: str
+    goal: str = ""
+    met: bool | None = None
+
+
+def render(results: Results) -> str:
+    """Return the table of all parts that were measured."""
+    machine = results.machine
+    lines = [
+        f"{machine['cpu']}, {machine['cores']} cores, {machine['ram_gib']} GiB, "
+        f"Python {machine['python']}, jax {machine['jax']}"
+    ]
+    for name, part in results.parts.items():
+        lines.append("")
+        lines.append(f"{name}  ({part.date}, {part.code}, load {part.load_average:.1f} before)")
+        lines += [_row(line) for line in LINES[name](part.figures)]
+    return "\n".join(lines)
+
+
+def _row(line: Line) -> str:
+    verdict = {None: "", True: "met", False: "MISSED"}[line.met]
+    return f"  {line.what:<44} {line.value:>22}  {line.goal:<9} {verdict}".rstrip()
+
+
+def _raw(figures: Figures) -> Iterator[Line]:
+    for rows, rate in figures["tokens_per_s"].items():
+        what = f"raw step, {rows} rows, context {figures['mean_context']}"
+        yield Line(what, f"{rate['median']:,.0f} tokens/s")
+
+
+def _served(figures: Figures) -> Iterator[Line]:
+    goals = {"unstreamed": SERVED_UNSTREAMED, "streamed": SERVED_STREAMED}
+    for shape in ("colocated", "split"):
+        for rows, cell in figures[shape]["rows"].items():
+            for mode, goal in goals.items():
+                what = f"{shape}, {rows} clients {mode}"
+                yield Line(what, f"{cell[mode]['tokens_per_s']['median']:,.0f} tokens/s")
+                if "of_raw" in cell[mode]:
+                    share = cell[mode]["of_raw"]["median"]
+                    wanted = goal if rows == GOAL_ROWS else None
+                    yield _least("  of the raw step", share, wanted, "{:.2f}")
+                cost = cell[mode]["generator_cores"]["median"]
+                yield Line("  load generator", f"{cost:.2f} cores")
+
+
+def _startup(figures: Figures) -> Iterator[Line]:
+    yield _most("ready, empty compile cache", figures["cold_s"]["median"], COLD_S, "{:.1f} s")
+    yield _most("ready, warm compile cache", figures["warm_s"]["median"], WARM_S, "{:.1f} s")
+
+
+def _turns(figures: Figures) -> Iterator[Line]:
+    for turn in figures["turns"]:
+        what = f"turn {turn['turn']}: {turn['cached_len']} of {turn['prompt_len']} tokens cached"
+        cached, cold = (turn[k]["median"] * 1000 for k in ("cached_first_s", "cold_first_s"))
+        value = f"{cached:.0f} / {cold:.0f} ms = {turn['ratio']['median']:.2f}"
+        yield Line(what, value)
+
+
+def _transformers(figures: Figures) -> Iterator[Line]:
+    if "skipped" in figures:
+        yield Line(f"skipped: {figures['skipped']}", "")
+        return
+    rows = figures["rows"]
+    for who in ("served", "transformers"):
+        rate = figures[f"{who}_tokens_per_s"]["median"]
+        yield Line(f"{who}, {rows} rows", f"{rate:,.0f} tokens/s")
+    yield _least("served / transformers", figures["ratio"]["median"], TRANSFORMERS, "{:.2f}")
+
+
+def _control(figures: Figures) -> Iterator[Line]:
+    for rows, cell in figures["rows"].items():
+        goal = CONTROL_US if rows == CONTROL_ROWS else None
+        what = f"coordinator and batcher, {rows} rows"
+        yield _most(what, cell["total_us"]["median"], goal, "{:.0f} us/step")
+
+
+def _memory(figures: Figures) -> Iterator[Line]:
+    peak = figures["peak_bytes"] / GIB
+    yield _most("peak resident memory", peak, MEMORY_GIB, "{:.2f} GiB")
+
+
+def _least(what: str, value: float, goal: float | None, form: str) -> Line:
+    if goal is None:
+        return Line(what, form.format(value))
+    return Line(what, form.format(value), f">= {goal:g}", value >= goal)
+
+
+def _most(what: str, value: float, goal: float | None, form: str) -> Line:
+    if goal is None:
+        return Line(what, form.format(value))
+    return Line(what, form.format(value), f"<= {goal:g}", value <= goal)
+
+
+LINES: Mapping[str, Callable[[Figures], Iterator[Line]]] = {
+    "raw": _raw,
+    "served": _served,
+    "startup": _startup,
+    "turns": _turns,
+    "transformers": _transformers,
+    "control": _control,
+    "memory": _memory,
+}
