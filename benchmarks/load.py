@@ -80,12 +80,14 @@ async def run(spec: LoadSpec) -> LoadReport:
     """Do one run. Raises BadReply unless every reply has exactly the tokens asked for."""
     work = [requests(spec, client) for client in range(spec.clients)]
     connections = [await Connection.open(HOST, spec.port) for _ in work]
-    cpu, start = time.process_time(), time.perf_counter()
-    clients = (_client(c, r) for c, r in zip(connections, work, strict=True))
-    replies = [reply for own in await asyncio.gather(*clients) for reply in own]
-    wall_s, cpu_s = time.perf_counter() - start, time.process_time() - cpu
-    for connection in connections:
-        connection.close()
+    try:
+        cpu, start = time.process_time(), time.perf_counter()
+        clients = (_client(c, r) for c, r in zip(connections, work, strict=True))
+        replies = [reply for own in await asyncio.gather(*clients) for reply in own]
+        wall_s, cpu_s = time.perf_counter() - start, time.process_time() - cpu
+    finally:
+        for connection in connections:
+            connection.close()
     for reply in replies:
         usage = last_object(reply, stream=spec.stream)["usage"]
         if usage["completion_tokens"] != spec.reply_len:
