@@ -4,122 +4,14 @@ Every case runs the real coordinator, batchers and executors on a tiny random mo
 each reply with `model.generate`, which knows neither pages nor batches nor workers.
 """
 
-from collections.abc import Sequence
-from dataclasses import replace
-from functools import cache
-
-import jax
-import numpy as np
 import pytest
 
-from model.config import ModelConfig, RopeConfig
 from model.generate import Sampling, generate
-from model.parameters import init_params
-from model.sharding import param_shardings
-from serving.config import MeshConfig
-from serving.core.holdings import BatcherLimits
-from serving.engine.connectors.in_process import InProcessConnector
-from serving.engine.executor import JaxExecutor
-from serving.engine.meshes import make_meshes
-from serving.engine.programs import ExecutorSizes, Site
 from serving.messages import Completed, WorkerLost
-from serving.request import FinishReason, SamplingParams
-from tests.support.local_fleet import LocalFleet, sampling, turn
-
-MODEL = ModelConfig(
-    family="qwen3",
-    vocab_size=64,
-    num_layers=2,
-    hidden_size=32,
-    intermediate_size=48,
-    num_heads=4,
-    num_kv_heads=2,
-    head_dim=8,
-    rope=RopeConfig(theta=10_000.0, scaling=None),
-    norm_eps=1e-6,
-    tie_embeddings=True,
-    qkv_bias=False,
-    out_bias=False,
-    mlp_bias=False,
-    qk_norm=True,
-    sliding_window=None,
-    max_position=128,
-    dtype="float32",
-    eos_ids=(),
-    bos_id=None,
-)
-PARAMS = init_params(MODEL, jax.random.key(7))
-SIZES = ExecutorSizes(
-    num_pages=49,
-    page_size=4,
-    max_model_len=128,
-    max_rows=4,
-    max_chunk_tokens=16,
-    max_chunk_rows=2,
-)
-LIMITS = BatcherLimits(
-    num_pages=49,
-    page_size=4,
-    max_model_len=128,
-    max_rows=4,
-    max_chunk_tokens=16,
-    max_chunk_rows=2,
-    reserve_tokens=16,
-    transfer_timeout_s=1e6,
-)
-
-
-class Cluster:
-    """Warm executors of one mesh configuration; every fleet on them starts with fresh accounts.
-
-    Pools and slots are not cleared between fleets: leftovers must not matter.
-    """
-
-    def __init__(self, mesh: MeshConfig) -> None:
-        self.executors = {}
-        for one in make_meshes(mesh, MODEL, jax.devices()):
-            site = Site(MODEL, one.mesh, one.table, SIZES, "blocked")
-            params = jax.device_put(PARAMS, param_shardings(MODEL, one.mesh, one.table))
-            executor = JaxExecutor(params, site, one.role)
-            executor.warm_up(lambda _: None)
-            self.executors[one.worker] = (one.role, executor)
-        shardings = {name: e.payload_sharding for name, (_, e) in self.executors.items()}
-        self.connector = InProcessConnector(shardings)
-
-    def fleet(self, **limits) -> LocalFleet:
-        return LocalFleet(self.executors, self.connector, replace(LIMITS, **limits))
-
-
-@pytest.fixture(scope="module")
-def colocated() -> Cluster:
-    return Cluster(MeshConfig(prefill_workers=0, decode_workers=1))
-
-
-@pytest.fixture(scope="module")
-def split() -> Cluster:
-    """Different degrees on the two sides: every transfer reshards."""
-    return Cluster(MeshConfig(prefill_workers=1, decode_workers=2, prefill_tp=2, decode_tp=1))
-
-
-@pytest.fixture(scope="module")
-def wide_decode() -> Cluster:
-    return Cluster(MeshConfig(prefill_workers=1, decode_workers=1, prefill_tp=1, decode_tp=2))
-
-
-def prompt(length: int, seed: int = 0) -> list[int]:
-    return np.random.default_rng([seed, length]).integers(0, 64, length).tolist()
-
-
-def oracle(tokens: Sequence[int], wanted: SamplingParams) -> tuple[int, ...]:
-    return _oracle(tuple(tokens), wanted)
-
-
-@cache
-def _oracle(tokens: tuple[int, ...], wanted: SamplingParams) -> tuple[int, ...]:
-    names = Sampling.__dataclass_fields__.keys()
-    how = Sampling(**{name: getattr(wanted, name) for name in names})
-    return generate(PARAMS, MODEL, tokens, how, wanted.max_tokens).tokens
-
+from serving.request import FinishReason
+from tests.support.compiles import no_compiles
+from tests.support.local_fleet import sampling, turn
+from tests.support.tiny_cluster import MODEL, PARAMS, oracle, prompt
 
 SAMPLED = {"temperature": 1.0, "top_p": 0.9, "seed": -(2**62) - 5}
 PENALISED = {
@@ -128,7 +20,7 @@ PENALISED = {
     "presence_penalty": 0.5,
     "frequency_penalty": 0.4,
     "logit_bias": ((3, 4.0), (5, -50.0)),
-    "min_tokens": 4,
+    "min_tokens": 1,
     "stop_ids": (9, 10, 11, 12),
     "seed": 2**40 + 1,
 }
@@ -249,3 +141,14 @@ def test_a_stop_token_ends_the_reply_and_is_its_last_token(split):
     answer = split.fleet().ask(turn("t", tokens, sampling(20, stop_ids=(stop,))))
     assert answer.tokens == free[: first + 1]
     assert answer.ends[0].outcome == Completed(FinishReason.STOP)
+
+
+@pytest.mark.parametrize("cluster", ["colocated", "split"])
+def test_nothing_compiles_after_warm_up_whatever_the_mixture(request, cluster):
+    fleet = request.getfixturevalue(cluster).fleet()
+    ways = [*WAYS.values(), {"logprobs": 2, "prompt_logprobs": 1}]
+    with no_compiles():
+        for i in range(24):
+            tokens, wanted = prompt(1 + 3 * i, seed=i), sampling(1 + i, **ways[i % 4])
+            fleet.submit(turn(f"t{i}", tokens, wanted))
+        fleet.run()

@@ -1,0 +1,102 @@
+"""A tiny random model on real executors, and what it says without them.
+
+Shared by the tests of the engine, because compiling is what they pay for.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache
+
+import jax
+import numpy as np
+
+from model.config import ModelConfig, RopeConfig
+from model.generate import Sampling, generate
+from model.parameters import init_params
+from model.sharding import param_shardings
+from serving.config import MeshConfig
+from serving.core.holdings import BatcherLimits
+from serving.engine.connectors.in_process import InProcessConnector
+from serving.engine.executor import JaxExecutor
+from serving.engine.meshes import make_meshes
+from serving.engine.programs import ExecutorSizes, Site
+from serving.request import SamplingParams
+from tests.support.local_fleet import LocalFleet
+
+MODEL = ModelConfig(
+    family="qwen3",
+    vocab_size=64,
+    num_layers=2,
+    hidden_size=32,
+    intermediate_size=48,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=8,
+    rope=RopeConfig(theta=10_000.0, scaling=None),
+    norm_eps=1e-6,
+    tie_embeddings=True,
+    qkv_bias=False,
+    out_bias=False,
+    mlp_bias=False,
+    qk_norm=True,
+    sliding_window=None,
+    max_position=128,
+    dtype="float32",
+    eos_ids=(),
+    bos_id=None,
+)
+PARAMS = init_params(MODEL, jax.random.key(7))
+SIZES = ExecutorSizes(
+    num_pages=49,
+    page_size=4,
+    max_model_len=128,
+    max_rows=4,
+    max_chunk_tokens=16,
+    max_chunk_rows=2,
+)
+LIMITS = BatcherLimits(
+    num_pages=49,
+    page_size=4,
+    max_model_len=128,
+    max_rows=4,
+    max_chunk_tokens=16,
+    max_chunk_rows=2,
+    reserve_tokens=16,
+    transfer_timeout_s=1e6,
+)
+
+
+class Cluster:
+    """Warm executors of one mesh configuration; every fleet on them starts with fresh accounts.
+
+    Pools and slots are not cleared between fleets: leftovers must not matter.
+    """
+
+    def __init__(self, mesh: MeshConfig) -> None:
+        self.executors = {}
+        for one in make_meshes(mesh, MODEL, jax.devices()):
+            site = Site(MODEL, one.mesh, one.table, SIZES, "blocked")
+            params = jax.device_put(PARAMS, param_shardings(MODEL, one.mesh, one.table))
+            executor = JaxExecutor(params, site, one.role)
+            executor.warm_up(lambda _: None)
+            self.executors[one.worker] = (one.role, executor)
+        shardings = {name: e.payload_sharding for name, (_, e) in self.executors.items()}
+        self.connector = InProcessConnector(shardings)
+
+    def fleet(self, **limits) -> LocalFleet:
+        return LocalFleet(self.executors, self.connector, replace(LIMITS, **limits))
+
+
+def prompt(length: int, seed: int = 0) -> list[int]:
+    return np.random.default_rng([seed, length]).integers(0, 64, length).tolist()
+
+
+def oracle(tokens: Sequence[int], wanted: SamplingParams) -> tuple[int, ...]:
+    return _oracle(tuple(tokens), wanted)
+
+
+@cache
+def _oracle(tokens: tuple[int, ...], wanted: SamplingParams) -> tuple[int, ...]:
+    names = Sampling.__dataclass_fields__.keys()
+    how = Sampling(**{name: getattr(wanted, name) for name in names})
+    return generate(PARAMS, MODEL, tokens, how, wanted.max_tokens).tokens
