@@ -109,7 +109,9 @@ class Batcher:
             case Ack(task, transfer):
                 self._acknowledge(task, transfer)
             case TransferFailed(task):
-                self._give_up(task, "transfer_failed")
+                if task in self.holdings.tasks:
+                    self.holdings.distrust(self.holdings.tasks[task])
+                    self._give_up(task, "transfer_failed")
             case _:
                 assert_never(message)
 
@@ -233,9 +235,8 @@ class Batcher:
             self._forget(entry)
 
     def _give_up(self, task: TaskId, reason: str) -> None:
-        if task in self.holdings.tasks:
-            self._cancel(task)
-            self._out.append(Refused(self.worker, task, reason))
+        self._cancel(task)
+        self._out.append(Refused(self.worker, task, reason))
 
     def _part_from(self, worker: WorkerId) -> None:
         """A peer is gone: nothing will come from it, and nothing is to be kept for it."""

@@ -88,7 +88,7 @@ class Holdings:
         del self.queue[0]
         task.pages = self.pool.take(match)
         task.pages += self.pool.allocate(missing) or []
-        task.kv_len = match.cached_len
+        task.kv_len = task.matched_len = match.cached_len
         task.named_pages = len(match.full)
         task.reserved_pages = len(task.pages) + verdict.reserve
         task.slot = self.rows.open(wants_logprobs=task.task.turn.sampling.logprobs is not None)
@@ -121,6 +121,12 @@ class Holdings:
         for index in range(task.named_pages, task.kv_len // page_size):
             self.pool.name(task.pages[index], task.name_of_page(index, page_size))
         task.named_pages = max(task.named_pages, task.kv_len // page_size)
+
+    def distrust(self, task: WorkerTask) -> None:
+        """Let nothing be found of what a task has filled: a part of it may not have come."""
+        for page in task.pages[task.matched_len // self.limits.page_size :]:
+            self.pool.unname(page)
+        task.kv_len = min(task.kv_len, task.matched_len)
 
     def close_slot(self, task: WorkerTask) -> None:
         """Give a task's slot back; its pages stay."""

@@ -130,6 +130,10 @@ class PagePool:
             self._page_of[name] = page
             self._name_of[page] = name
 
+    def unname(self, page: int) -> None:
+        """Make a held page unfindable: what is in it cannot be trusted."""
+        self._forget(page)
+
     def keep_part(self, page: int, parent: bytes, tokens: Sequence[int]) -> None:
         """Make a held, part-filled page findable under its parent's name."""
         self._parts_of.setdefault(parent, {})[page] = tuple(tokens)

@@ -8,8 +8,8 @@ Stages, and what moves a task on:
     prefilled elsewhere, decoded here WAITING -> GRANTED -> DECODE -> GONE
                                       (admitted)  (last pages and first token came)
 
-Positions of the tokens:  [0 .. cached_len .. kv_len .. len(tokens)]
-    below cached_len   KV was in the pool when the task was admitted, or was pulled
+Positions of the tokens:  [0 .. matched_len .. kv_len .. len(tokens)]
+    below matched_len  KV was in the pool when the task was admitted
     below kv_len       KV is in the task's pages, or is being written by a step already launched
     the rest           still to be run through the model
 """
@@ -57,6 +57,7 @@ class WorkerTask:
     names: list[bytes]
     pages: list[int] = field(default_factory=list[int])
     slot: int | None = None
+    matched_len: int = 0
     kv_len: int = 0
     computed: int = 0
     named_pages: int = 0

@@ -149,6 +149,7 @@ class FakeFleet:
         self.coordinator = shape.coordinator()
         self.workers: dict[WorkerId, FakeWorker] = {}
         self.connector = Connector()
+        self.broken_on_the_way: set[TransferId] = set()
         self.channels: dict[tuple[str, str], deque[Event | WorkerMessage]] = {}
         self.replies: dict[TurnId, Reply] = {}
         self.decisions: list[Decision] = []
@@ -225,6 +226,11 @@ class FakeFleet:
                 return
         raise AssertionError(f"no end after {max_rounds} rounds")
 
+    def run_until(self, done: Callable[[], bool]) -> None:
+        """Go on until `done`; AssertionError if nothing can happen before that."""
+        while not done():
+            assert self.round(), "everything came to rest too early"
+
     def round(self) -> bool:
         """Do one thing that can be done now; False if there is none."""
         choices = self._choices()
@@ -260,11 +266,9 @@ class FakeFleet:
             self._act(self.coordinator.on(message, self.now))  # type: ignore[arg-type]
             return
         worker = self.workers[WorkerId(receiver)]
-        if isinstance(message, PagesReady) and message.transfer in self.connector.failed:
+        if isinstance(message, PagesReady) and message.transfer in self.broken_on_the_way:
             message = TransferFailed(message.task, message.transfer, "link_down")
-        self._note(receiver, message)
-        worker.may_step = True
-        self._carry_out(worker, worker.batcher.on(message, self.now))  # type: ignore[arg-type]
+        self._call(worker, message)  # type: ignore[arg-type]
 
     def _step(self, name: str) -> None:
         worker = self.workers[WorkerId(name)]
@@ -296,7 +300,9 @@ class FakeFleet:
                     worker.launched.append((plan, worker.executor.launch(plan)))
                 case SendPages():
                     self._send(worker, output)
-                case LoadSlot() | ReceivePages() | DropTransfer():
+                case ReceivePages():
+                    self._receive(worker, output)
+                case LoadSlot() | DropTransfer():
                     worker.executor.execute(output)
                 case ToWorker(to, message):
                     lost = isinstance(message, Ack) and self.lose_ack(message)
@@ -309,13 +315,28 @@ class FakeFleet:
     def _send(self, worker: FakeWorker, send: SendPages) -> None:
         worker.sent.append(send)
         broken = self.break_transfer(send)
-        if broken is None and send.to in self.workers:
+        if send.to not in self.workers:
+            broken = "sender"
+        if broken is None:
             worker.executor.execute(send)
             return
         self.connector.failed.add(send.transfer)
-        if broken == "sender":
-            failed = TransferFailed(send.task, send.transfer, "link_down")
-            self._post("connector", worker.batcher.worker, failed)
+        failed = TransferFailed(send.task, send.transfer, "link_down")
+        if broken == "receiver":
+            self.broken_on_the_way.add(send.transfer)
+        elif broken is not None:
+            self._call(worker, failed)
+
+    def _receive(self, worker: FakeWorker, receive: ReceivePages) -> None:
+        if receive.transfer in self.connector.failed:
+            self._call(worker, TransferFailed(receive.task, receive.transfer, "no payload"))
+        else:
+            worker.executor.execute(receive)
+
+    def _call(self, worker: FakeWorker, message: WorkerMessage) -> None:
+        self._note(worker.batcher.worker, message)
+        worker.may_step = True
+        self._carry_out(worker, worker.batcher.on(message, self.now))
 
     def _act(self, actions: list[Action]) -> None:
         for action in actions:
