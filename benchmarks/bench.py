@@ -8,7 +8,7 @@ from pathlib import Path
 
 from benchmarks.child import Child
 from benchmarks.load import LoadReport, LoadSpec
-from benchmarks.server import MODEL, cache_env
+from benchmarks.server import MODEL, shared_cache
 
 LEAST_REPLIES = 1
 
@@ -62,10 +62,15 @@ class Bench:
         """Token ids of the checkpoint."""
         return json.loads((self.checkpoint / "config.json").read_text())["vocab_size"]
 
+    @property
+    def env(self) -> dict[str, str]:
+        """The environment of this run's processes."""
+        return shared_cache(self.cache)
+
     def child(self, module: str, *arguments: str, python: str | None = None) -> Child:
         """Start a module of this package as a process that answers lines."""
         command = [python or sys.executable, "-m", module, *arguments]
-        return Child(command, self.root, cache_env(self.cache))
+        return Child(command, self.root, self.env)
 
     def load(self, port: int, clients: int, *, stream: bool) -> LoadSpec:
         """Describe one round of load: every client asks once."""

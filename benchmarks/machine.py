@@ -29,9 +29,7 @@ def describe_machine() -> Machine:
     """Describe the machine and the interpreter that this process runs on."""
     return Machine(
         cpu=_cpu_model(),
-        cores=len(psutil.Process().cpu_affinity() or ())
-        if hasattr(psutil.Process, "cpu_affinity")
-        else os.cpu_count() or 1,
+        cores=os.cpu_count() or 1,
         ram_gib=round(psutil.virtual_memory().total / 2**30, 1),
         system=f"{platform.system()} {platform.machine()}",
         python=platform.python_version(),
@@ -53,6 +51,13 @@ def describe_code(root: Path) -> str:
     if not changes:
         return commit
     return f"{commit}+{hashlib.sha256(changes.encode()).hexdigest()[:8]}"
+
+
+def usable_cores() -> int:
+    """Return how many cores this process may run on, which others may change at any time."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def cpu_model(info: str) -> str | None:

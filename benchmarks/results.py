@@ -1,7 +1,7 @@
 """What does the results file hold, and which parts of it may be kept? One JSON document.
 
     {"schema": 1, "machine": {...},
-     "parts": {name: {"code", "date", "seconds", "load_average", "figures": {...}}}}
+     "parts": {name: {"code", "date", "seconds", ..., "figures": {...}}}}
 
 A part is kept only if the same code was measured on the same machine. Knows nothing of what the
 figures of a part mean.
@@ -24,12 +24,17 @@ class ResultsError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class PartResult:
-    """One finished part. `load_average`: the machine's, over a minute, before the part began."""
+    """One finished part.
+
+    `load_average` is the machine's, over a minute, and `usable_cores` this process's, both before
+    the part began.
+    """
 
     code: str
     date: str
     seconds: float
     load_average: float
+    usable_cores: int
     figures: Mapping[str, Any]
 
 

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from benchmarks.bench import FULL, QUICK, Bench
 from benchmarks.child import ChildFailed
-from benchmarks.machine import describe_code, describe_machine
+from benchmarks.machine import describe_code, describe_machine, usable_cores
 from benchmarks.parts import control, memory, raw, served, startup, transformers, turns
 from benchmarks.results import PartResult, Results, ResultsError, load, save
 from benchmarks.server import ServerFailed
@@ -49,6 +49,11 @@ PARTS: Mapping[str, Callable[[Bench], dict[str, Any]]] = {
     envvar="TORCH_PYTHON",
     help="An interpreter with torch and transformers; this one if not given.",
 )
+@click.option(
+    "--cache",
+    type=click.Path(path_type=Path),
+    help="Keep compiled programs here; `startup` and `memory` never use it.",
+)
 @click.option("--checkpoint", type=click.Path(path_type=Path), default=ROOT / "checkpoints/demo")
 def main(
     out: Path,
@@ -56,6 +61,7 @@ def main(
     again: bool,
     quick: bool,
     torch_python: str | None,
+    cache: Path | None,
     checkpoint: Path,
 ) -> None:
     """Measure the parts that OUT does not hold yet for this code and machine; print the table."""
@@ -70,14 +76,14 @@ def main(
     if kept:
         click.echo(f"kept: {', '.join(kept)} (--again measures them anew)", err=True)
     with (
-        tempfile.TemporaryDirectory() as cache,
+        tempfile.TemporaryDirectory() as empty,
         tqdm(todo, unit="part", file=sys.stderr, disable=not todo) as bar,
     ):
         for name in todo:
             bench = Bench(
                 root=ROOT,
                 checkpoint=checkpoint.resolve(),
-                cache=Path(cache),
+                cache=(cache or Path(empty)).resolve(),
                 scale=QUICK if quick else FULL,
                 torch_python=torch_python,
                 say=lambda what, name=name: bar.set_description(f"{name}: {what}"),
@@ -94,7 +100,7 @@ def main(
 
 def measure(name: str, bench: Bench, code: str) -> PartResult:
     """Measure one part, with what it ran under."""
-    load_average, start = os.getloadavg()[0], time.monotonic()
+    load_average, cores, start = os.getloadavg()[0], usable_cores(), time.monotonic()
     missing = transformers.absent(bench) if name == "transformers" else None
     figures = {"skipped": missing} if missing else PARTS[name](bench)
     return PartResult(
@@ -102,6 +108,7 @@ def measure(name: str, bench: Bench, code: str) -> PartResult:
         date=datetime.now(UTC).strftime("%Y-%m-%d"),
         seconds=round(time.monotonic() - start, 1),
         load_average=round(load_average, 2),
+        usable_cores=cores,
         figures=figures,
     )
 

@@ -42,7 +42,10 @@ def render(results: Results) -> str:
     ]
     for name, part in results.parts.items():
         lines.append("")
-        lines.append(f"{name}  ({part.date}, {part.code}, load {part.load_average:.1f} before)")
+        lines.append(
+            f"{name}  ({part.date}, {part.code}, "
+            f"load {part.load_average:.1f} before, {part.usable_cores} cores usable)"
+        )
         lines += [_row(line) for line in LINES[name](part.figures)]
     return "\n".join(lines)
 

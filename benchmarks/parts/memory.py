@@ -8,7 +8,7 @@ from typing import Any
 from benchmarks.bench import Bench
 from benchmarks.generator import Generator
 from benchmarks.memory_sampler import MemorySampler, high_water_mark
-from benchmarks.server import SPLIT, Server
+from benchmarks.server import SPLIT, Server, own_cache
 
 CLIENTS = 64
 LONG_PROMPT_LEN = 2048
@@ -22,7 +22,7 @@ def measure(bench: Bench) -> dict[str, Any]:
     """
     with tempfile.TemporaryDirectory() as cache:
         bench.say("start-up")
-        server = Server(bench.checkpoint, SPLIT, Path(cache))
+        server = Server(bench.checkpoint, SPLIT, own_cache(Path(cache)))
     with server, Generator(bench) as generator:
         start_peak = high_water_mark(server.pid)
         with MemorySampler(server.pid) as sampler:

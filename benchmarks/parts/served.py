@@ -97,7 +97,7 @@ def _shape(
 ) -> Cells:
     """Serve one shape and run every cell once a round."""
     bench.say(f"starting the server, {name}")
-    with Server(bench.checkpoint, flags, bench.cache) as server, Generator(bench) as generator:
+    with Server(bench.checkpoint, flags, bench.env) as server, Generator(bench) as generator:
         cells: Cells = {}
         for rows in bench.scale.rows:
             for mode, stream in MODES.items():

@@ -6,7 +6,7 @@ from typing import Any
 
 from benchmarks.bench import Bench
 from benchmarks.figures import figure
-from benchmarks.server import SPLIT, Server
+from benchmarks.server import SPLIT, Server, own_cache
 
 
 def measure(bench: Bench) -> dict[str, Any]:
@@ -23,5 +23,5 @@ def measure(bench: Bench) -> dict[str, Any]:
 
 
 def _start(bench: Bench, cache: Path) -> float:
-    with Server(bench.checkpoint, SPLIT, cache) as server:
+    with Server(bench.checkpoint, SPLIT, own_cache(cache)) as server:
         return server.ready_s

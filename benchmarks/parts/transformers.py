@@ -38,7 +38,7 @@ def measure(bench: Bench) -> dict[str, Any]:
     theirs: list[float] = []
     bench.say("starting the server and transformers")
     with (
-        Server(bench.checkpoint, COLOCATED, bench.cache) as server,
+        Server(bench.checkpoint, COLOCATED, bench.env) as server,
         Generator(bench) as generator,
         bench.child(
             "benchmarks.transformers_child", str(bench.checkpoint), python=bench.torch_python

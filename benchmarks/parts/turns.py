@@ -35,7 +35,7 @@ class Answer:
 
 def measure(bench: Bench) -> dict[str, Any]:
     """Hold conversations with the shape of `make serve`; figures per turn, in its order."""
-    with Server(bench.checkpoint, SPLIT, bench.cache) as server:
+    with Server(bench.checkpoint, SPLIT, bench.env) as server:
         rounds = asyncio.run(_conversations(bench, server.port))
     turns = [_turn_figures(number, pairs) for number, pairs in enumerate(zip(*rounds, strict=True))]
     return {"flags": " ".join(SPLIT), "reply_len": REPLY_LEN, "turns": turns}

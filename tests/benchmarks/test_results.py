@@ -16,7 +16,7 @@ ELSEWHERE = Machine(**{**HERE, "cores": 64})
 
 
 def part(code: str, rate: int) -> PartResult:
-    return PartResult(code, "2026-01-02", 1.5, 0.1, {"rate": rate})
+    return PartResult(code, "2026-01-02", 1.5, 0.1, 2, {"rate": rate})
 
 
 def test_a_saved_document_comes_back(tmp_path: Path):

@@ -13,7 +13,7 @@ MACHINE = Machine(
 
 
 def rendered(name: str, figures: dict) -> str:
-    return render(Results(MACHINE, {name: PartResult("c1", "2026-01-02", 1.5, 0.1, figures)}))
+    return render(Results(MACHINE, {name: PartResult("c1", "2026-01-02", 1.5, 0.1, 2, figures)}))
 
 
 @pytest.mark.parametrize(("gib", "verdict"), [(1.9, "met"), (2.0, "met"), (2.1, "MISSED")])
