@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int
 from model.attention.inputs import Places, StepInputs, chunk_offsets
 from model.attention.softmax import Running
 
-BLOCK_POSITIONS = 128  # positions of the past per iteration
+BLOCK_POSITIONS = 64  # positions of the past per iteration
 QUERY_TILE = 64  # queries of one chunk that attend to its past at once
 CHUNK_TILE = 256  # queries that attend to the chunk segment at once
 
@@ -23,7 +23,7 @@ class Past:
     def __init__(self, pool: jax.Array, layer: jax.Array, *, window: int | None) -> None:
         """Look at one layer of pool [L, P, 2, K, size, H] without copying it."""
         layers, pages, _, self.heads, self.page_size, self.head_dim = pool.shape
-        self._head_pages = pool.reshape(layers * pages * 2 * self.heads, *pool.shape[-2:])
+        self._head_pages = pool.reshape(layers * pages * 2 * self.heads, -1)
         self._first_page = layer * pages
         self.window = window
         self.pages_per_block = max(1, BLOCK_POSITIONS // self.page_size)
@@ -54,11 +54,20 @@ class Past:
         first = (self._first_page + pages)[..., None, :] * (2 * self.heads)
         keys = first + jnp.arange(self.heads, dtype=jnp.int32)[:, None]
         shape = (*tables.shape[:-1], self.heads, self.block, self.head_dim)
-        k, v = (
-            self._head_pages.at[which].get(mode="promise_in_bounds").reshape(shape)
-            for which in (keys, keys + self.heads)
+
+        def copy() -> tuple[jax.Array, jax.Array]:
+            k = self._head_pages.at[keys].get(mode="promise_in_bounds")
+            v = self._head_pages.at[keys + self.heads].get(mode="promise_in_bounds")
+            return k, v
+
+        # The condition always holds. It keeps XLA from fusing the reshape into the copy, which
+        # would then run over one position at a time instead of a whole page: on a CPU, a decode
+        # step's attention took 1.6 to 1.8 times as long without it.
+        empty = jax.eval_shape(copy)
+        k, v = jax.lax.cond(
+            index >= 0, copy, lambda: tuple(jnp.zeros(x.shape, x.dtype) for x in empty)
         )
-        return k, v
+        return k.reshape(shape), v.reshape(shape)
 
     def hide(
         self, scores: jax.Array, index: jax.Array, query: jax.Array, length: jax.Array
