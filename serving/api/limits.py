@@ -38,6 +38,5 @@ class BodyLimit:
         await self._app(scope, counted, send)
 
     def _refusal(self) -> ApiError:
-        """The connection is closed, so that the rest of the body need not be read."""
-        message = f"The request body exceeds the limit of {self._max_bytes} bytes."
-        return ApiError(413, message, headers={"connection": "close"})
+        """The connection stays open: closed with a body under way, it might lose this answer."""
+        return ApiError(413, f"The request body exceeds the limit of {self._max_bytes} bytes.")

@@ -15,6 +15,9 @@ from serving.request import SamplingParams
 COMPLETION_MAX_TOKENS = 16
 """OpenAI's default of `max_tokens` for completions; chat defaults to the rest of the context."""
 
+SMALLEST = 1e-5
+"""Below it `temperature` and `top_p` count as 0: float32 logits cannot be scaled any further."""
+
 MAX_STOP_CHARACTERS = 4096
 """Stop strings are looked for in every new token's text, so their total length is bounded."""
 
@@ -64,11 +67,11 @@ def wanted(
         raise bad_request("`min_tokens` must not exceed the tokens asked for.", "min_tokens")
     stop_ids = _ids(body.stop_token_ids or (), "stop_token_ids", limits)
     eos_ids = () if body.ignore_eos else limits.eos_ids
-    top_k, top_p = _nucleus(body)
+    top_k, top_p = _nucleus(body, limits)
     sampling = SamplingParams(
         max_tokens=max_tokens,
         min_tokens=min_tokens,
-        temperature=_or(body.temperature, 1.0),
+        temperature=_temperature(body),
         top_k=top_k,
         top_p=top_p,
         min_p=_or(body.min_p, 0.0),
@@ -127,11 +130,19 @@ def _or(value: float | None, default: float) -> float:
     return default if value is None else value
 
 
-def _nucleus(body: GenerationBody) -> tuple[int | None, float]:
+def _temperature(body: GenerationBody) -> float:
+    """Temperatures too small to divide by are greedy, like 0."""
+    temperature = _or(body.temperature, 1.0)
+    return 0.0 if temperature < SMALLEST else temperature
+
+
+def _nucleus(body: GenerationBody, limits: Limits) -> tuple[int | None, float]:
     """`top_k` 0 and -1 mean all tokens; `top_p` 0 leaves exactly the likeliest one."""
-    if body.top_p == 0:
+    top_p = _or(body.top_p, 1.0)
+    if top_p < SMALLEST:
         return 1, 1.0
-    return (body.top_k if body.top_k and body.top_k > 0 else None), _or(body.top_p, 1.0)
+    top_k = body.top_k or 0
+    return (top_k if 0 < top_k < limits.vocab_size else None), top_p
 
 
 def _ids(ids: Iterable[int], param: str, limits: Limits) -> tuple[int, ...]:

@@ -44,8 +44,8 @@ def at_once(ids: Iterable[int]) -> Script:
 
 
 def logprobs_of(token: int, n: int) -> TokenLogprobs:
-    """Token t has the log-probability -t/100; its alternatives are the n ids below it."""
-    return TokenLogprobs(-token / 100, tuple((token - i, -(token - i) / 100) for i in range(n)))
+    """Token t has the log-probability -t/100; the likeliest n are it and those above."""
+    return TokenLogprobs(-token / 100, tuple((token + i, -(token + i) / 100) for i in range(n)))
 
 
 @dataclass

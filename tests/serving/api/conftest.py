@@ -1,7 +1,8 @@
 """A real server on a real socket, in front of an engine that tests script by hand."""
 
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -29,6 +30,14 @@ LABELS = ServerLabels(
 )
 
 
+def until(condition: Callable[[], bool]) -> None:
+    """Wait for the server's thread; a test that never gets there fails."""
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
 @dataclass(frozen=True)
 class Server:
     url: str
@@ -49,6 +58,8 @@ def serve(config: EndpointConfig, tokenizer: FakeTokenizer) -> Iterator[Server]:
             root_path=config.root_path,
             log_level="critical",
             lifespan="off",
+            # A pause between two tests must not let the server close a connection in use.
+            timeout_keep_alive=600,
         )
     )
     thread = threading.Thread(target=server.run)
@@ -71,11 +82,12 @@ def shared_server() -> Iterator[Server]:
 
 
 @pytest.fixture(autouse=True)
-def server(shared_server: Server) -> Server:
-    """The shared server with a fresh script."""
+def server(shared_server: Server) -> Iterator[Server]:
+    """The shared server with a fresh script; a test may leave no request behind in it."""
     fresh = FakeEngine()
     shared_server.engine.__dict__.update(fresh.__dict__)
-    return shared_server
+    yield shared_server
+    until(lambda: len(shared_server.service.running) == 0)
 
 
 @pytest.fixture
