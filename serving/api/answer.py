@@ -6,7 +6,8 @@ prebuilt bytes, and cancels the turns as soon as the client leaves. Knows no JSO
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -70,12 +71,13 @@ class Answer(Response):
 
     async def _run(self, send: Send) -> None:
         try:
-            await self._exchange.open()
-            if self._manner.stream:
-                status, kind, body = 200, EVENT_STREAM, b""
-            else:
-                status, kind, body = 200, "application/json", await self._collect()
-            headers = self._manner.headers
+            status, headers = 200, self._manner.headers
+            with self._explained():
+                await self._exchange.open()
+                if self._manner.stream:
+                    kind, body = EVENT_STREAM, b""
+                else:
+                    kind, body = "application/json", await self._collect()
         except ApiError as error:
             status, kind, body = error.status, "application/json", error.body
             headers = {**self._manner.headers, **error.headers}
@@ -91,6 +93,17 @@ class Answer(Response):
             await self._stream(send)
         else:
             await send({"type": "http.response.body", "body": body, "more_body": False})
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Turn a bug into the error that its client gets; the log gets the rest."""
+        try:
+            yield
+        except (ApiError, ClientLeft):
+            raise
+        except Exception as bug:
+            _log.exception("%s failed", self._exchange.id)
+            raise internal_error(self._exchange.id) from bug
 
     async def _collect(self) -> bytes:
         return self._wire.whole(await _together([self._whole(s) for s in self._exchange.strands]))
@@ -110,15 +123,11 @@ class Answer(Response):
         """Stream every strand; whatever happens, the stream says how it ended."""
         strands = self._exchange.strands
         try:
-            await _together([self._stream_strand(strand, send) for strand in strands])
-            end = self._wire.usage(strands)
+            with self._explained():
+                await _together([self._stream_strand(strand, send) for strand in strands])
+                end = self._wire.usage(strands)
         except ApiError as error:
             end = _error_event(error)
-        except ClientLeft:
-            raise
-        except Exception:
-            _log.exception("streaming %s failed", self._exchange.id)
-            end = _error_event(internal_error(self._exchange.id))
         await send({"type": "http.response.body", "body": end + DONE, "more_body": False})
 
     async def _stream_strand(self, strand: Strand, send: Send) -> None:

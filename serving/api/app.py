@@ -72,4 +72,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
 
 
 async def _bug(request: Request, error: Exception) -> Response:
-    return error_response(internal_error(f"request {request.scope[REQUEST_ID]}"))
+    """The server closes the connection after a bug, so the client is told not to use it again."""
+    response = error_response(internal_error(f"request {request.scope[REQUEST_ID]}"))
+    response.headers["connection"] = "close"
+    return response

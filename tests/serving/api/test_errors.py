@@ -9,7 +9,7 @@ import pytest
 
 from serving.config import EndpointConfig
 from serving.messages import Dropped, EngineState, Failed, Outcome, Rejected
-from tests.serving.api.conftest import serve
+from tests.serving.api.conftest import Server, serve
 from tests.serving.api.test_bad_input import CHAT, PATHS, TEXT, error_of
 from tests.support.fake_engine import FakeEngine, Script
 from tests.support.fake_tokenizer import FakeTokenizer
@@ -156,19 +156,33 @@ def test_a_wrong_method_is_a_nested_405(http: httpx.Client):
     assert error_of(answer)["type"] == "MethodNotAllowed"
 
 
-def test_a_bug_is_a_500_that_names_the_request_and_nothing_else(
-    http: httpx.Client, engine: FakeEngine
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_bug_in_a_turn_is_a_500_that_names_the_request_and_nothing_else(
+    http: httpx.Client, engine: FakeEngine, stream: bool
 ):
     def script(turn: Any) -> Script:
         raise RuntimeError("secret detail")
 
     engine.script = script
-    answer = http.post("/v1/completions", json=TEXT, headers={"x-request-id": "abc-1"})
+    body = {**TEXT, "request_id": "abc-1", "stream": stream}
+    answer = http.post("/v1/completions", json=body)
     assert answer.status_code == 500
     error = error_of(answer)
     assert error["code"] == "internal_error"
-    assert "abc-1" in error["message"]
+    assert "cmpl-abc-1" in error["message"]
     assert "secret" not in answer.text
+    assert "connection" not in answer.headers
+
+
+def test_a_bug_elsewhere_is_a_500_too(
+    http: httpx.Client, shared_server: Server, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(shared_server.service, "text", None)
+    body = {"prompt": "x", "return_token_strs": True}
+    answer = http.post("/tokenize", json=body, headers={"x-request-id": "abc-1"})
+    assert answer.status_code == 500
+    assert "abc-1" in error_of(answer)["message"]
+    assert answer.headers["connection"] == "close"
 
 
 def test_a_bug_in_mid_stream_ends_the_stream_with_an_error(http: httpx.Client, engine: FakeEngine):
