@@ -9,11 +9,13 @@ import pytest
 from jax.sharding import Mesh
 
 from model.generate import Sampling, generate, prompt_logits
+from model.kv_pages import page_bytes
 from model.parameters import init_params
 from model.sharding import DECODE, PREFILL, TENSOR, param_shardings
 from serving.core.plan import LoadSlot
+from serving.engine.buckets import Bucket, Buckets
 from serving.engine.executor import JaxExecutor
-from serving.engine.programs import ExecutorSizes, Site
+from serving.engine.programs import ExecutorSizes, Programs, Site
 from serving.messages import Role
 from tests.model.test_sharding import CONFIG
 from tests.support.compiles import no_compiles
@@ -176,7 +178,9 @@ def test_a_row_resumes_from_its_history(whole):
     whole.load_slot(LoadSlot(0, SAMPLED, tuple(tokens), wanted[:5]))
     run(whole, ((), [chunk(0, 0, known[:-1][:16], pages(1), sample=False)]))
     steps = [([row(0, 16, pages(1), reply_index=5, token=known[-1])], ())]
-    steps += [([row(0, 16 + i, pages(1), reply_index=5 + i)], ()) for i in range(1, len(wanted) - 5)]
+    steps += [
+        ([row(0, 16 + i, pages(1), reply_index=5 + i)], ()) for i in range(1, len(wanted) - 5)
+    ]
     assert ids(run(whole, *steps)) == list(wanted[5:])
 
 
@@ -227,6 +231,17 @@ def test_a_step_keeps_the_pool_in_place(split):
     assert before.is_deleted()
     after = [shard.data.unsafe_buffer_pointer() for shard in split._pool.addressable_shards]
     assert after == pointers
+
+
+@pytest.mark.parametrize("bucket", [Bucket(2, 0, 0), Bucket(2, 16, 2)], ids=["decode", "mixed"])
+def test_a_step_makes_no_copy_of_the_pool_in_between(bucket):
+    """Compiled for a pool that would dwarf everything else; it is never allocated."""
+    mesh = Mesh(np.array(jax.devices()[:1]), (TENSOR,))
+    site = Site(CONFIG, mesh, DECODE, replace(SIZES, num_pages=2**16), "blocked")
+    programs = Programs(site, Buckets((bucket,), ()))
+    programs.compile(lambda done: None)
+    pool_bytes = 2**16 * page_bytes(CONFIG, page_size=PAGE)
+    assert programs.step[bucket].memory_analysis().temp_size_in_bytes < pool_bytes / 50
 
 
 def test_nothing_compiles_after_warm_up(whole, split):
