@@ -55,6 +55,7 @@ def _called(value: Any) -> bool:
 
 
 REFUSED: Mapping[str, Callable[[Any], bool]] = {
+    "add_special_tokens": _given,  # of a chat: its template writes them
     "bad_words": _given,
     "chat_template": _given,
     "documents": _given,

@@ -56,7 +56,6 @@ class GenerationBody(Body):
     include_stop_str_in_output: bool | None = None
     prompt_logprobs: Annotated[int, Field(ge=0)] | None = None
     truncate_prompt_tokens: Annotated[int, Field(ge=1)] | None = None
-    add_special_tokens: bool | None = None
     return_token_ids: bool | None = None
     return_tokens_as_token_ids: bool | None = None
     stream: bool | None = None
@@ -89,6 +88,7 @@ class CompletionBody(GenerationBody):
     """`POST /v1/completions`; the forms of `prompt` are told apart in `text`."""
 
     prompt: Any
+    add_special_tokens: bool | None = None
     echo: bool | None = None
     logprobs: Annotated[int, Field(ge=0)] | None = None
 

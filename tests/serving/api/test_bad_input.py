@@ -124,6 +124,7 @@ CHAT_ONLY: list[tuple[dict[str, Any], str]] = [
     ({"chat_template": "{{ x }}"}, "chat_template"),
     ({"documents": [{"text": "x"}]}, "documents"),
     ({"echo": True}, "echo"),
+    ({"add_special_tokens": True}, "add_special_tokens"),
     (
         {"add_generation_prompt": True, "continue_final_message": True},
         "continue_final_message",
