@@ -13,8 +13,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from serving.core.batcher import Batcher
-from serving.core.coordinator import Coordinator, CoordinatorLimits
-from serving.core.holdings import BatcherLimits
 from serving.core.plan import (
     DropTransfer,
     Launch,
@@ -25,7 +23,6 @@ from serving.core.plan import (
     StepPlan,
     StepResult,
 )
-from serving.core.sessions import Sessions
 from serving.messages import (
     Ack,
     Action,
@@ -52,58 +49,11 @@ from serving.messages import (
 from serving.request import FinishReason, TokenLogprobs, Turn, TurnId
 from tests.support.fake_executor import Connector, FakeExecutor
 from tests.support.fake_model import prompt_scores, reply_scores, reply_to
+from tests.support.shape import Shape
 
 COORDINATOR = "coordinator"
 CLIENT = "client"
 STEP_SECONDS = 0.001
-
-
-@dataclass(frozen=True)
-class Shape:
-    """The sizes of a deployment."""
-
-    prefill_workers: int = 0
-    decode_workers: int = 1
-    page_size: int = 4
-    num_pages: int = 33
-    prefill_pages: int = 33
-    max_model_len: int = 64
-    max_rows: int = 4
-    chunk_tokens: int = 8
-    chunk_rows: int = 4
-    reserve_tokens: int = 8
-    depth: int = 2
-    max_queue_size: int = 1000
-    queue_timeout_s: float | None = None
-    max_attempts: int = 3
-    max_sessions: int = 100
-    session_ttl_s: float = 600.0
-    transfer_timeout_s: float = 30.0
-
-    def limits(self, role: Role) -> BatcherLimits:
-        return BatcherLimits(
-            num_pages=self.prefill_pages if role is Role.PREFILL else self.num_pages,
-            page_size=self.page_size,
-            max_model_len=self.max_model_len,
-            max_rows=self.max_rows,
-            max_chunk_tokens=self.chunk_tokens,
-            max_chunk_rows=self.chunk_rows,
-            reserve_tokens=self.reserve_tokens,
-            transfer_timeout_s=self.transfer_timeout_s,
-        )
-
-    def coordinator(self) -> Coordinator:
-        limits = CoordinatorLimits(
-            max_model_len=self.max_model_len,
-            max_queue_size=self.max_queue_size,
-            queue_timeout_s=self.queue_timeout_s,
-            reserve_tokens=self.reserve_tokens,
-            max_attempts=self.max_attempts,
-        )
-        sessions = Sessions(
-            max_sessions=self.max_sessions, ttl_s=self.session_ttl_s, page_size=self.page_size
-        )
-        return Coordinator(limits, sessions)
 
 
 @dataclass
@@ -403,14 +353,3 @@ class FakeFleet:
             assert holdings.rows.num_free == self.shape.max_rows, f"{name} holds slots"
             assert not worker.launched
         assert not self.connector.payloads, "payloads nobody took"
-
-
-def transfer_pages(worker: FakeWorker) -> dict[WorkerId, int]:
-    """Count the pages that a worker sent, by receiver."""
-    counts: dict[WorkerId, int] = {}
-    for send in worker.sent:
-        counts[send.to] = counts.get(send.to, 0) + len(send.pages)
-    return counts
-
-
-__all__ = ["FakeFleet", "FakeWorker", "Reply", "Shape", "TransferId", "transfer_pages"]

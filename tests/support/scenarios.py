@@ -6,25 +6,34 @@ afterwards. The fleet itself checks pages, order and tokens after every event.
 """
 
 from collections import deque
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from hypothesis import strategies as st
 
 from serving.core.plan import SendPages
 from serving.messages import Completed, Dropped, Failed, Role, WorkerId
-from serving.request import SamplingParams, SessionId, TurnId
-from tests.support.fake_fleet import FakeFleet, Reply, Shape
+from serving.request import TurnId
+from tests.support.fake_fleet import FakeFleet, Reply
 from tests.support.fake_model import VOCABULARY
-from tests.support.turns import SAMPLING, make_turn
+from tests.support.shape import Shape
+from tests.support.turns import make_turn
 
 
 @dataclass(frozen=True)
 class Ask:
-    """One turn of a conversation: what the client adds, and how the reply is sampled."""
+    """One turn of a conversation: what the client adds, and how the reply is sampled.
+
+    Plain values: the type checker of the tests draws random numbers when it checks ours, which
+    hypothesis does not allow while it draws.
+    """
 
     new_tokens: tuple[int, ...]
-    sampling: SamplingParams
+    max_tokens: int
+    stop_ids: tuple[int, ...]
+    seed: int
     priority: int
+    logprobs: int | None
+    prompt_logprobs: int | None
 
 
 @dataclass(frozen=True)
@@ -106,12 +115,18 @@ class Play:
         left = self.scenario.shape.max_model_len - len(tokens)
         if left < 1:
             return
-        sampling = replace(ask.sampling, max_tokens=min(left, ask.sampling.max_tokens))
         self.turns += 1
-        turn = replace(
-            make_turn(f"t{self.turns}", tokens, priority=ask.priority, salt=conversation.salt),
-            session=None if conversation.key is None else SessionId(conversation.key),
-            sampling=sampling,
+        turn = make_turn(
+            f"t{self.turns}",
+            tokens,
+            session=conversation.key,
+            salt=conversation.salt,
+            priority=ask.priority,
+            max_tokens=min(left, ask.max_tokens),
+            stop_ids=ask.stop_ids,
+            seed=ask.seed,
+            logprobs=ask.logprobs,
+            prompt_logprobs=ask.prompt_logprobs,
         )
         self.asking[turn.id] = (conversation, asks)
         self.fleet.submit(turn)
@@ -202,15 +217,15 @@ TOKENS = st.lists(st.integers(0, VOCABULARY - 1), min_size=1, max_size=6).map(tu
 @st.composite
 def asks(draw: st.DrawFn, system: tuple[int, ...] = ()) -> Ask:
     """One turn; about one in three asks for log-probabilities of some kind."""
-    sampling = replace(
-        SAMPLING,
+    return Ask(
+        new_tokens=system + draw(TOKENS),
         max_tokens=draw(st.integers(1, 12)),
         stop_ids=draw(st.sampled_from(((), (1, 2, 3), tuple(range(10)), tuple(range(30))))),
         seed=draw(st.integers(-(2**63), 2**63 - 1)),
+        priority=draw(st.sampled_from((0, 0, 1))),
         logprobs=draw(st.sampled_from((None, None, 0))),
         prompt_logprobs=draw(st.sampled_from((None, None, None, 0))),
     )
-    return Ask(system + draw(TOKENS), sampling, draw(st.sampled_from((0, 0, 1))))
 
 
 @st.composite

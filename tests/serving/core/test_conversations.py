@@ -6,7 +6,8 @@ import pytest
 
 from serving.core.batcher import Batcher
 from serving.messages import Completed, Dropped, WorkerId
-from tests.support.fake_fleet import FakeFleet, Reply, Shape, transfer_pages
+from tests.support.fake_fleet import FakeFleet, Reply
+from tests.support.shape import Shape
 from tests.support.turns import make_turn
 
 COLOCATED = Shape(decode_workers=2, max_model_len=128, num_pages=100)
@@ -34,7 +35,9 @@ def start(shape: Shape) -> FakeFleet:
 
 
 def moved(fleet: FakeFleet, sender: str, to: str) -> int:
-    return transfer_pages(fleet.workers[WorkerId(sender)]).get(WorkerId(to), 0)
+    """Pages that one worker has sent to another so far."""
+    sends = fleet.workers[WorkerId(sender)].sent
+    return sum(len(send.pages) for send in sends if send.to == to)
 
 
 @SHAPES

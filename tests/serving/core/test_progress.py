@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 
 from serving.messages import Completed, WorkerId
-from tests.support.fake_fleet import FakeFleet, Reply, Shape
+from tests.support.fake_fleet import FakeFleet, Reply
+from tests.support.shape import Shape
 from tests.support.turns import make_turn
 
 D0 = WorkerId("d0")
@@ -127,7 +128,7 @@ def test_a_smaller_priority_number_is_served_first_and_equals_by_arrival():
 
 def test_the_oldest_turn_is_never_preempted():
     shape = Shape(max_model_len=40, num_pages=12, reserve_tokens=0, max_rows=6)
-    for seed in range(10):
+    for seed in range(4):
         fleet = started(shape, seed=seed)
         fleet.submit(make_turn("oldest", [9] * 5, max_tokens=35))
         while fleet.coordinator.live_turns == 0:

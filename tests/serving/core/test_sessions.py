@@ -8,12 +8,18 @@ def new_sessions(*, max_sessions: int = 100, ttl_s: float = 60.0) -> Sessions:
 
 
 def say(
-    sessions: Sessions, prompt: list[int], reply: list[int], *, now: float = 0.0, **turn: str
+    sessions: Sessions,
+    prompt: list[int],
+    reply: list[int],
+    *,
+    now: float = 0.0,
+    session: str | None = None,
+    salt: str = "",
 ) -> Session:
     """A whole turn: it comes, is answered and is remembered."""
-    session = sessions.join(make_turn("t", prompt, **turn), now)
-    sessions.remember(session, turn.get("salt", ""), (*prompt, *reply), now)
-    return session
+    found = sessions.join(make_turn("t", prompt, session=session, salt=salt), now)
+    sessions.remember(found, salt, (*prompt, *reply), now)
+    return found
 
 
 def test_a_key_finds_its_session_whatever_the_tokens():

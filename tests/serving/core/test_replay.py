@@ -1,0 +1,68 @@
+"""Invariant 4: the same events at the same times give the same actions, byte for byte."""
+
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.support.fake_fleet import FakeFleet
+from tests.support.shape import Shape
+from tests.support.turns import make_turn
+
+ROOT = Path(__file__).parents[3]
+SHAPE = Shape(prefill_workers=2, decode_workers=2, num_pages=17, max_rows=3, reserve_tokens=0)
+
+
+def play_once(seed: int) -> list[str]:
+    """A run with faults of every kind; returns all that went in and came out."""
+    fleet = FakeFleet(SHAPE, seed=seed)
+    fleet.log = []
+    fleet.run()
+    fleet.lose_ack = lambda ack: ack.transfer.number % 5 == 0
+    fleet.break_transfer = lambda send: "receiver" if send.transfer.number % 7 == 3 else None
+    for i in range(8):
+        turn = make_turn(f"t{i}", [i // 2] * (5 + i), max_tokens=20, seed=i, session=f"s{i % 5}")
+        fleet.submit(turn)
+    for _ in range(150):
+        fleet.round()
+    fleet.cancel(next(reversed(fleet.replies)))
+    fleet.lose(next(iter(fleet.workers)))
+    fleet.run()
+    fleet.advance(SHAPE.transfer_timeout_s + 1)
+    fleet.run()
+    fleet.check_empty()
+    return fleet.log
+
+
+def digest(log: list[str]) -> str:
+    """One line for a whole log."""
+    return hashlib.sha256("\n".join(log).encode()).hexdigest()
+
+
+def test_a_run_repeats_itself_byte_for_byte():
+    first, second = play_once(1), play_once(1)
+    assert first == second
+    text = "\n".join(first)
+    for word in ("preempted", "worker_lost", "transfer_failed", "PullRequested", "Launch"):
+        assert word in text, f"the run shows too little: no {word}"
+
+
+def test_a_run_does_not_depend_on_the_hash_seed():
+    digests = {in_new_process(hash_seed) for hash_seed in ("0", "1", "4242")}
+    assert digests == {digest(play_once(1))}
+
+
+def in_new_process(hash_seed: str) -> str:
+    """Play the run in a fresh interpreter, without JAX and with another hash of strings."""
+    code = "from tests.serving.core.test_replay import *; print(digest(play_once(1)))"
+    environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout.strip()

@@ -1,0 +1,56 @@
+"""How large is the deployment of a test? Small numbers, so that every limit is met soon."""
+
+from dataclasses import dataclass
+
+from serving.core.coordinator import Coordinator, CoordinatorLimits
+from serving.core.holdings import BatcherLimits
+from serving.core.sessions import Sessions
+from serving.messages import Role
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The sizes of a deployment."""
+
+    prefill_workers: int = 0
+    decode_workers: int = 1
+    page_size: int = 4
+    num_pages: int = 33
+    prefill_pages: int = 33
+    max_model_len: int = 64
+    max_rows: int = 4
+    chunk_tokens: int = 8
+    chunk_rows: int = 4
+    reserve_tokens: int = 8
+    depth: int = 2
+    max_queue_size: int = 1000
+    queue_timeout_s: float | None = None
+    max_attempts: int = 3
+    max_sessions: int = 100
+    session_ttl_s: float = 600.0
+    transfer_timeout_s: float = 30.0
+
+    def limits(self, role: Role) -> BatcherLimits:
+        return BatcherLimits(
+            num_pages=self.prefill_pages if role is Role.PREFILL else self.num_pages,
+            page_size=self.page_size,
+            max_model_len=self.max_model_len,
+            max_rows=self.max_rows,
+            max_chunk_tokens=self.chunk_tokens,
+            max_chunk_rows=self.chunk_rows,
+            reserve_tokens=self.reserve_tokens,
+            transfer_timeout_s=self.transfer_timeout_s,
+        )
+
+    def coordinator(self) -> Coordinator:
+        limits = CoordinatorLimits(
+            max_model_len=self.max_model_len,
+            max_queue_size=self.max_queue_size,
+            queue_timeout_s=self.queue_timeout_s,
+            reserve_tokens=self.reserve_tokens,
+            max_attempts=self.max_attempts,
+        )
+        sessions = Sessions(
+            max_sessions=self.max_sessions, ttl_s=self.session_ttl_s, page_size=self.page_size
+        )
+        return Coordinator(limits, sessions)
