@@ -39,6 +39,8 @@ of a small model, which a worker would spend waiting for the endpoint's coroutin
 
 
 COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
+KEEP_ALIVE_S = 75
+"""How long an idle connection is kept; clients that reuse one later than that may see a reset."""
 CLOSE_S = 2
 """Grace for connections that are still open once every turn has ended."""
 
@@ -135,6 +137,7 @@ async def _serve(
             root_path=endpoint.root_path,
             lifespan="off",
             access_log=False,
+            timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=CLOSE_S,
         ),
         on_signal,
