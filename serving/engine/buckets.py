@@ -55,7 +55,7 @@ def make_buckets(
     """List a role's buckets.
 
     A prefill worker never decodes. A decode worker may prefill, which is rare, so one mixed bucket
-    per chunk size has to do. A worker that does both meets every mixture.
+    has to do. A worker that does both meets every mixture.
     """
     rows = _ladder(1, max_rows, ROW_FACTOR)
     tokens = _ladder(min(LEAST_CHUNK_TOKENS, max_tokens), max_tokens, TOKEN_FACTOR)
@@ -63,7 +63,7 @@ def make_buckets(
         case Role.PREFILL:
             return Buckets(_steps([0], tokens, max_chunks), _ladder(1, max_pages, PAGE_FACTOR))
         case Role.DECODE:
-            steps = _steps(rows, [0], max_chunks) + _steps([max_rows], tokens, max_chunks)
+            steps = _steps(rows, [0], max_chunks) + _steps([max_rows], [max_tokens], max_chunks)
             return Buckets(steps, _ladder(1, max_pages, PAGE_FACTOR))
         case Role.BOTH:
             mixed = _steps([0, *rows[len(rows) // 2 :]], tokens, max_chunks)
