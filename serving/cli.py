@@ -100,3 +100,7 @@ def run(command: Callable[..., Any]) -> int:
     except (KeyboardInterrupt, click.Abort):
         return 130
     return 0
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,236 @@
+"""The command itself: a real process, a real socket, the official client, the shipped model."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import SingleDeviceSharding
+from openai import OpenAI
+
+from model.config import load_config
+from model.generate import Sampling, generate
+from model.parameters import Params, abstract_params
+from model.weights import load_params
+
+ROOT = Path(__file__).parents[2]
+DEMO = ROOT / "checkpoints" / "demo"
+# Few rows and short chunks: every bucket is a program, and programs are what start-up takes.
+SMALL = ("--max-num-seqs", "4", "--max-num-batched-tokens", "64", "--max-prefill-rows", "2")
+SPLIT = ("--prefill-workers", "1", "--decode-workers", "2", "--prefill-tp", "2")
+START_S = 300
+
+
+@dataclass
+class Served:
+    """A server that is ready."""
+
+    url: str
+    process: subprocess.Popen[bytes]
+
+    @property
+    def client(self) -> OpenAI:
+        return OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0)
+
+    def metric(self, name: str) -> float:
+        """The sum of a series over its labels."""
+        lines = httpx.get(f"{self.url}/metrics").text.splitlines()
+        values = [float(l.rsplit(" ", 1)[1]) for l in lines if re.match(rf"{name}(\{{|\s)", l)]
+        assert values, f"{name} is not exported"
+        return sum(values)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def start(*flags: str) -> Served:
+    port = free_port()
+    command = [sys.executable, "-m", "serving.cli", "serve", str(DEMO), "--port", str(port)]
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    process = subprocess.Popen(
+        [*command, "--served-model-name", "demo", *SMALL, *flags],
+        cwd=ROOT,
+        env=environment,
+        stderr=subprocess.DEVNULL,
+    )
+    served = Served(f"http://127.0.0.1:{port}", process)
+    deadline = time.monotonic() + START_S
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            if httpx.get(f"{served.url}/health").status_code == 200:
+                return served
+        except httpx.TransportError:
+            pass
+        time.sleep(0.2)
+    process.kill()
+    raise AssertionError(f"the server did not become ready; exit status {process.wait()}")
+
+
+@contextmanager
+def serving(*flags: str) -> Iterator[Served]:
+    served = start(*flags)
+    try:
+        yield served
+    finally:
+        served.process.kill()
+        served.process.wait()
+
+
+@pytest.fixture(scope="module")
+def split() -> Iterator[Served]:
+    with serving(*SPLIT) as served:
+        yield served
+
+
+@pytest.fixture(scope="module")
+def params() -> Params:
+    config = load_config(DEMO, dtype=None)
+    here = SingleDeviceSharding(jax.devices()[0])
+    shardings = jax.tree.map(lambda _: here, abstract_params(config))
+    return load_params(DEMO, config, shardings, jnp.dtype(config.dtype), None)
+
+
+QUESTIONS = (
+    "What is 48 + 76?",
+    "again with 17",
+    "Sort 5 2 9 1",
+    "reverse it",
+    "Count from 3 to 9",
+)
+
+
+def test_twenty_turns_compute_only_what_is_new_and_say_what_the_oracle_says(split, params):
+    config, messages, known = load_config(DEMO, dtype=None), [], 0
+    for number in range(20):
+        messages.append({"role": "user", "content": QUESTIONS[number % len(QUESTIONS)]})
+        answer = split.client.chat.completions.create(
+            model="demo",
+            messages=messages,
+            max_tokens=12,
+            temperature=0,
+            extra_body={"return_token_ids": True},
+        )
+        choice, usage = answer.choices[0], answer.usage
+        prompt = answer.model_extra["prompt_token_ids"]
+        reply = choice.model_extra["token_ids"]
+        expected = generate(params, config, prompt, Sampling(stop_ids=config.eos_ids), 12)
+        assert tuple(reply) == expected.tokens
+        assert usage.prompt_tokens == len(prompt)
+        assert usage.prompt_tokens_details.cached_tokens == known
+        known = len(prompt) + len(reply) - 1
+        messages.append({"role": "assistant", "content": choice.message.content})
+    assert split.metric("foretoken:unexpected_decode_prefill_total") == 0
+
+
+def test_streams_say_the_same_and_leave_nothing_behind(split):
+    request = {
+        "model": "demo",
+        "messages": [{"role": "user", "content": "Count from 3 to 30"}],
+        "max_tokens": 40,
+        "temperature": 0.8,
+        "seed": 5,
+    }
+    compiled = split.metric("foretoken:xla_compilations_total")
+    whole = split.client.chat.completions.create(**request)
+    chunks = list(
+        split.client.chat.completions.create(
+            **request, stream=True, stream_options={"include_usage": True}
+        )
+    )
+    text = "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
+    assert text == whole.choices[0].message.content
+    assert len({chunk.id for chunk in chunks}) == 1
+    assert chunks[-1].usage.completion_tokens == whole.usage.completion_tokens
+    assert split.metric("foretoken:xla_compilations_total") == compiled
+
+
+def test_a_client_that_leaves_frees_everything(split):
+    body = {
+        "model": "demo",
+        "messages": [{"role": "user", "content": "Count from 1 to 300"}],
+        "max_tokens": 2000,
+        "stream": True,
+        "ignore_eos": True,
+    }
+    with httpx.stream("POST", f"{split.url}/v1/chat/completions", json=body) as stream:
+        next(stream.iter_lines())
+    deadline = time.monotonic() + 30
+    while split.metric("vllm:num_requests_running") or split.metric("vllm:kv_cache_usage_perc"):
+        assert time.monotonic() < deadline, "pages or rows are still in use"
+        time.sleep(0.05)
+
+
+def test_sigterm_lets_running_turns_finish_and_refuses_new_ones():
+    with serving("--prefill-workers", "0") as served:
+        body = {
+            "model": "demo",
+            "prompt": "1 2 3",
+            "max_tokens": 600,
+            "stream": True,
+            "ignore_eos": True,
+            "stream_options": {"include_usage": True},
+        }
+        with httpx.stream("POST", f"{served.url}/v1/completions", json=body, timeout=120) as stream:
+            lines = stream.iter_lines()
+            next(lines)
+            served.process.send_signal(signal.SIGTERM)
+            deadline = time.monotonic() + 10
+            while httpx.get(f"{served.url}/health").status_code != 503:
+                assert time.monotonic() < deadline
+            late = httpx.post(f"{served.url}/v1/completions", json={**body, "stream": False})
+            rest = [line for line in lines if line]
+        assert late.status_code == 503
+        assert late.json()["error"]["code"] == "draining"
+        assert rest[-1] == "data: [DONE]"
+        assert '"completion_tokens":600' in rest[-2]
+        assert served.process.wait(60) == 0
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "serving.cli", *arguments]
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    return subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+@pytest.mark.parametrize(
+    ("flags", "problem"),
+    [
+        (["no-such-directory"], "no-such-directory: no such checkpoint directory"),
+        ([str(DEMO), "--decode-tp", "3"], "degree 3 does not divide"),
+        ([str(DEMO), "--kv-pages", "3"], "raise --kv-pages or lower --max-model-len"),
+        ([str(DEMO), "--max-model-len", "1000000"], "--max-model-len 1000000 is above"),
+    ],
+)
+def test_what_cannot_be_served_is_one_line_and_status_2(flags, problem):
+    result = run("serve", *flags, "--port", str(free_port()))
+    assert result.returncode == 2
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith("foretoken: ")
+    assert problem in last
+    assert "Traceback" not in result.stderr
+
+
+def test_a_port_in_use_is_one_line_and_status_2():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        result = run("serve", str(DEMO), "--port", str(taken.getsockname()[1]))
+    assert result.returncode == 2
+    assert result.stderr.count("\n") == 1
+    assert "choose another --port" in result.stderr
