@@ -20,11 +20,10 @@ from tokenizers import Tokenizer
 from tqdm import tqdm
 
 from model.config import ModelConfig, RopeConfig
-from model.parameters import init_params
 from train.checkpoint import save_checkpoint, write_json
 from train.evaluate import evaluate, format_table
-from train.loop import TrainState, optimizer, rate, train_step
-from train.packing import batches, draw_topics
+from train.loop import TrainState, rate, start, train_step
+from train.packing import batches, draw_topics, row_lengths
 from train.tasks.conversation import Turn
 from train.tokenizer import END, train_tokenizer
 
@@ -85,8 +84,7 @@ def train(
 
     Calls `report(chunk, tokens of the step, its loss in nats)` after each step.
     """
-    params = init_params(recipe.config, jax.random.key(recipe.seed))
-    state = TrainState(params, optimizer().init(params))
+    state = start(recipe.config, jax.random.key(recipe.seed))
     with ocp.CheckpointManager(
         directory.absolute(), options=ocp.CheckpointManagerOptions(max_to_keep=1)
     ) as manager:
@@ -109,7 +107,8 @@ def train_chunk(
 ) -> TrainState:
     """Take one step per batch of a chunk. Consumes `state`."""
     topics = draw_topics(recipe.seed, chunk, recipe.topics_per_chunk)
-    packed = batches(tokenizer, topics, f"packing {recipe.seed} {chunk}")
+    lengths = row_lengths(chunk / recipe.chunks)
+    packed = batches(tokenizer, topics, f"packing {recipe.seed} {chunk}", lengths)
     for index, batch in enumerate(packed):
         progress = (chunk + (index + 1) / len(packed)) / recipe.chunks
         state, value = train_step(
@@ -128,8 +127,8 @@ def train_chunk(
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Checkpoint directory.")
 @click.option("--runs", type=click.Path(path_type=Path), default=Path("out/demo-model"))
 @click.option("--seed", type=int, default=0)
-@click.option("--chunks", type=click.IntRange(min=1), default=20, help="Length of the run.")
-@click.option("--topics", type=click.IntRange(min=1), default=4000, help="Topics per chunk.")
+@click.option("--chunks", type=click.IntRange(min=1), default=60, help="Length of the run.")
+@click.option("--topics", type=click.IntRange(min=1), default=1000, help="Topics per chunk.")
 @click.option("--prompts", type=click.IntRange(min=1), default=100, help="Tested per family.")
 def main(out: Path, runs: Path, seed: int, chunks: int, topics: int, prompts: int) -> None:
     """Train the demo model, write its checkpoint to OUT and print its accuracy.

@@ -17,11 +17,14 @@ from jaxtyping import Array, Bool, Float, Int
 
 from model.config import ModelConfig
 from model.head import logits
-from model.parameters import Params
+from model.parameters import Params, init_params
 from model.transformer import forward
 
-PEAK_RATE = 4e-3
+PEAK_RATE = 8e-3
+# The rate of embeddings and norms, which AdamW updates, against that of the matrices.
+ADAM_RATE_SHARE = 0.5
 FINAL_RATE_SHARE = 0.02
+EMBED_SCALE, BRANCH_SCALE = 5.0, 0.1
 WARM_UP_SHARE = 0.03
 WEIGHT_DECAY = 0.05
 # Queries are attended in this many blocks, each over the keys up to its own end: about half the
@@ -37,6 +40,20 @@ class TrainState(NamedTuple):
     optimizer: optax.OptState
 
 
+def start(config: ModelConfig, key: jax.Array) -> TrainState:
+    """Draw the parameters of a run.
+
+    Embeddings start larger and residual branches smaller than the model's own random values: the
+    first layers then see which token stands where, and copying is learned several times sooner.
+    """
+    params = init_params(config, key)
+    layers = dict(params["layers"])
+    layers["o"] = layers["o"] * BRANCH_SCALE
+    layers["down"] = layers["down"] * BRANCH_SCALE
+    params = {**params, "embed": params["embed"] * EMBED_SCALE, "layers": layers}
+    return TrainState(params, optimizer().init(params))
+
+
 def optimizer() -> optax.GradientTransformation:
     """Muon at learning rate 1: each step scales the updates by its own rate.
 
@@ -47,6 +64,7 @@ def optimizer() -> optax.GradientTransformation:
         1.0,
         weight_decay=WEIGHT_DECAY,
         adam_b2=0.98,
+        adam_learning_rate=ADAM_RATE_SHARE,
         muon_weight_dimension_numbers=_matrices,
         consistent_rms=0.2,
     )

@@ -6,7 +6,7 @@ segment. Every batch has the same number of tokens. Knows no model.
 """
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,9 +17,11 @@ from train.tokenizer import ASSISTANT, END, PAD, USER, encode_prompt
 
 # Tokens per row; the longest also bounds the length of a topic.
 ROW_LENGTHS = (128, 256, 512, 1024, 2048)
-BATCH_TOKENS = 4096
+BATCH_TOKENS = 2048
 # Chance that a topic goes on with the conversation before it in its row.
 CONTINUE_PROBABILITY = 0.5
+# Shares of the run at which rows of the second and of all lengths come in.
+SHORT_UNTIL, MEDIUM_UNTIL = 0.1, 0.2
 
 Encoded = tuple[list[int], list[bool]]
 """A topic's tokens and which of them a reply is made of."""
@@ -65,12 +67,28 @@ def draw_topics(seed: int, chunk: int, count: int) -> list[list[Turn]]:
     return [draw_topic(rng) for _ in range(count)]
 
 
-def batches(tokenizer: Tokenizer, topics: list[list[Turn]], seed: str) -> list[Batch]:
-    """Pack topics into batches, shuffled; the rows left over at the end are dropped."""
+def row_lengths(progress: float) -> tuple[int, ...]:
+    """Return the row lengths in use at a share (0 to 1) of the run.
+
+    Short topics come first: on them the model learns to copy and to look up soonest.
+    """
+    if progress < SHORT_UNTIL:
+        return ROW_LENGTHS[:1]
+    return ROW_LENGTHS[:2] if progress < MEDIUM_UNTIL else ROW_LENGTHS
+
+
+def batches(
+    tokenizer: Tokenizer, topics: list[list[Turn]], seed: str, lengths: tuple[int, ...]
+) -> list[Batch]:
+    """Pack topics into batches of the given row lengths, shuffled.
+
+    Topics that no row holds are left out, and rows left over at the end are dropped.
+    """
     rng = random.Random(seed)
     packed: list[Batch] = []
-    full: dict[int, list[Row]] = {length: [] for length in ROW_LENGTHS}
-    rows = [_row(tokenizer, length, parts, rng) for length, parts in _placed(tokenizer, topics)]
+    full: dict[int, list[Row]] = {length: [] for length in lengths}
+    placed = _placed(_encode(tokenizer, topics), lengths)
+    rows = [_row(tokenizer, length, parts, rng) for length, parts in placed]
     rng.shuffle(rows)
     for row in rows:
         queue = full[row.length]
@@ -82,24 +100,24 @@ def batches(tokenizer: Tokenizer, topics: list[list[Turn]], seed: str) -> list[B
     return packed
 
 
-def _placed(tokenizer: Tokenizer, topics: list[list[Turn]]) -> list[tuple[int, list[Encoded]]]:
+def _placed(topics: Iterable[Encoded], lengths: tuple[int, ...]) -> list[tuple[int, list[Encoded]]]:
     """Assign topics to rows, the longest first, each to the row with the least room for it.
 
     A topic that fits nowhere opens the shortest row that holds it; one that no row holds is left
     out. Returns each row's length and topics.
     """
-    encoded = sorted(_encode(tokenizer, topics), key=lambda topic: len(topic[0]), reverse=True)
+    encoded = sorted(topics, key=lambda topic: len(topic[0]), reverse=True)
     rows: list[tuple[int, list[Encoded]]] = []
     room = np.zeros(len(encoded), np.int32)
     for topic in encoded:
         size = len(topic[0])
-        if size > ROW_LENGTHS[-1]:
+        if size > lengths[-1]:
             continue
-        spare = np.where(room >= size, room, ROW_LENGTHS[-1] + 1)
+        spare = np.where(room >= size, room, lengths[-1] + 1)
         place = int(spare.argmin())
         if room[place] < size:
             place = len(rows)
-            length = next(length for length in ROW_LENGTHS if length >= size)
+            length = next(length for length in lengths if length >= size)
             rows.append((length, []))
             room[place] = length
         rows[place][1].append(topic)

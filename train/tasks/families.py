@@ -31,18 +31,18 @@ FAMILIES: Mapping[str, Callable[[random.Random], Problem]] = MappingProxyType(
 # Shares of the problems drawn for training, chosen so that hard families get the most tokens.
 WEIGHTS: Mapping[str, float] = MappingProxyType(
     {
-        "addition": 16,
-        "multiplication": 16,
-        "sorting": 14,
-        "collatz": 6,
-        "euclid": 12,
-        "factoring": 12,
-        "counting": 5,
-        "table": 4,
-        "reversing": 5,
-        "filtering": 3,
-        "largest": 3,
-        "parity": 1,
+        "addition": 10,
+        "multiplication": 14,
+        "sorting": 16,
+        "collatz": 5,
+        "euclid": 14,
+        "factoring": 14,
+        "counting": 12,
+        "table": 6,
+        "reversing": 8,
+        "filtering": 8,
+        "largest": 5,
+        "parity": 4,
         "small-talk": 1,
     }
 )

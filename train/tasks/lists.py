@@ -108,10 +108,10 @@ class Filtering:
         return rng.choice(forms)
 
     def reply(self, rng: random.Random) -> str:
-        """Judge every number, then list those that stay."""
+        """Name the kind of every number, then list those that stay."""
         del rng
-        marks = ("no", "yes")
-        steps = [f"{number} {marks[number % 2 == self.odd]}\n" for number in self.numbers]
+        kinds = ("even", "odd")
+        steps = [f"{number} {kinds[number % 2]}\n" for number in self.numbers]
         return conclude("".join(steps), self.answer)
 
     def follow(self, rng: random.Random) -> FollowUp | None:

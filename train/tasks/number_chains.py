@@ -13,8 +13,8 @@ from typing import ClassVar
 from train.tasks.problem import FollowUp, conclude, with_rechecks
 
 MAX_COLLATZ = 250
-MAX_EUCLID = 99
-MAX_FACTORED = 400
+MAX_EUCLID = 60
+MAX_FACTORED = 250
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ class Factoring:
         """Try the primes in order until the rest must be prime."""
         rest = self.number
         steps = []
-        for prime in (2, 3, 5, 7, 11, 13, 17, 19):
+        for prime in (2, 3, 5, 7, 11, 13, 17):
             while rest % prime == 0 and prime * prime <= rest:
                 steps.append(f"{rest}/{prime}={rest // prime}\n")
                 rest //= prime

@@ -9,7 +9,7 @@ that mark (small talk) is its own answer.
 
 import random
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 ANSWER_MARK = "Answer:"
 RECHECK = "Check again."
@@ -17,6 +17,7 @@ RECHECK = "Check again."
 RECHECK_PROBABILITY = 0.3
 
 
+@runtime_checkable
 class Problem(Protocol):
     """A question with one right answer.
 

@@ -1,7 +1,8 @@
 """Which problems write a long regular list, and how are they followed up?
 
-Counting in steps, and times tables. Their lengths are drawn log-uniformly, so that most are short
-and the longest run to far more than a thousand tokens.
+Counting in steps, and times tables. Their lengths are drawn log-uniformly, mostly up to a moderate
+bound and now and then up to a large one: most are short, and the longest run to far more than a
+thousand tokens.
 """
 
 import math
@@ -12,8 +13,11 @@ from typing import ClassVar
 from train.tasks.problem import FollowUp, conclude
 
 MAX_COUNT = 999
-MAX_ITEMS = 400
-MAX_ROWS = 60
+# Sizes of a step other than one.
+STEP_SIZES = (2, 3, 4, 5, 10)
+MOST_ITEMS, MAX_ITEMS = 40, 400
+MOST_ROWS, MAX_ROWS = 16, 60
+LONG_PROBABILITY = 0.15
 MAX_TABLE = 25
 
 
@@ -49,16 +53,18 @@ class Counting:
         return rng.choice(forms)
 
     def reply(self, rng: random.Random) -> str:
-        """Say every number."""
+        """Say the step, which a long list would else carry far from the question; then count."""
         del rng
-        return conclude(" ".join(str(number) for number in self.numbers) + "\n", self.answer)
+        way = "Up" if self.step > 0 else "Down"
+        said = " ".join(str(number) for number in self.numbers)
+        return conclude(f"{way} by {abs(self.step)}: {said}\n", self.answer)
 
     def follow(self, rng: random.Random) -> FollowUp:
         """Change the step, or count the same numbers backwards."""
         if rng.random() < 0.5:
             backwards = Counting(self.numbers[-1], self.start, -self.step)
             return FollowUp(rng.choice(("Now backwards.", "Count back.")), backwards)
-        size = rng.randint(2, 12)
+        size = rng.choice(STEP_SIZES)
         step = size if self.step > 0 else -size
         text = rng.choice((f"Again by {size}.", f"Now in steps of {size}."))
         return FollowUp(text, replace(self, step=step))
@@ -108,8 +114,9 @@ def log_uniform(rng: random.Random, low: int, high: int) -> int:
 
 def draw_counting(rng: random.Random) -> Counting:
     """Draw a count: the step is one half of the time, and one in five counts down."""
-    size = 1 if rng.random() < 0.5 else rng.randint(2, 12)
-    items = log_uniform(rng, 4, min(MAX_ITEMS, MAX_COUNT // size))
+    size = 1 if rng.random() < 0.5 else rng.choice(STEP_SIZES)
+    most = MAX_ITEMS if rng.random() < LONG_PROBABILITY else MOST_ITEMS
+    items = log_uniform(rng, 4, min(most, MAX_COUNT // size))
     low = rng.randint(0, MAX_COUNT - size * (items - 1))
     high = min(MAX_COUNT, low + size * (items - 1) + rng.randrange(size))
     if rng.random() < 0.2:
@@ -119,4 +126,5 @@ def draw_counting(rng: random.Random) -> Counting:
 
 def draw_table(rng: random.Random) -> Table:
     """Draw a table."""
-    return Table(rng.randint(2, MAX_TABLE), log_uniform(rng, 3, MAX_ROWS))
+    most = MAX_ROWS if rng.random() < LONG_PROBABILITY else MOST_ROWS
+    return Table(rng.randint(2, MAX_TABLE), log_uniform(rng, 3, most))
