@@ -93,7 +93,7 @@ class PagePool:
         rest = tokens[cached_len : min(limit, cached_len + self.page_size)]
         for page, part in self._parts_of.get(names[len(full)], {}).items():
             shared = common_len(part, rest)
-            if shared > tail_len and not self._holders[page]:
+            if shared > tail_len:
                 tail, tail_len = page, shared
         idle = sum(not self._holders[page] for page in full) + (tail is not None)
         return Match(tuple(full), tail, cached_len + tail_len, idle)
@@ -135,7 +135,7 @@ class PagePool:
         self._forget(page)
 
     def keep_part(self, page: int, parent: bytes, tokens: Sequence[int]) -> None:
-        """Make a held, part-filled page findable under its parent's name."""
+        """Make a part-filled page findable under its parent's name. It must be released next."""
         self._parts_of.setdefault(parent, {})[page] = tuple(tokens)
         self._parent_of[page] = parent
 
@@ -169,6 +169,7 @@ class PagePool:
         parts = {p: parent for parent, ps in self._parts_of.items() for p in ps}
         assert parts == self._parent_of, "part-filled pages disagree"
         assert not (self._name_of.keys() & self._parent_of.keys()), "a full page is kept as a part"
+        assert self._parent_of.keys() <= self._cached.keys(), "a part-filled page is held"
         findable = self._name_of.keys() | self._parent_of.keys()
         assert self._cached.keys() <= findable, "a cached page cannot be found"
         assert not (findable & set(self._free)), "a free page can be found"

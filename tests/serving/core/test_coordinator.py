@@ -244,6 +244,14 @@ def test_an_end_of_a_former_attempt_does_not_end_the_next():
     assert coordinator.live_turns == 1
 
 
+def test_early_tokens_of_a_former_attempt_are_forgotten():
+    coordinator = disaggregated()
+    coordinator.on(Arrived(make_turn("a", [1])), 0.0)
+    coordinator.on(Tokens(D0, [task("a")], [sample(1, 40)]), 0.0)
+    coordinator.on(WorkerLost(P0), 1.0)
+    assert emitted(coordinator.on(prefilled("a", attempt=1, by=D0), 2.0)) == [("a", 0)]
+
+
 def test_a_turn_with_no_decode_worker_left_fails():
     coordinator = colocated()
     coordinator.on(Arrived(make_turn("a", [1])), 0.0)
