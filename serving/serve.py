@@ -29,6 +29,7 @@ from serving.config import ConfigError, EndpointConfig, ServerConfig
 from serving.engine.build import ColdWorker, load_workers, make_coordinator, settle, warm_up
 from serving.engine.loop import EngineLoop
 from serving.engine.meshes import make_cpu_devices, name_workers
+from serving.engine.programs import keep_compiled
 from serving.flags import describe, masked
 from serving.messages import EngineState
 from serving.metrics import Metrics, ServerLabels
@@ -66,6 +67,8 @@ def run_server(config: ServerConfig) -> int:
     deployment = settle(config)
     tokenizer = load_tokenizer(Path(config.checkpoint))
     make_cpu_devices(config.mesh.devices_needed)
+    if config.model.compilation_cache and jax.default_backend() != "tpu":
+        keep_compiled(cache_directory())
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     names = config.endpoint.served_model_name or (config.checkpoint.rstrip("/"),)
     labels = ServerLabels(
@@ -86,6 +89,15 @@ def run_server(config: ServerConfig) -> int:
         cold = load_workers(deployment)
         uvloop.run(_serve(config, engine, cold, app, listening))
     return 0
+
+
+def cache_directory() -> Path:
+    """Say where compiled programs are kept: JAX's own variable, else the user's cache."""
+    chosen = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    if chosen:
+        return Path(chosen)
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "foretoken" / "compiled"
 
 
 def count_compilations(metrics: Metrics) -> None:
