@@ -312,7 +312,6 @@ class Batcher:
         tasks: list[TaskId] = []
         samples: list[SampledToken] = []
         ended: list[Finished] = []
-        page_size = self.limits.page_size
         logprobs = result.decode_logprobs
         for i, (entry, token) in enumerate(zip(decoding, result.decode_ids, strict=True)):
             if entry.stage is not Stage.DECODE:
@@ -325,8 +324,6 @@ class Batcher:
             samples.append(SampledToken(replied, token, scored))
             entry.kv_len = len(entry.tokens)
             entry.tokens.append(token)
-            if not entry.kv_len % page_size:
-                self.holdings.name_full_pages(entry)
             reason = finish_after(sampling, token, replied + 1)
             if reason is not None:
                 self.holdings.retire(entry)
