@@ -7,6 +7,7 @@ nothing of plans or of when a program is called.
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+from jax.stages import Compiled
 
 from model import kv_pages
 from model.attention.paged import Backend
@@ -27,7 +29,7 @@ from serving.engine.steps import Step
 
 COMPILE_THREADS = 4  # XLA compiles without holding the interpreter's lock
 
-Program = Callable[..., Any]
+Function = Callable[..., Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,10 +98,10 @@ class Programs:
         """Plan the programs; compiles nothing."""
         self._site = site
         self.buckets = buckets
-        self.step: dict[Bucket, Program] = {}
-        self.gather: dict[int, Program] = {}
-        self.scatter: dict[int, Program] = {}
-        self.slot: dict[Program, Program] = {}
+        self.step: dict[Bucket, Compiled] = {}
+        self.gather: dict[int, Compiled] = {}
+        self.scatter: dict[int, Compiled] = {}
+        self.slot: dict[Function, Compiled] = {}
 
     @property
     def count(self) -> int:
@@ -178,12 +180,12 @@ class Programs:
 
     def _compiled(
         self,
-        function: Program,
+        function: Function,
         arguments: tuple[Any, ...],
         *,
         out_specs: Any,
         donated: tuple[int, ...],
-    ) -> Program:
+    ) -> Compiled:
         in_specs = jax.tree.map(lambda x: x.sharding.spec, arguments)
         mapped = jax.shard_map(
             function,
@@ -193,3 +195,15 @@ class Programs:
             check_vma=False,  # what is sampled is equal on every shard, which the types cannot tell
         )
         return jax.jit(mapped, donate_argnums=donated).lower(*arguments).compile()
+
+
+def keep_compiled(directory: Path) -> None:
+    """Keep compiled programs on disk, so that the next start only reads them.
+
+    A setting of the whole process; call it before anything is compiled. Entries belong to the
+    devices they were compiled for. On a TPU, reading an entry back for devices that do not start
+    at the first one has crashed JAX (jax-ml/jax#38004): leave it off there.
+    """
+    jax.config.update("jax_compilation_cache_dir", str(directory))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
