@@ -108,9 +108,10 @@ class Batcher:
                 self._receive(message)
             case Ack(task, transfer):
                 self._acknowledge(task, transfer)
-            case TransferFailed(task):
-                if task in self.holdings.tasks:
-                    self.holdings.distrust(self.holdings.tasks[task])
+            case TransferFailed(task, transfer):
+                if (entry := self.holdings.tasks.get(task)) is not None:
+                    if transfer.sender != self.worker:
+                        self.holdings.distrust(entry)
                     self._give_up(task, "transfer_failed")
             case _:
                 assert_never(message)

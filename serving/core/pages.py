@@ -135,9 +135,13 @@ class PagePool:
         self._forget(page)
 
     def keep_part(self, page: int, parent: bytes, tokens: Sequence[int]) -> None:
-        """Make a part-filled page findable under its parent's name. It must be released next."""
-        self._parts_of.setdefault(parent, {})[page] = tuple(tokens)
-        self._parent_of[page] = parent
+        """Make a part-filled page findable under its parent's name, unless another task holds it.
+
+        Its last holder must release it next.
+        """
+        if self._holders[page] == 1:
+            self._parts_of.setdefault(parent, {})[page] = tuple(tokens)
+            self._parent_of[page] = parent
 
     def release(self, pages: Sequence[int]) -> None:
         """Let go of pages given in prompt order; later ones are evicted before earlier ones."""

@@ -252,6 +252,18 @@ def test_a_broken_transfer_refuses_the_task_and_leaves_nothing_to_find():
     assert worker.step() == [ToWorker(P0, Granted(again.id, D0, 0))]
 
 
+def test_a_sender_keeps_its_own_pages_when_a_transfer_breaks():
+    worker = Worker()
+    work = task("a", range(9))
+    granted(worker, work)
+    send = at(worker.step(), 2, SendPages)
+    failed = TransferFailed(work.id, send.transfer, "link_down")
+    assert worker.on(failed) == [Refused(P0, work.id, "transfer_failed")]
+    assert worker.is_empty()
+    granted(worker, replace(work, id=TaskId(TurnId("a"), 1)))
+    assert worker.launch().chunks[0].start == 8
+
+
 def test_a_broken_transfer_leaves_what_was_there_before():
     worker = owner()
     worker.on(Prefill(task("a", range(6), max_tokens=1), None))

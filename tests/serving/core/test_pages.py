@@ -83,6 +83,20 @@ def test_a_part_taken_by_one_cannot_be_taken_by_another():
     pool.check()
 
 
+def test_a_page_that_another_task_holds_is_not_kept_as_a_part():
+    pool = new_pool()
+    keep(pool, [1, 2, 3])
+    first = pool.take(find(pool, [1, 2, 3, 4]))
+    second = pool.take(find(pool, [1, 2, 3, 5]))
+    pool.unname(first[0])
+    pool.keep_part(first[0], names_of([])[0], [1, 2])
+    pool.release(first)
+    pool.check()
+    assert find(pool, [1, 2, 9]) == NOTHING
+    pool.release(second)
+    assert pool.num_cached == 0
+
+
 def test_other_tokens_or_another_salt_find_nothing():
     pool = new_pool()
     keep(pool, [1, 2, 3, 4])
