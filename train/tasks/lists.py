@@ -6,7 +6,7 @@ of follow-ups never runs dry. Lists hold distinct numbers from 1 to 99.
 """
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from train.tasks.problem import FollowUp, conclude, join
@@ -108,10 +108,13 @@ class Filtering:
         return rng.choice(forms)
 
     def reply(self, rng: random.Random) -> str:
-        """Name the kind of every number, then list those that stay."""
+        """Name the kind of every number and list those that stay so far."""
         del rng
         kinds = ("even", "odd")
-        steps = [f"{number} {kinds[number % 2]}\n" for number in self.numbers]
+        steps = []
+        for count, number in enumerate(self.numbers, start=1):
+            kept = replace(self, numbers=self.numbers[:count]).answer
+            steps.append(f"{number} {kinds[number % 2]}: {kept}\n")
         return conclude("".join(steps), self.answer)
 
     def follow(self, rng: random.Random) -> FollowUp | None:
