@@ -177,7 +177,9 @@ class Coordinator:
         live = self._turns.get(turn)
         if live is not None:
             self._withdraw(live)
-            self._end(live, Dropped(reason), now, kept=min(kept, live.replied))
+            # The next prompt ends somewhere before the stop, and only the text layer knows where:
+            # the conversation is known again by its prompt and the first token of the reply.
+            self._end(live, Dropped(reason), now, kept=min(kept, live.replied, 1))
 
     # ---- assignment ----------------------------------------------------------------------------
 
