@@ -6,12 +6,12 @@ afterwards. The fleet itself checks pages, order and tokens after every event.
 """
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from hypothesis import strategies as st
 
 from serving.core.plan import SendPages
-from serving.messages import Completed, Dropped, Failed, Role, WorkerId
+from serving.messages import Completed, Dropped, Failed, Rejected, Role, WorkerId
 from serving.request import TurnId
 from tests.support.fake_fleet import FakeFleet, Reply
 from tests.support.fake_model import VOCABULARY
@@ -208,6 +208,8 @@ def shapes(draw: st.DrawFn) -> Shape:
         chunk_rows=draw(st.sampled_from((1, 2, 4))),
         reserve_tokens=draw(st.sampled_from((0, 1, 4, 100))),
         depth=draw(st.sampled_from((1, 2))),
+        max_sessions=draw(st.sampled_from((1, 3, 100))),
+        session_ttl_s=draw(st.sampled_from((0.5, 600.0))),
     )
 
 
@@ -253,12 +255,18 @@ def calm_scenarios(draw: st.DrawFn) -> Scenario:
 
 @st.composite
 def faulty_scenarios(draw: st.DrawFn) -> Scenario:
-    """Clients leave, workers die and join, transfers break, confirmations get lost."""
+    """Clients leave, workers die and join, transfers break, confirmations and patience run out."""
     kinds = st.sampled_from(("cancel", "cancel", "lose", "join", "tick"))
     fault = st.builds(Fault, st.integers(0, 600), kinds, st.integers(0, 7))
     few = st.frozensets(st.integers(1, 40), max_size=5)
-    return Scenario(
+    shape = replace(
         draw(shapes()),
+        queue_timeout_s=draw(st.sampled_from((None, None, 0.1, 1.0))),
+        max_queue_size=draw(st.sampled_from((1, 3, 1000))),
+        max_attempts=draw(st.sampled_from((1, 3))),
+    )
+    return Scenario(
+        shape,
         draw(CLIENTS),
         draw(SEEDS),
         faults=tuple(draw(st.lists(fault, max_size=8))),
@@ -266,5 +274,5 @@ def faulty_scenarios(draw: st.DrawFn) -> Scenario:
         breaks_at=draw(st.sampled_from(("sender", "receiver"))),
         lost_acks=draw(few),
         silent_losses=draw(st.booleans()),
-        expected=frozenset({Completed, Dropped, Failed}),
+        expected=frozenset({Completed, Dropped, Failed, Rejected}),
     )

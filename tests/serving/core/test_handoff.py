@@ -140,6 +140,17 @@ def test_a_hand_off_cancelled_before_its_announcement_drops_the_payload():
     assert worker.complete(launched(outputs), 33) == []
 
 
+def test_a_prompt_that_is_scored_is_run_whole_and_nothing_is_pulled_for_it():
+    worker = Worker()
+    granted(worker, task("a", range(8), prompt_logprobs=0), held_len=6)
+    outputs = worker.step()
+    assert kinds(outputs) == ["LoadSlot", "Launch", "SendPages"]
+    chunk = launched(outputs).chunks[0]
+    assert chunk.targets is not None
+    assert (chunk.start, chunk.targets.tolist()) == (0, [1, 2, 3, 4, 5, 6, 7, 0])
+    assert len(at(outputs, 2, SendPages).pages) == 1, "the owner has the first page"
+
+
 def test_history_that_does_not_come_in_time_is_computed():
     worker = Worker()
     work = task("a", range(8))

@@ -64,12 +64,13 @@ def test_a_closed_slot_leaves_nothing_to_its_next_row():
 def test_plans_do_not_change_when_rows_move_on():
     rows = new_rows()
     slot = activate(rows, [7], position=0)
-    plan = rows.advance()
+    plan, table = rows.advance(), rows.pages(slot)
     rows.add_pages(slot, [8])
     rows.advance()
     rows.close(slot)
     assert (plan.slot.tolist(), plan.position.tolist()) == ([slot], [0])
     assert plan.pages.tolist() == [[7, 0, 0, 0]]
+    assert table.tolist() == [7, 0, 0, 0]
 
 
 def test_rows_want_log_probabilities_only_while_one_that_does_is_active():
