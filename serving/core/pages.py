@@ -92,9 +92,10 @@ class PagePool:
         tail, tail_len = None, 0
         rest = tokens[cached_len : min(limit, cached_len + self.page_size)]
         for page, part in self._parts_of.get(names[len(full)], {}).items():
-            shared = common_len(part, rest)
-            if shared > tail_len:
-                tail, tail_len = page, shared
+            # Only a part that is wholly wanted: taking it for a few of its tokens would cost the
+            # conversation that left it there all of them.
+            if tail_len < len(part) == common_len(part, rest):
+                tail, tail_len = page, len(part)
         idle = sum(not self._holders[page] for page in full) + (tail is not None)
         return Match(tuple(full), tail, cached_len + tail_len, idle)
 

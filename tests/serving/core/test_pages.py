@@ -60,10 +60,11 @@ def test_the_last_token_of_a_prompt_is_always_left_to_run():
     assert find(pool, [1, 2, 3]).cached_len == 0
 
 
-def test_a_part_is_taken_up_to_where_the_prompt_departs_from_it():
+def test_a_part_is_left_to_its_own_conversation_unless_all_of_it_is_wanted():
     pool = new_pool()
     keep(pool, [1, 2, 3, 4, 5])
-    assert find(pool, [1, 2, 3, 4, 9, 9]).cached_len == 4
+    assert find(pool, [1, 2, 3, 4, 9, 9]).cached_len == 3
+    assert find(pool, [1, 2, 3, 4, 5, 9]).cached_len == 5
 
 
 def test_the_longest_of_several_parts_is_found():
