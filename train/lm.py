@@ -25,7 +25,7 @@ from train.evaluate import evaluate, format_table
 from train.loop import TrainState, rate, start, train_step
 from train.packing import batches, draw_topics, row_lengths
 from train.tasks.conversation import Turn
-from train.tokenizer import END, train_tokenizer
+from train.tokenizer import END, token_id, train_tokenizer
 
 VOCAB_SIZE = 512
 TOKENIZER_TOPICS = 4000
@@ -62,7 +62,7 @@ def demo_config(tokenizer: Tokenizer) -> ModelConfig:
         sliding_window=None,
         max_position=4096,
         dtype="float32",
-        eos_ids=(tokenizer.token_to_id(END),),
+        eos_ids=(token_id(tokenizer, END),),
         bos_id=None,
     )
 

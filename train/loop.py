@@ -7,7 +7,7 @@ Knows no task: a batch is token ids, segments and what the loss counts.
 
 import math
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -65,7 +65,8 @@ def optimizer() -> optax.GradientTransformation:
         weight_decay=WEIGHT_DECAY,
         adam_b2=0.98,
         adam_learning_rate=ADAM_RATE_SHARE,
-        muon_weight_dimension_numbers=_matrices,
+        # optax's annotation knows flat trees of arrays only; the code takes a function of any tree.
+        muon_weight_dimension_numbers=cast(Any, _matrices),
         consistent_rms=0.2,
     )
     return optax.chain(optax.clip_by_global_norm(1.0), muon)

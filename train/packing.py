@@ -13,7 +13,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from train.tasks.conversation import Turn, draw_system, draw_topic
-from train.tokenizer import ASSISTANT, END, PAD, USER, encode_prompt
+from train.tokenizer import ASSISTANT, END, PAD, USER, encode_prompt, token_id
 
 # Tokens per row; the longest also bounds the length of a topic.
 ROW_LENGTHS = (128, 256, 512, 1024, 2048)
@@ -94,7 +94,7 @@ def batches(
         queue = full[row.length]
         queue.append(row)
         if len(queue) == BATCH_TOKENS // row.length:
-            packed.append(_stack(queue, tokenizer.token_to_id(PAD)))
+            packed.append(_stack(queue, token_id(tokenizer, PAD)))
             queue.clear()
     rng.shuffle(packed)
     return packed
@@ -145,7 +145,7 @@ def _row(tokenizer: Tokenizer, length: int, topics: list[Encoded], rng: random.R
 
 def _encode(tokenizer: Tokenizer, topics: list[list[Turn]]) -> Iterator[Encoded]:
     """Yield each topic's tokens and which of them a reply is made of (its end included)."""
-    user, assistant, end = (tokenizer.token_to_id(name) for name in (USER, ASSISTANT, END))
+    user, assistant, end = (token_id(tokenizer, name) for name in (USER, ASSISTANT, END))
     texts = [text for turns in topics for turn in turns for text in (turn.question, turn.reply)]
     encoded = iter(tokenizer.encode_batch_fast(texts))
     for turns in topics:

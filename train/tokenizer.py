@@ -49,6 +49,14 @@ def train_tokenizer(corpus: Iterable[str], *, vocab_size: int) -> Tokenizer:
     return tokenizer
 
 
+def token_id(tokenizer: Tokenizer, token: str) -> int:
+    """Return a special token's id; raises ValueError if the tokenizer has no such token."""
+    found = tokenizer.token_to_id(token)
+    if found is None:
+        raise ValueError(f"the tokenizer has no token {token!r}")
+    return found
+
+
 def encode_prompt(tokenizer: Tokenizer, messages: Iterable[tuple[str, str]]) -> list[int]:
     """Return the token ids of the chat template with the generation prompt.
 
@@ -56,6 +64,6 @@ def encode_prompt(tokenizer: Tokenizer, messages: Iterable[tuple[str, str]]) -> 
     """
     ids: list[int] = []
     for role, content in messages:
-        ids += [tokenizer.token_to_id(f"<|{role}|>"), *tokenizer.encode(content).ids]
-        ids.append(tokenizer.token_to_id(END))
-    return [*ids, tokenizer.token_to_id(ASSISTANT)]
+        ids += [token_id(tokenizer, f"<|{role}|>"), *tokenizer.encode(content).ids]
+        ids.append(token_id(tokenizer, END))
+    return [*ids, token_id(tokenizer, ASSISTANT)]

@@ -9,7 +9,7 @@ that mark (small talk) is its own answer.
 
 import random
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 ANSWER_MARK = "Answer:"
 RECHECK = "Check again."
@@ -19,16 +19,13 @@ RECHECK_PROBABILITY = 0.3
 
 @runtime_checkable
 class Problem(Protocol):
-    """A question with one right answer.
+    """A question with one right answer; `family` names its kind.
 
     All randomness (phrasing, number of rechecks, choice of follow-up) comes from the caller's
     generator, so equal seeds give equal text.
     """
 
-    @property
-    def family(self) -> str:
-        """The name of the task family."""
-        ...
+    family: ClassVar[str]
 
     @property
     def answer(self) -> str:

@@ -12,9 +12,9 @@ from typing import ClassVar
 
 from train.tasks.problem import FollowUp, conclude
 
-MAX_COUNT = 999
+MAX_COUNT = 400
 # Sizes of a step other than one.
-STEP_SIZES = (2, 3, 4, 5, 10)
+STEP_SIZES = (2, 5, 10)
 MOST_ITEMS, MAX_ITEMS = 40, 400
 MOST_ROWS, MAX_ROWS = 16, 60
 LONG_PROBABILITY = 0.15
