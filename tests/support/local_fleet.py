@@ -27,7 +27,7 @@ from serving.messages import (
     WorkerId,
     WorkerJoined,
 )
-from serving.request import SamplingParams, Slo, TokenLogprobs, Turn, TurnId
+from serving.request import SamplingParams, SessionId, Slo, TokenLogprobs, Turn, TurnId
 
 MAX_ROUNDS = 20_000
 
@@ -53,7 +53,9 @@ def sampling(max_tokens: int, **changes) -> SamplingParams:
     return SamplingParams(max_tokens=max_tokens, **{**neutral, **changes})
 
 
-def turn(name: str, tokens: Sequence[int], wanted: SamplingParams, session: str | None = None):
+def turn(
+    name: str, tokens: Sequence[int], wanted: SamplingParams, session: SessionId | None = None
+):
     """A turn of the default tenant."""
     return Turn(TurnId(name), session, tuple(tokens), wanted, Slo(None, None), 0, "")
 

@@ -16,6 +16,7 @@ from serving.engine.worker import Worker
 from serving.messages import (
     Completed,
     Decision,
+    Deliver,
     Dropped,
     End,
     EngineState,
@@ -179,7 +180,9 @@ def test_a_worker_whose_step_breaks_is_lost_and_its_turns_go_on_elsewhere(split,
         wanted = sampling(40)
         async with running as engine:
             first = engine.submit(turn("t", prompt(9), wanted))
-            tokens = [s.token for s in (await anext(first)).samples]
+            begun = await anext(first)
+            assert isinstance(begun, Deliver)
+            tokens = [sample.token for sample in begun.samples]
             owner = next(d.choice for d in running.diary.decisions if d.kind == "place")
             _, executor = split.executors[owner]
 
