@@ -19,7 +19,7 @@ SLOW_INPUT = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.larg
 BRIEF = settings(deadline=None, suppress_health_check=SLOW_INPUT)
 PHASES = (Phase.explicit, Phase.generate)  # a shrunk scenario takes minutes to find
 QUICK = settings(BRIEF, max_examples=30, phases=PHASES)
-LONG = settings(BRIEF, max_examples=3000, phases=PHASES)
+LONG = settings(BRIEF, max_examples=1000, phases=PHASES)
 
 
 @QUICK
