@@ -97,11 +97,11 @@ def test_collatz_from_six_takes_eight_steps():
 
 
 @pytest.mark.parametrize(
-    ("counting", "last"),
-    [(Counting(5, 20, 7), "19"), (Counting(5, 19, 7), "19"), (Counting(9, 1, -3), "3")],
+    ("counting", "last"), [(Counting(5, 3, 7), "19"), (Counting(9, 4, -2), "3")]
 )
-def test_counting_stops_before_it_passes_the_limit(counting: Counting, last: str):
+def test_counting_says_as_many_numbers_as_asked(counting: Counting, last: str):
     assert counting.answer == last
+    assert len(counting.reply(random.Random(0)).splitlines()) == counting.items + 2
 
 
 def test_follow_ups_need_the_turn_before():

@@ -13,9 +13,8 @@ from typing import ClassVar
 from train.tasks.problem import FollowUp, conclude
 
 MAX_COUNT = 400
-# Sizes of a step other than one.
-STEP_SIZES = (2, 5, 10)
-MOST_ITEMS, MAX_ITEMS = 40, 400
+STEP_SIZES = (1, 2, 5, 10)
+MOST_ITEMS, MAX_ITEMS = 30, 200
 MOST_ROWS, MAX_ROWS = 16, 60
 LONG_PROBABILITY = 0.15
 MAX_TABLE = 25
@@ -23,17 +22,17 @@ MAX_TABLE = 25
 
 @dataclass(frozen=True)
 class Counting:
-    """Count from `start` in steps of `step` (negative counts down) without passing `limit`."""
+    """Say `items` numbers from `start` on in steps of `step` (negative counts down)."""
 
     family: ClassVar[str] = "counting"
     start: int
-    limit: int
+    items: int
     step: int
 
     @property
     def numbers(self) -> range:
-        """The numbers said aloud."""
-        return range(self.start, self.limit + (1 if self.step > 0 else -1), self.step)
+        """The numbers said."""
+        return range(self.start, self.start + self.items * self.step, self.step)
 
     @property
     def answer(self) -> str:
@@ -42,13 +41,13 @@ class Counting:
 
     def ask(self, rng: random.Random) -> str:
         """Phrase the question."""
-        a, b, size = self.start, self.limit, abs(self.step)
         verb = "Count" if self.step > 0 else "Count down"
+        size = abs(self.step)
         if size == 1:
-            return f"{verb} from {a} to {b}."
+            return f"{verb} {self.items} numbers from {self.start}."
         forms = (
-            f"{verb} from {a} to {b} by {size}.",
-            f"{verb} from {a} to {b} in steps of {size}.",
+            f"{verb} {self.items} numbers from {self.start} by {size}.",
+            f"{verb} {self.items} numbers from {self.start} in steps of {size}.",
         )
         return rng.choice(forms)
 
@@ -56,18 +55,18 @@ class Counting:
         """Say the step, which a long list would else carry far from the question; then count."""
         del rng
         way = "Up" if self.step > 0 else "Down"
-        said = " ".join(str(number) for number in self.numbers)
-        return conclude(f"{way} by {abs(self.step)}: {said}\n", self.answer)
+        lines = [f"{i}:{number}\n" for i, number in enumerate(self.numbers, start=1)]
+        return conclude(f"{way} by {abs(self.step)}:\n" + "".join(lines), self.answer)
 
     def follow(self, rng: random.Random) -> FollowUp:
-        """Change the step, or count the same numbers backwards."""
+        """Count the same numbers backwards, or other ones from the same start."""
         if rng.random() < 0.5:
-            backwards = Counting(self.numbers[-1], self.start, -self.step)
+            backwards = Counting(self.numbers[-1], self.items, -self.step)
             return FollowUp(rng.choice(("Now backwards.", "Count back.")), backwards)
-        size = rng.choice(STEP_SIZES)
-        step = size if self.step > 0 else -size
+        room = MAX_COUNT - self.start if self.step > 0 else self.start
+        size = rng.choice([size for size in STEP_SIZES if size * (self.items - 1) <= room])
         text = rng.choice((f"Again by {size}.", f"Now in steps of {size}."))
-        return FollowUp(text, replace(self, step=step))
+        return FollowUp(text, replace(self, step=size if self.step > 0 else -size))
 
 
 @dataclass(frozen=True)
@@ -113,15 +112,14 @@ def log_uniform(rng: random.Random, low: int, high: int) -> int:
 
 
 def draw_counting(rng: random.Random) -> Counting:
-    """Draw a count: the step is one half of the time, and one in five counts down."""
-    size = 1 if rng.random() < 0.5 else rng.choice(STEP_SIZES)
+    """Draw a count; one in five counts down."""
+    size = rng.choice(STEP_SIZES)
     most = MAX_ITEMS if rng.random() < LONG_PROBABILITY else MOST_ITEMS
     items = log_uniform(rng, 4, min(most, MAX_COUNT // size))
     low = rng.randint(0, MAX_COUNT - size * (items - 1))
-    high = min(MAX_COUNT, low + size * (items - 1) + rng.randrange(size))
     if rng.random() < 0.2:
-        return Counting(high, low, -size)
-    return Counting(low, high, size)
+        return Counting(low + size * (items - 1), items, -size)
+    return Counting(low, items, size)
 
 
 def draw_table(rng: random.Random) -> Table:
