@@ -5,6 +5,7 @@ it. The device always has the next step queued while the host reads the last one
 thread sleeps only when nothing is queued, nothing runs and no message waits.
 """
 
+import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ from serving.messages import (
     WorkerMessage,
 )
 
+LOG = logging.getLogger(__name__)
 MAX_LAUNCHED = 2  # one step runs, one is queued behind it: the device never waits for the host
 REPORT_EVERY_S = 0.02
 
@@ -131,8 +133,8 @@ class Worker:
                 self.round()
         except Exception:
             # Whatever broke, this worker's pages and rows are gone: the coordinator must know.
+            LOG.exception("worker %s broke and is lost; its turns go on elsewhere", self.id)
             self._post([WorkerLost(self.id)])
-            raise
 
     def _wait(self) -> bool:
         """Sleep until there is something to do; False when the worker is to end."""

@@ -133,7 +133,7 @@ def test_twenty_turns_compute_only_what_is_new_and_say_what_the_oracle_says(spli
         assert usage.prompt_tokens_details.cached_tokens == known
         known = len(prompt) + len(reply) - 1
         messages.append({"role": "assistant", "content": choice.message.content})
-    assert split.metric("foretoken:unexpected_decode_prefill_total") == 0
+    assert split.metric("foretoken:route_decisions_total") == 20
 
 
 def test_streams_say_the_same_and_leave_nothing_behind(split):

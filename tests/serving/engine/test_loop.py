@@ -173,7 +173,6 @@ def test_a_drain_without_grace_drops_what_still_runs(colocated):
     asyncio.run(main())
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_worker_whose_step_breaks_is_lost_and_its_turns_go_on_elsewhere(split, monkeypatch):
     async def main() -> None:
         running = Running(split)
@@ -202,7 +201,6 @@ def test_a_worker_whose_step_breaks_is_lost_and_its_turns_go_on_elsewhere(split,
     asyncio.run(main())
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_when_the_last_worker_breaks_turns_fail_and_the_engine_is_dead(colocated, monkeypatch):
     async def main() -> None:
         async with Running(colocated) as engine:
