@@ -56,13 +56,17 @@ def decode(
 ) -> list[list[int]]:
     """Return the reply of each prompt without its end token; cut where the total is reached.
 
-    Prompts are batched as they come: it is quickest when neighbours have replies of like length.
+    Prompts that need the same cache are batched in the order in which they come: it is quickest
+    when neighbours have replies of like length.
     """
-    replies: list[list[int]] = []
-    for first in range(0, len(prompts), how.rows):
+    replies: list[list[int]] = [[] for _ in prompts]
+    order = sorted(range(len(prompts)), key=lambda index: _capacity(prompts[index]))
+    for first in range(0, len(order), how.rows):
+        batch = order[first : first + how.rows]
         key = jax.random.fold_in(jax.random.key(how.seed), first)
-        batch = prompts[first : first + how.rows]
-        replies += _decode_batch(params, config, batch, how, key)
+        decoded = _decode_batch(params, config, [prompts[index] for index in batch], how, key)
+        for index, reply in zip(batch, decoded, strict=True):
+            replies[index] = reply
     return replies
 
 
@@ -72,8 +76,7 @@ def _decode_batch(
     """Decode one batch; `owners` says which prompt each of the remaining rows belongs to."""
     replies: list[list[int]] = [[] for _ in prompts]
     owners = np.arange(len(prompts))
-    longest = max(len(prompt) for prompt in prompts)
-    capacity = _power_of_two(longest + STEPS)
+    capacity = max(_capacity(prompt) for prompt in prompts)
     tokens = np.zeros((how.rows, capacity), np.int32)
     lengths = np.ones(how.rows, np.int32)
     for row, prompt in enumerate(prompts):
@@ -96,8 +99,9 @@ def _decode_batch(
         _collect(replies, owners, np.asarray(drawn), config)
 
 
-def _power_of_two(length: int) -> int:
-    return max(LEAST_CAPACITY, 1 << (length - 1).bit_length())
+def _capacity(prompt: list[int]) -> int:
+    """Return the positions of the cache that a prompt starts with: a power of two."""
+    return max(LEAST_CAPACITY, 1 << (len(prompt) + STEPS - 1).bit_length())
 
 
 def _collect(
@@ -160,13 +164,18 @@ def _prefill(
     def attend(
         cache: Cache, layer: jax.Array, q: jax.Array, k: jax.Array, v: jax.Array
     ) -> tuple[Cache, jax.Array]:
-        scores = jnp.einsum("btkgh,bskh->bkgts", q * q.shape[-1] ** -0.5, k)
-        weights = jax.nn.softmax(jnp.where(causal, scores, -1e30))
         stored = Cache(
             cache.keys.at[layer].set(k.transpose(0, 2, 1, 3)),
             cache.values.at[layer].set(v.transpose(0, 2, 1, 3)),
         )
-        return stored, jnp.einsum("bkgts,bskh->btkgh", weights, v)
+        return stored, jax.lax.map(row, (q, k, v))
+
+    def row(qkv: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
+        """Attend within one row: the scores of all rows at once would not fit in memory."""
+        q, k, v = qkv
+        scores = jnp.einsum("tkgh,skh->kgts", q * q.shape[-1] ** -0.5, k)
+        weights = jax.nn.softmax(jnp.where(causal, scores, -1e30))
+        return jnp.einsum("kgts,skh->tkgh", weights, v)
 
     positions = jnp.broadcast_to(jnp.arange(length), tokens.shape)
     hidden, cache = forward(params, tokens, positions, empty, attend, config=config, axis=None)

@@ -18,10 +18,10 @@ from train.tasks.problem import extract_answer
 from train.tokenizer import encode_prompt
 
 HELD_OUT_SEED = 1_000_003
-ROWS = 64
+ROWS = 32
 MAX_TOTAL = 4096
 QUANTILES = (0.0, 0.1, 0.5, 0.9, 1.0)
-SAMPLED_PROMPTS, SAMPLES, TEMPERATURE = 8, 8, 0.8
+SAMPLED_PROMPTS, SAMPLES, TEMPERATURE = 4, 8, 0.8
 
 
 def evaluate(

@@ -38,7 +38,7 @@ WEIGHTS: Mapping[str, float] = MappingProxyType(
         "euclid": 14,
         "factoring": 14,
         "counting": 16,
-        "table": 6,
+        "table": 8,
         "reversing": 8,
         "filtering": 12,
         "largest": 5,

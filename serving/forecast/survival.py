@@ -1,0 +1,143 @@
+"""How likely is a reply to be still running after some more tokens? A survival curve of its length.
+
+Every decision that looks ahead reads one of these and does not know who made it: a histogram of
+past replies, or a head on the model's hidden states. Knows no session, worker or clock.
+
+A curve is known at the fixed, log-spaced `EDGES`. Between two of them the hazard is constant, so
+the chance falls geometrically; where it falls to nothing, it falls in a straight line. Behind the
+last edge nothing runs.
+"""
+
+from bisect import bisect_left, bisect_right
+from dataclasses import dataclass
+from math import ceil, inf, log
+
+import numpy as np
+from numpy.typing import NDArray
+
+MAX_TOKENS = 2**18
+EDGES_PER_DOUBLING = 3
+
+
+def _log_spaced(most: int, per_doubling: int) -> tuple[int, ...]:
+    edges = {0, most}
+    power = 0
+    while (edge := round(2 ** (power / per_doubling))) < most:
+        edges.add(edge)
+        power += 1
+    return tuple(sorted(edges))
+
+
+EDGES = _log_spaced(MAX_TOKENS, EDGES_PER_DOUBLING)
+"""Token counts at which curves are known, ascending from 0."""
+_EDGES_ARRAY = np.array(EDGES, np.float64)
+
+
+@dataclass(frozen=True, slots=True)
+class Survival:
+    """`alive[i]` is the chance that a reply has more than `EDGES[i]` tokens still to come."""
+
+    alive: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        """Raise ValueError unless this is a curve: within [0, 1], never up, and over at the end."""
+        if len(self.alive) != len(EDGES):
+            raise ValueError(f"a curve has {len(EDGES)} points, not {len(self.alive)}")
+        falls = all(a >= b for a, b in zip(self.alive, self.alive[1:], strict=False))
+        if not falls or self.alive[0] > 1 or self.alive[-1] != 0:
+            raise ValueError("a survival curve falls from at most 1 to 0 and never rises")
+
+    def still_running(self, tokens: float) -> float:
+        """Return the chance that more than `tokens` tokens are still to come."""
+        if tokens >= MAX_TOKENS:
+            return 0.0
+        right = bisect_right(EDGES, tokens)
+        share = (tokens - EDGES[right - 1]) / (EDGES[right] - EDGES[right - 1])
+        return _between(self.alive[right - 1], self.alive[right], share)
+
+    def expected(self, horizon: float = inf) -> float:
+        """Return the mean of min(remaining tokens, `horizon`): the area under the curve."""
+        area = 0.0
+        for i, left in enumerate(EDGES[:-1]):
+            right, before, after = EDGES[i + 1], self.alive[i], self.alive[i + 1]
+            if left >= horizon or before == 0:
+                break
+            if right > horizon:
+                after = _between(before, after, (horizon - left) / (right - left))
+                right = horizon
+            area += (right - left) * _mean(before, after)
+        return area
+
+    def quantile(self, q: float) -> int:
+        """Return the fewest tokens that the rest of the reply exceeds with at most chance 1 - q.
+
+        `q` lies in (0, 1).
+        """
+        limit = 1 - q
+        index = next(i for i, alive in enumerate(self.alive) if alive <= limit)
+        if index == 0:
+            return 0
+        before, after = self.alive[index - 1], self.alive[index]
+        fall = (
+            (before - limit) / before if after == 0 else log(limit / before) / log(after / before)
+        )
+        width = EDGES[index] - EDGES[index - 1]
+        return EDGES[index - 1] + min(width, ceil(fall * width - 1e-9))
+
+    def after(self, generated: int) -> "Survival":
+        """Return the curve of what remains once `generated` more tokens have come.
+
+        A reply that has outlived its curve has shown only that it is long: of such replies half
+        are taken to go on for as long again, whatever their length (a Pareto tail of index 1).
+        """
+        if generated == 0:
+            return self
+        now = self.still_running(generated)
+        if now > 0:
+            alive = [min(1.0, self.still_running(generated + edge) / now) for edge in EDGES]
+        else:
+            alive = [generated / (generated + edge) for edge in EDGES[:-1]] + [0.0]
+        return Survival(tuple(alive))
+
+    def capped(self, most: int) -> "Survival":
+        """Return the curve of a reply that is cut after `most` more tokens, to the edges' grain."""
+        first = bisect_left(EDGES, most)
+        return Survival((*self.alive[:first], *([0.0] * (len(EDGES) - first))))
+
+
+def alive_on(
+    alive: NDArray[np.float64], generated: NDArray[np.int64], grid: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Evaluate many curves at once: [R, len(EDGES)] at `generated[r] + grid[g]` tokens -> [R, G].
+
+    Row r is conditioned on the `generated[r]` tokens that have come since its curve was drawn,
+    like `Survival.after`; within an interval of edges the chance is taken to fall in a straight
+    line, which the many rows of a worker average out.
+    """
+    came = generated[:, None].astype(np.float64)
+    chances = _interpolate(alive, came + grid[None, :])
+    now = _interpolate(alive, came)
+    outlived = came / np.maximum(came + grid[None, :], 1)
+    return np.where(now > 0, chances / np.where(now > 0, now, 1), outlived)
+
+
+def _interpolate(alive: NDArray[np.float64], tokens: NDArray[np.float64]) -> NDArray[np.float64]:
+    right = np.clip(np.searchsorted(_EDGES_ARRAY, tokens, side="right"), 1, len(EDGES) - 1)
+    left = right - 1
+    share = (tokens - _EDGES_ARRAY[left]) / (_EDGES_ARRAY[right] - _EDGES_ARRAY[left])
+    before = np.take_along_axis(alive, left, axis=1)
+    after = np.take_along_axis(alive, right, axis=1)
+    return np.maximum(before + np.minimum(share, 1) * (after - before), 0)
+
+
+def _between(before: float, after: float, share: float) -> float:
+    if after == 0:
+        return before * (1 - share)
+    return before * (after / before) ** share
+
+
+def _mean(before: float, after: float) -> float:
+    """Return the mean height of a fall from `before` to `after` as `_between` draws it."""
+    if after == 0:
+        return before / 2
+    return before if after == before else (before - after) / log(before / after)
