@@ -52,7 +52,7 @@ class Bench:
         pages = rows * (-(-max_len // PAGE_SIZE)) + 2
         self.watch = Stopwatch()
         self.coordinator = Coordinator(
-            CoordinatorLimits(max_len, rows, None, reply_len, 3),
+            CoordinatorLimits(max_len, rows, None, reply_len, 3, 30.0),
             Sessions(max_sessions=2 * rows, ttl_s=600.0, page_size=PAGE_SIZE),
         )
         self.batcher = Batcher(
@@ -66,6 +66,7 @@ class Bench:
                 max_chunk_rows=8,
                 reserve_tokens=reply_len,
                 transfer_timeout_s=30.0,
+                move_pages=32,
             ),
         )
         self.launched: deque[tuple[StepPlan, StepResult]] = deque()

@@ -113,6 +113,9 @@ class ScheduleConfig:
     session_ttl_seconds: float = setting(600.0, "Forget the place of a session idle for longer.")
     max_sessions: int = setting(10_000, "Sessions whose place is remembered.")
     transfer_timeout_seconds: float = setting(30.0, "Free pages of a transfer nobody confirmed.")
+    move_pages_per_step: int = setting(
+        32, "KV pages of a moving row copied beside one step of its worker."
+    )
     drain_timeout_seconds: float = setting(30.0, "Grace for running turns after SIGTERM.")
 
     def __post_init__(self) -> None:
@@ -123,6 +126,7 @@ class ScheduleConfig:
         require(self.session_ttl_seconds > 0, "--session-ttl-seconds must be positive")
         require(self.max_sessions >= 1, "--max-sessions must be at least 1")
         require(self.transfer_timeout_seconds > 0, "--transfer-timeout-seconds must be positive")
+        require(self.move_pages_per_step >= 1, "--move-pages-per-step must be at least 1")
         require(self.drain_timeout_seconds >= 0, "--drain-timeout-seconds must not be negative")
 
 

@@ -126,10 +126,28 @@ class Finished:
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
-    """A worker will not go on with a task (`reason`: preempted, transfer_failed, draining).
+class Adopted:
+    """A worker has a task's whole KV and decodes it from now on: a hand-off or a move is done."""
 
-    It holds nothing for the task any more; the coordinator decides again.
+    worker: WorkerId
+    task: TaskId
+
+
+@dataclass(frozen=True, slots=True)
+class MoveFailed:
+    """The source of a move gave it up: the row decodes there as before."""
+
+    worker: WorkerId
+    task: TaskId
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A worker will not go on with a task, and holds nothing for it any more.
+
+    `reason`: preempted, transfer_failed, worker_lost; for a task that was to move there: busy,
+    no_room; and moved_away from a source that has let go of it. The coordinator decides again.
     """
 
     worker: WorkerId
@@ -167,6 +185,15 @@ class WorkerLost:
 
 
 @dataclass(frozen=True, slots=True)
+class MoveWanted:
+    """A turn that decodes should go on at another worker; of no effect if it cannot."""
+
+    turn: TurnId
+    to: WorkerId
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """Time has passed; deadlines are looked at."""
 
@@ -182,8 +209,11 @@ Event = (
     | PrefillDone
     | Tokens
     | Finished
+    | Adopted
+    | MoveFailed
     | Refused
     | LoadReport
+    | MoveWanted
     | WorkerJoined
     | WorkerLost
     | Tick
@@ -203,15 +233,34 @@ class Prefill:
 
 @dataclass(frozen=True, slots=True)
 class Decode:
-    """Make room for a task that `prefill` computes, and decode it from its first token on."""
+    """Make room for a task whose KV comes from `source`, and decode it from there on.
+
+    `moving`: it decodes at `source` now and moves here, which must be possible at once.
+    """
 
     task: Task
-    prefill: WorkerId
+    source: WorkerId
+    moving: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Cancel:
     """Forget a task now, whatever its state."""
+
+    task: TaskId
+
+
+@dataclass(frozen=True, slots=True)
+class MoveOut:
+    """Move a row that decodes here to worker `to`, which has been told to make room for it."""
+
+    task: TaskId
+    to: WorkerId
+
+
+@dataclass(frozen=True, slots=True)
+class MoveAbort:
+    """Give up a move unless it is past its stop; answered by `MoveFailed` or `Refused`."""
 
     task: TaskId
 
@@ -242,8 +291,8 @@ class PullRequested:
 class PagesReady:
     """Pages `first_page` ... of a task are on their way; KV is valid up to token `stop`.
 
-    `first` is set on the last batch of a hand-off: decode goes on from this token, or, with
-    `finish`, the reply is over and the pages are only kept for the next turn.
+    `reply` is set on the last batch: the turn's whole reply so far. Decode goes on from its last
+    token, or, with `finish`, the reply is over and the pages are only kept for the next turn.
     """
 
     task: TaskId
@@ -251,7 +300,7 @@ class PagesReady:
     first_page: int
     num_pages: int
     stop: int
-    first: SampledToken | None
+    reply: tuple[int, ...] | None
     finish: FinishReason | None
 
 
@@ -279,6 +328,8 @@ WorkerMessage = (
     Prefill
     | Decode
     | Cancel
+    | MoveOut
+    | MoveAbort
     | Granted
     | PullRequested
     | PagesReady

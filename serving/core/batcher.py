@@ -14,6 +14,7 @@ from collections import deque
 from typing import assert_never
 
 from serving.core.chunks import plan_chunk, prompt_scores
+from serving.core.departures import Departures
 from serving.core.finish import finish_after
 from serving.core.handoff import EarlyGrants, announce, lend, pages_to_send, send_filled
 from serving.core.holdings import BatcherLimits, Holdings, age
@@ -30,11 +31,15 @@ from serving.core.plan import (
 from serving.core.worker_task import Stage, WorkerTask, open_task
 from serving.messages import (
     Ack,
+    Adopted,
     Cancel,
     Decode,
     Finished,
     Granted,
     LoadReport,
+    MoveAbort,
+    MoveFailed,
+    MoveOut,
     PagesReady,
     Prefill,
     PrefillDone,
@@ -68,6 +73,7 @@ class Batcher:
         self._launched: deque[tuple[list[WorkerTask], list[WorkerTask]]] = deque()
         self._early_grants = EarlyGrants(limits.transfer_timeout_s)
         self._transfers = 0
+        self._departures = Departures(worker, self.holdings, self._next_transfer)
         self._out: list[Output] = []
 
     # ---- in ------------------------------------------------------------------------------------
@@ -77,10 +83,18 @@ class Batcher:
         match message:
             case Prefill(task, owner):
                 self._open(open_task(task, owner, None, self.limits.page_size))
-            case Decode(task, prefill):
-                self._open(open_task(task, None, prefill, self.limits.page_size))
+            case Decode(task, source, moving):
+                entry = open_task(task, None, source, self.limits.page_size)
+                if moving:
+                    self._let_in(entry, now)
+                else:
+                    self._open(entry)
             case Cancel(task):
                 self._cancel(task)
+            case MoveOut(task, to):
+                self._let_go(task, to, now)
+            case MoveAbort(task):
+                self._stay(task)
             case WorkerLost(worker):
                 self._part_from(worker)
             case Tick():
@@ -97,7 +111,7 @@ class Batcher:
                 entry = self._find(task, Stage.EXPECTING)
                 if entry is not None:
                     self._granted(entry, held_len)
-                else:
+                elif not self._departures.grant(task, held_len):
                     self._early_grants.keep(task, held_len, now)
             case PullRequested():
                 entry = self._find(message.task, Stage.GRANTED)
@@ -109,10 +123,7 @@ class Batcher:
             case Ack(task, transfer):
                 self._acknowledge(task, transfer)
             case TransferFailed(task, transfer):
-                if (entry := self.holdings.tasks.get(task)) is not None:
-                    if transfer.sender != self.worker:
-                        self.holdings.distrust(entry)
-                    self._give_up(task, "transfer_failed")
+                self._transfer_failed(task, transfer)
             case _:
                 assert_never(message)
 
@@ -123,6 +134,13 @@ class Batcher:
         for victim in self.holdings.grow():
             self._forget(victim)
             self._out.append(Refused(self.worker, victim.task.id, "preempted"))
+        self._plan()
+        # Behind the step just planned, so that a row in it is copied with what the step writes.
+        self._out += self._departures.advance()
+        return self._take_out()
+
+    def _plan(self) -> None:
+        """Plan the next step, if there is anything to run."""
         decoding = self._decoding()
         shares = batch(
             [ChunkView(len(entry.tokens) - entry.kv_len) for entry in self._prefilling],
@@ -130,7 +148,7 @@ class Batcher:
             max_rows=self.limits.max_chunk_rows,
         )
         if not decoding and not shares:
-            return self._take_out()
+            return
         logprobs = self.holdings.rows.wants_logprobs()
         decode = self.holdings.rows.advance()
         chosen = self._prefilling[: len(shares)]
@@ -149,7 +167,6 @@ class Batcher:
         self._out.append(Launch(plan))
         for entry, chunk in zip(chosen, chunks, strict=True):
             self._after_launch(entry, chunk)
-        return self._take_out()
 
     def complete(self, plan: StepPlan, result: StepResult, now: float) -> list[Output]:
         """Take what the oldest launched step sampled. Rows that ended meanwhile are skipped."""
@@ -203,10 +220,10 @@ class Batcher:
 
     def _start(self, entry: WorkerTask, now: float) -> None:
         """A task has its pages: grant, pull or prefill."""
-        if entry.prefill is not None:
+        if entry.source is not None:
             entry.stage = Stage.GRANTED
             granted = Granted(entry.task.id, self.worker, entry.kv_len)
-            self._out.append(ToWorker(entry.prefill, granted))
+            self._out.append(ToWorker(entry.source, granted))
             return
         self._load_slot(entry)
         entry.sent_pages = entry.held_len // self.limits.page_size
@@ -241,14 +258,16 @@ class Batcher:
 
     def _part_from(self, worker: WorkerId) -> None:
         """A peer is gone: nothing will come from it, and nothing is to be kept for it."""
+        self._out += self._departures.part_from(worker)
         for entry in list(self.holdings.tasks.values()):
             if entry.owner == worker:
                 self._cancel(entry.task.id)
-            elif entry.prefill == worker and entry.stage in (Stage.WAITING, Stage.GRANTED):
+            elif entry.source == worker and entry.stage in (Stage.WAITING, Stage.GRANTED):
                 self._give_up(entry.task.id, "worker_lost")
 
     def _forget(self, entry: WorkerTask) -> None:
         """Take a retired task out of the steps and transfers to come."""
+        self._departures.forget(entry.task.id)
         if entry in self._prefilling:
             self._prefilling.remove(entry)
         if entry.unannounced is not None:
@@ -256,6 +275,7 @@ class Batcher:
 
     def _expire(self, now: float) -> None:
         self._early_grants.expire(now)
+        self._out += self._departures.expire(now)
         overdue = [
             entry
             for entry in self.holdings.tasks.values()
@@ -266,6 +286,31 @@ class Batcher:
                 self._prefill(entry)  # the history did not come: compute it
             else:
                 self._cancel(entry.task.id)
+
+    # ---- moves ---------------------------------------------------------------------------------
+
+    def _let_in(self, entry: WorkerTask, now: float) -> None:
+        """A row wants to move here: there is room for it now, or it stays where it is."""
+        reason = self.holdings.admit_at_once(entry)
+        if reason is None:
+            self._start(entry, now)
+        else:
+            self._out.append(Refused(self.worker, entry.task.id, reason))
+
+    def _let_go(self, task: TaskId, to: WorkerId, now: float) -> None:
+        held_len = self._early_grants.take(task)
+        entry = self._find(task, Stage.DECODE)
+        if entry is None:
+            self._out.append(MoveFailed(self.worker, task, "not_decoding"))
+        else:
+            self._departures.ask(entry, to, held_len, now)
+
+    def _stay(self, task: TaskId) -> None:
+        """Give a move up, or say that it is too late for that."""
+        out = self._departures.abort(task, "aborted")
+        if not out and self._find(task, Stage.DECODE) is not None:
+            out = [MoveFailed(self.worker, task, "aborted")]
+        self._out += out or [Refused(self.worker, task, "moved_away")]
 
     # ---- steps ---------------------------------------------------------------------------------
 
@@ -328,10 +373,14 @@ class Batcher:
             reason = finish_after(sampling, token, replied + 1)
             if reason is not None:
                 self.holdings.retire(entry)
+                self._forget(entry)
                 ended.append(Finished(self.worker, task.id, reason, replied + 1))
         if tasks:
             self._out.append(Tokens(self.worker, tasks, samples))
             self._out.extend(ended)
+        if self._departures:
+            for entry in decoding:
+                self._out += self._departures.settle(entry)
 
     def _complete_prefill(
         self, entry: WorkerTask, token: int, logprobs: TokenLogprobs | None, now: float
@@ -350,7 +399,7 @@ class Batcher:
             if reason is not None:
                 self.holdings.retire(entry)
             return
-        self._out.append(announce(entry, entry.owner, first, reason))
+        self._out.append(announce(entry, entry.owner, reason))
         entry.deadline = now + self.limits.transfer_timeout_s
         self.holdings.close_slot(entry)
 
@@ -366,24 +415,43 @@ class Batcher:
         if entry is None:
             self._out += [DropTransfer(ready.transfer), ack]
             return
-        pages = entry.pages[ready.first_page : ready.first_page + ready.num_pages]
+        stop = ready.first_page + ready.num_pages
+        if not self.holdings.extend(entry, stop):
+            self._out += [DropTransfer(ready.transfer), ack]
+            self._give_up(entry.task.id, "no_room")
+            return
+        pages = entry.pages[ready.first_page : stop]
         self._out += [ReceivePages(ready.transfer, ready.task, tuple(pages)), ack]
-        entry.kv_len = max(entry.kv_len, ready.stop)
+        if ready.reply is not None:
+            entry.tokens[entry.prompt_len :] = ready.reply
+        # A row that moves fills pages with tokens that are told only at its stop.
+        entry.kv_len = max(entry.kv_len, min(ready.stop, len(entry.tokens)))
         self.holdings.name_full_pages(entry)
         if entry.stage is Stage.PULLING:
             self._prefill(entry)
-        elif ready.first is not None:
-            self._adopt(entry, ready)
+        elif ready.reply is not None:
+            self._adopt(entry, over=ready.finish is not None)
 
-    def _adopt(self, entry: WorkerTask, ready: PagesReady) -> None:
-        """The hand-off is whole: decode on, or keep the pages of a reply that is over already."""
-        assert ready.first is not None
-        entry.tokens.append(ready.first.token)
-        if ready.finish is not None:
+    def _adopt(self, entry: WorkerTask, *, over: bool) -> None:
+        """The KV is whole: decode on, or keep the pages of a reply that is over already."""
+        if over:
             self.holdings.retire(entry)
             return
+        self._out.append(Adopted(self.worker, entry.task.id))
         self._load_slot(entry)
-        self._decode_on(entry, token=ready.first.token)
+        self._decode_on(entry, token=entry.tokens[-1])
+
+    def _transfer_failed(self, task: TaskId, transfer: TransferId) -> None:
+        entry = self.holdings.tasks.get(task)
+        if entry is None:
+            return
+        stays = self._departures.abort(task, "transfer_failed")
+        if stays:
+            self._out += stays
+            return
+        if transfer.sender != self.worker:
+            self.holdings.distrust(entry)
+        self._give_up(task, "transfer_failed")
 
     def _acknowledge(self, task: TaskId, transfer: TransferId) -> None:
         entry = self.holdings.tasks.get(task)

@@ -12,14 +12,16 @@ Works per turn; only `Tokens` is per step, and does the least it can. Does no I/
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import assert_never
 
 from serving.core.finish import finish_after
 from serving.core.fleet import Fleet
-from serving.core.sessions import Session, Sessions
+from serving.core.live_turn import LiveTurn, PendingMove
+from serving.core.sessions import Sessions
 from serving.messages import (
     Action,
+    Adopted,
     Arrived,
     Cancel,
     Cancelled,
@@ -35,11 +37,16 @@ from serving.messages import (
     Failed,
     Finished,
     LoadReport,
+    MoveAbort,
+    MoveFailed,
+    MoveOut,
+    MoveWanted,
     Outcome,
     Prefill,
     PrefillDone,
     Refused,
     Rejected,
+    Role,
     SampledToken,
     Task,
     TaskId,
@@ -49,11 +56,12 @@ from serving.messages import (
     WorkerId,
     WorkerJoined,
     WorkerLost,
+    WorkerMessage,
 )
 from serving.policy.place import place
 from serving.policy.route import Local, route
 from serving.policy.views import TaskView
-from serving.request import FinishReason, Turn, TurnId
+from serving.request import Turn, TurnId
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,30 +73,7 @@ class CoordinatorLimits:
     queue_timeout_s: float | None
     reserve_tokens: int
     max_attempts: int
-
-
-@dataclass(slots=True, eq=False)
-class LiveTurn:
-    """A turn between its arrival and its end. `prefill` is the worker prefilling it remotely."""
-
-    turn: Turn
-    session: Session
-    arrived: float
-    expected_len: int
-    tokens: list[int]
-    task: TaskId
-    owner: WorkerId | None = None
-    prefill: WorkerId | None = None
-    queued_len: int = 0
-    cached_len: int | None = None
-    failures: int = 0
-    early: dict[int, SampledToken] = field(default_factory=dict[int, SampledToken])
-    finish: tuple[FinishReason, int] | None = None
-
-    @property
-    def replied(self) -> int:
-        """Reply tokens emitted so far."""
-        return len(self.tokens) - self.turn.prompt_len
+    move_timeout_s: float
 
 
 class Coordinator:
@@ -114,7 +99,7 @@ class Coordinator:
         match event:
             case Tokens(_, tasks, samples):
                 self._on_tokens(tasks, samples, now)
-            case PrefillDone() | Finished() | Refused():
+            case PrefillDone() | Finished() | Refused() | Adopted() | MoveFailed():
                 self._on_task(event, now)
             case Arrived(turn):
                 self._on_arrived(turn, now)
@@ -123,6 +108,8 @@ class Coordinator:
             case LoadReport(worker):
                 if (record := self.fleet.workers.get(worker)) is not None:
                     record.report = event
+            case MoveWanted(turn, to, reason):
+                self._on_move_wanted(turn, to, reason, now)
             case _:
                 self._on_fleet(event, now)
         out, self._out = self._out, []
@@ -159,6 +146,8 @@ class Coordinator:
 
     def _end(self, live: LiveTurn, outcome: Outcome, now: float, *, kept: int) -> None:
         """End a turn, remembering the conversation up to `kept` reply tokens for the next one."""
+        if live.move is not None:
+            self._to_worker(live.move.to, Cancel(live.task))
         self._unassign(live)
         del self._turns[live.turn.id]
         self._waiting.pop(live.turn.id, None)
@@ -203,7 +192,7 @@ class Coordinator:
         decision = route(TaskView(len(live.tokens), left), view, self.fleet.prefill_views())
         live.owner = owner
         self.fleet.add_decode(owner, live.expected_len, 1)
-        task = Task(live.task, turn, tuple(live.tokens), live.replied, live.arrived)
+        task = _task(live)
         if isinstance(decision, Local):
             self._decide("route", live, owner, decision.reason)
             self._out.append(ToWorker(owner, Prefill(task, None)))
@@ -214,13 +203,14 @@ class Coordinator:
         self._decide("route", live, decision.worker, decision.reason)
         # Prefill goes first: the owner's grant must find the task at the prefill worker.
         self._out.append(ToWorker(decision.worker, Prefill(task, owner)))
-        self._out.append(ToWorker(owner, Decode(task, decision.worker)))
+        self._out.append(ToWorker(owner, Decode(task, decision.worker, moving=False)))
 
     def _unassign(self, live: LiveTurn) -> None:
         """Take a turn off the books of its workers."""
         if live.owner is not None:
             self.fleet.add_decode(live.owner, -live.expected_len, -1)
         self._prefill_over(live)
+        self._move_over(live)
 
     def _prefill_over(self, live: LiveTurn) -> None:
         if live.prefill is not None:
@@ -229,9 +219,8 @@ class Coordinator:
 
     def _withdraw(self, live: LiveTurn) -> None:
         """Tell the workers of the current attempt to forget it."""
-        for worker in (live.prefill, live.owner):
-            if worker is not None and worker in self.fleet.workers:
-                self._out.append(ToWorker(worker, Cancel(live.task)))
+        for worker in live.workers:
+            self._to_worker(worker, Cancel(live.task))
 
     def _retry(self, live: LiveTurn, now: float) -> None:
         """Start a new attempt from the tokens emitted so far, unless they are the whole reply."""
@@ -246,6 +235,10 @@ class Coordinator:
         live.early.clear()
         live.finish = None
         self._assign(live, now)
+
+    def _to_worker(self, worker: WorkerId, message: WorkerMessage) -> None:
+        if worker in self.fleet.workers:
+            self._out.append(ToWorker(worker, message))
 
     def _decide(self, kind: str, live: LiveTurn, choice: str, reason: str) -> None:
         self._out.append(Decision(kind, live.turn.id, choice, reason, live.session.id))
@@ -283,7 +276,9 @@ class Coordinator:
         if live.finish is not None and live.replied >= live.finish[1]:
             self._end(live, Completed(live.finish[0]), now, kept=live.replied)
 
-    def _on_task(self, event: PrefillDone | Finished | Refused, now: float) -> None:
+    def _on_task(
+        self, event: PrefillDone | Finished | Refused | Adopted | MoveFailed, now: float
+    ) -> None:
         live = self._turns.get(event.task.turn)
         if live is None or live.task != event.task:
             return
@@ -293,8 +288,17 @@ class Coordinator:
             case Finished(_, _, reason, reply_len):
                 live.finish = (reason, reply_len)
                 self._settle(live, now)
-            case Refused(_, _, reason):
-                self._on_refused(live, reason, now)
+            case Refused(worker, _, reason):
+                if live.move is not None and worker == live.move.to:
+                    self._to_worker(live.owner or worker, MoveAbort(live.task))
+                elif worker in live.workers:
+                    self._on_refused(live, reason, now)
+            case Adopted(worker):
+                if live.move is not None and worker == live.move.to:
+                    self._on_moved(live, live.move)
+            case MoveFailed(_, _, reason):
+                if live.move is not None:
+                    self._on_move_failed(live, live.move, reason)
             case _:
                 assert_never(event)
 
@@ -321,6 +325,54 @@ class Coordinator:
             return
         self._retry(live, now)
 
+    # ---- moves ---------------------------------------------------------------------------------
+
+    def _on_move_wanted(self, turn: TurnId, to: WorkerId, reason: str, now: float) -> None:
+        """Begin a move if the turn decodes and the worker can take it; else nothing happens."""
+        live, record = self._turns.get(turn), self.fleet.workers.get(to)
+        if live is None or record is None or record.role is Role.PREFILL:
+            return
+        decodes = live.replied > 0 and live.prefill is None and live.finish is None
+        if not decodes or live.owner is None or live.owner == to or live.move is not None:
+            return
+        timeout = self.limits.move_timeout_s
+        live.move = PendingMove(to, reason, now, now + timeout, overdue=False)
+        self.fleet.add_decode(to, live.expected_len, 1)
+        self._decide("move", live, to, reason)
+        self._to_worker(to, Decode(_task(live), live.owner, moving=True))
+        self._to_worker(live.owner, MoveOut(live.task, to))
+
+    def _on_moved(self, live: LiveTurn, move: PendingMove) -> None:
+        """The destination decodes: it owns the session from now on, and what was booked for it."""
+        if live.owner is not None:
+            self.fleet.add_decode(live.owner, -live.expected_len, -1)
+        live.owner, live.move = move.to, None
+        self.sessions.own(live.session, move.to)
+        self._decide("moved", live, move.to, move.reason)
+
+    def _on_move_failed(self, live: LiveTurn, move: PendingMove, reason: str) -> None:
+        self._to_worker(move.to, Cancel(live.task))
+        self._move_over(live)
+        self._decide("move_failed", live, move.to, reason)
+
+    def _move_over(self, live: LiveTurn) -> None:
+        if live.move is not None:
+            self.fleet.add_decode(live.move.to, -live.expected_len, -1)
+            live.move = None
+
+    def _expire_moves(self, now: float) -> None:
+        """Ask sources to give up what takes too long; begin anew where even that has no answer."""
+        for live in list(self._turns.values()):
+            move = live.move
+            if move is None or live.owner is None or now < move.deadline:
+                continue
+            if move.overdue:
+                self._decide("retry", live, f"attempt {live.task.attempt + 1}", "move_lost")
+                self._retry(live, now)
+            else:
+                move.overdue, move.deadline = True, now + self.limits.move_timeout_s
+                self._to_worker(live.owner, MoveAbort(live.task))
+
     # ---- the fleet and the clock ---------------------------------------------------------------
 
     def _on_fleet(self, event: WorkerJoined | WorkerLost | Tick | Drain, now: float) -> None:
@@ -345,9 +397,13 @@ class Coordinator:
             if worker in (live.owner, live.prefill):
                 self._decide("retry", live, f"attempt {live.task.attempt + 1}", "worker_lost")
                 self._retry(live, now)
+            elif live.move is not None and live.move.to == worker and live.owner is not None:
+                # Its source knows whether the row is still there.
+                self._to_worker(live.owner, MoveAbort(live.task))
 
     def _on_tick(self, now: float) -> None:
         self.sessions.expire(now)
+        self._expire_moves(now)
         limit = self.limits.queue_timeout_s
         if limit is None:
             return
@@ -357,3 +413,8 @@ class Coordinator:
             self._withdraw(live)
             rejected = Rejected("queue_timeout", f"The turn waited longer than {limit:g} s.")
             self._end(live, rejected, now, kept=0)
+
+
+def _task(live: LiveTurn) -> Task:
+    """Make the work of a turn's current attempt out of the tokens emitted so far."""
+    return Task(live.task, live.turn, tuple(live.tokens), live.replied, live.arrived)

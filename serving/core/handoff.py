@@ -2,7 +2,8 @@
 
 The history goes to the prefill worker (`lend`), each chunk's pages go to the owner while the next
 chunk is computed (`send_filled`), and the last of them is announced together with the first token
-(`announce`). Copies are dispatched before the announcement, so no announced page is missing.
+(`announce`). Copies are dispatched before the announcement, so no announced page is missing. A row
+that moves while it decodes (`departures`) sends its pages in the same way.
 """
 
 from serving.core.plan import Output, SendPages
@@ -10,7 +11,6 @@ from serving.core.worker_task import Outgoing, WorkerTask
 from serving.messages import (
     PagesReady,
     PullRequested,
-    SampledToken,
     TaskId,
     ToWorker,
     TransferId,
@@ -67,26 +67,50 @@ def send_filled(
 ) -> list[Output]:
     """Copy what a launched chunk fills to the owner; the last copy waits for its announcement."""
     pages = pages_to_send(entry, last=last, page_size=page_size)
+    if last:
+        return send_last(entry, owner, transfer, pages)
+    return send(entry, owner, transfer, pages, page_size=page_size)
+
+
+def send(
+    entry: WorkerTask,
+    owner: WorkerId,
+    transfer: TransferId,
+    pages: tuple[int, ...],
+    *,
+    page_size: int,
+) -> list[Output]:
+    """Copy the full pages that come next, and announce them."""
     first_page = entry.sent_pages
     entry.sent_pages += len(pages)
     entry.unacked.add(transfer)
-    send = SendPages(transfer, entry.task.id, pages, owner)
-    if last:
-        entry.unannounced = Outgoing(transfer, first_page, len(pages))
-        return [send]
     stop = entry.sent_pages * page_size
     ready = PagesReady(entry.task.id, transfer, first_page, len(pages), stop, None, None)
-    return [send, ToWorker(owner, ready)]
+    return [SendPages(transfer, entry.task.id, pages, owner), ToWorker(owner, ready)]
 
 
-def announce(
-    entry: WorkerTask, owner: WorkerId, first: SampledToken, finish: FinishReason | None
-) -> ToWorker:
+def send_last(
+    entry: WorkerTask, owner: WorkerId, transfer: TransferId, pages: tuple[int, ...]
+) -> list[Output]:
+    """Copy the pages that are left; they are announced once the last token is known."""
+    entry.unannounced = Outgoing(transfer, entry.sent_pages, len(pages))
+    entry.sent_pages += len(pages)
+    entry.unacked.add(transfer)
+    return [SendPages(transfer, entry.task.id, pages, owner)]
+
+
+def announce(entry: WorkerTask, owner: WorkerId, finish: FinishReason | None) -> ToWorker:
     """Tell the owner that the hand-off is whole. Needs the copy that `send_filled` left open."""
     last = entry.unannounced
     assert last is not None, "a hand-off was announced twice"
     entry.unannounced = None
     ready = PagesReady(
-        entry.task.id, last.transfer, last.first_page, last.num_pages, entry.kv_len, first, finish
+        task=entry.task.id,
+        transfer=last.transfer,
+        first_page=last.first_page,
+        num_pages=last.num_pages,
+        stop=entry.kv_len,
+        reply=tuple(entry.tokens[entry.prompt_len :]),
+        finish=finish,
     )
     return ToWorker(owner, ready)

@@ -28,6 +28,7 @@ class BatcherLimits:
     max_chunk_rows: int
     reserve_tokens: int
     transfer_timeout_s: float
+    move_pages: int
 
     def __post_init__(self) -> None:
         """Raise ValueError unless one turn of the greatest length fits: else it could never end."""
@@ -70,9 +71,26 @@ class Holdings:
 
         Nobody overtakes the head: a large task would else wait for ever.
         """
-        if not self.queue or not self.rows.num_free:
+        if not self.queue or not self._admit(self.queue[0]):
             return None
-        task = self.queue[0]
+        return self.queue.pop(0)
+
+    def admit_at_once(self, task: WorkerTask) -> str | None:
+        """Give a task that moves here its pages and slot now; returns why not if it must not.
+
+        It does not wait, because it decodes well where it is, and never overtakes those that wait.
+        A row may come back so soon that what it left here is not confirmed yet.
+        """
+        if self.queue or task.task.id in self.tasks:
+            return "busy"
+        if not self._admit(task):
+            return "no_room"
+        self.tasks[task.task.id] = task
+        return None
+
+    def _admit(self, task: WorkerTask) -> bool:
+        if not self.rows.num_free:
+            return False
         match = self._match(task)
         missing = pages_for(len(task.tokens), self.limits.page_size) - match.num_pages
         left = task.task.turn.sampling.max_tokens - task.replied
@@ -84,8 +102,7 @@ class Holdings:
             reserve_tokens=self.limits.reserve_tokens,
         )
         if isinstance(verdict, Defer):
-            return None
-        del self.queue[0]
+            return False
         task.pages = self.pool.take(match)
         task.pages += self.pool.allocate(missing) or []
         task.kv_len = task.matched_len = match.cached_len
@@ -94,7 +111,19 @@ class Holdings:
         task.slot = self.rows.open(wants_logprobs=task.task.turn.sampling.logprobs is not None)
         self.rows.add_pages(task.slot, task.pages)
         self.by_slot[task.slot] = task
-        return task
+        return True
+
+    def extend(self, task: WorkerTask, num_pages: int) -> bool:
+        """Give a task that holds a slot `num_pages` pages in all; False if there are too few."""
+        missing = num_pages - len(task.pages)
+        if missing > 0:
+            pages = self.pool.allocate(missing)
+            if pages is None:
+                return False
+            assert task.slot is not None
+            task.pages += pages
+            self.rows.add_pages(task.slot, pages)
+        return True
 
     def grow(self) -> list[WorkerTask]:
         """Give every decoding row a page for its next token; returns the tasks stopped for that.
@@ -160,7 +189,7 @@ class Holdings:
         self.pool.check_holders(holders)
 
     def _match(self, task: WorkerTask) -> Match:
-        if task.scores_prompt and task.prefill is None:
+        if task.scores_prompt and task.source is None:
             return NOTHING
         return self.pool.match(task.names, task.tokens, len(task.tokens) - 1)
 

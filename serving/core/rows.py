@@ -78,6 +78,19 @@ class Rows:
             del self._active[slot]
             self._active_array = None
 
+    def resume(self, slot: int) -> None:
+        """Let a row go on that was taken out while it had tokens to come."""
+        self._active[slot] = None
+        self._active_array = None
+
+    def is_active(self, slot: int) -> bool:
+        """Tell whether a row decodes in the next step."""
+        return slot in self._active
+
+    def position(self, slot: int) -> int:
+        """Return where a row's next fed token stands: the KV before it is computed or launched."""
+        return int(self._position[slot])
+
     def active(self) -> NDArray[np.int32]:
         """List the slots that decode, in the order of their activation."""
         if self._active_array is None:

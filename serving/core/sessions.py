@@ -74,7 +74,9 @@ class Sessions:
         self.leave(session, now)
 
     def own(self, session: Session, worker: WorkerId) -> None:
-        """A session that has no owner gets one."""
+        """A session gets an owner, or another one."""
+        if session.owner is not None and self._by_id.get(session.id) is session:
+            self._owned[session.owner] -= 1
         session.owner = worker
         self._owned[worker] = self.owned_by(worker) + 1
 

@@ -7,6 +7,9 @@ Stages, and what moves a task on:
                                       (granted)  (admitted)  (pages came)  (last chunk)  (acks)
     prefilled elsewhere, decoded here WAITING -> GRANTED -> DECODE -> GONE
                                       (admitted)  (last pages and first token came)
+    moved here                        GRANTED -> DECODE -> GONE
+    moved away                        DECODE -> SENDING -> GONE
+                                      (stopped, last pages sent)  (acks)
 
 Positions of the tokens:  [0 .. matched_len .. kv_len .. len(tokens)]
     below matched_len  KV was in the pool when the task was admitted
@@ -46,12 +49,15 @@ class Outgoing:
 
 @dataclass(slots=True, eq=False)
 class WorkerTask:
-    """One task on one worker. `owner` is set if it is decoded elsewhere, `prefill` if prefilled."""
+    """One task on one worker.
+
+    `owner` is set if it is decoded elsewhere from here on, `source` if its KV comes from elsewhere.
+    """
 
     task: Task
     stage: Stage
     owner: WorkerId | None
-    prefill: WorkerId | None
+    source: WorkerId | None
     prompt_len: int
     tokens: list[int]
     names: list[bytes]
@@ -93,9 +99,9 @@ class WorkerTask:
 
 
 def open_task(
-    task: Task, owner: WorkerId | None, prefill: WorkerId | None, page_size: int
+    task: Task, owner: WorkerId | None, source: WorkerId | None, page_size: int
 ) -> WorkerTask:
     """Start the record of a task that has just arrived at a worker."""
     names = chain(task.turn.salt, task.tokens, page_size)
     prompt_len = task.turn.prompt_len
-    return WorkerTask(task, Stage.EXPECTING, owner, prefill, prompt_len, list(task.tokens), names)
+    return WorkerTask(task, Stage.EXPECTING, owner, source, prompt_len, list(task.tokens), names)

@@ -67,6 +67,7 @@ def make_coordinator(deployment: Deployment) -> Coordinator:
         queue_timeout_s=schedule.queue_timeout_seconds or None,
         reserve_tokens=schedule.reserve_tokens,
         max_attempts=MAX_ATTEMPTS,
+        move_timeout_s=2 * schedule.transfer_timeout_seconds,  # its source gives up first
     )
     sessions = Sessions(
         max_sessions=schedule.max_sessions,
@@ -138,6 +139,7 @@ def _limits(deployment: Deployment, mesh: WorkerMesh) -> BatcherLimits:
             max_chunk_rows=batch.max_prefill_rows,
             reserve_tokens=schedule.reserve_tokens,
             transfer_timeout_s=schedule.transfer_timeout_seconds,
+            move_pages=schedule.move_pages_per_step,
         )
     except ValueError as error:
         raise ConfigError(str(error)) from error

@@ -34,6 +34,7 @@ from serving.messages import (
     EmitPrompt,
     End,
     Event,
+    MoveWanted,
     PagesReady,
     Role,
     SampledToken,
@@ -124,6 +125,9 @@ class FakeFleet:
 
     def cancel(self, turn: TurnId, *, kept: int = 0) -> None:
         self._post(CLIENT, COORDINATOR, Cancelled(turn, "client_left", kept))
+
+    def move(self, turn: TurnId, to: WorkerId) -> None:
+        self._post(CLIENT, COORDINATOR, MoveWanted(turn, to, "test"))
 
     def join(self, worker: WorkerId, role: Role) -> None:
         limits = self.shape.limits(role)
@@ -243,15 +247,17 @@ class FakeFleet:
     def _carry_out(self, worker: FakeWorker, outputs: list[Output]) -> None:
         worker.batcher.check()
         name = worker.batcher.worker
-        for output in outputs:
+        todo = deque(outputs)
+        while todo:
+            output = todo.popleft()
             self._note(name, "->", output)
             match output:
                 case Launch(plan):
                     worker.launched.append((plan, worker.executor.launch(plan)))
                 case SendPages():
-                    self._send(worker, output)
+                    todo.extend(self._send(worker, output))
                 case ReceivePages():
-                    self._receive(worker, output)
+                    todo.extend(self._receive(worker, output))
                 case LoadSlot() | DropTransfer():
                     worker.executor.execute(output)
                 case ToWorker(to, message):
@@ -262,26 +268,32 @@ class FakeFleet:
                     self._post(name, COORDINATOR, output)
         worker.executor.poison(worker.batcher.holdings.pool._free)
 
-    def _send(self, worker: FakeWorker, send: SendPages) -> None:
+    def _send(self, worker: FakeWorker, send: SendPages) -> list[Output]:
         worker.sent.append(send)
         broken = self.break_transfer(send)
         if send.to not in self.workers:
             broken = "sender"
         if broken is None:
             worker.executor.execute(send)
-            return
+            return []
         self.connector.failed.add(send.transfer)
-        failed = TransferFailed(send.task, send.transfer, "link_down")
         if broken == "receiver":
             self.broken_on_the_way.add(send.transfer)
-        elif broken is not None:
-            self._call(worker, failed)
+            return []
+        return self._failed(worker, TransferFailed(send.task, send.transfer, "link_down"))
 
-    def _receive(self, worker: FakeWorker, receive: ReceivePages) -> None:
+    def _receive(self, worker: FakeWorker, receive: ReceivePages) -> list[Output]:
         if receive.transfer in self.connector.failed:
-            self._call(worker, TransferFailed(receive.task, receive.transfer, "no payload"))
-        else:
-            worker.executor.execute(receive)
+            failed = TransferFailed(receive.task, receive.transfer, "no payload")
+            return self._failed(worker, failed)
+        worker.executor.execute(receive)
+        return []
+
+    def _failed(self, worker: FakeWorker, failed: TransferFailed) -> list[Output]:
+        """Tell the batcher at once; what it answers comes behind what it said before."""
+        self._note(worker.batcher.worker, failed)
+        worker.may_step = True
+        return worker.batcher.on(failed, self.now)
 
     def _call(self, worker: FakeWorker, message: WorkerMessage) -> None:
         self._note(worker.batcher.worker, message)

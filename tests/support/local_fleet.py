@@ -89,7 +89,7 @@ class LocalFleet:
         self.moved_bytes = 0
         self.workers: dict[WorkerId, Worker] = {}
         self.coordinator = Coordinator(
-            CoordinatorLimits(limits.max_model_len, 1000, None, limits.reserve_tokens, 3),
+            CoordinatorLimits(limits.max_model_len, 1000, None, limits.reserve_tokens, 3, 1e9),
             Sessions(max_sessions=100, ttl_s=1e9, page_size=limits.page_size),
         )
         for name, (role, executor) in executors.items():

@@ -71,7 +71,8 @@ class Scenario:
     @property
     def may_wait(self) -> bool:
         """Whether something can be left to a deadline."""
-        return bool(self.faults or self.broken_transfers or self.lost_acks)
+        faults = any(fault.kind != "move" for fault in self.faults)
+        return bool(faults or self.broken_transfers or self.lost_acks)
 
 
 @dataclass
@@ -152,6 +153,8 @@ class Play:
             if live:
                 turn = live[fault.number % len(live)]
                 fleet.cancel(turn, kept=len(fleet.replies[turn].samples))
+        elif fault.kind == "move":
+            self._move(fault.number)
         elif fault.kind == "lose":
             if fleet.workers:
                 victim = list(fleet.workers)[fault.number % len(fleet.workers)]
@@ -160,6 +163,13 @@ class Play:
             self._join(fault.number)
         else:
             fleet.advance((0.0, 1.0, fleet.shape.transfer_timeout_s + 1)[fault.number % 3])
+
+    def _move(self, number: int) -> None:
+        """Some live turn is to go on at some worker, whether or not that makes sense."""
+        live = [turn for turn, reply in self.fleet.replies.items() if reply.end is None]
+        workers = list(self.fleet.workers)
+        if live and workers:
+            self.fleet.move(live[number % len(live)], workers[number // 8 % len(workers)])
 
     def _join(self, number: int) -> None:
         """A new worker; half of them come back under the name of a lost one."""
@@ -208,6 +218,7 @@ def shapes(draw: st.DrawFn) -> Shape:
         chunk_rows=draw(st.sampled_from((1, 2, 4))),
         reserve_tokens=draw(st.sampled_from((0, 1, 4, 100))),
         depth=draw(st.sampled_from((1, 2))),
+        move_pages=draw(st.sampled_from((1, 2, 100))),
         max_sessions=draw(st.sampled_from((1, 3, 100))),
         session_ttl_s=draw(st.sampled_from((0.5, 600.0))),
     )
@@ -247,16 +258,22 @@ SEEDS = st.integers(0, 2**32 - 1)
 CLIENTS = st.lists(conversations(), min_size=1, max_size=8).map(tuple)
 
 
+MOVES = st.lists(
+    st.builds(Fault, st.integers(0, 600), st.just("move"), st.integers(0, 63)), max_size=12
+).map(tuple)
+
+
 @st.composite
 def calm_scenarios(draw: st.DrawFn) -> Scenario:
-    """Nothing goes wrong: every turn completes."""
-    return Scenario(draw(shapes()), draw(CLIENTS), draw(SEEDS))
+    """Nothing goes wrong, though rows are moved about: every turn completes."""
+    return Scenario(draw(shapes()), draw(CLIENTS), draw(SEEDS), faults=draw(MOVES))
 
 
 @st.composite
 def faulty_scenarios(draw: st.DrawFn) -> Scenario:
     """Clients leave, workers die and join, transfers break, confirmations and patience run out."""
     kinds = st.sampled_from(("cancel", "cancel", "lose", "join", "tick"))
+    moves = draw(MOVES)
     fault = st.builds(Fault, st.integers(0, 600), kinds, st.integers(0, 7))
     few = st.frozensets(st.integers(1, 40), max_size=5)
     shape = replace(
@@ -269,7 +286,7 @@ def faulty_scenarios(draw: st.DrawFn) -> Scenario:
         shape,
         draw(CLIENTS),
         draw(SEEDS),
-        faults=tuple(draw(st.lists(fault, max_size=8))),
+        faults=(*draw(st.lists(fault, max_size=8)), *moves),
         broken_transfers=draw(few),
         breaks_at=draw(st.sampled_from(("sender", "receiver"))),
         lost_acks=draw(few),

@@ -29,6 +29,7 @@ class Shape:
     max_sessions: int = 100
     session_ttl_s: float = 600.0
     transfer_timeout_s: float = 30.0
+    move_pages: int = 2
 
     def limits(self, role: Role) -> BatcherLimits:
         return BatcherLimits(
@@ -40,6 +41,7 @@ class Shape:
             max_chunk_rows=self.chunk_rows,
             reserve_tokens=self.reserve_tokens,
             transfer_timeout_s=self.transfer_timeout_s,
+            move_pages=self.move_pages,
         )
 
     def coordinator(self) -> Coordinator:
@@ -49,6 +51,7 @@ class Shape:
             queue_timeout_s=self.queue_timeout_s,
             reserve_tokens=self.reserve_tokens,
             max_attempts=self.max_attempts,
+            move_timeout_s=2 * self.transfer_timeout_s,
         )
         sessions = Sessions(
             max_sessions=self.max_sessions, ttl_s=self.session_ttl_s, page_size=self.page_size

@@ -63,6 +63,7 @@ LIMITS = BatcherLimits(
     max_chunk_rows=2,
     reserve_tokens=16,
     transfer_timeout_s=1e6,
+    move_pages=4,
 )
 
 

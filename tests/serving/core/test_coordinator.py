@@ -159,7 +159,10 @@ def test_the_prefill_worker_is_told_before_the_owner():
     messages = [action for action in actions if isinstance(action, ToWorker)]
     turn = make_turn("a", [1, 2])
     expected = Task(task("a"), turn, (1, 2), 0, 3.0)
-    assert messages == [ToWorker(P0, Prefill(expected, D0)), ToWorker(D0, Decode(expected, P0))]
+    assert messages == [
+        ToWorker(P0, Prefill(expected, D0)),
+        ToWorker(D0, Decode(expected, P0, False)),
+    ]
 
 
 def test_tokens_that_overtake_the_first_one_wait_for_it():

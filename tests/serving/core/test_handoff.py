@@ -18,7 +18,6 @@ from serving.messages import (
     Prefill,
     PullRequested,
     Refused,
-    SampledToken,
     Task,
     TaskId,
     Tick,
@@ -33,7 +32,7 @@ from tests.support.one_worker import D0, LIMITS, P0, Worker, at, kinds, launched
 
 
 def ready(task: Task, number: int, page: int, pages: int, stop: int, **end: Any) -> PagesReady:
-    fields: dict[str, Any] = {"first": None, "finish": None, **end}
+    fields: dict[str, Any] = {"reply": None, "finish": None, **end}
     return PagesReady(task.id, TransferId(P0, number), page, pages, stop, **fields)
 
 
@@ -80,7 +79,7 @@ def test_filled_pages_travel_while_the_next_chunk_is_computed_and_the_last_with_
     first = worker.step()
     assert kinds(first) == ["LoadSlot", "Launch", "SendPages", "PagesReady"]
     pages = at(first, 3, PagesReady)
-    assert (pages.first_page, pages.num_pages, pages.stop, pages.first) == (0, 1, 4, None)
+    assert (pages.first_page, pages.num_pages, pages.stop, pages.reply) == (0, 1, 4, None)
     second = worker.step()
     assert kinds(second) == ["Launch", "SendPages"]
     assert len(at(second, 1, SendPages).pages) == 2
@@ -89,7 +88,7 @@ def test_filled_pages_travel_while_the_next_chunk_is_computed_and_the_last_with_
     assert kinds(outputs) == ["PrefillDone", "PagesReady"], "the coordinator hears of it first"
     pages = at(outputs, 1, PagesReady)
     assert (pages.first_page, pages.num_pages, pages.stop) == (1, 2, 10)
-    assert (pages.first, pages.finish) == (SampledToken(0, 33, None), None)
+    assert (pages.reply, pages.finish) == ((33,), None)
 
 
 def test_pages_are_kept_until_every_transfer_is_acknowledged():
@@ -188,15 +187,15 @@ def owner(**limits: int) -> Worker:
 def test_an_owner_reserves_grants_and_decodes_from_the_first_token():
     worker = owner()
     work = task("a", range(6), max_tokens=3)
-    worker.on(Decode(work, P0))
+    worker.on(Decode(work, P0, moving=False))
     assert worker.step() == [ToWorker(P0, Granted(work.id, D0, 0))]
     assert worker.num_held == 2
     outputs = worker.on(ready(work, 1, 0, 1, 4))
     assert kinds(outputs) == ["ReceivePages", "Ack"]
     assert worker.step() == []
-    outputs = worker.on(ready(work, 2, 1, 1, 6, first=SampledToken(0, 33, None)))
-    assert kinds(outputs) == ["ReceivePages", "Ack", "LoadSlot"]
-    assert at(outputs, 2, LoadSlot).reply == (33,)
+    outputs = worker.on(ready(work, 2, 1, 1, 6, reply=(33,)))
+    assert kinds(outputs) == ["ReceivePages", "Ack", "Adopted", "LoadSlot"]
+    assert at(outputs, 3, LoadSlot).reply == (33,)
     plan = worker.launch()
     assert plan.decode.token.tolist() == [33]
     assert plan.decode.from_host.tolist() == [True]
@@ -211,7 +210,7 @@ def test_an_owner_lends_the_history_asked_for_and_keeps_it():
     worker.complete(plans[0], -1)
     worker.complete(plans[1], 33)
     work = task("b", [*range(10), 33, 1, 2])
-    worker.on(Decode(work, P0))
+    worker.on(Decode(work, P0, moving=False))
     assert worker.step() == [ToWorker(P0, Granted(work.id, D0, 10))]
     held = worker.num_held
     send, message = worker.on(PullRequested(work.id, P0, 5, 10))
@@ -224,21 +223,21 @@ def test_an_owner_lends_the_history_asked_for_and_keeps_it():
 def test_a_reply_that_is_over_already_is_only_kept():
     worker = owner()
     work = task("a", range(6))
-    worker.on(Decode(work, P0))
+    worker.on(Decode(work, P0, moving=False))
     worker.step()
-    end: dict[str, Any] = {"first": SampledToken(0, 33, None), "finish": FinishReason.STOP}
+    end: dict[str, Any] = {"reply": (33,), "finish": FinishReason.STOP}
     outputs = worker.on(ready(work, 1, 0, 2, 6, **end))
     assert kinds(outputs) == ["ReceivePages", "Ack"]
     assert worker.is_empty()
     again = task("b", [*range(6), 33, 7])
-    worker.on(Decode(again, P0))
+    worker.on(Decode(again, P0, moving=False))
     assert worker.step() == [ToWorker(P0, Granted(again.id, D0, 6))]
 
 
 def test_pages_for_a_cancelled_task_are_dropped_and_confirmed():
     worker = owner()
     work = task("a", range(6))
-    worker.on(Decode(work, P0))
+    worker.on(Decode(work, P0, moving=False))
     worker.step()
     worker.on(Cancel(work.id))
     transfer = TransferId(P0, 1)
@@ -251,7 +250,7 @@ def test_pages_for_a_cancelled_task_are_dropped_and_confirmed():
 def test_a_broken_transfer_refuses_the_task_and_leaves_nothing_to_find():
     worker = owner()
     work = task("a", range(9))
-    worker.on(Decode(work, P0))
+    worker.on(Decode(work, P0, moving=False))
     worker.step()
     outputs = worker.on(ready(work, 1, 0, 2, 8))
     assert isinstance(outputs[0], ReceivePages)
@@ -259,7 +258,7 @@ def test_a_broken_transfer_refuses_the_task_and_leaves_nothing_to_find():
     assert worker.on(failed) == [Refused(D0, work.id, "transfer_failed")]
     assert worker.is_empty()
     again = task("b", range(9))
-    worker.on(Decode(again, P0))
+    worker.on(Decode(again, P0, moving=False))
     assert worker.step() == [ToWorker(P0, Granted(again.id, D0, 0))]
 
 
@@ -280,10 +279,10 @@ def test_a_broken_transfer_leaves_what_was_there_before():
     worker.on(Prefill(task("a", range(6), max_tokens=1), None))
     worker.complete(worker.launch(), 33)
     work = task("b", [*range(6), 33, 1, 2])
-    worker.on(Decode(work, P0))
+    worker.on(Decode(work, P0, moving=False))
     worker.step()
     worker.on(TransferFailed(work.id, TransferId(P0, 1), "link_down"))
-    worker.on(Decode(replace(work, id=TaskId(TurnId("b"), 1)), P0))
+    worker.on(Decode(replace(work, id=TaskId(TurnId("b"), 1)), P0, moving=False))
     assert at(worker.step(), 0, Granted) == Granted(TaskId(TurnId("b"), 1), D0, 6)
 
 
@@ -291,8 +290,8 @@ def test_the_loss_of_the_prefill_worker_frees_what_waits_for_it():
     worker = owner()
     work, running = task("a", range(6)), task("b", range(20, 26))
     for each in (work, running):
-        worker.on(Decode(each, P0))
+        worker.on(Decode(each, P0, moving=False))
     worker.step()
-    worker.on(ready(running, 1, 0, 2, 6, first=SampledToken(0, 33, None)))
+    worker.on(ready(running, 1, 0, 2, 6, reply=(33,)))
     assert worker.on(WorkerLost(P0)) == [Refused(D0, work.id, "worker_lost")]
     assert worker.launch().decode_tasks == (running.id,)

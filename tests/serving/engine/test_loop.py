@@ -62,7 +62,7 @@ class Running:
         self.cluster, self.limits = cluster, replace(LIMITS, **limits)
         self.diary = Diary()
         coordinator = Coordinator(
-            CoordinatorLimits(128, max_queue_size, None, self.limits.reserve_tokens, 3),
+            CoordinatorLimits(128, max_queue_size, None, self.limits.reserve_tokens, 3, 30.0),
             Sessions(max_sessions=100, ttl_s=1e9, page_size=4),
         )
         self.engine = EngineLoop(coordinator, self.diary, time.monotonic)

@@ -1,0 +1,146 @@
+"""How does a row leave for another worker while it decodes? The source's side of a live move.
+
+    asked      the destination has been told to make room; its grant has not come
+    copying    full pages go out, a few a step, while the row decodes on
+    stopped    no full page is left: the row is in no further step; its last pages are copied behind
+               the steps already launched, and announced once the tokens of those are known
+    gone       announced: an outgoing task like any other, freed when the destination confirms
+
+Until it is announced a move can be given up at any time without loss: the row decodes on. The stop
+lasts for the steps in flight, whatever the length of the row (Llumnix, arXiv 2406.03243: staged
+copies, a constant stop). Knows no coordinator and no reason to move.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from serving.core.handoff import announce, send, send_last
+from serving.core.holdings import Holdings
+from serving.core.plan import DropTransfer, Output
+from serving.core.worker_task import Stage, WorkerTask
+from serving.messages import MoveFailed, TaskId, TransferId, WorkerId
+from serving.policy.admit import pages_for
+
+
+@dataclass(slots=True, eq=False)
+class Departure:
+    """A row on its way to `to`. `stop_len` is its final KV length, once it has been stopped."""
+
+    entry: WorkerTask
+    to: WorkerId
+    deadline: float
+    granted: bool
+    stop_len: int | None
+
+
+class Departures:
+    """The only writer of one worker's outgoing moves."""
+
+    def __init__(
+        self, worker: WorkerId, holdings: Holdings, next_transfer: Callable[[], TransferId]
+    ) -> None:
+        """Start with no row leaving; `next_transfer` numbers the copies."""
+        self._worker = worker
+        self._holdings = holdings
+        self._limits = holdings.limits
+        self._next_transfer = next_transfer
+        self._leaving: dict[TaskId, Departure] = {}
+
+    def __len__(self) -> int:
+        """Count the rows that leave."""
+        return len(self._leaving)
+
+    def ask(self, entry: WorkerTask, to: WorkerId, held_len: int | None, now: float) -> None:
+        """A row that decodes is to leave; `held_len` if the destination has granted it already."""
+        deadline = now + self._limits.transfer_timeout_s
+        self._leaving[entry.task.id] = Departure(entry, to, deadline, granted=False, stop_len=None)
+        if held_len is not None:
+            self.grant(entry.task.id, held_len)
+
+    def grant(self, task: TaskId, held_len: int) -> bool:
+        """The destination has room, and the KV of `held_len` tokens; False if nothing leaves."""
+        departure = self._leaving.get(task)
+        if departure is None or departure.granted:
+            return False
+        departure.granted = True
+        departure.entry.held_len = held_len
+        departure.entry.sent_pages = held_len // self._limits.page_size
+        return True
+
+    def advance(self) -> list[Output]:
+        """Copy what comes next of every row that leaves. To be called once a step is planned."""
+        out: list[Output] = []
+        for departure in list(self._leaving.values()):
+            if departure.granted and departure.stop_len is None:
+                out += self._copy(departure)
+        return out
+
+    def settle(self, entry: WorkerTask) -> list[Output]:
+        """Tokens of a row have come: announce its last pages if these were the last ones."""
+        departure = self._leaving.get(entry.task.id)
+        if departure is None or departure.stop_len is None:
+            return []
+        if departure.stop_len != len(entry.tokens) - 1:
+            return []
+        del self._leaving[entry.task.id]
+        entry.kv_len = departure.stop_len
+        entry.owner = departure.to
+        entry.stage = Stage.SENDING
+        entry.deadline = departure.deadline
+        self._holdings.close_slot(entry)
+        return [announce(entry, departure.to, None)]
+
+    def abort(self, task: TaskId, reason: str) -> list[Output]:
+        """Give a move up: the row decodes on. Empty if the row is not leaving, or gone already."""
+        departure = self._leaving.pop(task, None)
+        if departure is None:
+            return []
+        entry = departure.entry
+        if departure.stop_len is not None and entry.slot is not None:
+            self._holdings.rows.resume(entry.slot)
+        return [*_drop(entry), MoveFailed(self._worker, task, reason)]
+
+    def forget(self, task: TaskId) -> None:
+        """A row ended, was cancelled or lost its pages."""
+        self._leaving.pop(task, None)
+
+    def part_from(self, worker: WorkerId) -> list[Output]:
+        """A worker is lost: nothing moves there."""
+        lost = [task for task, departure in self._leaving.items() if departure.to == worker]
+        return [output for task in lost for output in self.abort(task, "worker_lost")]
+
+    def expire(self, now: float) -> list[Output]:
+        """Give up what took too long."""
+        overdue = [task for task, departure in self._leaving.items() if departure.deadline <= now]
+        return [output for task in overdue for output in self.abort(task, "timeout")]
+
+    def _copy(self, departure: Departure) -> list[Output]:
+        entry, page_size = departure.entry, self._limits.page_size
+        full = entry.kv_len // page_size
+        stop = min(full, entry.sent_pages + self._limits.move_pages)
+        pages = tuple(entry.pages[entry.sent_pages : stop])
+        out: list[Output] = []
+        if pages:
+            out += send(entry, departure.to, self._next_transfer(), pages, page_size=page_size)
+        if entry.sent_pages >= full:
+            out += self._stop(departure)
+        return out
+
+    def _stop(self, departure: Departure) -> list[Output]:
+        entry, rows = departure.entry, self._holdings.rows
+        assert entry.slot is not None
+        if not rows.is_active(entry.slot):
+            return self.abort(entry.task.id, "ending")  # its last token is planned already
+        rows.deactivate(entry.slot)
+        departure.stop_len = rows.position(entry.slot)
+        last = pages_for(departure.stop_len, self._limits.page_size)
+        pages = tuple(entry.pages[entry.sent_pages : last])
+        out = send_last(entry, departure.to, self._next_transfer(), pages)
+        return [*out, *self.settle(entry)]
+
+
+def _drop(entry: WorkerTask) -> list[Output]:
+    """Forget what was sent of a row; a copy that nobody was told of is dropped."""
+    entry.unacked.clear()
+    unannounced, entry.unannounced = entry.unannounced, None
+    return [] if unannounced is None else [DropTransfer(unannounced.transfer)]
