@@ -2,14 +2,18 @@
 
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
+from serving.costs.costs import Link, StepModel
+from serving.forecast.survival import Survival
 from serving.messages import WorkerId
 
 
 @dataclass(frozen=True, slots=True)
 class DecodeView:
-    """A decode worker: `load` is the tokens its live turns hold or are expected to hold.
-
-    `sessions` counts all that it owns, the idle ones too.
+    """A decode worker as a home for a new session: `load` is the tokens its live turns are
+    expected to hold. `sessions` counts all that it owns, the idle ones too.
     """
 
     worker: WorkerId
@@ -19,21 +23,131 @@ class DecodeView:
     capacity: int
 
 
+# ---- routing ------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True, slots=True)
-class PrefillView:
-    """A prefill worker: `queued` is the new tokens assigned to it and not yet prefilled."""
+class TurnView:
+    """A turn that is to be prefilled now.
+
+    `prompt_len` counts all tokens known (a retry's reply so far included); `number` is 0 for the
+    first turn of a session; `waited_s` is the time since it arrived. `ttft_s` and `tpot_s` are its
+    targets, None where it has none. `remaining` is the curve of its reply. `arrival_rate` is the
+    deployment's turns per second over its window.
+    """
+
+    prompt_len: int
+    number: int
+    waited_s: float
+    max_new_len: int
+    ttft_s: float | None
+    tpot_s: float | None
+    remaining: Survival
+    arrival_rate: float
+
+
+@dataclass(frozen=True, slots=True)
+class ResidentsView:
+    """The rows that decode on a worker, one entry a row: [R] each.
+
+    `expected_len` is the mean number of tokens still to come, `tpot_s` the row's target, nan where
+    it has none.
+    """
+
+    expected_len: NDArray[np.float64]
+    tpot_s: NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class OwnerView:
+    """The worker that holds a session's KV and will decode its turn.
+
+    `cached_len`: tokens of this prompt whose KV its full pages hold right now. `kv_tokens`: what
+    its rows attend to together. `queued_s`, `queued_len`: prefill work ahead of a new task there.
+    `chunk_len`: most new tokens of one step. `itl_s`: mean time between tokens over the window,
+    None if nothing was decoded in it.
+    """
 
     worker: WorkerId
-    queued: int
-    turns: int
+    cached_len: int
+    rows: int
+    max_rows: int
+    kv_tokens: int
+    queued_s: float
+    queued_len: int
+    pages_available: int
+    pages_total: int
+    page_size: int
+    chunk_len: int
+    itl_s: float | None
+    residents: ResidentsView
 
 
 @dataclass(frozen=True, slots=True)
-class TaskView:
-    """A task that is to be prefilled: its prompt, and how much more it may become."""
+class PrefillView:
+    """A worker that could prefill a turn for its owner.
+
+    `cached_len`: tokens of this prompt that its full pages hold. `queued_s`, `queued_len`, `turns`:
+    work assigned to it and not yet prefilled. `ttft_s`: mean time to first token of the turns that
+    it prefilled in the window, None if there was none. `link` leads to and from the owner.
+    """
+
+    worker: WorkerId
+    cached_len: int
+    queued_s: float
+    queued_len: int
+    turns: int
+    chunk_len: int
+    ttft_s: float | None
+    link: Link
+
+
+# ---- queue and step -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class QueuedView:
+    """A task in a prefill queue: how long its prefill takes, and when its first token is late.
+
+    `deadline` is on the caller's clock (seconds), inf where the turn has no target. `passed` counts
+    how often a task behind it was started before it.
+    """
+
+    duration_s: float
+    deadline: float
+    passed: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkView:
+    """A task whose prompt is being prefilled: `remaining` new tokens on top of `kv_len`."""
+
+    remaining: int
+    kv_len: int
+
+
+@dataclass(frozen=True, slots=True)
+class DecodingView:
+    """The rows that decode in the next step.
+
+    `slack_s`: time until the most urgent row's next token is late; inf if no row has a target.
+    """
+
+    rows: int
+    kv_tokens: int
+    slack_s: float
+
+
+# ---- memory -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class GrowthView:
+    """A task that asks for pages: its tokens, the most that may come, and their curve."""
 
     prompt_len: int
     max_new_len: int
+    remaining: Survival
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,15 +161,51 @@ class PoolView:
 
 @dataclass(frozen=True, slots=True)
 class HolderView:
-    """A task that holds pages; `arrived` is its turn's first arrival (seconds)."""
+    """A task that holds pages. `restore_s`: what computing or fetching them again would take."""
 
     priority: int
     arrived: float
     pages: int
+    restore_s: float
 
 
 @dataclass(frozen=True, slots=True)
-class ChunkView:
-    """A task whose prompt is being prefilled: `remaining` new tokens are still to be run."""
+class IdleView:
+    """Pages that an idle session left behind: `pages` could be freed, `restore_s` to get them back.
 
-    remaining: int
+    `returns` is the chance that the session still comes back.
+    """
+
+    pages: int
+    restore_s: float
+    returns: float
+
+
+# ---- rebalancing --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class RebalanceView:
+    """All decode workers [D] and the rows on them [R], over a grid of future steps [G].
+
+    `step_models` says what a step costs on each worker. `capacity`: tokens of KV that fit;
+    `pinned`: tokens held there that do not decode (queued prefills, accepted inbound moves).
+    `may_send`, `may_receive`: False while a worker drains, or a move to or from it runs.
+    `owner[r]`: index of row r's worker. `kv_len[r]`: tokens it attends to now. `alive[r, g]`: the
+    chance that it still decodes `grid[g]` steps from now. `movable[r]`: False while it is moving,
+    cooling down after a move, or about to end. `grid[0]` is 0.
+    """
+
+    workers: tuple[WorkerId, ...]
+    step_models: tuple[StepModel, ...]
+    capacity: NDArray[np.float64]
+    pinned: NDArray[np.float64]
+    may_send: NDArray[np.bool_]
+    may_receive: NDArray[np.bool_]
+    owner: NDArray[np.int64]
+    kv_len: NDArray[np.float64]
+    alive: NDArray[np.float64]
+    movable: NDArray[np.bool_]
+    grid: NDArray[np.float64]
+    link: Link
+    kv_bytes_per_token: int
