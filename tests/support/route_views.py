@@ -1,5 +1,6 @@
 """Views of a turn and its workers for tests: everything idle and empty unless it is named."""
 
+from functools import cache
 from math import nan
 
 import numpy as np
@@ -12,8 +13,9 @@ from serving.policy.views import OwnerView, PrefillView, ResidentsView, TurnView
 INSTANT = Link(latency_s=0.0, bytes_per_s=1e30)
 
 
+@cache
 def runs_until(tokens: int) -> Survival:
-    """The curve of a reply of which nothing is known but its end, at an edge of the grid."""
+    """The curve of a reply that ends within the last interval before `tokens`, an edge."""
     assert tokens in EDGES
     return Survival(tuple(1.0 if edge < tokens else 0.0 for edge in EDGES))
 
