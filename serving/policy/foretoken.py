@@ -1,0 +1,54 @@
+"""Who prefills? The option that is best for the turn and for the rows beside it: foretoken's rule.
+
+Every option is scored by the turn's own TTFT and by the TPOT that a local prefill costs the rows
+that decode on the owner, each relative to its target. Ours: PPD's weighted sum (PPD 2.2), with
+predicted times in place of a table, and with the others' loss in place of the turn's own.
+"""
+
+from collections.abc import Sequence
+
+from serving.policy.options import Options, Pulling, sent_to
+from serving.policy.pressure import page_share
+from serving.policy.route import (
+    LOCAL,
+    Local,
+    Option,
+    Remote,
+    RouteConfig,
+    RouteContext,
+    RouteReason,
+)
+from serving.policy.views import OwnerView, PrefillView, TurnView
+
+
+def foretoken(
+    turn: TurnView, owner: OwnerView, prefills: Sequence[PrefillView], context: RouteContext
+) -> Local | Remote:
+    """Choose the least score; ties: fewer bytes moved, the shorter queue, the smaller id."""
+    options = Options(turn, owner, prefills, context)
+    if not prefills:
+        return options.stay(RouteReason.NO_PREFILL_WORKER)
+    ranked = options.ranked([options.local(), *options.remotes(Pulling.CHEAPEST)])
+    best = ranked[0]
+    if best.choice != LOCAL:
+        return sent_to(ranked, _why_remote(ranked))
+    if _under_pressure(turn, owner, context.config):
+        return sent_to([ranked[1], best, *ranked[2:]], RouteReason.OWNER_PAGES)
+    return Local(RouteReason.LOCAL_FASTEST, tuple(ranked))
+
+
+def _under_pressure(turn: TurnView, owner: OwnerView, config: RouteConfig) -> bool:
+    """Would this turn fill the owner's pages beyond the watermark?
+
+    It will decode there anyway, and needs the pages then. But a local prefill takes them from now
+    on, and what is prefilled on a full worker is the first to be lost to preemption.
+    """
+    reply_len = min(turn.max_new_len, turn.remaining.quantile(config.reserve_quantile))
+    return page_share(owner, turn.prompt_len + reply_len) > config.page_watermark
+
+
+def _why_remote(ranked: Sequence[Option]) -> RouteReason:
+    local = next(option for option in ranked if option.choice == LOCAL)
+    if local.ttft_s <= ranked[0].ttft_s:
+        return RouteReason.RESIDENTS_HARMED
+    return RouteReason.REMOTE_FASTEST

@@ -1,0 +1,159 @@
+"""Which options does a turn have, what does each cost, and which of them can be the best?
+
+Prices them for every policy alike, so that the decision logs of two policies can be compared, also
+where a policy did not choose by price. Decides nothing.
+"""
+
+from collections.abc import Iterable, Sequence
+from enum import Enum, auto
+from typing import NamedTuple
+
+from serving.messages import WorkerId
+from serving.policy.interference import harm
+from serving.policy.prefill_times import PrefillTimes
+from serving.policy.route import (
+    LOCAL,
+    History,
+    Local,
+    Option,
+    Remote,
+    RouteConfig,
+    RouteContext,
+    RouteReason,
+)
+from serving.policy.views import OwnerView, PrefillView, TurnView
+
+
+class Pulling(Enum):
+    """May a prefill worker fetch history that it lacks from the owner?"""
+
+    CHEAPEST = auto()
+    ALWAYS = auto()
+    NEVER = auto()
+
+
+class Price(NamedTuple):
+    """An option without its score: see `Option` for the fields."""
+
+    choice: str
+    history: History | None
+    ttft_s: float
+    harm: float
+    moved_bytes: int
+
+
+class Options:
+    """The options of one turn."""
+
+    def __init__(
+        self,
+        turn: TurnView,
+        owner: OwnerView,
+        prefills: Sequence[PrefillView],
+        context: RouteContext,
+    ) -> None:
+        """Look at this turn, its owner and the prefill workers; nothing is priced yet."""
+        self.turn = turn
+        self.prefills = prefills
+        self._config: RouteConfig = context.config
+        self.times = PrefillTimes(turn, owner, context.costs, context.config.min_chunk_len)
+
+    def local(self) -> Price:
+        """Price the prefill on the owner."""
+        owner, steps = self.times.owner, self.times.local()
+        harmed = harm(owner, steps, self.times.decode_s()) if owner.rows else 0.0
+        return Price(LOCAL, None, owner.queued_s + steps.total_s, harmed, 0)
+
+    def on(self, worker: PrefillView, pulling: Pulling) -> list[Price]:
+        """Price the prefill on one worker, with each history that makes sense there.
+
+        Recomputing what a pull would bring is no option where the pull ends before the queue does.
+        """
+        if worker.cached_len >= self.times.owner.cached_len:
+            history = History.CACHED if worker.cached_len else History.RECOMPUTE
+            return [self._sent(worker, history, None)]
+        if pulling is Pulling.NEVER:
+            return [self._sent(worker, History.RECOMPUTE, None)]
+        pull_s = self.times.transfer_s(self.times.pull_len(worker), worker)
+        pulled = self._sent(worker, History.PULL, pull_s)
+        if pulling is Pulling.ALWAYS or pull_s <= worker.queued_s:
+            return [pulled]
+        return [pulled, self._sent(worker, History.RECOMPUTE, None)]
+
+    def remotes(self, pulling: Pulling) -> list[Price]:
+        """Price every prefill worker that can be the fastest, by ascending queue.
+
+        Not even looked at are those whose queue alone takes longer than another's whole prefill.
+        """
+        prices: list[Price] = []
+        fastest = float("inf")
+        for worker in shortlist(self.prefills):
+            if worker.queued_s > fastest:
+                break
+            for price in self.on(worker, pulling):
+                fastest = min(fastest, price.ttft_s)
+                prices.append(price)
+        return prices
+
+    def ranked(self, prices: Iterable[Price]) -> list[Option]:
+        """Score options and sort them, best first; ties: fewer bytes moved, then as they came.
+
+        TTFT is relative to the turn's target, or without one to the fastest of the options, as PPD
+        takes its gains relative to what was measured (PPD 2.3). The time that the turn has waited
+        already is the same in all options, and so is its TPOT at the owner: neither is counted.
+        """
+        priced = list(prices)
+        unit = self.turn.ttft_s or min(price.ttft_s for price in priced)
+        w_ttft, w_tpot = self._config.w_ttft / unit, self._config.w_tpot
+        options = [
+            Option(*price, score=w_ttft * price.ttft_s + w_tpot * price.harm) for price in priced
+        ]
+        return sorted(options, key=lambda option: (option.score, option.moved_bytes))
+
+    def stay(self, reason: RouteReason) -> Local:
+        """Return local prefill as the only option that was priced."""
+        return Local(reason, tuple(self.ranked([self.local()])))
+
+    def leave(self, reason: RouteReason, pulling: Pulling) -> Remote:
+        """Return the fastest remote prefill, out of those that were priced."""
+        return sent_to(self.ranked(self.remotes(pulling)), reason)
+
+    def _sent(self, worker: PrefillView, history: History, pull_s: float | None) -> Price:
+        sent = self.times.remote(worker, pull_s)
+        return Price(worker.worker, history, sent.ttft_s, 0.0, sent.moved_bytes)
+
+
+def sent_to(options: Sequence[Option], reason: RouteReason, *, reuse: bool = True) -> Remote:
+    """Return the first option, a remote one, as the decision."""
+    first = options[0]
+    if first.history is None:
+        raise ValueError("the owner's own prefill is not remote")
+    return Remote(WorkerId(first.choice), first.history, reuse, reason, tuple(options))
+
+
+def shortlist(prefills: Iterable[PrefillView]) -> list[PrefillView]:
+    """Leave out the workers that another one beats whatever the costs; by ascending queue.
+
+    One of two workers alike in link and chunk is beaten if it has no shorter queue and holds no
+    more of the prompt; of equals the smaller id stays. Costs are taken to be such that to hold more
+    of a prompt never makes its prefill longer.
+    """
+    least: dict[tuple[int, int, float, float], PrefillView] = {}
+    for worker in prefills:
+        link = worker.link
+        key = (worker.cached_len, worker.chunk_len, link.latency_s, link.bytes_per_s)
+        other = least.get(key)
+        if (
+            other is None
+            or worker.queued_s < other.queued_s
+            or (worker.queued_s == other.queued_s and worker.worker < other.worker)
+        ):
+            least[key] = worker
+    unbeaten: list[PrefillView] = []
+    held: dict[tuple[int, float, float], int] = {}
+    for worker in sorted(least.values(), key=lambda w: (w.queued_s, -w.cached_len, w.worker)):
+        kind = (worker.chunk_len, worker.link.latency_s, worker.link.bytes_per_s)
+        if worker.cached_len > held.get(kind, -1):
+            held[kind] = worker.cached_len
+            unbeaten.append(worker)
+    return unbeaten
