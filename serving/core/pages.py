@@ -9,11 +9,14 @@ Every page but page 0 is in exactly one place at any time:
 Page 0 is the write-off page: padding writes go there and it is never handed out. A full page gets
 the chained hash of its tokens as its name and is never written again. A part-filled page may be
 kept under its parent's name; it can be taken by one task only, which goes on writing it.
-Knows nothing of tasks, workers or time: the order of release is the order of eviction.
+Knows nothing of tasks, workers or time. Which cached page goes first: core/cached_pages.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+from serving.core.cached_pages import CachedPages, Group, Ranking
+from serving.core.name_changes import NameChanges
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,15 +53,21 @@ def common_len(a: Sequence[int], b: Sequence[int]) -> int:
 class PagePool:
     """The only writer of one worker's page accounting."""
 
-    def __init__(self, *, num_pages: int, page_size: int) -> None:
-        """Make a pool of `num_pages` pages, page 0 included."""
+    def __init__(self, *, num_pages: int, page_size: int, ranking: Ranking | None = None) -> None:
+        """Make a pool of `num_pages` pages, page 0 included.
+
+        With a `ranking` cached pages are evicted by the value of the session that left them, else
+        least recently released first.
+        """
         self.num_pages = num_pages
         self.page_size = page_size
         self._free = list(range(num_pages - 1, 0, -1))
         self._holders = [0] * num_pages
-        self._cached: dict[int, None] = {}  # oldest release first
+        self._cached = CachedPages(ranking)
         self._page_of: dict[bytes, int] = {}
         self._name_of: dict[int, bytes] = {}
+        self._twin_of: dict[int, bytes] = {}  # held pages whose name another page bears
+        self._changes = NameChanges()
         self._parts_of: dict[bytes, dict[int, tuple[int, ...]]] = {}
         self._parent_of: dict[int, bytes] = {}
 
@@ -110,7 +119,10 @@ class PagePool:
         return [*match.full, match.tail]
 
     def allocate(self, count: int) -> list[int] | None:
-        """Hold `count` blank pages, evicting the longest-released cached ones; None if too few."""
+        """Hold `count` blank pages, evicting cached ones once none is free; None if too few.
+
+        Costs constant time a page, and a ranking now and then (core/cached_pages).
+        """
         if count > self.available:
             return None
         pages: list[int] = []
@@ -118,8 +130,7 @@ class PagePool:
             if self._free:
                 page = self._free.pop()
             else:
-                page = next(iter(self._cached))
-                del self._cached[page]
+                page = self._cached.evict()
                 self._forget(page)
             self._holders[page] = 1
             pages.append(page)
@@ -130,6 +141,9 @@ class PagePool:
         if name not in self._page_of:
             self._page_of[name] = page
             self._name_of[page] = name
+            self._changes.added(name)
+        elif self._page_of[name] != page:
+            self._twin_of[page] = name
 
     def unname(self, page: int) -> None:
         """Make a held page unfindable: what is in it cannot be trusted."""
@@ -144,40 +158,61 @@ class PagePool:
             self._parts_of.setdefault(parent, {})[page] = tuple(tokens)
             self._parent_of[page] = parent
 
-    def release(self, pages: Sequence[int]) -> None:
-        """Let go of pages given in prompt order; later ones are evicted before earlier ones."""
-        for page in reversed(pages):
+    def release(self, pages: Sequence[int], group: Group | None = None) -> None:
+        """Let go of pages given in prompt order; later ones are evicted before earlier ones.
+
+        `group` is the session that leaves them. A full page whose name another page bears is
+        blank from here on, unless that other one was evicted meanwhile.
+        """
+        for index in reversed(range(len(pages))):
+            page = pages[index]
             self._holders[page] -= 1
             if self._holders[page]:
                 continue
-            if page in self._name_of or page in self._parent_of:
-                self._cached[page] = None
+            twin = self._twin_of.pop(page, None)
+            if twin is not None and twin not in self._page_of:
+                self.name(page, twin)
+            name = self._name_of.get(page)
+            if name is not None or page in self._parent_of:
+                parent = self._content_name(pages[index - 1]) if index else None
+                self._cached.add(page, group, name=name, parent=parent)
             else:
                 self._free.append(page)
 
     def clear_cached(self) -> int:
         """Forget every page that no task holds; returns how many."""
-        dropped = list(self._cached)
+        dropped = self._cached.clear()
         for page in dropped:
-            del self._cached[page]
             self._forget(page)
             self._free.append(page)
         return len(dropped)
 
+    def take_changes(self) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
+        """Return which full-page names were added and which removed since this was last asked.
+
+        A mirror that applies them knows all the names that can be found. A name that came and went
+        in between, or went and came, appears in neither.
+        """
+        return self._changes.take()
+
     def check(self) -> None:
         """Raise AssertionError unless every page is in exactly one place and every name is true."""
         held = [page for page, holders in enumerate(self._holders) if holders]
-        places = sorted([*self._free, *self._cached, *held])
+        cached = self._cached.pages()
+        places = sorted([*self._free, *cached, *held])
         assert places == list(range(1, self.num_pages)), "a page is lost, shared or page 0"
         assert all(holders >= 0 for holders in self._holders), "a page was freed twice"
         assert {p: n for n, p in self._page_of.items()} == self._name_of, "names disagree"
         parts = {p: parent for parent, ps in self._parts_of.items() for p in ps}
         assert parts == self._parent_of, "part-filled pages disagree"
         assert not (self._name_of.keys() & self._parent_of.keys()), "a full page is kept as a part"
-        assert self._parent_of.keys() <= self._cached.keys(), "a part-filled page is held"
+        assert self._parent_of.keys() <= cached, "a part-filled page is held"
         findable = self._name_of.keys() | self._parent_of.keys()
-        assert self._cached.keys() <= findable, "a cached page cannot be found"
+        assert cached <= findable, "a cached page cannot be found"
         assert not (findable & set(self._free)), "a free page can be found"
+        assert self._twin_of.keys() <= set(held) - self._name_of.keys(), "a twin is not a held page"
+        self._cached.check({page: self._name_of.get(page) for page in cached})
+        self._changes.check(self._page_of.keys())
 
     def check_holders(self, holders: dict[int, int]) -> None:
         """Raise AssertionError unless each page is held as often as its holders say."""
@@ -185,13 +220,19 @@ class PagePool:
         assert counted == holders, "a page is held by nobody, or by one that does not know it"
 
     def _hold(self, page: int) -> None:
-        self._cached.pop(page, None)
+        self._cached.discard(page)
         self._holders[page] += 1
 
+    def _content_name(self, page: int) -> bytes | None:
+        """Name what is in a page, be it the page found under that name or its twin."""
+        return self._name_of.get(page) or self._twin_of.get(page)
+
     def _forget(self, page: int) -> None:
+        self._twin_of.pop(page, None)
         name = self._name_of.pop(page, None)
         if name is not None:
             del self._page_of[name]
+            self._changes.removed(name)
         parent = self._parent_of.pop(page, None)
         if parent is not None:
             parts = self._parts_of[parent]

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from serving.policy.views import PoolView, TaskView
+from serving.policy.views import GrowthView, PoolView
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,16 +26,17 @@ def pages_for(tokens: int, page_size: int) -> int:
 
 
 def admit(
-    task: TaskView, pool: PoolView, *, missing: int, page_size: int, reserve_tokens: int
+    task: GrowthView, pool: PoolView, *, missing: int, page_size: int, quantile: float
 ) -> Admit | Defer:
     """Admit a task if its `missing` pages and its likely growth fit beside what was promised.
 
-    The growth reserved is `reserve_tokens`, or all that the task may produce if that is less. A
-    task that is alone needs only the pages of its prompt and the next token: it may be longer than
-    any reserve, and nothing would ever make more room.
+    The growth reserved is what its reply exceeds with at most chance `1 - quantile`, in (0, 1), or
+    all that the task may produce if that is less. A reply that outgrows its reserve is what
+    policy/preempt is for. A task that is alone needs only the pages of its prompt and the next
+    token: it may be longer than any reserve, and nothing would ever make more room.
     """
-    expected_len = task.prompt_len + min(task.max_new_len, reserve_tokens)
-    reserve = pages_for(expected_len, page_size) - pages_for(task.prompt_len, page_size)
+    growth = min(task.max_new_len, task.remaining.quantile(quantile)) if task.max_new_len else 0
+    reserve = pages_for(task.prompt_len + growth, page_size) - pages_for(task.prompt_len, page_size)
     if missing > pool.available:
         return Defer("pages")
     if pool.live == 0:

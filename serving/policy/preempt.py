@@ -1,4 +1,14 @@
-"""Who gives up its pages when a row needs one and none is left?"""
+"""Who gives up its pages when a row needs one and none is left?
+
+Why this cannot livelock. Call the *leader* the task first in (priority, arrival) among those that
+hold pages. It is never chosen while another holds any; alone it has the pool to itself, which holds
+the longest turn. So in every step the leader prefills on or decodes on, whatever becomes of the
+others, and after finitely many steps it ends. A preempted task waits under its first arrival, and
+admission lets nobody overtake the first that waits. While it waits no other task is admitted, so
+leaders end until its pages are free; once in, only the tasks in front of it come before it as
+leader. So each task ends. (A steady stream of a better priority may hold back a lesser one: that is
+what priority means.)
+"""
 
 from collections.abc import Sequence
 
@@ -6,9 +16,20 @@ from serving.policy.views import HolderView
 
 
 def preempt(holders: Sequence[HolderView]) -> int:
-    """Choose the index of the task to stop: lowest priority, then youngest, then the last one.
+    """Choose the index of the task to stop: the lowest priority class, then the cheapest loss.
 
-    The oldest task of the best priority is never chosen while another holds pages, so it runs to
-    its end and the system makes progress. Raises ValueError if nobody holds pages.
+    The loss is `restore_s`, not `restore_s` per page: a row is short of one page, every holder has
+    at least that to give, and what a victim gives beyond the need saves nothing unless there is a
+    next shortage, at which this is asked again. Ties: the youngest, then the last one. The first in
+    (priority, arrival, place) is never chosen while another holds pages. Raises ValueError if
+    nobody holds pages.
     """
-    return max(range(len(holders)), key=lambda i: (holders[i].priority, holders[i].arrived, i))
+    able = [i for i, holder in enumerate(holders) if holder.pages]
+    if not able:
+        raise ValueError("nobody holds pages")
+    leader = min(range(len(holders)), key=lambda i: (holders[i].priority, holders[i].arrived, i))
+    victims = [i for i in able if i != leader] or able
+    return max(
+        victims,
+        key=lambda i: (holders[i].priority, -holders[i].restore_s, holders[i].arrived, i),
+    )

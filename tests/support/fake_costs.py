@@ -7,7 +7,8 @@ from serving.costs.costs import Estimate, Link, StepModel
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LinearCosts:
-    """A step takes `base_s`, and so much per new token, cached token, decode row and its KV token.
+    """A step takes `base_s`, and so much per new token, cached token, pair of a new and a cached
+    token (`past_s`), decode row and its KV token.
 
     A mixed step takes what its decode rows take, and the tokens of its chunk on top.
     """
@@ -15,6 +16,7 @@ class LinearCosts:
     base_s: float = 0.0
     new_s: float = 0.0
     cached_s: float = 0.0
+    past_s: float = 0.0
     row_s: float = 0.0
     kv_s: float = 0.0
     kv_bytes_per_token: int = 1
@@ -27,7 +29,8 @@ class LinearCosts:
         return self.mixed(rows, kv_tokens, 0, 0)
 
     def mixed(self, rows: int, kv_tokens: int, new_len: int, cached_len: int) -> Estimate:
-        chunk_s = self.new_s * new_len + self.cached_s * cached_len
+        past_s = self.past_s * new_len * cached_len
+        chunk_s = self.new_s * new_len + self.cached_s * cached_len + past_s
         return Estimate(
             self.base_s + self.row_s * rows + self.kv_s * kv_tokens + chunk_s, self.error
         )

@@ -1,10 +1,13 @@
 """The allocator against a model: what is held, by how many, and which pages a prompt may take."""
 
+from itertools import takewhile
+
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from serving.core.cached_pages import Ranking
 from serving.core.pages import NOTHING, PagePool, common_len
 from serving.core.prefix import chain
 
@@ -20,7 +23,7 @@ def find(pool: PagePool, tokens: list[int]):
     return pool.match(names_of(tokens), tokens, len(tokens) - 1)
 
 
-def keep(pool: PagePool, tokens: list[int]) -> list[int]:
+def keep(pool: PagePool, tokens: list[int], group: str | None = None) -> list[int]:
     """Hold pages for `tokens`, name them all and let go: a finished conversation."""
     names = names_of(tokens)
     pages = pool.allocate(-(-len(tokens) // PAGE_SIZE))
@@ -30,12 +33,24 @@ def keep(pool: PagePool, tokens: list[int]) -> list[int]:
         pool.name(pages[index], names[index + 1])
     if len(tokens) % PAGE_SIZE:
         pool.keep_part(pages[full], names[full], tokens[full * PAGE_SIZE :])
-    pool.release(pages)
+    pool.release(pages, group)
     return pages
 
 
 def new_pool() -> PagePool:
     return PagePool(num_pages=PAGES, page_size=PAGE_SIZE)
+
+
+def ranked_pool(every: int = 1) -> PagePool:
+    """Make a pool that evicts group a before b before c."""
+    ranking = Ranking(lambda counts: sorted(counts, key=str), every)
+    return PagePool(num_pages=PAGES, page_size=PAGE_SIZE, ranking=ranking)
+
+
+def evict(pool: PagePool, count: int) -> list[int]:
+    """Allocate what is free, then `count` pages more; returns those, in order of eviction."""
+    pool.allocate(pool.available - pool.num_cached)
+    return [page for _ in range(count) for page in pool.allocate(1) or []]
 
 
 def test_page_0_is_never_handed_out():
@@ -151,6 +166,70 @@ def test_a_page_with_a_name_that_exists_is_not_kept():
     pool.check()
 
 
+def test_sessions_worth_least_are_evicted_first_tails_before_heads():
+    pool = ranked_pool()
+    dear = keep(pool, [1, 2, 3, 4, 5, 6, 7], "b")
+    cheap = keep(pool, [7, 8, 9, 10, 11, 12], "a")
+    assert evict(pool, 5) == [cheap[1], cheap[0], dear[2], dear[1], dear[0]]
+
+
+def test_a_page_that_is_held_again_is_of_the_session_that_lets_go_last():
+    pool = ranked_pool()
+    first = keep(pool, [1, 2, 3], "a")
+    other = keep(pool, [7, 8, 9], "b")
+    pages = pool.take(find(pool, [1, 2, 3, 4]))
+    pool.check()
+    pool.release(pages, "c")
+    assert evict(pool, 2) == [*other, *first]
+
+
+def test_a_page_that_is_held_is_not_evicted_however_cheap_its_session():
+    pool = ranked_pool()
+    keep(pool, [1, 2, 3, 4, 5, 6], "a")
+    pool.take(find(pool, [1, 2, 3, 0]))
+    keep(pool, [7, 8, 9], "b")
+    evict(pool, 2)
+    assert pool.allocate(1) is None
+    assert find(pool, [1, 2, 3, 0]).cached_len == 3
+
+
+def test_a_system_prompt_outlives_the_cheap_session_that_used_it_last():
+    pool = ranked_pool()
+    system = [1, 2, 3]
+    keep(pool, [*system, 4, 5, 6], "b")
+    held = pool.take(find(pool, [*system, 7, 8, 9]))
+    held += pool.allocate(1) or []
+    pool.name(held[1], names_of([*system, 7, 8, 9])[2])
+    pool.release(held, "a")
+    evict(pool, 1)
+    assert find(pool, [*system, 4, 5, 6, 0]).cached_len == 6
+    assert find(pool, [*system, 7, 8, 9, 0]).cached_len == 3
+    evict(pool, 1)
+    assert find(pool, [*system, 4, 5, 6, 0]).cached_len == 3
+
+
+def test_a_twin_takes_the_name_if_its_namesake_is_gone():
+    pool = new_pool()
+    twin = pool.allocate(1) or []
+    keep(pool, [1, 2, 3])
+    pool.name(twin[0], names_of([1, 2, 3])[1])
+    evict(pool, 1)
+    assert find(pool, [1, 2, 3, 4]) == NOTHING
+    pool.release(twin)
+    assert find(pool, [1, 2, 3, 4]).full == tuple(twin)
+    pool.check()
+
+
+def test_a_mirror_hears_of_full_pages_that_can_be_found_and_no_others():
+    pool = new_pool()
+    names = names_of([1, 2, 3, 4, 5, 6])
+    keep(pool, [1, 2, 3, 4, 5, 6, 7])
+    assert pool.take_changes() == ((names[1], names[2]), ())
+    evict(pool, 2)
+    assert pool.take_changes() == ((), (names[2],))
+    assert pool.take_changes() == ((), ())
+
+
 def test_clearing_the_cache_spares_what_is_held():
     pool = new_pool()
     keep(pool, [1, 2, 3, 4, 5, 6, 7])
@@ -191,9 +270,13 @@ class Pool(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.pool = new_pool()
+        self.pool = self.make_pool()
+        self.mirror: set[bytes] = set()
         self.tasks: list[tuple[list[int], list[int]]] = []  # tokens, pages
         self.content: dict[int, tuple[int, ...]] = {}  # page -> every token up to its last
+
+    def make_pool(self) -> PagePool:
+        return new_pool()
 
     @rule(tokens=TOKENS)
     def come(self, tokens: list[int]):
@@ -236,18 +319,33 @@ class Pool(RuleBasedStateMachine):
             self.pool.name(pages[-1], names_of(tokens)[-1])
 
     @precondition(lambda self: self.tasks)
-    @rule(which=st.integers(0, 10), keep_part=st.booleans())
-    def leave(self, which: int, keep_part: bool):
+    @rule(
+        which=st.integers(0, 10),
+        keep_part=st.booleans(),
+        group=st.sampled_from(["a", "b", "c", None]),
+    )
+    def leave(self, which: int, keep_part: bool, group: str | None):
         tokens, pages = self.tasks.pop(which % len(self.tasks))
         full = len(tokens) // PAGE_SIZE
         if keep_part and len(tokens) % PAGE_SIZE:
             self.pool.keep_part(pages[full], names_of(tokens)[full], tokens[full * PAGE_SIZE :])
-        self.pool.release(pages)
+        self.pool.release(pages, group)
 
     @rule()
     def clear(self):
         cached = self.pool.num_cached
         assert self.pool.clear_cached() == cached
+
+    @rule()
+    def mirror_asks(self):
+        added, removed = self.pool.take_changes()
+        assert not (self.mirror & set(added))
+        assert self.mirror >= set(removed)
+        self.mirror = (self.mirror | set(added)) - set(removed)
+        for tokens in map(list, self.content.values()):
+            names = names_of(tokens)
+            told = list(takewhile(self.mirror.__contains__, names[1:]))
+            assert len(self.pool.match(names, tokens, len(tokens)).full) == len(told)
 
     @invariant()
     def accounts_agree(self):
@@ -260,10 +358,29 @@ class Pool(RuleBasedStateMachine):
         assert self.pool.num_held == len(holders)
 
 
-TestPool = Pool.TestCase
-TestPool.settings = settings(
+class RankedPool(Pool):
+    """The same with eviction by groups, ranked anew for every few evictions."""
+
+    def make_pool(self) -> PagePool:
+        return ranked_pool(every=3)
+
+    def teardown(self):
+        """Once nobody holds anything, no page is left whose prefix is gone."""
+        while self.tasks:
+            self.leave(0, keep_part=True, group="a")
+        self.mirror_asks()
+        for tokens in map(list, self.content.values()):
+            told = [name in self.mirror for name in names_of(tokens)[1:]]
+            assert told == sorted(told, reverse=True)
+
+
+SETTINGS = settings(
     max_examples=60,
     stateful_step_count=30,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
 )
+TestPool = Pool.TestCase
+TestPool.settings = SETTINGS
+TestRankedPool = RankedPool.TestCase
+TestRankedPool.settings = SETTINGS

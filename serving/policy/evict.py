@@ -1,0 +1,37 @@
+"""Which idle session's pages go first, and are they worth a place in host memory?
+
+The value of keeping a page is what it saves when its session returns, times the chance that it
+does (ours; papers.md leaves eviction open). Knows neither pages nor how chances are learned
+(forecast/returns).
+"""
+
+from collections.abc import Sequence
+from math import inf
+
+from serving.policy.views import IdleView
+
+
+def evict(idle: Sequence[IdleView]) -> list[int]:
+    """Return the indices of idle sessions, given oldest first, in the order to evict them.
+
+    Least expected value of a page first: `returns * restore_s / pages`. Ties: the oldest. A session
+    that would free nothing comes last.
+    """
+    return sorted(range(len(idle)), key=lambda i: (_value_per_page(idle[i]), i))
+
+
+def worth_keeping_on_host(idle: IdleView, *, fetch_s: float) -> bool:
+    """Say whether a copy in host memory is expected to save time.
+
+    Its worth is `returns * (restore_s - fetch_s)`, where `fetch_s` is the transfer back.
+    """
+    return idle.returns > 0 and fetch_beats_compute(fetch_s=fetch_s, compute_s=idle.restore_s)
+
+
+def fetch_beats_compute(*, fetch_s: float, compute_s: float) -> bool:
+    """Say whether KV is restored from host memory rather than computed again; a tie is computed."""
+    return fetch_s < compute_s
+
+
+def _value_per_page(idle: IdleView) -> float:
+    return idle.returns * idle.restore_s / idle.pages if idle.pages else inf
