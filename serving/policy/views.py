@@ -193,7 +193,8 @@ class RebalanceView:
     `may_send`, `may_receive`: False while a worker drains, or a move to or from it runs.
     `owner[r]`: index of row r's worker. `kv_len[r]`: tokens it attends to now. `alive[r, g]`: the
     chance that it still decodes `grid[g]` steps from now. `movable[r]`: False while it is moving,
-    cooling down after a move, or about to end. `grid[0]` is 0.
+    cooling down after a move, or about to end. `grid[0]` is 0. `was_over`: the workers that
+    `overloaded` named at the last look, for its hysteresis.
     """
 
     workers: tuple[WorkerId, ...]
@@ -209,3 +210,4 @@ class RebalanceView:
     grid: NDArray[np.float64]
     link: Link
     kv_bytes_per_token: int
+    was_over: frozenset[WorkerId]

@@ -1,0 +1,148 @@
+"""What can a move bring at best? Bounds for many rows times many destinations, quickly.
+
+The change of the variance is exact: it is bilinear in what the row adds and what the destination
+carries, hence one matrix product (as in the reconstruction of STAR's gain, for step times instead
+of tokens). The worst step time and the need for memory are looked at where the destination's own
+peak lies, so that what they rule out is ruled out, and what they let pass has yet to be worked out.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from serving.policy.rebalance_effects import (
+    Balance,
+    Score,
+    centre,
+    relief_of,
+    score,
+    worst_of_others,
+)
+from serving.policy.rebalance_load import GRAIN, Bools, Floats, Ints, Loads
+
+
+@dataclass(frozen=True, slots=True)
+class RowBounds:
+    """Rows [C], most promising first: what each brings whatever its destination is.
+
+    `relief`: exact. `worst_s`: the worst step time is at least that afterwards.
+    """
+
+    rows: Ints
+    relief: Floats
+    worst_s: Floats
+
+    def part(self, which: slice) -> "RowBounds":
+        """Return some of the rows."""
+        return RowBounds(self.rows[which], self.relief[which], self.worst_s[which])
+
+
+@dataclass(frozen=True, slots=True)
+class PairBounds:
+    """Rows [C] times destinations [E], as a matrix: `worst_s` is a lower bound, `drop` exact.
+
+    `drop`: by how much the variance falls. `viable`: False where the move is not allowed for sure.
+    """
+
+    worst_s: Floats
+    drop: Floats
+    viable: Bools
+
+
+def row_bounds(loads: Loads, balance: Balance, rows: Ints) -> RowBounds:
+    """Bound rows and sort them: most relief first, then the lowest worst step time."""
+    source = loads.owner[rows]
+    relief = relief_of(loads, balance, rows, source)
+    left = (balance.step_s[source] - loads.added_s(rows, source)).max(axis=1)
+    worst = np.maximum(left, worst_of_others(balance.step_s, source, source))
+    order = np.lexsort((worst, -np.rint(relief / GRAIN)))
+    return RowBounds(rows[order], relief[order], worst[order])
+
+
+def pair_bounds(loads: Loads, balance: Balance, bounds: RowBounds, to: Ints) -> PairBounds:
+    """Bound every row's move to every destination `to` [E].
+
+    Rows that relieve a source short of memory must not be mixed with others.
+    """
+    rows, source, now = bounds.rows, loads.owner[bounds.rows], score(loads, balance)
+    alive, tokens = loads.alive[rows], loads.tokens[rows]
+    per_row, per_token = loads.per_row_s[to], loads.per_token_s[to]
+    peak = balance.step_s[to].argmax(axis=1)
+    at_dest = balance.step_s[to, peak] + per_row * alive[:, peak] + per_token * tokens[:, peak]
+    worst = np.maximum(bounds.worst_s[:, None], at_dest)
+    drop = _drop(loads, balance, rows, to)
+    viable = (source[:, None] != to) & (worst <= now.worst_s * (1 + GRAIN))
+    viable &= _may_fit(loads, rows, to)
+    if (bounds.relief <= GRAIN).all():
+        viable &= _may_narrow(loads, balance, rows, to) & _may_gain(loads, worst, drop, now)
+    return PairBounds(worst, drop, viable)
+
+
+def _drop(loads: Loads, balance: Balance, rows: Ints, to: Ints) -> Floats:
+    """Return by how much each pair lowers the variance: [C, E].
+
+    With n workers, c and b what the row adds at source and destination, t the step times about
+    their mean: n dV = 2 b t_d + (1 - 1/n) b^2 + 2 b c / n - 2 c t_s + (1 - 1/n) c^2, weighted over
+    the horizon; b = per_row * alive + per_token * tokens makes it a product of features.
+    """
+    weights, count, source = loads.weights, len(loads.load_s), loads.owner[rows]
+    share = 1 - 1 / count
+    off = balance.step_s - centre(loads)
+    off = off - off.mean(axis=0)
+    alive, tokens, lost = loads.alive[rows], loads.tokens[rows], loads.added_s(rows, source)
+    per_row, per_token = loads.per_row_s[to, None], loads.per_token_s[to, None]
+    of_rows = np.hstack(
+        (
+            alive * weights,
+            tokens * weights,
+            np.stack(
+                [
+                    (a * b) @ weights
+                    for a, b in (
+                        (alive, alive),
+                        (alive, tokens),
+                        (tokens, tokens),
+                        (alive, lost),
+                        (tokens, lost),
+                    )
+                ],
+                axis=1,
+            ),
+        )
+    )
+    of_dests = np.hstack(
+        (
+            2 * per_row * off[to],
+            2 * per_token * off[to],
+            share * per_row**2,
+            share * 2 * per_row * per_token,
+            share * per_token**2,
+            2 / count * per_row,
+            2 / count * per_token,
+        )
+    )
+    at_source = (lost * (share * lost - 2 * off[source])) @ weights
+    return -(of_rows @ of_dests.T + at_source[:, None]) / count
+
+
+def _may_fit(loads: Loads, rows: Ints, to: Ints) -> Bools:
+    """Look at the destination's own peak need only: [C, E]."""
+    need = loads.held[to] + loads.config.z * np.sqrt(loads.held_noise[to])
+    peak = need.argmax(axis=1)
+    held = loads.held[to, peak] + loads.tokens[rows][:, peak]
+    noise = loads.held_noise[to, peak] + loads.noise[rows][:, peak]
+    return held + loads.config.z * np.sqrt(noise) <= loads.limit[to] * (1 + GRAIN)
+
+
+def _may_narrow(loads: Loads, balance: Balance, rows: Ints, to: Ints) -> Bools:
+    """Return where the difference of the pair's loads keeps its sign, up to rounding: [C, E]."""
+    load_s, source = balance.step_s @ loads.weights, loads.owner[rows]
+    left = load_s[source] - loads.added_s(rows, source) @ loads.weights
+    alive, tokens = loads.alive[rows] @ loads.weights, loads.tokens[rows] @ loads.weights
+    gained = np.outer(alive, loads.per_row_s[to]) + np.outer(tokens, loads.per_token_s[to])
+    return left[:, None] - load_s[to] - gained >= -GRAIN * load_s[source][:, None]
+
+
+def _may_gain(loads: Loads, worst: Floats, drop: Floats, now: Score) -> Bools:
+    least = max(loads.config.min_gain, GRAIN) * (1 - GRAIN) - GRAIN
+    return (now.worst_s - worst > least * now.worst_s) | (drop > least * now.variance)
