@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from serving.costs.costs import Costs, Estimate, Link, StepModel
 
-WINDOW = 64  # ratios of a median: a few seconds of steps (AMPD and aiconfigurator use as many)
+WINDOW = 64  # ratios of a median: a few seconds of steps (ours)
 LEAST = 8  # ratios before a bucket is believed (ours)
 LOWEST, HIGHEST = 0.5, 2.0  # a model further off is wrong, not uncorrected; it must be made anew
 SIGMA_SHARE = 0.1587  # of a normal distribution lies below one standard deviation under its mean

@@ -13,8 +13,9 @@ class ModelShape:
     """The sizes that a latency model reads.
 
     `matmul_params` counts the weights that a decoded token is multiplied with: every layer's and
-    the output head's, not the input embedding. `weight_bytes` are theirs: what a step reads at least once. Norms and biases are too small to count. A sliding
-    window is not modelled: attention is priced as if it saw everything, which is never too little.
+    the output head's, not the input embedding. `weight_bytes` are theirs: what a step reads at
+    least once. Norms and biases are too small to count. A sliding window is not modelled: attention
+    is priced as if it saw everything, which is never too little.
     """
 
     num_layers: int
