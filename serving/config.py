@@ -131,6 +131,18 @@ class ScheduleConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CostsConfig:
+    """How durations are predicted."""
+
+    costs: str | None = setting(
+        None, "File of measured times (foretoken profile); estimated from --hardware if not given."
+    )
+    hardware: str | None = setting(
+        None, "Description of the devices to estimate times from; by their kind if not given."
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EndpointConfig:
     """The HTTP surface."""
 
@@ -182,4 +194,5 @@ class ServerConfig:
     memory: MemoryConfig
     batch: BatchConfig
     schedule: ScheduleConfig
+    costs: CostsConfig
     endpoint: EndpointConfig

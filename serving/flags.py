@@ -17,6 +17,7 @@ import click
 from serving.config import (
     BatchConfig,
     ConfigError,
+    CostsConfig,
     EndpointConfig,
     MemoryConfig,
     MeshConfig,
@@ -31,6 +32,7 @@ PARTS: dict[str, type[Any]] = {
     "memory": MemoryConfig,
     "batch": BatchConfig,
     "schedule": ScheduleConfig,
+    "costs": CostsConfig,
     "endpoint": EndpointConfig,
 }
 ACCEPTED_SWITCHES = (

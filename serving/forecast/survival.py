@@ -10,7 +10,7 @@ last edge nothing runs.
 
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
-from math import ceil, inf, log
+from math import ceil, inf, log, log1p
 
 import numpy as np
 from numpy.typing import NDArray
@@ -131,13 +131,16 @@ def _interpolate(alive: NDArray[np.float64], tokens: NDArray[np.float64]) -> NDA
 
 
 def _between(before: float, after: float, share: float) -> float:
+    """Return the height at `share` of the way from `before` to `after`, never below `after`."""
     if after == 0:
         return before * (1 - share)
-    return before * (after / before) ** share
+    return max(after, before * (after / before) ** share)
 
 
 def _mean(before: float, after: float) -> float:
     """Return the mean height of a fall from `before` to `after` as `_between` draws it."""
     if after == 0:
         return before / 2
-    return before if after == before else (before - after) / log(before / after)
+    rise = (before - after) / after
+    # log1p, because before / after rounds away the fall where it is slight.
+    return after * rise / log1p(rise) if rise > 0 else before

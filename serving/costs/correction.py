@@ -1,0 +1,172 @@
+"""By how much is a latency model off lately? Ratios of observed to predicted times, per bucket.
+
+A bucket is a kind of step and its size, by doublings, or a transfer's. Each keeps the ratios of its
+last `WINDOW` observations; their median, clamped, corrects the model, and their spread says how far
+a corrected prediction can be trusted. A bucket that has seen little takes its kind's ratios.
+
+`predicted_s` is always what the model itself says: feeding corrected predictions back would undo
+the correction. Pure state: no clock, no I/O, and `observe` does no more than keep two sorted lists.
+"""
+
+from bisect import bisect_left, insort
+from collections import deque
+from dataclasses import dataclass, field
+from enum import Enum
+from math import hypot
+from typing import NamedTuple
+
+from serving.costs.costs import Costs, Estimate, Link, StepModel
+
+WINDOW = 64  # ratios of a median: a few seconds of steps (ours)
+LEAST = 8  # ratios before a bucket is believed (ours)
+LOWEST, HIGHEST = 0.5, 2.0  # a model further off is wrong, not uncorrected; it must be made anew
+SIGMA_SHARE = 0.1587  # of a normal distribution lies below one standard deviation under its mean
+
+
+class Kind(Enum):
+    """What a time was predicted for."""
+
+    DECODE = "decode"
+    PREFILL = "prefill"
+    MIXED = "mixed"
+    TRANSFER = "transfer"
+
+
+class Bucket(NamedTuple):
+    """Work of like size: `rows` and `size` (new tokens, or bytes) are doublings, rounded up."""
+
+    kind: Kind
+    rows: int
+    size: int
+
+
+def step_bucket(rows: int, new_len: int) -> Bucket:
+    """Return the bucket of a step of `rows` decode rows and `new_len` new prompt tokens."""
+    if not new_len:
+        return Bucket(Kind.DECODE, (rows - 1).bit_length() if rows else 0, 0)
+    kind = Kind.MIXED if rows else Kind.PREFILL
+    return Bucket(kind, (rows - 1).bit_length() if rows else 0, (new_len - 1).bit_length())
+
+
+def transfer_bucket(num_bytes: int) -> Bucket:
+    """Return the bucket of a transfer."""
+    return Bucket(Kind.TRANSFER, 0, num_bytes.bit_length())
+
+
+@dataclass(slots=True)
+class _Ratios:
+    """The last ratios, in the order they came and sorted."""
+
+    recent: deque[float] = field(default_factory=deque[float])
+    ordered: list[float] = field(default_factory=list[float])
+
+    def add(self, ratio: float) -> None:
+        ordered = self.ordered
+        if len(ordered) == WINDOW:
+            del ordered[bisect_left(ordered, self.recent.popleft())]
+        self.recent.append(ratio)
+        insort(ordered, ratio)
+
+    @property
+    def median(self) -> float:
+        middle = len(self.ordered) // 2
+        return (self.ordered[middle] + self.ordered[~middle]) / 2
+
+    @property
+    def spread(self) -> float:
+        """The relative standard deviation, from the middle two thirds: outliers do not count."""
+        low = int(SIGMA_SHARE * (len(self.ordered) - 1) + 0.5)
+        return (self.ordered[~low] - self.ordered[low]) / 2 / self.median
+
+
+class Correction:
+    """What was observed of one kind of worker."""
+
+    def __init__(self) -> None:
+        """Start with nothing observed: every factor is 1."""
+        self._buckets: dict[Bucket, _Ratios] = {}
+        self._kinds: dict[Kind, _Ratios] = {}
+
+    def observe(self, bucket: Bucket, predicted_s: float, observed_s: float) -> None:
+        """Take one observation. Times that are not positive say nothing and are left out."""
+        if not (predicted_s > 0 and observed_s > 0):
+            return
+        ratio = observed_s / predicted_s
+        own = self._buckets.get(bucket)
+        if own is None:
+            own = self._buckets[bucket] = _Ratios()
+            self._kinds.setdefault(bucket.kind, _Ratios())
+        own.add(ratio)
+        self._kinds[bucket.kind].add(ratio)
+
+    def factor(self, bucket: Bucket) -> float:
+        """Return what to multiply a prediction by: 1 until enough was observed."""
+        return _factor(self._of(bucket))
+
+    def kind_factor(self, kind: Kind) -> float:
+        """Return the factor of a kind as a whole."""
+        return _factor(self._of_kind(kind))
+
+    def correct(self, bucket: Bucket, estimate: Estimate) -> Estimate:
+        """Return a prediction corrected.
+
+        Its error is the spread of the ratios, and what the clamp has left uncorrected.
+        """
+        ratios = self._of(bucket)
+        if ratios is None:
+            return estimate
+        factor = _factor(ratios)
+        return Estimate(estimate.seconds * factor, hypot(ratios.spread, ratios.median / factor - 1))
+
+    def _of(self, bucket: Bucket) -> _Ratios | None:
+        """Return the ratios that speak for a bucket."""
+        own = self._buckets.get(bucket)
+        return own if own and len(own.ordered) >= LEAST else self._of_kind(bucket.kind)
+
+    def _of_kind(self, kind: Kind) -> _Ratios | None:
+        ratios = self._kinds.get(kind)
+        return ratios if ratios and len(ratios.ordered) >= LEAST else None
+
+
+def _factor(ratios: _Ratios | None) -> float:
+    return 1.0 if ratios is None else min(max(ratios.median, LOWEST), HIGHEST)
+
+
+@dataclass(frozen=True, slots=True)
+class Corrected:
+    """`Costs` of a model and its correction. The correction goes on learning behind it."""
+
+    base: Costs
+    correction: Correction
+
+    @property
+    def kv_bytes_per_token(self) -> int:
+        """Bytes of keys and values that one token position takes."""
+        return self.base.kv_bytes_per_token
+
+    def prefill(self, new_len: int, cached_len: int) -> Estimate:
+        """Predict a step that only prefills `new_len` tokens on top of `cached_len`."""
+        estimate = self.base.prefill(new_len, cached_len)
+        return self.correction.correct(step_bucket(0, new_len), estimate)
+
+    def decode(self, rows: int, kv_tokens: int) -> Estimate:
+        """Predict a step of `rows` decode rows that attend to `kv_tokens` tokens together."""
+        estimate = self.base.decode(rows, kv_tokens)
+        return self.correction.correct(step_bucket(rows, 0), estimate)
+
+    def mixed(self, rows: int, kv_tokens: int, new_len: int, cached_len: int) -> Estimate:
+        """Predict a decode step with a chunk of `new_len` tokens on top of `cached_len` in it."""
+        estimate = self.base.mixed(rows, kv_tokens, new_len, cached_len)
+        return self.correction.correct(step_bucket(rows, new_len), estimate)
+
+    def transfer(self, num_bytes: int, link: Link) -> Estimate:
+        """Predict moving KV over a link."""
+        estimate = self.base.transfer(num_bytes, link)
+        return self.correction.correct(transfer_bucket(num_bytes), estimate)
+
+    def step_model(self) -> StepModel:
+        """Return the model's plane, scaled as decode steps are as a whole."""
+        plane, factor = self.base.step_model(), self.correction.kind_factor(Kind.DECODE)
+        return StepModel(
+            plane.base_s * factor, plane.per_row_s * factor, plane.per_token_s * factor
+        )

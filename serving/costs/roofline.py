@@ -1,0 +1,98 @@
+"""How long does a step take on hardware that was only described? A calibrated roofline.
+
+A step runs its matmuls and its attention one after the other, so each is bounded on its own by the
+slower of memory and arithmetic (ours: with one bound on the whole step, a few new tokens on a long
+history would look too cheap). With weights of W bytes and P parameters, B decode rows over KV
+tokens of KVB bytes each, and a chunk of n tokens on a past of p:
+
+    matmuls    max(W / (eta_w BW), 2 P (B + n) / (eta_f F))
+    decode     KVB KV / (eta_kv BW)
+    chunk      max(4 L H d (n p + n^2 / 2) / (eta_a F), KVB p / (eta_kv BW))
+    fixed      L layer_s + host_s
+    tp > 1     work divides by tp; 2 L all-reduces of (B + n) hidden vectors, in a ring
+
+A mixed step is thus a prefill of the chunk and the decode tokens, plus the reading of the rows' KV
+(the marginal rule, as in aiconfigurator). Knows nothing of padded buckets.
+"""
+
+from dataclasses import dataclass
+
+from serving.costs.costs import Estimate, Link, StepModel
+from serving.costs.hardware import HardwareSpec
+from serving.costs.plane import Sample, fit_plane
+from serving.costs.shape import ModelShape
+
+PLANE_ROWS = (1, 4, 16, 64, 256)
+PLANE_CONTEXTS = (128, 1024, 8192)
+"""The rows, and the tokens behind each, over which `step_model` is fitted (ours)."""
+
+NOTHING = Estimate(0.0, 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Roofline:
+    """`Costs` of a worker of `tp` devices, from descriptions alone."""
+
+    shape: ModelShape
+    hardware: HardwareSpec
+    tp: int
+
+    @property
+    def kv_bytes_per_token(self) -> int:
+        """Bytes of keys and values that one token position takes."""
+        return self.shape.kv_bytes_per_token
+
+    def prefill(self, new_len: int, cached_len: int) -> Estimate:
+        """Predict a step that only prefills `new_len` tokens on top of `cached_len`."""
+        return self.mixed(0, 0, new_len, cached_len)
+
+    def decode(self, rows: int, kv_tokens: int) -> Estimate:
+        """Predict a step of `rows` decode rows that attend to `kv_tokens` tokens together."""
+        return self.mixed(rows, kv_tokens, 0, 0)
+
+    def mixed(self, rows: int, kv_tokens: int, new_len: int, cached_len: int) -> Estimate:
+        """Predict a decode step with a chunk in it; a step without tokens takes no time."""
+        tokens = rows + new_len
+        if tokens == 0:
+            return NOTHING
+        hardware = self.hardware
+        read_kv = self.shape.kv_bytes_per_token / (hardware.eta_kv * hardware.bytes_per_s)
+        work = self._matmuls(tokens) + kv_tokens * read_kv
+        if new_len:
+            pairs = new_len * cached_len + new_len * new_len / 2
+            rate = hardware.eta_a * hardware.flops_per_s
+            work += max(self.shape.attention_flops * pairs / rate, cached_len * read_kv)
+        fixed = self.shape.num_layers * hardware.layer_s + hardware.host_s
+        return Estimate(work / self.tp + fixed + self._all_reduces(tokens), hardware.error)
+
+    def transfer(self, num_bytes: int, link: Link) -> Estimate:
+        """Predict moving KV over a link; nothing takes no time."""
+        if num_bytes == 0:
+            return NOTHING
+        return Estimate(link.latency_s + num_bytes / link.bytes_per_s, self.hardware.error)
+
+    def step_model(self) -> StepModel:
+        """Return the plane that fits `decode` best over `PLANE_ROWS` and `PLANE_CONTEXTS`."""
+        return fit_plane(
+            [
+                Sample(rows, rows * context, self.decode(rows, rows * context).seconds)
+                for rows in PLANE_ROWS
+                for context in PLANE_CONTEXTS
+            ]
+        )
+
+    def _matmuls(self, tokens: int) -> float:
+        """Seconds of all matmuls on one device."""
+        hardware = self.hardware
+        read = self.shape.weight_bytes / (hardware.eta_w * hardware.bytes_per_s)
+        flops = 2 * self.shape.matmul_params * tokens
+        return max(read, flops / (hardware.eta_f * hardware.flops_per_s))
+
+    def _all_reduces(self, tokens: int) -> float:
+        """Seconds of summing every layer's two outputs over the devices."""
+        if self.tp == 1:
+            return 0.0
+        link = self.hardware.interconnect
+        num_bytes = tokens * self.shape.hidden_size * self.shape.dtype_bytes
+        ring = 2 * (self.tp - 1) / self.tp * num_bytes / link.bytes_per_s
+        return 2 * self.shape.num_layers * (link.latency_s + ring)
