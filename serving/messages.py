@@ -5,12 +5,13 @@ of a turn: a retry (preemption, lost worker) gets a new attempt number, so a lat
 earlier attempt is recognised and dropped.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple, NewType
 
-from serving.request import FinishReason, SessionId, TokenLogprobs, Turn, TurnId
+from serving.forecast.survival import Survival
+from serving.request import FinishReason, SessionId, Slo, TokenLogprobs, Turn, TurnId
 
 WorkerId = NewType("WorkerId", str)
 
@@ -51,14 +52,18 @@ class Task:
     """The work of one attempt: all tokens known so far, of which the last `replied` are reply.
 
     `arrived` is the turn's first arrival (seconds): age, not the attempt, decides who is served and
-    who is preempted.
+    who is preempted. `slo` holds the targets that count for it, the configured ones where the
+    client set none. `remaining` is the curve of the reply tokens still to come.
     """
 
     id: TaskId
     turn: Turn
+    session: SessionId
     tokens: tuple[int, ...]
     replied: int
     arrived: float
+    slo: Slo
+    remaining: Survival
 
 
 # ---- to the coordinator -------------------------------------------------------------------------
@@ -69,6 +74,10 @@ class Arrived:
     """A client's turn."""
 
     turn: Turn
+
+
+STOPPED = "stopped"
+"""The reason of a `Cancelled` turn whose text reached a stop string: for its client it is whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +166,11 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class LoadReport:
-    """What a worker holds right now, in its own numbers."""
+    """What a worker holds right now, in its own numbers.
+
+    `pages_promised` are set aside, out of those cached or free, for rows that have yet to grow;
+    `pages_on_host` counts copies of pages in host memory.
+    """
 
     worker: WorkerId
     waiting: int
@@ -165,7 +178,35 @@ class LoadReport:
     pages_used: int
     pages_cached: int
     pages_free: int
+    pages_promised: int
+    pages_on_host: int
     waiting_tokens: int
+
+
+class StepTime(NamedTuple):
+    """How long a step of `rows` decode rows and `new_len` prompt tokens took, and was to take."""
+
+    rows: int
+    new_len: int
+    predicted_s: float
+    observed_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class StepsTimed:
+    """A worker's last steps; predictions are the latency model's own, before any correction."""
+
+    worker: WorkerId
+    steps: tuple[StepTime, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PagesChanged:
+    """Which full pages can be found at a worker has changed: names that came, names that went."""
+
+    worker: WorkerId
+    added: tuple[bytes, ...]
+    removed: tuple[bytes, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +223,14 @@ class WorkerLost:
     """A worker and everything it held are gone; its peers are told as well."""
 
     worker: WorkerId
+
+
+@dataclass(frozen=True, slots=True)
+class SetRole:
+    """A worker is to take another role, or with None no work at all, once it has none left."""
+
+    worker: WorkerId
+    role: Role | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +262,10 @@ Event = (
     | MoveFailed
     | Refused
     | LoadReport
+    | StepsTimed
+    | PagesChanged
     | MoveWanted
+    | SetRole
     | WorkerJoined
     | WorkerLost
     | Tick
@@ -225,22 +277,30 @@ Event = (
 
 @dataclass(frozen=True, slots=True)
 class Prefill:
-    """Prefill a task. With an `owner` its pages go there; without one the worker decodes it too."""
+    """Prefill a task. With an `owner` its pages go there; without one the worker decodes it too.
+
+    `pull`: history that the owner holds and the worker lacks is fetched, not computed. Without
+    `reuse` the worker's own pages do not count either.
+    """
 
     task: Task
     owner: WorkerId | None
+    pull: bool
+    reuse: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Decode:
     """Make room for a task whose KV comes from `source`, and decode it from there on.
 
-    `moving`: it decodes at `source` now and moves here, which must be possible at once.
+    `moving`: it decodes at `source` now and moves here, which must be possible at once. Without
+    `reuse` nothing held here counts: all of the KV is to be sent.
     """
 
     task: Task
     source: WorkerId
     moving: bool
+    reuse: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -422,15 +482,24 @@ class End:
     cached_len: int
 
 
+Detail = str | float | int | bool | None | Sequence["Detail"] | Mapping[str, "Detail"]
+"""What a record of the decision log may hold: whatever JSON can."""
+
+
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """A decision and its reason, for metrics, traces and the decision log."""
+    """A decision and its reason, or what became of one, for metrics and the decision log.
+
+    `turn` and `session` are None where a worker is concerned. `details` hold what was known:
+    predictions beside alternatives for a choice, what was observed beside what was predicted.
+    """
 
     kind: str
-    turn: TurnId
+    turn: TurnId | None
+    session: SessionId | None
     choice: str
     reason: str
-    session: SessionId
+    details: Mapping[str, Detail]
 
 
 Action = ToWorker | Emit | EmitPrompt | End | Decision

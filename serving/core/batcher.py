@@ -13,42 +13,44 @@ from bisect import insort
 from collections import deque
 from typing import assert_never
 
-from serving.core.chunks import plan_chunk, prompt_scores
+from serving.core.chunks import plan_chunk
 from serving.core.departures import Departures
-from serving.core.finish import finish_after
 from serving.core.handoff import EarlyGrants, announce, lend, pages_to_send, send_filled
-from serving.core.holdings import BatcherLimits, Holdings, age
+from serving.core.holdings import BatcherLimits, Holdings
 from serving.core.plan import (
     Chunk,
     DropTransfer,
     Launch,
     LoadSlot,
+    OffloadPages,
     Output,
     ReceivePages,
+    RestorePages,
     StepPlan,
     StepResult,
 )
+from serving.core.rules import BatcherRules
+from serving.core.samples import take_decoded, take_first
+from serving.core.step_clock import StepClock
+from serving.core.waiting import age
 from serving.core.worker_task import Stage, WorkerTask, open_task
 from serving.messages import (
     Ack,
     Adopted,
     Cancel,
     Decode,
-    Finished,
     Granted,
     LoadReport,
     MoveAbort,
     MoveFailed,
     MoveOut,
+    PagesChanged,
     PagesReady,
     Prefill,
-    PrefillDone,
     PullRequested,
     Refused,
-    SampledToken,
     TaskId,
     Tick,
-    Tokens,
     ToWorker,
     TransferFailed,
     TransferId,
@@ -56,19 +58,25 @@ from serving.messages import (
     WorkerLost,
     WorkerMessage,
 )
-from serving.policy.batch import batch
-from serving.policy.views import ChunkView
+from serving.policy.batch import ChunkLimits, batch
+from serving.policy.views import ChunkView, DecodingView
 from serving.request import TokenLogprobs
 
 
 class Batcher:
     """The only writer of one worker's state. Not thread-safe: one thread drives it."""
 
-    def __init__(self, worker: WorkerId, limits: BatcherLimits) -> None:
+    def __init__(self, worker: WorkerId, limits: BatcherLimits, rules: BatcherRules) -> None:
         """Start empty."""
         self.worker = worker
         self.limits = limits
-        self.holdings = Holdings(limits)
+        self.holdings = Holdings(limits, rules)
+        self._clock = StepClock(worker, rules.costs)
+        self._chunk_limits = ChunkLimits(
+            max_tokens=limits.max_chunk_tokens,
+            max_rows=limits.max_chunk_rows,
+            min_tokens=min(rules.min_chunk_tokens, limits.max_chunk_tokens),
+        )
         self._prefilling: list[WorkerTask] = []
         self._launched: deque[tuple[list[WorkerTask], list[WorkerTask]]] = deque()
         self._early_grants = EarlyGrants(limits.transfer_timeout_s)
@@ -80,15 +88,12 @@ class Batcher:
 
     def on(self, message: WorkerMessage, now: float) -> list[Output]:
         """Take one message. A message about a task that is gone changes nothing."""
+        self.holdings.idle.now = now
         match message:
-            case Prefill(task, owner):
-                self._open(open_task(task, owner, None, self.limits.page_size))
-            case Decode(task, source, moving):
-                entry = open_task(task, None, source, self.limits.page_size)
-                if moving:
-                    self._let_in(entry, now)
-                else:
-                    self._open(entry)
+            case Decode(moving=True):
+                self._let_in(open_task(message, self.limits.page_size), now)
+            case Prefill() | Decode():
+                self._open(open_task(message, self.limits.page_size))
             case Cancel(task):
                 self._cancel(task)
             case MoveOut(task, to):
@@ -119,7 +124,7 @@ class Batcher:
                     transfer, page_size = self._next_transfer(), self.limits.page_size
                     self._out += lend(entry, message, transfer, page_size=page_size)
             case PagesReady():
-                self._receive(message)
+                self._receive(message, now)
             case Ack(task, transfer):
                 self._acknowledge(task, transfer)
             case TransferFailed(task, transfer):
@@ -129,29 +134,37 @@ class Batcher:
 
     def step(self, now: float) -> list[Output]:
         """Admit who may start and plan the next step: at most one Launch is among the outputs."""
-        while (entry := self.holdings.admit_next()) is not None:
+        self.holdings.idle.now = now
+        while (entry := self.holdings.admit_next(now)) is not None:
             self._start(entry, now)
         for victim in self.holdings.grow():
             self._forget(victim)
             self._out.append(Refused(self.worker, victim.task.id, "preempted"))
-        self._plan()
+        self._offload()
+        self._plan(now)
         # Behind the step just planned, so that a row in it is copied with what the step writes.
         self._out += self._departures.advance()
         return self._take_out()
 
-    def _plan(self) -> None:
+    def _plan(self, now: float) -> None:
         """Plan the next step, if there is anything to run."""
-        decoding = self._decoding()
-        shares = batch(
-            [ChunkView(len(entry.tokens) - entry.kv_len) for entry in self._prefilling],
-            max_tokens=self.limits.max_chunk_tokens,
-            max_rows=self.limits.max_chunk_rows,
-        )
+        decoding, rows = self._decoding(), self.holdings.rows
+        kv_tokens = rows.kv_tokens()
+        shares = self._shares(len(decoding), kv_tokens, now)
         if not decoding and not shares:
             return
-        logprobs = self.holdings.rows.wants_logprobs()
-        decode = self.holdings.rows.advance()
         chosen = self._prefilling[: len(shares)]
+        new_len = sum(shares)
+        past = sum(share * e.kv_len for e, share in zip(chosen, shares, strict=True))
+        self._clock.launched(
+            now,
+            rows=len(decoding),
+            kv_tokens=kv_tokens,
+            new_len=new_len,
+            cached_len=past // new_len if new_len else 0,
+        )
+        logprobs = rows.wants_logprobs()
+        decode = rows.advance()
         chunks = tuple(
             self._chunk(entry, share) for entry, share in zip(chosen, shares, strict=True)
         )
@@ -166,11 +179,27 @@ class Batcher:
         self._launched.append((decoding, chosen))
         self._out.append(Launch(plan))
         for entry, chunk in zip(chosen, chunks, strict=True):
-            self._after_launch(entry, chunk)
+            self._after_launch(entry, chunk, now)
+
+    def _shares(self, rows: int, kv_tokens: int, now: float) -> list[int]:
+        """Decide how many tokens of which prompts ride in the next step."""
+        if not self._prefilling:
+            return []
+        slack_s = self.holdings.rows.slack_s(now) - self._clock.in_flight_s(now)
+        return batch(
+            [ChunkView(len(e.tokens) - e.kv_len, e.kv_len) for e in self._prefilling],
+            DecodingView(rows, kv_tokens, slack_s),
+            costs=self._clock.corrected,
+            limits=self._chunk_limits,
+        )
 
     def complete(self, plan: StepPlan, result: StepResult, now: float) -> list[Output]:
         """Take what the oldest launched step sampled. Rows that ended meanwhile are skipped."""
+        self.holdings.idle.now = now
         decoding, chosen = self._launched.popleft()
+        timed = self._clock.ended(now)
+        if timed is not None:
+            self._out.append(timed)
         self._complete_decode(decoding, result)
         for i, (entry, chunk) in enumerate(zip(chosen, plan.chunks, strict=True)):
             if entry.stage is Stage.GONE:
@@ -193,7 +222,9 @@ class Batcher:
             pages_used=pool.num_held,
             pages_cached=pool.num_cached,
             pages_free=pool.available - pool.num_cached,
-            waiting_tokens=sum(len(entry.tokens) for entry in queue),
+            pages_promised=self.holdings.promised,
+            pages_on_host=len(self.holdings.host),
+            waiting_tokens=queue.tokens,
         )
 
     def check(self) -> None:
@@ -206,7 +237,7 @@ class Batcher:
         """A task has come. If it is decoded elsewhere, it waits for its owner's grant first."""
         self.holdings.tasks[entry.task.id] = entry
         if entry.owner is None:
-            self.holdings.enqueue(entry)
+            self.holdings.queue.add(entry)
         elif (held_len := self._early_grants.take(entry.task.id)) is not None:
             self._granted(entry, held_len)
 
@@ -216,10 +247,11 @@ class Batcher:
 
     def _granted(self, entry: WorkerTask, held_len: int) -> None:
         entry.held_len = held_len
-        self.holdings.enqueue(entry)
+        self.holdings.queue.add(entry)
 
     def _start(self, entry: WorkerTask, now: float) -> None:
         """A task has its pages: grant, pull or prefill."""
+        self._restore(entry)
         if entry.source is not None:
             entry.stage = Stage.GRANTED
             granted = Granted(entry.task.id, self.worker, entry.kv_len)
@@ -227,7 +259,8 @@ class Batcher:
             return
         self._load_slot(entry)
         entry.sent_pages = entry.held_len // self.limits.page_size
-        if entry.owner is not None and entry.held_len > entry.kv_len and not entry.scores_prompt:
+        lacking = entry.held_len > entry.kv_len and entry.pull and not entry.scores_prompt
+        if entry.owner is not None and lacking:
             entry.stage = Stage.PULLING
             entry.deadline = now + self.limits.transfer_timeout_s
             pull = PullRequested(entry.task.id, self.worker, entry.kv_len, entry.held_len)
@@ -245,6 +278,19 @@ class Batcher:
         turn = entry.task.turn
         reply = tuple(entry.tokens[turn.prompt_len :])
         self._out.append(LoadSlot(entry.slot, turn.sampling, turn.tokens, reply))
+
+    def _offload(self, keep: tuple[int, ...] = ()) -> None:
+        """Let evicted pages be copied to host memory before anything is written to them."""
+        pages, slots = self.holdings.take_evicted(keep)
+        if pages:
+            self._out.append(OffloadPages(pages, slots))
+
+    def _restore(self, entry: WorkerTask) -> None:
+        slots, pages = entry.restored or ((), ())
+        self._offload(slots)
+        if slots:
+            self._out.append(RestorePages(slots, pages))
+            self.holdings.name_full_pages(entry)
 
     def _cancel(self, task: TaskId) -> None:
         entry = self.holdings.tasks.get(task)
@@ -327,7 +373,7 @@ class Batcher:
         self.holdings.name_full_pages(entry)
         return chunk
 
-    def _after_launch(self, entry: WorkerTask, chunk: Chunk) -> None:
+    def _after_launch(self, entry: WorkerTask, chunk: Chunk, now: float) -> None:
         """Send what the chunk filled, and let the row decode if the chunk ended its prompt."""
         last, page_size = chunk.sample, self.limits.page_size
         if last:
@@ -340,9 +386,9 @@ class Batcher:
             if last:
                 entry.stage = Stage.SENDING
         elif last:
-            self._decode_on(entry, token=None)
+            self._decode_on(entry, now, token=None)
 
-    def _decode_on(self, entry: WorkerTask, *, token: int | None) -> None:
+    def _decode_on(self, entry: WorkerTask, now: float, *, token: int | None) -> None:
         """Let a row decode. Without `token` its first one is still on the device."""
         entry.stage = Stage.DECODE
         known = len(entry.tokens) - (token is not None)
@@ -350,34 +396,19 @@ class Batcher:
         left = entry.task.turn.sampling.max_tokens - replied
         if left > 0:
             assert entry.slot is not None
-            self.holdings.rows.activate(
-                entry.slot, position=known, reply_index=replied, left=left, token=token
-            )
+            rows = self.holdings.rows
+            rows.activate(entry.slot, position=known, reply_index=replied, left=left, token=token)
+            if entry.task.slo.tpot_s is not None:
+                rows.set_target(entry.slot, now=now, tpot_s=entry.task.slo.tpot_s)
 
     def _complete_decode(self, decoding: list[WorkerTask], result: StepResult) -> None:
-        tasks: list[TaskId] = []
-        samples: list[SampledToken] = []
-        ended: list[Finished] = []
-        logprobs = result.decode_logprobs
-        for i, (entry, token) in enumerate(zip(decoding, result.decode_ids, strict=True)):
-            if entry.stage is not Stage.DECODE:
-                continue
-            task, sampling, replied = entry.task, entry.task.turn.sampling, entry.replied
-            scored = None
-            if logprobs is not None and sampling.logprobs is not None:
-                scored = logprobs[i]
-            tasks.append(task.id)
-            samples.append(SampledToken(replied, token, scored))
-            entry.kv_len = len(entry.tokens)
-            entry.tokens.append(token)
-            reason = finish_after(sampling, token, replied + 1)
-            if reason is not None:
-                self.holdings.retire(entry)
-                self._forget(entry)
-                ended.append(Finished(self.worker, task.id, reason, replied + 1))
-        if tasks:
-            self._out.append(Tokens(self.worker, tasks, samples))
-            self._out.extend(ended)
+        tokens, ended = take_decoded(self.worker, decoding, result)
+        if tokens is not None:
+            self._out.append(tokens)
+        for entry, finished in ended:
+            self.holdings.retire(entry)
+            self._forget(entry)
+            self._out.append(finished)
         if self._departures:
             for entry in decoding:
                 self._out += self._departures.settle(entry)
@@ -385,19 +416,12 @@ class Batcher:
     def _complete_prefill(
         self, entry: WorkerTask, token: int, logprobs: TokenLogprobs | None, now: float
     ) -> None:
-        sampling = entry.task.turn.sampling
-        first = SampledToken(
-            entry.replied, token, logprobs if sampling.logprobs is not None else None
-        )
-        entry.tokens.append(token)
-        reason = finish_after(sampling, token, entry.replied)
-        scores = prompt_scores(entry)
-        self._out.append(
-            PrefillDone(self.worker, entry.task.id, first, entry.computed, scores, reason)
-        )
+        done, reason = take_first(self.worker, entry, token, logprobs)
+        self._out.append(done)
         if entry.owner is None:
             if reason is not None:
                 self.holdings.retire(entry)
+                self._forget(entry)
             return
         self._out.append(announce(entry, entry.owner, reason))
         entry.deadline = now + self.limits.transfer_timeout_s
@@ -409,7 +433,7 @@ class Batcher:
         self._transfers += 1
         return TransferId(self.worker, self._transfers)
 
-    def _receive(self, ready: PagesReady) -> None:
+    def _receive(self, ready: PagesReady, now: float) -> None:
         entry = self._find(ready.task, Stage.GRANTED, Stage.PULLING)
         ack = ToWorker(ready.transfer.sender, Ack(ready.task, ready.transfer))
         if entry is None:
@@ -420,6 +444,7 @@ class Batcher:
             self._out += [DropTransfer(ready.transfer), ack]
             self._give_up(entry.task.id, "no_room")
             return
+        self._offload()
         pages = entry.pages[ready.first_page : stop]
         self._out += [ReceivePages(ready.transfer, ready.task, tuple(pages)), ack]
         if ready.reply is not None:
@@ -430,16 +455,16 @@ class Batcher:
         if entry.stage is Stage.PULLING:
             self._prefill(entry)
         elif ready.reply is not None:
-            self._adopt(entry, over=ready.finish is not None)
+            self._adopt(entry, now, over=ready.finish is not None)
 
-    def _adopt(self, entry: WorkerTask, *, over: bool) -> None:
+    def _adopt(self, entry: WorkerTask, now: float, *, over: bool) -> None:
         """The KV is whole: decode on, or keep the pages of a reply that is over already."""
         if over:
             self.holdings.retire(entry)
             return
         self._out.append(Adopted(self.worker, entry.task.id))
         self._load_slot(entry)
-        self._decode_on(entry, token=entry.tokens[-1])
+        self._decode_on(entry, now, token=entry.tokens[-1])
 
     def _transfer_failed(self, task: TaskId, transfer: TransferId) -> None:
         entry = self.holdings.tasks.get(task)
@@ -462,5 +487,8 @@ class Batcher:
             self.holdings.retire(entry)
 
     def _take_out(self) -> list[Output]:
+        added, removed = self.holdings.pool.take_changes()
+        if added or removed:
+            self._out.append(PagesChanged(self.worker, added, removed))
         out, self._out = self._out, []
         return out

@@ -5,28 +5,39 @@ The life of a turn here:
     Arrived -> queued at workers -> PrefillDone (first token) -> Tokens ... -> Finished -> End
                     |  Refused, WorkerLost: a new attempt from the tokens delivered so far
                     |  Cancelled, queue timeout, nobody left to decode: End at once
+                    |  its row may move to another worker meanwhile (core/moves)
 
 Every accepted turn gets exactly one End, and its tokens are emitted in order, none twice: what an
 earlier attempt still sends is dropped by its attempt number, what comes early waits for its place.
 Works per turn; only `Tokens` is per step, and does the least it can. Does no I/O, reads no clock.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import assert_never
 
 from serving.core.finish import finish_after
 from serving.core.fleet import Fleet
-from serving.core.live_turn import LiveTurn, PendingMove
+from serving.core.live_turn import LiveTurn
+from serving.core.moves import Moves
+from serving.core.outbox import Outbox
+from serving.core.placement import Placer
+from serving.core.prefix import chain
+from serving.core.rebalancer import Rebalancer, WantedMove
+from serving.core.roles import Roles
+from serving.core.router import Router
+from serving.core.rules import CoordinatorRules
 from serving.core.sessions import Sessions
+from serving.core.windows import Window
+from serving.costs.correction import Corrected, Correction, step_bucket
+from serving.forecast.length_model import LengthModel
 from serving.messages import (
+    STOPPED,
     Action,
     Adopted,
     Arrived,
     Cancel,
     Cancelled,
     Completed,
-    Decision,
     Decode,
     Drain,
     Dropped,
@@ -37,31 +48,25 @@ from serving.messages import (
     Failed,
     Finished,
     LoadReport,
-    MoveAbort,
     MoveFailed,
-    MoveOut,
     MoveWanted,
     Outcome,
+    PagesChanged,
     Prefill,
     PrefillDone,
     Refused,
     Rejected,
-    Role,
     SampledToken,
-    Task,
+    SetRole,
+    StepsTimed,
     TaskId,
     Tick,
     Tokens,
-    ToWorker,
     WorkerId,
     WorkerJoined,
     WorkerLost,
-    WorkerMessage,
 )
-from serving.policy.place import place
-from serving.policy.route import Local, route
-from serving.policy.views import TaskView
-from serving.request import Turn, TurnId
+from serving.request import FinishReason, Slo, Turn, TurnId
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +74,9 @@ class CoordinatorLimits:
     """The fixed limits of a deployment, in turns, tokens and seconds."""
 
     max_model_len: int
+    page_size: int
     max_queue_size: int
     queue_timeout_s: float | None
-    reserve_tokens: int
     max_attempts: int
     move_timeout_s: float
 
@@ -79,53 +84,86 @@ class CoordinatorLimits:
 class Coordinator:
     """The only writer of cluster state."""
 
-    def __init__(self, limits: CoordinatorLimits, sessions: Sessions) -> None:
-        """Start with no workers and no turns."""
+    def __init__(
+        self,
+        limits: CoordinatorLimits,
+        rules: CoordinatorRules,
+        sessions: Sessions,
+        lengths: LengthModel,
+    ) -> None:
+        """Start with no workers and no turns. `lengths` forecasts replies, and learns from them."""
         self.limits = limits
         self.sessions = sessions
-        self.fleet = Fleet()
+        self.fleet = Fleet(page_size=limits.page_size, window_s=rules.window_s)
+        self._rules = rules
+        self._lengths = lengths
         self._turns: dict[TurnId, LiveTurn] = {}
         self._waiting: dict[TurnId, None] = {}  # no token yet, oldest first
         self._draining = False
-        self._out: list[Action] = []
+        self._arrivals = Window(rules.window_s)
+        self._outbox = Outbox(self.fleet)
+        self._corrections = {role: Correction() for role in rules.costs}
+        costs = {
+            role: Corrected(base, self._corrections[role]) for role, base in rules.costs.items()
+        }
+        self._placer = Placer(self.fleet, sessions, costs)
+        self._router = Router(rules, costs, self.fleet, self._turns, limits.page_size)
+        self._rebalancer = Rebalancer(rules, costs, self.fleet, self._turns)
+        self._moves = Moves(self.fleet, sessions, self._outbox, limits.move_timeout_s)
+        self._roles = Roles(self.fleet, sessions, self._outbox)
 
     @property
     def live_turns(self) -> int:
         """Turns that have not ended."""
         return len(self._turns)
 
+    def role_problem(self, change: SetRole) -> str | None:
+        """Say in one line why a worker cannot change its role now; None if it can."""
+        return self._roles.problem(change)
+
     def on(self, event: Event, now: float) -> list[Action]:
         """Take one event; returns what is to be done, in order."""
         match event:
-            case Tokens(_, tasks, samples):
-                self._on_tokens(tasks, samples, now)
+            case Tokens():
+                self._on_tokens(event, now)
             case PrefillDone() | Finished() | Refused() | Adopted() | MoveFailed():
                 self._on_task(event, now)
+            case StepsTimed() | PagesChanged() | LoadReport():
+                self._on_worker(event)
             case Arrived(turn):
                 self._on_arrived(turn, now)
             case Cancelled(turn, reason, kept):
                 self._on_cancelled(turn, reason, kept, now)
-            case LoadReport(worker):
-                if (record := self.fleet.workers.get(worker)) is not None:
-                    record.report = event
             case MoveWanted(turn, to, reason):
-                self._on_move_wanted(turn, to, reason, now)
+                self._move(WantedMove(turn, to, reason, 0.0), now)
             case _:
                 self._on_fleet(event, now)
-        out, self._out = self._out, []
-        return out
+        return self._outbox.take()
 
     # ---- arrival and the end -------------------------------------------------------------------
 
     def _on_arrived(self, turn: Turn, now: float) -> None:
         rejected = self._reason_to_reject(turn)
         if rejected is not None:
-            self._out.append(End(turn.id, rejected, turn.prompt_len, 0, 0))
+            self._outbox.add(End(turn.id, rejected, turn.prompt_len, 0, 0))
             return
-        session = self.sessions.join(turn, now)
-        growth = min(turn.sampling.max_tokens, self.limits.reserve_tokens)
+        self._arrivals.add(now, 0.0, 1)
+        curve = self._lengths.curve().capped(turn.sampling.max_tokens)
+        growth = min(turn.sampling.max_tokens, round(curve.expected()))
+        default = self._rules.slo
         live = LiveTurn(
-            turn, session, now, turn.prompt_len + growth, list(turn.tokens), TaskId(turn.id, 0)
+            turn=turn,
+            session=self.sessions.join(turn, now),
+            arrived=now,
+            tokens=list(turn.tokens),
+            names=chain(turn.salt, turn.tokens, self.limits.page_size),
+            slo=Slo(
+                default.ttft_s if turn.slo.ttft_s is None else turn.slo.ttft_s,
+                default.tpot_s if turn.slo.tpot_s is None else turn.slo.tpot_s,
+            ),
+            curve=curve,
+            expected_len=turn.prompt_len + growth,
+            task=TaskId(turn.id, 0),
         )
         self._turns[turn.id] = live
         self._waiting[turn.id] = None
@@ -147,10 +185,12 @@ class Coordinator:
     def _end(self, live: LiveTurn, outcome: Outcome, now: float, *, kept: int) -> None:
         """End a turn, remembering the conversation up to `kept` reply tokens for the next one."""
         if live.move is not None:
-            self._to_worker(live.move.to, Cancel(live.task))
+            self._outbox.to_worker(live.move.to, Cancel(live.task))
         self._unassign(live)
         del self._turns[live.turn.id]
         self._waiting.pop(live.turn.id, None)
+        if live.replied:
+            self._lengths.observe(live.replied, _ended_by_itself(outcome))
         if kept and live.owner is not None:
             # The last token may be written differently in the next prompt (an end-of-reply token,
             # a half character), and its KV is not computed anyway.
@@ -158,9 +198,10 @@ class Coordinator:
             self.sessions.remember(live.session, live.turn.salt, tokens, now)
         else:
             self.sessions.leave(live.session, now)
-        self._out.append(
+        self._outbox.add(
             End(live.turn.id, outcome, live.turn.prompt_len, live.replied, live.cached_len or 0)
         )
+        self._roles.settle_all(now)
 
     def _on_cancelled(self, turn: TurnId, reason: str, kept: int, now: float) -> None:
         live = self._turns.get(turn)
@@ -174,84 +215,88 @@ class Coordinator:
 
     def _assign(self, live: LiveTurn, now: float) -> None:
         """Place the session if it has no owner, choose who prefills, and send the task out."""
-        session, turn = live.session, live.turn
-        owner = session.owner
+        owner = live.session.owner
         if owner is None:
-            placement = place(self.fleet.decode_views(self.sessions))
+            placement = self._placer.place(live)
             if placement is None:
                 message = "No decode worker is left."
                 self._end(live, Failed("no_decode_capacity", message), now, kept=0)
                 return
-            owner = placement.worker
-            self.sessions.own(session, owner)
-            self._decide("place", live, owner, placement.reason)
+            owner, reason = placement.worker, placement.reason
+            self.sessions.own(live.session, owner)
         else:
-            self._decide("place", live, owner, "session_owner")
-        view = self.fleet.decode_view(owner, self.sessions)
-        left = turn.sampling.max_tokens - live.replied
-        decision = route(TaskView(len(live.tokens), left), view, self.fleet.prefill_views())
+            reason = "session_owner"
+        self._outbox.decide("place", live, owner, reason, {})
+        routed = self._router.route(live, owner, now, self._arrivals.rate(now))
         live.owner = owner
-        self.fleet.add_decode(owner, live.expected_len, 1)
-        task = _task(live)
-        if isinstance(decision, Local):
-            self._decide("route", live, owner, decision.reason)
-            self._out.append(ToWorker(owner, Prefill(task, None)))
+        self.fleet.add_load(owner, live.expected_len, 1)
+        live.queued_at = routed.prefill or owner
+        live.queued_len, live.queued_s = routed.new_len, routed.seconds
+        self.fleet.add_prefill(live.queued_at, routed.new_len, routed.seconds, 1)
+        if live.predicted_ttft_s is None and routed.predicted_ttft_s is not None:
+            live.predicted_ttft_s = now - live.arrived + routed.predicted_ttft_s
+        self._outbox.decide("route", live, live.queued_at, routed.reason, routed.details)
+        task = live.make_task()
+        if routed.prefill is None:
+            self._outbox.to_worker(owner, Prefill(task, None, pull=False, reuse=True))
             return
-        live.prefill = decision.worker
-        live.queued_len = len(task.tokens)
-        self.fleet.add_prefill(decision.worker, live.queued_len, 1)
-        self._decide("route", live, decision.worker, decision.reason)
+        live.prefill = routed.prefill
         # Prefill goes first: the owner's grant must find the task at the prefill worker.
-        self._out.append(ToWorker(decision.worker, Prefill(task, owner)))
-        self._out.append(ToWorker(owner, Decode(task, decision.worker, moving=False)))
+        prefill = Prefill(task, owner, pull=routed.pull, reuse=routed.reuse)
+        self._outbox.to_worker(routed.prefill, prefill)
+        decode = Decode(task, routed.prefill, moving=False, reuse=routed.reuse)
+        self._outbox.to_worker(owner, decode)
 
     def _unassign(self, live: LiveTurn) -> None:
         """Take a turn off the books of its workers."""
         if live.owner is not None:
-            self.fleet.add_decode(live.owner, -live.expected_len, -1)
+            self.fleet.add_load(live.owner, -live.expected_len, -1)
+            self.fleet.end_decode(live.owner, live.turn.id, len(live.tokens))
+        live.decoding = False
         self._prefill_over(live)
-        self._move_over(live)
+        self._moves.forget(live)
 
     def _prefill_over(self, live: LiveTurn) -> None:
-        if live.prefill is not None:
-            self.fleet.add_prefill(live.prefill, -live.queued_len, -1)
-            live.prefill = None
+        if live.queued_at is not None:
+            self.fleet.add_prefill(live.queued_at, -live.queued_len, -live.queued_s, -1)
+            live.queued_at = None
+        live.prefill = None
 
     def _withdraw(self, live: LiveTurn) -> None:
         """Tell the workers of the current attempt to forget it."""
         for worker in live.workers:
-            self._to_worker(worker, Cancel(live.task))
+            self._outbox.to_worker(worker, Cancel(live.task))
 
-    def _retry(self, live: LiveTurn, now: float) -> None:
+    def _retry(self, live: LiveTurn, reason: str, now: float) -> None:
         """Start a new attempt from the tokens emitted so far, unless they are the whole reply."""
+        attempt = f"attempt {live.task.attempt + 1}"
+        self._outbox.decide("retry", live, attempt, reason, {"replied": live.replied})
         self._withdraw(live)
-        reason = finish_after(live.turn.sampling, live.tokens[-1], live.replied)
-        if live.replied and reason is not None:
-            self._end(live, Completed(reason), now, kept=live.replied)
+        finish = finish_after(live.turn.sampling, live.tokens[-1], live.replied)
+        if live.replied and finish is not None:
+            self._end(live, Completed(finish), now, kept=live.replied)
             return
         self._unassign(live)
         live.owner = None
         live.task = TaskId(live.turn.id, live.task.attempt + 1)
+        live.names = chain(live.turn.salt, live.tokens, self.limits.page_size)
         live.early.clear()
         live.finish = None
         self._assign(live, now)
 
-    def _to_worker(self, worker: WorkerId, message: WorkerMessage) -> None:
-        if worker in self.fleet.workers:
-            self._out.append(ToWorker(worker, message))
-
-    def _decide(self, kind: str, live: LiveTurn, choice: str, reason: str) -> None:
-        self._out.append(Decision(kind, live.turn.id, choice, reason, live.session.id))
+    def _move(self, wanted: WantedMove, now: float) -> None:
+        live = self._turns.get(wanted.turn)
+        if live is not None:
+            self._moves.begin(live, wanted, now)
 
     # ---- progress ------------------------------------------------------------------------------
 
-    def _on_tokens(
-        self, tasks: Sequence[TaskId], samples: Sequence[SampledToken], now: float
-    ) -> None:
+    def _on_tokens(self, event: Tokens, now: float) -> None:
         turns: list[TurnId] = []
         emitted: list[SampledToken] = []
         settled: list[LiveTurn] = []
-        for task, sample in zip(tasks, samples, strict=True):
+        worker, grown = event.worker, 0
+        for task, sample in zip(event.tasks, event.samples, strict=True):
             live = self._turns.get(task.turn)
             if live is None or live.task != task:
                 continue
@@ -259,20 +304,42 @@ class Coordinator:
                 live.early[sample.reply_index] = sample
                 continue
             live.tokens.append(sample.token)
+            live.last_at = now
+            if live.owner == worker:
+                grown += live.decoding
+            else:
+                self._grow(live, 1)
             turns.append(task.turn)
             emitted.append(sample)
             if live.early or live.finish is not None:
                 settled.append(live)
+        self._on_step(worker, grown, now)
         if turns:
-            self._out.append(Emit(turns, emitted))
+            self._outbox.add(Emit(turns, emitted))
         for live in settled:
             self._settle(live, now)
+
+    def _on_step(self, worker: WorkerId, grown: int, now: float) -> None:
+        """Note that a worker's rows have `grown` tokens more, and how long that took."""
+        record = self.fleet.workers.get(worker)
+        if record is None:
+            return
+        record.kv_tokens += grown
+        if record.stepped_at is not None and grown:
+            record.itl.add(now, (now - record.stepped_at) * grown, grown)
+        record.stepped_at = now if record.decoding else None
+
+    def _grow(self, live: LiveTurn, tokens: int) -> None:
+        record = None if live.owner is None else self.fleet.workers.get(live.owner)
+        if record is not None and live.decoding:
+            record.kv_tokens += tokens
 
     def _settle(self, live: LiveTurn, now: float) -> None:
         """Emit what came early and is due now; end the turn if its last token is out."""
         while (sample := live.early.pop(live.replied, None)) is not None:
             live.tokens.append(sample.token)
-            self._out.append(Emit((live.turn.id,), (sample,)))
+            self._grow(live, 1)
+            self._outbox.add(Emit((live.turn.id,), (sample,)))
         if live.finish is not None and live.replied >= live.finish[1]:
             self._end(live, Completed(live.finish[0]), now, kept=live.replied)
 
@@ -289,16 +356,12 @@ class Coordinator:
                 live.finish = (reason, reply_len)
                 self._settle(live, now)
             case Refused(worker, _, reason):
-                if live.move is not None and worker == live.move.to:
-                    self._to_worker(live.owner or worker, MoveAbort(live.task))
-                elif worker in live.workers:
-                    self._on_refused(live, reason, now)
+                self._on_refused(live, worker, reason, now)
             case Adopted(worker):
-                if live.move is not None and worker == live.move.to:
-                    self._on_moved(live, live.move)
+                self._moves.adopted(live, worker, now)
+                self._roles.settle_all(now)
             case MoveFailed(_, _, reason):
-                if live.move is not None:
-                    self._on_move_failed(live, live.move, reason)
+                self._moves.failed(live, reason)
             case _:
                 assert_never(event)
 
@@ -307,15 +370,33 @@ class Coordinator:
         self._waiting.pop(live.turn.id, None)
         if live.cached_len is None:
             live.cached_len = max(0, live.turn.prompt_len - done.computed)
+            self._on_first_token(live, done, now)
         if done.prompt_logprobs is not None:
-            self._out.append(EmitPrompt(live.turn.id, done.prompt_logprobs))
+            self._outbox.add(EmitPrompt(live.turn.id, done.prompt_logprobs))
         live.early[done.first.reply_index] = done.first
         if done.finish is not None:
             live.finish = (done.finish, done.first.reply_index + 1)
+        if live.owner is not None:
+            live.decoding = True
+            self.fleet.begin_decode(live.owner, live.turn.id, len(live.tokens))
         self._settle(live, now)
 
-    def _on_refused(self, live: LiveTurn, reason: str, now: float) -> None:
-        self._decide("retry", live, f"attempt {live.task.attempt + 1}", reason)
+    def _on_first_token(self, live: LiveTurn, done: PrefillDone, now: float) -> None:
+        """Note how long the first token took, beside what was predicted."""
+        ttft_s = now - live.arrived
+        record = self.fleet.workers.get(done.worker)
+        if record is not None:
+            record.ttft.add(now, ttft_s, 1)
+        details = {
+            "ttft_s": ttft_s,
+            "predicted_ttft_s": live.predicted_ttft_s,
+            "computed": done.computed,
+        }
+        self._outbox.decide("first_token", live, done.worker, "observed", details)
+
+    def _on_refused(self, live: LiveTurn, worker: WorkerId, reason: str, now: float) -> None:
+        if self._moves.refused(live, worker) or worker not in live.workers:
+            return
         if reason == "transfer_failed":
             live.failures += 1
         if live.failures >= self.limits.max_attempts:
@@ -323,64 +404,36 @@ class Coordinator:
             message = f"The turn was given up after {live.failures} failures ({reason})."
             self._end(live, Failed("engine_dead", message), now, kept=0)
             return
-        self._retry(live, now)
-
-    # ---- moves ---------------------------------------------------------------------------------
-
-    def _on_move_wanted(self, turn: TurnId, to: WorkerId, reason: str, now: float) -> None:
-        """Begin a move if the turn decodes and the worker can take it; else nothing happens."""
-        live, record = self._turns.get(turn), self.fleet.workers.get(to)
-        if live is None or record is None or record.role is Role.PREFILL:
-            return
-        decodes = live.replied > 0 and live.prefill is None and live.finish is None
-        if not decodes or live.owner is None or live.owner == to or live.move is not None:
-            return
-        timeout = self.limits.move_timeout_s
-        live.move = PendingMove(to, reason, now, now + timeout, overdue=False)
-        self.fleet.add_decode(to, live.expected_len, 1)
-        self._decide("move", live, to, reason)
-        self._to_worker(to, Decode(_task(live), live.owner, moving=True))
-        self._to_worker(live.owner, MoveOut(live.task, to))
-
-    def _on_moved(self, live: LiveTurn, move: PendingMove) -> None:
-        """The destination decodes: it owns the session from now on, and what was booked for it."""
-        if live.owner is not None:
-            self.fleet.add_decode(live.owner, -live.expected_len, -1)
-        live.owner, live.move = move.to, None
-        self.sessions.own(live.session, move.to)
-        self._decide("moved", live, move.to, move.reason)
-
-    def _on_move_failed(self, live: LiveTurn, move: PendingMove, reason: str) -> None:
-        self._to_worker(move.to, Cancel(live.task))
-        self._move_over(live)
-        self._decide("move_failed", live, move.to, reason)
-
-    def _move_over(self, live: LiveTurn) -> None:
-        if live.move is not None:
-            self.fleet.add_decode(live.move.to, -live.expected_len, -1)
-            live.move = None
-
-    def _expire_moves(self, now: float) -> None:
-        """Ask sources to give up what takes too long; begin anew where even that has no answer."""
-        for live in list(self._turns.values()):
-            move = live.move
-            if move is None or live.owner is None or now < move.deadline:
-                continue
-            if move.overdue:
-                self._decide("retry", live, f"attempt {live.task.attempt + 1}", "move_lost")
-                self._retry(live, now)
-            else:
-                move.overdue, move.deadline = True, now + self.limits.move_timeout_s
-                self._to_worker(live.owner, MoveAbort(live.task))
+        self._retry(live, reason, now)
 
     # ---- the fleet and the clock ---------------------------------------------------------------
 
-    def _on_fleet(self, event: WorkerJoined | WorkerLost | Tick | Drain, now: float) -> None:
+    def _on_worker(self, event: StepsTimed | PagesChanged | LoadReport) -> None:
+        record = self.fleet.workers.get(event.worker)
+        if record is None:
+            return
+        match event:
+            case LoadReport():
+                record.report = event
+            case PagesChanged(_, added, removed):
+                record.pages.change(added, removed)
+            case StepsTimed(_, steps):
+                correction = self._corrections[record.role]
+                for rows, new_len, predicted_s, observed_s in steps:
+                    correction.observe(step_bucket(rows, new_len), predicted_s, observed_s)
+            case _:
+                assert_never(event)
+
+    def _on_fleet(
+        self, event: WorkerJoined | WorkerLost | SetRole | Tick | Drain, now: float
+    ) -> None:
         match event:
             case WorkerJoined(worker, role, capacity):
-                self.fleet.join(worker, role, capacity)
+                self.fleet.join(worker, role, capacity, now)
             case WorkerLost():
                 self._on_lost(event, now)
+            case SetRole():
+                self._roles.change(event, now)
             case Tick():
                 self._on_tick(now)
             case Drain():
@@ -392,18 +445,23 @@ class Coordinator:
         worker = event.worker
         self.fleet.leave(worker)
         self.sessions.disown(worker)
-        self._out += [ToWorker(peer, event) for peer in self.fleet.workers]
+        for peer in self.fleet.workers:
+            self._outbox.to_worker(peer, event)
         for live in list(self._turns.values()):
             if worker in (live.owner, live.prefill):
-                self._decide("retry", live, f"attempt {live.task.attempt + 1}", "worker_lost")
-                self._retry(live, now)
-            elif live.move is not None and live.move.to == worker and live.owner is not None:
-                # Its source knows whether the row is still there.
-                self._to_worker(live.owner, MoveAbort(live.task))
+                self._retry(live, "worker_lost", now)
+            else:
+                self._moves.lost(live, worker)
 
     def _on_tick(self, now: float) -> None:
         self.sessions.expire(now)
-        self._expire_moves(now)
+        live = list(self._turns.values())
+        self._moves.expire(live, now, lambda turn: self._retry(turn, "move_lost", now))
+        for wanted in [*self._rebalancer.look(now), *self._roles.evacuate(live)]:
+            self._move(wanted, now)
+        self._time_out(now)
+
+    def _time_out(self, now: float) -> None:
         limit = self.limits.queue_timeout_s
         if limit is None:
             return
@@ -415,6 +473,12 @@ class Coordinator:
             self._end(live, rejected, now, kept=0)
 
 
-def _task(live: LiveTurn) -> Task:
-    """Make the work of a turn's current attempt out of the tokens emitted so far."""
-    return Task(live.task, live.turn, tuple(live.tokens), live.replied, live.arrived)
+def _ended_by_itself(outcome: Outcome) -> bool:
+    """Tell whether a reply ended where it wanted to, and was not cut off."""
+    match outcome:
+        case Completed(reason):
+            return reason is FinishReason.STOP
+        case Dropped(reason):
+            return reason == STOPPED
+        case _:
+            return False

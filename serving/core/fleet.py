@@ -1,80 +1,130 @@
-"""Which workers are there, and how much has been asked of each? The coordinator's own ledger."""
+"""Which workers are there, what has been asked of each, and how do they fare? The ledger."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from serving.core.sessions import Sessions
+from serving.core.mirror import PageMirror
+from serving.core.windows import Window
 from serving.messages import LoadReport, Role, WorkerId
-from serving.policy.views import DecodeView, PrefillView
+from serving.request import TurnId
 
 
 @dataclass(slots=True, eq=False)
 class WorkerRecord:
-    """One worker: `load` and `queued` count tokens of the live turns assigned to it."""
+    """One worker.
+
+    `load` counts the tokens that its live turns hold or are expected to hold, `queued_len` and
+    `queued_s` the new tokens, and their predicted time, assigned to it and not yet prefilled.
+    `decoding` are the turns whose rows are there, `kv_tokens` what these attend to together.
+    `leaving`: it takes no new work and becomes `next_role`, or nothing, once it has none left.
+    """
 
     id: WorkerId
     role: Role
     capacity: int
-    load: int
-    queued: int
-    decoding_turns: int
-    prefilling_turns: int
-    report: LoadReport | None
+    pages: PageMirror
+    ttft: Window
+    itl: Window
+    changed_at: float
+    load: int = 0
+    turns: int = 0
+    queued_len: int = 0
+    queued_s: float = 0.0
+    prefilling: int = 0
+    kv_tokens: int = 0
+    decoding: dict[TurnId, None] = field(default_factory=dict[TurnId, None])
+    stepped_at: float | None = None
+    report: LoadReport | None = None
+    leaving: bool = False
+    next_role: Role | None = None
+
+    @property
+    def decodes(self) -> bool:
+        """Whether it can own sessions."""
+        return self.role is not Role.PREFILL
+
+    @property
+    def takes_work(self) -> bool:
+        """Whether new work may be given to it."""
+        return not self.leaving
+
+    @property
+    def idle(self) -> bool:
+        """Whether no live turn knows of it."""
+        return self.turns == 0 and self.prefilling == 0
+
+    @property
+    def available_pages(self) -> int | None:
+        """Pages that are neither held nor promised, by its last report; None before the first."""
+        report = self.report
+        if report is None:
+            return None
+        return max(0, report.pages_free + report.pages_cached - report.pages_promised)
 
 
 class Fleet:
     """The only writer of the table of workers."""
 
-    def __init__(self) -> None:
-        """Start empty."""
+    def __init__(self, *, page_size: int, window_s: float) -> None:
+        """Start empty. Means are taken over `window_s` seconds."""
         self.workers: dict[WorkerId, WorkerRecord] = {}
+        self._page_size = page_size
+        self._window_s = window_s
 
-    def join(self, worker: WorkerId, role: Role, capacity: int) -> None:
+    def join(self, worker: WorkerId, role: Role, capacity: int, now: float) -> None:
         """A worker takes work from now on. Raises ValueError if its id is taken."""
         if worker in self.workers:
             raise ValueError(f"worker {worker} has joined already")
-        self.workers[worker] = WorkerRecord(worker, role, capacity, 0, 0, 0, 0, None)
+        self.workers[worker] = WorkerRecord(
+            worker,
+            role,
+            capacity,
+            PageMirror(self._page_size),
+            Window(self._window_s),
+            Window(self._window_s),
+            now,
+        )
 
     def leave(self, worker: WorkerId) -> None:
         """A worker is gone."""
         self.workers.pop(worker, None)
 
-    def decode_views(self, sessions: Sessions) -> list[DecodeView]:
-        """View every worker that decodes."""
-        return [
-            self.decode_view(w.id, sessions)
-            for w in self.workers.values()
-            if w.role is not Role.PREFILL
-        ]
+    def owners(self) -> list[WorkerRecord]:
+        """List the workers that may own new sessions."""
+        return [w for w in self.workers.values() if w.decodes and w.takes_work]
 
-    def decode_view(self, worker: WorkerId, sessions: Sessions) -> DecodeView:
-        """View one worker as an owner."""
-        record = self.workers[worker]
-        return DecodeView(
-            worker=worker,
-            load=record.load,
-            turns=record.decoding_turns,
-            sessions=sessions.owned_by(worker),
-            capacity=record.capacity,
-        )
+    def prefillers(self) -> list[WorkerRecord]:
+        """List the workers that prefill for others."""
+        return [w for w in self.workers.values() if w.role is Role.PREFILL and w.takes_work]
 
-    def prefill_views(self) -> list[PrefillView]:
-        """View every worker that only prefills."""
-        return [
-            PrefillView(w.id, w.queued, w.prefilling_turns)
-            for w in self.workers.values()
-            if w.role is Role.PREFILL
-        ]
-
-    def add_decode(self, worker: WorkerId, tokens: int, turns: int) -> None:
+    def add_load(self, worker: WorkerId, tokens: int, turns: int) -> None:
         """Book (or with negative numbers: unbook) a turn's expected tokens at its owner."""
         record = self.workers.get(worker)
         if record is not None:
             record.load += tokens
-            record.decoding_turns += turns
+            record.turns += turns
 
-    def add_prefill(self, worker: WorkerId, tokens: int, turns: int) -> None:
-        """Book (or unbook) a task's prompt tokens at a prefill worker."""
+    def add_prefill(self, worker: WorkerId, tokens: int, seconds: float, turns: int) -> None:
+        """Book (or unbook) a task's new tokens at the worker that prefills them."""
         record = self.workers.get(worker)
         if record is not None:
-            record.queued += tokens
-            record.prefilling_turns += turns
+            record.queued_len += tokens
+            record.queued_s += seconds
+            record.prefilling += turns
+            if not record.prefilling:
+                record.queued_s = 0.0  # what rounding left behind
+
+    def begin_decode(self, worker: WorkerId, turn: TurnId, kv_len: int) -> None:
+        """A turn's row decodes at a worker from now on."""
+        record = self.workers.get(worker)
+        if record is not None and turn not in record.decoding:
+            record.decoding[turn] = None
+            record.kv_tokens += kv_len
+
+    def end_decode(self, worker: WorkerId, turn: TurnId, kv_len: int) -> None:
+        """A turn's row does not decode there any more; no effect if it did not."""
+        record = self.workers.get(worker)
+        if record is not None and turn in record.decoding:
+            del record.decoding[turn]
+            record.kv_tokens -= kv_len
+            if not record.decoding:
+                record.stepped_at = None

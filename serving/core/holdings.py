@@ -1,19 +1,30 @@
 """Which tasks hold which pages and slots of one worker? Admission, growth and release.
 
 Knows nothing of messages, steps or devices: it is told that a task may start, grows or ends, and
-keeps the accounts. What a task leaves behind stays findable by its prefix until it is evicted.
+keeps the accounts. What a task leaves behind stays findable by its prefix until it is evicted, and
+then perhaps in host memory.
 """
 
-from bisect import insort
+from collections.abc import Container
 from dataclasses import dataclass
+from math import inf
 
+from serving.core.cached_pages import Ranking
+from serving.core.host_store import HostStore
+from serving.core.idle import IdleSessions
 from serving.core.pages import NOTHING, Match, PagePool
 from serving.core.rows import Rows
+from serving.core.rules import BatcherRules
+from serving.core.waiting import Waiting
 from serving.core.worker_task import Stage, WorkerTask
 from serving.messages import TaskId
 from serving.policy.admit import Defer, admit, pages_for
+from serving.policy.evict import fetch_beats_compute
 from serving.policy.preempt import preempt
-from serving.policy.views import HolderView, PoolView, TaskView
+from serving.policy.views import GrowthView, HolderView, PoolView, QueuedView
+
+RANK_EVERY = 64
+"""Evictions for which one ranking of idle sessions serves: their values change slowly (ours)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,9 +37,9 @@ class BatcherLimits:
     max_rows: int
     max_chunk_tokens: int
     max_chunk_rows: int
-    reserve_tokens: int
     transfer_timeout_s: float
     move_pages: int
+    host_pages: int
 
     def __post_init__(self) -> None:
         """Raise ValueError unless one turn of the greatest length fits: else it could never end."""
@@ -40,40 +51,43 @@ class BatcherLimits:
             )
 
 
-def age(task: WorkerTask) -> tuple[int, float, TaskId]:
-    """Sort key of every queue: priority, then first arrival, then id."""
-    return (task.task.turn.priority, task.task.arrived, task.task.id)
-
-
 class Holdings:
     """The only writer of one worker's pages, slots and queue."""
 
-    def __init__(self, limits: BatcherLimits) -> None:
+    def __init__(self, limits: BatcherLimits, rules: BatcherRules) -> None:
         """Start empty."""
         self.limits = limits
-        self.pool = PagePool(num_pages=limits.num_pages, page_size=limits.page_size)
+        self._rules = rules
+        self.idle = IdleSessions(rules, limits.page_size)
+        self.host = HostStore(capacity=limits.host_pages)
+        self._evicted: list[tuple[int, bytes]] = []
+        self.pool = PagePool(
+            num_pages=limits.num_pages,
+            page_size=limits.page_size,
+            ranking=Ranking(self.idle.rank, RANK_EVERY),
+            on_evict=self._on_evict if limits.host_pages else None,
+        )
         self.rows = Rows(
             slots=limits.max_rows,
             max_pages=pages_for(limits.max_model_len, limits.page_size),
             page_size=limits.page_size,
         )
         self.tasks: dict[TaskId, WorkerTask] = {}
-        self.queue: list[WorkerTask] = []
+        self.queue = Waiting(
+            window=rules.order_window, max_passes=rules.max_passes, view=self._queued_view
+        )
         self.by_slot: dict[int, WorkerTask] = {}
 
-    def enqueue(self, task: WorkerTask) -> None:
-        """Let a task wait for pages and a slot, in order of age."""
-        task.stage = Stage.WAITING
-        insort(self.queue, task, key=age)
+    def admit_next(self, now: float) -> WorkerTask | None:
+        """Give the task whose turn it is its pages and slot, if policy/admit lets it.
 
-    def admit_next(self) -> WorkerTask | None:
-        """Give the task at the head of the queue its pages and slot, if policy/admit lets it.
-
-        Nobody overtakes the head: a large task would else wait for ever.
+        Nobody overtakes it: a large task would else wait for ever.
         """
-        if not self.queue or not self._admit(self.queue[0]):
+        task = self.queue.next(now)
+        if task is None or not self._admit(task):
             return None
-        return self.queue.pop(0)
+        self.queue.start(task)
+        return task
 
     def admit_at_once(self, task: WorkerTask) -> str | None:
         """Give a task that moves here its pages and slot now; returns why not if it must not.
@@ -87,31 +101,6 @@ class Holdings:
             return "no_room"
         self.tasks[task.task.id] = task
         return None
-
-    def _admit(self, task: WorkerTask) -> bool:
-        if not self.rows.num_free:
-            return False
-        match = self._match(task)
-        missing = pages_for(len(task.tokens), self.limits.page_size) - match.num_pages
-        left = task.task.turn.sampling.max_tokens - task.replied
-        verdict = admit(
-            TaskView(len(task.tokens), left if task.decodes_here else 0),
-            PoolView(self.pool.available - match.idle, self._promised(), len(self.by_slot)),
-            missing=missing,
-            page_size=self.limits.page_size,
-            reserve_tokens=self.limits.reserve_tokens,
-        )
-        if isinstance(verdict, Defer):
-            return False
-        task.pages = self.pool.take(match)
-        task.pages += self.pool.allocate(missing) or []
-        task.kv_len = task.matched_len = match.cached_len
-        task.named_pages = len(match.full)
-        task.reserved_pages = len(task.pages) + verdict.reserve
-        task.slot = self.rows.open(wants_logprobs=task.task.turn.sampling.logprobs is not None)
-        self.rows.add_pages(task.slot, task.pages)
-        self.by_slot[task.slot] = task
-        return True
 
     def extend(self, task: WorkerTask, num_pages: int) -> bool:
         """Give a task that holds a slot `num_pages` pages in all; False if there are too few."""
@@ -134,15 +123,28 @@ class Holdings:
         for slot in self.rows.short_of_pages():
             task = self.by_slot.get(slot)
             while task is not None and task.stage is Stage.DECODE:
-                page = self.pool.allocate(1)
-                if page is not None:
-                    task.pages += page
-                    self.rows.add_pages(slot, page)
+                if self.extend(task, len(task.pages) + 1):
+                    self._reserve_anew(task)
                     break
                 victim = self._victim()
                 self.retire(victim)
                 victims.append(victim)
         return victims
+
+    def take_evicted(self, keep: Container[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Return pages evicted since this was last asked, and the host slots to copy them to.
+
+        They are to be copied before anything is written to them. The slots `keep` stay as they are.
+        """
+        pages: list[int] = []
+        slots: list[int] = []
+        for page, name in self._evicted:
+            slot = self.host.offer(name, keep)
+            if slot is not None:
+                pages.append(page)
+                slots.append(slot)
+        self._evicted.clear()
+        return tuple(pages), tuple(slots)
 
     def name_full_pages(self, task: WorkerTask) -> None:
         """Make the pages that a task has filled findable by their prefix."""
@@ -171,15 +173,22 @@ class Holdings:
         if task.pages:
             self.name_full_pages(task)
             self._keep_part(task)
-            self.pool.release(task.pages)
+            self.pool.release(task.pages, task.task.session)
+            self.idle.left(task.task.session)
             task.pages = []
         self.close_slot(task)
         task.stage = Stage.GONE
         del self.tasks[task.task.id]
 
+    @property
+    def promised(self) -> int:
+        """Pages set aside for rows that have yet to grow."""
+        return sum(max(0, t.reserved_pages - len(t.pages)) for t in self.by_slot.values())
+
     def check(self) -> None:
         """Raise AssertionError unless pages, slots and tasks agree."""
         self.pool.check()
+        self.host.check()
         holders: dict[int, int] = {}
         for task in self.tasks.values():
             for page in task.pages:
@@ -187,20 +196,96 @@ class Holdings:
             assert task.slot is None or self.by_slot[task.slot] is task, "a slot is held twice"
         assert len(self.by_slot) + self.rows.num_free == self.limits.max_rows, "a slot is lost"
         self.pool.check_holders(holders)
+        assert not self._evicted, "an evicted page was offered to nobody"
+
+    def _admit(self, task: WorkerTask) -> bool:
+        if not self.rows.num_free:
+            return False
+        match = self._match(task)
+        missing = pages_for(len(task.tokens), self.limits.page_size) - match.num_pages
+        verdict = admit(
+            self._growth_view(task),
+            PoolView(self.pool.available - match.idle, self.promised, len(self.by_slot)),
+            missing=missing,
+            page_size=self.limits.page_size,
+            quantile=self._rules.reserve_quantile,
+        )
+        if isinstance(verdict, Defer):
+            return False
+        self.idle.returned(task.task.session)
+        host_slots = self._on_host(task, match)
+        task.pages = self.pool.take(match)
+        task.pages += self.pool.allocate(missing) or []
+        task.kv_len = task.matched_len = match.cached_len
+        task.named_pages = len(match.full)
+        if host_slots:
+            pages = task.pages[len(match.full) : len(match.full) + len(host_slots)]
+            task.restored = (host_slots, tuple(pages))
+            task.kv_len = (len(match.full) + len(host_slots)) * self.limits.page_size
+        task.reserved_pages = len(task.pages) + verdict.reserve
+        task.slot = self.rows.open(wants_logprobs=task.task.turn.sampling.logprobs is not None)
+        self.rows.add_pages(task.slot, task.pages)
+        self.by_slot[task.slot] = task
+        return True
 
     def _match(self, task: WorkerTask) -> Match:
-        if task.scores_prompt and task.source is None:
+        if not task.reuse or (task.scores_prompt and task.source is None):
             return NOTHING
         return self.pool.match(task.names, task.tokens, len(task.tokens) - 1)
 
-    def _promised(self) -> int:
-        return sum(max(0, t.reserved_pages - len(t.pages)) for t in self.by_slot.values())
+    def _on_host(self, task: WorkerTask, match: Match) -> tuple[int, ...]:
+        """Find the prompt's next pages in host memory, if to fetch them beats computing them.
+
+        A part-filled page of the pool stands in the way: it is there without any copying.
+        """
+        if not self.limits.host_pages or not task.reuse or match.tail is not None:
+            return ()
+        page_size = self.limits.page_size
+        last = (len(task.tokens) - 1) // page_size
+        slots = self.host.find(task.names[: last + 1], len(match.full) + 1)
+        if not slots:
+            return ()
+        length = len(slots) * page_size
+        costs = self._rules.costs
+        fetch_s = costs.transfer(length * costs.kv_bytes_per_token, self._rules.host_link).seconds
+        compute_s = costs.prefill(length, match.cached_len).seconds
+        return tuple(slots) if fetch_beats_compute(fetch_s=fetch_s, compute_s=compute_s) else ()
+
+    def _on_evict(self, page: int, name: bytes) -> None:
+        self._evicted.append((page, name))
+
+    def _growth_view(self, task: WorkerTask) -> GrowthView:
+        left = task.task.turn.sampling.max_tokens - task.replied if task.decodes_here else 0
+        came = task.replied - task.task.replied
+        return GrowthView(len(task.tokens), left, task.task.remaining.after(came))
+
+    def _reserve_anew(self, task: WorkerTask) -> None:
+        """A row that has outgrown its reserve is forecast again, from where it is."""
+        if len(task.pages) <= task.reserved_pages:
+            return
+        view, page_size = self._growth_view(task), self.limits.page_size
+        growth = min(view.max_new_len, view.remaining.quantile(self._rules.reserve_quantile))
+        task.reserved_pages = pages_for(view.prompt_len + growth, page_size)
+
+    def _queued_view(self, task: WorkerTask) -> QueuedView:
+        """Say how long a task would take here. One that is prefilled elsewhere takes no time."""
+        ttft_s = task.task.slo.ttft_s
+        deadline = inf if ttft_s is None else task.task.arrived + ttft_s
+        if task.source is not None:
+            return QueuedView(0.0, deadline, task.passed)
+        cached_len = self._match(task).cached_len
+        new_len = len(task.tokens) - cached_len
+        duration_s = self._rules.costs.prefill(new_len, cached_len).seconds
+        return QueuedView(duration_s, deadline, task.passed)
 
     def _victim(self) -> WorkerTask:
         # Tasks on their way elsewhere do not grow and leave soon; taking theirs would lose work.
         holders = [task for task in self.by_slot.values() if task.decodes_here]
-        views = [HolderView(t.task.turn.priority, t.task.arrived, len(t.pages)) for t in holders]
-        return holders[preempt(views)]
+        return holders[preempt([self._holder_view(task) for task in holders])]
+
+    def _holder_view(self, task: WorkerTask) -> HolderView:
+        restore_s = self._rules.costs.prefill(max(1, task.kv_len), 0).seconds
+        return HolderView(task.task.turn.priority, task.task.arrived, len(task.pages), restore_s)
 
     def _keep_part(self, task: WorkerTask) -> None:
         page_size = self.limits.page_size

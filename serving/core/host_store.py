@@ -11,7 +11,7 @@ fetched before the next page is offered. A copy that failed is dropped.
 """
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 
 class HostStore:
@@ -29,8 +29,10 @@ class HostStore:
         """Count the pages stored."""
         return len(self._slot_of)
 
-    def offer(self, name: bytes) -> int | None:
+    def offer(self, name: bytes, keep: Container[int]) -> int | None:
         """Return the slot to copy a page into; None if it has one or there is no room at all.
+
+        The slots `keep` are about to be fetched and do not give way.
 
         Offer the pages of a prompt last to first: what is offered last stays longest, and a page
         without those before it cannot be used.
@@ -40,7 +42,7 @@ class HostStore:
             return None
         if self._free:
             slot = self._free.pop()
-        elif self._slot_of:
+        elif self._slot_of and next(iter(self._slot_of.values())) not in keep:
             _, slot = self._slot_of.popitem(last=False)
         else:
             return None

@@ -1,18 +1,28 @@
 """What does the coordinator know of one turn between its arrival and its end?"""
 
 from dataclasses import dataclass, field
+from math import inf
 
 from serving.core.sessions import Session
-from serving.messages import SampledToken, TaskId, WorkerId
-from serving.request import FinishReason, Turn
+from serving.forecast.survival import Survival
+from serving.messages import SampledToken, Task, TaskId, WorkerId
+from serving.request import FinishReason, Slo, Turn
+
+REFRESH_SHARE = 0.125
+"""An expected remaining length serves until the reply has grown by this share (ours: it changes
+slowly, and every routing decision reads it for every row)."""
 
 
 @dataclass(slots=True, eq=False)
 class PendingMove:
-    """A turn's row on its way to worker `to`. `overdue`: it was asked to give up already."""
+    """A turn's row on its way to worker `to`.
+
+    `gain_s` is what the move was predicted to gain. `overdue`: it was asked to give up already.
+    """
 
     to: WorkerId
     reason: str
+    gain_s: float
     began: float
     deadline: float
     overdue: bool
@@ -22,23 +32,37 @@ class PendingMove:
 class LiveTurn:
     """A turn between its arrival and its end.
 
-    `prefill` is the worker prefilling it remotely, `move` the move of its row under way.
+    `prefill` is the worker prefilling it remotely, `move` the move of its row under way. `names`
+    are the chained names of its prompt's pages. `slo` are the targets that count. `curve` is the
+    forecast of the reply tokens that come after the first `curve_from`.
     """
 
     turn: Turn
     session: Session
     arrived: float
-    expected_len: int
     tokens: list[int]
+    names: list[bytes]
+    slo: Slo
+    curve: Survival
+    expected_len: int
     task: TaskId
+    curve_from: int = 0
     owner: WorkerId | None = None
     prefill: WorkerId | None = None
     move: PendingMove | None = None
+    decoding: bool = False
+    queued_at: WorkerId | None = None
     queued_len: int = 0
+    queued_s: float = 0.0
     cached_len: int | None = None
+    predicted_ttft_s: float | None = None
+    last_at: float | None = None
+    moved_at: float = -inf
     failures: int = 0
     early: dict[int, SampledToken] = field(default_factory=dict[int, SampledToken])
     finish: tuple[FinishReason, int] | None = None
+    _expected_left: float = 0.0
+    _refresh_at: int = -1
 
     @property
     def replied(self) -> int:
@@ -46,7 +70,36 @@ class LiveTurn:
         return len(self.tokens) - self.turn.prompt_len
 
     @property
+    def max_new_len(self) -> int:
+        """The most reply tokens still to come."""
+        return self.turn.sampling.max_tokens - self.replied
+
+    @property
     def workers(self) -> list[WorkerId]:
         """The workers that know of its current attempt."""
         to = None if self.move is None else self.move.to
         return [worker for worker in (self.prefill, self.owner, to) if worker is not None]
+
+    @property
+    def expected_left(self) -> float:
+        """The mean number of reply tokens still to come, a little stale."""
+        replied = self.replied
+        if replied >= self._refresh_at:
+            left = self.curve.after(replied - self.curve_from).expected()
+            self._expected_left = min(left, self.max_new_len)
+            self._refresh_at = replied + 1 + int(replied * REFRESH_SHARE)
+        return self._expected_left
+
+    def make_task(self) -> Task:
+        """Make the work of the current attempt out of the tokens emitted so far."""
+        remaining = self.curve.after(self.replied - self.curve_from).capped(self.max_new_len)
+        return Task(
+            id=self.task,
+            turn=self.turn,
+            session=self.session.id,
+            tokens=tuple(self.tokens),
+            replied=self.replied,
+            arrived=self.arrived,
+            slo=self.slo,
+            remaining=remaining,
+        )

@@ -12,7 +12,7 @@ kept under its parent's name; it can be taken by one task only, which goes on wr
 Knows nothing of tasks, workers or time. Which cached page goes first: core/cached_pages.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from serving.core.cached_pages import CachedPages, Group, Ranking
@@ -53,12 +53,20 @@ def common_len(a: Sequence[int], b: Sequence[int]) -> int:
 class PagePool:
     """The only writer of one worker's page accounting."""
 
-    def __init__(self, *, num_pages: int, page_size: int, ranking: Ranking | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        num_pages: int,
+        page_size: int,
+        ranking: Ranking | None = None,
+        on_evict: Callable[[int, bytes], None] | None = None,
+    ) -> None:
         """Make a pool of `num_pages` pages, page 0 included.
 
         With a `ranking` cached pages are evicted by the value of the session that left them, else
-        least recently released first.
+        least recently released first. `on_evict(page, name)` is told of every full page evicted.
         """
+        self._on_evict = on_evict
         self.num_pages = num_pages
         self.page_size = page_size
         self._free = list(range(num_pages - 1, 0, -1))
@@ -131,6 +139,8 @@ class PagePool:
                 page = self._free.pop()
             else:
                 page = self._cached.evict()
+                if self._on_evict is not None and page in self._name_of:
+                    self._on_evict(page, self._name_of[page])
                 self._forget(page)
             self._holders[page] = 1
             pages.append(page)

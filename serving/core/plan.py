@@ -52,7 +52,23 @@ class DropTransfer:
     transfer: TransferId
 
 
-Command = LoadSlot | SendPages | ReceivePages | DropTransfer
+@dataclass(frozen=True, slots=True)
+class OffloadPages:
+    """Copy pages of this worker's pool to slots of its host memory, before they change."""
+
+    pages: tuple[int, ...]
+    host_slots: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RestorePages:
+    """Copy slots of host memory back into pages of the pool."""
+
+    host_slots: tuple[int, ...]
+    pages: tuple[int, ...]
+
+
+Command = LoadSlot | SendPages | ReceivePages | DropTransfer | OffloadPages | RestorePages
 
 
 @dataclass(frozen=True, slots=True)

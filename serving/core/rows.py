@@ -5,6 +5,8 @@ A slot is a row's place on the device from admission to its end. Rows that decod
 the control plane that runs per token. Knows nothing of tasks or of who may have pages.
 """
 
+from math import inf
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -26,6 +28,9 @@ class Rows:
         self._from_host = np.zeros(slots, np.bool_)
         self._left = np.zeros(slots, np.int64)
         self._wants_logprobs = np.zeros(slots, np.bool_)
+        self._due_from = np.zeros(slots, np.float64)
+        self._tpot = np.full(slots, np.nan, np.float64)
+        self._targets = 0
         self._active: dict[int, None] = {}
         self._active_array: NDArray[np.int32] | None = None
 
@@ -45,6 +50,8 @@ class Rows:
         """Give a slot back; a row in it stops decoding."""
         self.deactivate(slot)
         self._table[slot] = 0
+        self._targets -= not np.isnan(self._tpot[slot])
+        self._tpot[slot] = np.nan
         self._free.append(slot)
 
     def add_pages(self, slot: int, pages: list[int]) -> None:
@@ -71,6 +78,25 @@ class Rows:
         self._token[slot] = token or 0
         self._active[slot] = None
         self._active_array = None
+
+    def set_target(self, slot: int, *, now: float, tpot_s: float) -> None:
+        """From now on a token of this row is due every `tpot_s` seconds."""
+        self._targets += bool(np.isnan(self._tpot[slot]))
+        self._tpot[slot] = tpot_s
+        self._due_from[slot] = now - tpot_s * (self._reply_index[slot] - 1)
+
+    def slack_s(self, now: float) -> float:
+        """Return the time until the most urgent row's next token is late; inf without targets."""
+        if not self._targets or not self._active:
+            return inf
+        slots = self.active()
+        due = self._due_from[slots] + self._tpot[slots] * self._reply_index[slots]
+        return float(np.fmin.reduce(due, initial=inf)) - now
+
+    def kv_tokens(self) -> int:
+        """Count the tokens that the active rows attend to in the next step."""
+        slots = self.active()
+        return int(self._position[slots].sum()) + len(slots)
 
     def deactivate(self, slot: int) -> None:
         """Take a row out of the steps to come."""

@@ -20,6 +20,7 @@ class Session:
 
     Its last prompt and reply are known by the name of their whole pages (`bucket`) and by the
     tokens behind those (`tail`), so a long conversation costs no more memory than a short one.
+    `turns` counts all that have come, `live_turns` those that have not ended.
     """
 
     id: SessionId
@@ -29,6 +30,7 @@ class Session:
     tail: tuple[int, ...]
     last_used: float
     live_turns: int
+    turns: int
 
 
 class Sessions:
@@ -56,6 +58,7 @@ class Sessions:
         if session is None:
             session = self._open(key, now)
         session.live_turns += 1
+        session.turns += 1
         self._touch(session, now)
         return session
 
@@ -103,7 +106,7 @@ class Sessions:
             if oldest is not None:
                 self._drop(oldest)
         self._opened += 1
-        session = Session(SessionId(f"s{self._opened}"), key, None, None, (), now, 0)
+        session = Session(SessionId(f"s{self._opened}"), key, None, None, (), now, 0, 0)
         self._by_id[session.id] = session
         if key is not None:
             self._by_key[key] = session

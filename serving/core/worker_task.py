@@ -15,13 +15,16 @@ Positions of the tokens:  [0 .. matched_len .. kv_len .. len(tokens)]
     below matched_len  KV was in the pool when the task was admitted
     below kv_len       KV is in the task's pages, or is being written by a step already launched
     the rest           still to be run through the model
+
+`passed` counts the tasks behind it in the queue that were started before it; `restored` are the
+host slots, and the pages to copy them into, that its admission found beyond the pool's own.
 """
 
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
 from serving.core.prefix import chain, extend
-from serving.messages import Task, TransferId, WorkerId
+from serving.messages import Decode, Prefill, Task, TransferId, WorkerId
 from serving.request import TokenLogprobs
 
 
@@ -68,8 +71,12 @@ class WorkerTask:
     computed: int = 0
     named_pages: int = 0
     reserved_pages: int = 0
+    passed: int = 0
+    restored: tuple[tuple[int, ...], tuple[int, ...]] | None = None
     held_len: int = 0
     sent_pages: int = 0
+    reuse: bool = True
+    pull: bool = True
     unannounced: Outgoing | None = None
     unacked: set[TransferId] = field(default_factory=set[TransferId])
     deadline: float | None = None
@@ -98,10 +105,18 @@ class WorkerTask:
         return self.names[index + 1]
 
 
-def open_task(
-    task: Task, owner: WorkerId | None, source: WorkerId | None, page_size: int
-) -> WorkerTask:
+def open_task(message: Prefill | Decode, page_size: int) -> WorkerTask:
     """Start the record of a task that has just arrived at a worker."""
-    names = chain(task.turn.salt, task.tokens, page_size)
-    prompt_len = task.turn.prompt_len
-    return WorkerTask(task, Stage.EXPECTING, owner, source, prompt_len, list(task.tokens), names)
+    task = message.task
+    opened = WorkerTask(
+        task=task,
+        stage=Stage.EXPECTING,
+        owner=message.owner if isinstance(message, Prefill) else None,
+        source=message.source if isinstance(message, Decode) else None,
+        prompt_len=task.turn.prompt_len,
+        tokens=list(task.tokens),
+        names=chain(task.turn.salt, task.tokens, page_size),
+        reuse=message.reuse,
+    )
+    opened.pull = isinstance(message, Prefill) and message.pull
+    return opened

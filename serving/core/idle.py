@@ -1,0 +1,59 @@
+"""Which idle session's pages go first? What sessions left behind, and how likely they return.
+
+A session is idle at a worker from the release of its pages to its next admission there. Whether and
+when sessions return is learned from that (forecast/returns); their pages are evicted by the value
+of keeping them (policy/evict).
+"""
+
+from collections.abc import Iterable, Mapping
+
+from serving.core.cached_pages import Group
+from serving.core.rules import BatcherRules
+from serving.forecast.returns import ReturnModel
+from serving.policy.evict import evict
+from serving.policy.views import IdleView
+
+
+class IdleSessions:
+    """The only writer of one worker's idle sessions. `now` is set by whoever evicts."""
+
+    def __init__(self, rules: BatcherRules, page_size: int) -> None:
+        """Start with none."""
+        self._rules = rules
+        self._page_size = page_size
+        self._returns = ReturnModel(prior=rules.returns, half_life=rules.returns_half_life)
+        self._left_at: dict[Group, float] = {}
+        self.now = 0.0
+
+    def __len__(self) -> int:
+        """Count the sessions that are idle."""
+        return len(self._left_at)
+
+    def left(self, session: Group) -> None:
+        """A session has let go of its pages."""
+        self._left_at[session] = self.now
+
+    def returned(self, session: Group) -> None:
+        """A session has come back."""
+        left_at = self._left_at.pop(session, None)
+        if left_at is not None:
+            self._returns.observe(self.now - left_at, returned=True)
+
+    def rank(self, pages_of: Mapping[Group, int]) -> Iterable[Group]:
+        """Order the sessions that hold cached pages, the one to evict first at the front.
+
+        A session with no page left was evicted: it counts as not having returned until now.
+        """
+        for session in self._left_at.keys() - pages_of.keys():
+            left_at = self._left_at.pop(session)
+            self._returns.observe(self.now - left_at, returned=False)
+        sessions = list(pages_of)
+        return [sessions[i] for i in evict([self._view(s, pages_of[s]) for s in sessions])]
+
+    def _view(self, session: Group, pages: int) -> IdleView:
+        idle_s = self.now - self._left_at.get(session, self.now)
+        return IdleView(
+            pages=pages,
+            restore_s=self._rules.costs.prefill(pages * self._page_size, 0).seconds,
+            returns=self._returns.chance(idle_s, self._rules.return_horizon_s),
+        )

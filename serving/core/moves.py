@@ -1,0 +1,110 @@
+"""Which rows are on their way to another worker? The coordinator's side of live moves.
+
+    wanted -> the destination makes room, the source copies -> adopted (the session has a new owner)
+                  |  refused, failed, overdue: the source is asked to keep the row
+                  |  it cannot any more: the turn begins a new attempt
+
+The source alone decides whether a move is still to be had; nobody else ever resumes a row.
+"""
+
+from collections.abc import Callable, Iterable
+
+from serving.core.fleet import Fleet
+from serving.core.live_turn import LiveTurn, PendingMove
+from serving.core.outbox import Outbox
+from serving.core.rebalancer import WantedMove
+from serving.core.sessions import Sessions
+from serving.messages import Cancel, Decode, MoveAbort, MoveOut, WorkerId
+
+
+class Moves:
+    """The only writer of pending moves."""
+
+    def __init__(self, fleet: Fleet, sessions: Sessions, outbox: Outbox, timeout_s: float) -> None:
+        """A source that has not moved a row within `timeout_s` is asked to keep it."""
+        self._fleet = fleet
+        self._sessions = sessions
+        self._outbox = outbox
+        self._timeout_s = timeout_s
+
+    def begin(self, live: LiveTurn, wanted: WantedMove, now: float) -> bool:
+        """Begin a move if the turn decodes and the worker can take it; else nothing happens."""
+        record = self._fleet.workers.get(wanted.to)
+        if record is None or not record.decodes or not record.takes_work:
+            return False
+        if not live.decoding or live.finish is not None or live.move is not None:
+            return False
+        if live.owner is None or live.owner == wanted.to:
+            return False
+        live.move = PendingMove(
+            wanted.to, wanted.reason, wanted.gain_s, now, now + self._timeout_s, overdue=False
+        )
+        self._fleet.add_load(wanted.to, live.expected_len, 1)
+        details = {"from": live.owner, "kv_len": len(live.tokens), "gain_s": wanted.gain_s}
+        self._outbox.decide("move", live, wanted.to, wanted.reason, details)
+        decode = Decode(live.make_task(), live.owner, moving=True, reuse=True)
+        self._outbox.to_worker(wanted.to, decode)
+        self._outbox.to_worker(live.owner, MoveOut(live.task, wanted.to))
+        return True
+
+    def adopted(self, live: LiveTurn, worker: WorkerId, now: float) -> None:
+        """A worker decodes a task now; if that ends a move, it owns the session from now on."""
+        move = live.move
+        if move is None or worker != move.to or live.owner is None:
+            return
+        self._fleet.add_load(live.owner, -live.expected_len, -1)
+        self._fleet.end_decode(live.owner, live.turn.id, len(live.tokens))
+        self._fleet.begin_decode(worker, live.turn.id, len(live.tokens))
+        source, live.owner, live.move, live.moved_at = live.owner, worker, None, now
+        self._sessions.own(live.session, worker)
+        details = {
+            "from": source,
+            "kv_len": len(live.tokens),
+            "took_s": now - move.began,
+            "gain_s": move.gain_s,
+        }
+        self._outbox.decide("moved", live, worker, move.reason, details)
+
+    def failed(self, live: LiveTurn, reason: str) -> None:
+        """The source keeps the row."""
+        if live.move is None:
+            return
+        self._outbox.to_worker(live.move.to, Cancel(live.task))
+        self._outbox.decide("move_failed", live, live.move.to, reason, {"from": live.owner})
+        self.forget(live)
+
+    def refused(self, live: LiveTurn, worker: WorkerId) -> bool:
+        """Tell whether it is the destination that refuses; then the source is to keep the row."""
+        if live.move is None or live.move.to != worker:
+            return False
+        self._ask_back(live)
+        return True
+
+    def lost(self, live: LiveTurn, worker: WorkerId) -> None:
+        """A worker is lost; a row on its way there may still be at its source, which knows."""
+        if live.move is not None and live.move.to == worker:
+            self._ask_back(live)
+
+    def forget(self, live: LiveTurn) -> None:
+        """Take a move off the books."""
+        if live.move is not None:
+            self._fleet.add_load(live.move.to, -live.expected_len, -1)
+            live.move = None
+
+    def expire(
+        self, turns: Iterable[LiveTurn], now: float, begin_anew: Callable[[LiveTurn], None]
+    ) -> None:
+        """Ask sources to keep what takes too long; begin anew where even that has no answer."""
+        for live in turns:
+            move = live.move
+            if move is None or now < move.deadline:
+                continue
+            if move.overdue:
+                begin_anew(live)
+            else:
+                move.overdue, move.deadline = True, now + self._timeout_s
+                self._ask_back(live)
+
+    def _ask_back(self, live: LiveTurn) -> None:
+        if live.owner is not None:
+            self._outbox.to_worker(live.owner, MoveAbort(live.task))

@@ -1,0 +1,119 @@
+"""Which rows does the rebalancing policy want moved? The coordinator's books as arrays.
+
+Looks at an interval, and at once where a worker is short of pages. Changes nothing but its memory
+of who was over-loaded.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from serving.core.fleet import Fleet, WorkerRecord
+from serving.core.live_turn import LiveTurn
+from serving.core.rules import CoordinatorRules
+from serving.costs.costs import Costs
+from serving.forecast.survival import alive_on
+from serving.messages import Role, WorkerId
+from serving.policy.rebalance import overloaded
+from serving.policy.views import RebalanceView
+from serving.request import TurnId
+
+GRID_POINTS = 24
+"""Steps at which the future is looked at, geometrically spaced up to the horizon (ours)."""
+LEAST_LEFT = 4.0
+"""A row expected to end within so many tokens is over before it has moved (ours)."""
+
+
+@dataclass(frozen=True, slots=True)
+class WantedMove:
+    """A turn whose row should go to `to`, and what that is predicted to gain."""
+
+    turn: TurnId
+    to: WorkerId
+    reason: str
+    gain_s: float
+
+
+class Rebalancer:
+    """Asks the rebalancing policy."""
+
+    def __init__(
+        self,
+        rules: CoordinatorRules,
+        costs: Mapping[Role, Costs],
+        fleet: Fleet,
+        turns: Mapping[TurnId, LiveTurn],
+    ) -> None:
+        """Read `fleet` and `turns`, which belong to the coordinator; `costs` by role."""
+        self._rules = rules
+        self._costs = costs
+        self._fleet = fleet
+        self._turns = turns
+        self._was_over: frozenset[WorkerId] = frozenset()
+        self._looked_at = 0.0
+        horizon = rules.rebalance_config.horizon_steps
+        points = np.geomspace(1.0, max(2.0, horizon), GRID_POINTS - 1)
+        self._grid = np.concatenate([[0.0], points])
+
+    def look(self, now: float) -> list[WantedMove]:
+        """Return the moves wanted now; none before the interval is over, unless pages are short."""
+        workers = [record for record in self._fleet.workers.values() if record.decodes]
+        due = now - self._looked_at >= self._rules.rebalance_every_s
+        if len(workers) < 2 or not (due or any(self._is_short(w) for w in workers)):
+            return []
+        self._looked_at = now
+        view, rows = self._view(workers, now)
+        if view is None:
+            return []
+        moves = self._rules.rebalance(view, self._rules.rebalance_config)
+        self._was_over = overloaded(view, self._rules.rebalance_config)
+        return [
+            WantedMove(rows[move.row].turn.id, move.to, move.reason, move.gain_s) for move in moves
+        ]
+
+    def _is_short(self, record: WorkerRecord) -> bool:
+        report, watermark = record.report, self._rules.rebalance_config.watermark
+        if report is None:
+            return False
+        total = report.pages_used + report.pages_cached + report.pages_free
+        return report.pages_free + report.pages_cached < watermark * total
+
+    def _view(
+        self, workers: list[WorkerRecord], now: float
+    ) -> tuple[RebalanceView | None, list[LiveTurn]]:
+        rows = [self._turns[turn] for record in workers for turn in record.decoding]
+        if not rows:
+            return None, rows
+        moving = [row for row in self._turns.values() if row.move is not None]
+        sending = {row.owner for row in moving}
+        inbound: dict[WorkerId, int] = {}
+        for row in moving:
+            assert row.move is not None
+            inbound[row.move.to] = inbound.get(row.move.to, 0) + len(row.tokens)
+        index = {record.id: i for i, record in enumerate(workers)}
+        owner = [index[record.id] for record in workers for _ in record.decoding]
+        curves = np.array([row.curve.alive for row in rows], np.float64)
+        came = np.array([row.replied - row.curve_from for row in rows], np.int64)
+        view = RebalanceView(
+            workers=tuple(record.id for record in workers),
+            step_models=tuple(self._costs[record.role].step_model() for record in workers),
+            capacity=np.array([record.capacity for record in workers], np.float64),
+            pinned=np.array([w.queued_len + inbound.get(w.id, 0) for w in workers], np.float64),
+            may_send=np.array([w.id not in sending for w in workers], np.bool_),
+            may_receive=np.array([w.takes_work and w.id not in inbound for w in workers], np.bool_),
+            owner=np.array(owner, np.int64),
+            kv_len=np.array([len(row.tokens) for row in rows], np.float64),
+            alive=alive_on(curves, came, self._grid),
+            movable=np.array([self._is_movable(row, now) for row in rows], np.bool_),
+            grid=self._grid,
+            link=self._rules.link,
+            kv_bytes_per_token=self._costs[workers[0].role].kv_bytes_per_token,
+            was_over=self._was_over,
+        )
+        return view, rows
+
+    def _is_movable(self, live: LiveTurn, now: float) -> bool:
+        rested = now - live.moved_at >= self._rules.cool_down_s
+        ending = live.finish is not None or live.expected_left < LEAST_LEFT
+        return live.move is None and rested and not ending

@@ -1,0 +1,80 @@
+"""How does a worker change its role while turns run? It leaves service first, and loses none.
+
+    serving -> leaving: no new work; its rows move to other workers or end; its sessions are placed
+               anew when they return -> idle -> serving in the next role, or resting without one
+
+The last worker that decodes never leaves.
+"""
+
+from serving.core.fleet import Fleet, WorkerRecord
+from serving.core.live_turn import LiveTurn
+from serving.core.outbox import Outbox
+from serving.core.rebalancer import WantedMove
+from serving.core.sessions import Sessions
+from serving.messages import Role, SetRole, WorkerId
+
+
+class Roles:
+    """The only writer of workers' roles."""
+
+    def __init__(self, fleet: Fleet, sessions: Sessions, outbox: Outbox) -> None:
+        """Write the records of `fleet`."""
+        self._fleet = fleet
+        self._sessions = sessions
+        self._outbox = outbox
+
+    def problem(self, change: SetRole) -> str | None:
+        """Say in one line why a change cannot be made; None if it can."""
+        record = self._fleet.workers.get(change.worker)
+        if record is None:
+            known = ", ".join(self._fleet.workers) or "none"
+            return f"There is no worker {change.worker}; workers: {known}."
+        others = [w for w in self._fleet.owners() if w.id != change.worker]
+        if change.role in (None, Role.PREFILL) and record.decodes and not others:
+            return f"Worker {change.worker} is the last that decodes; give another that role first."
+        return None
+
+    def change(self, change: SetRole, now: float) -> None:
+        """Begin a change; one that cannot be made is recorded and changes nothing."""
+        worker = change.worker
+        problem = self.problem(change)
+        if problem is not None:
+            self._outbox.decide_for("role_refused", worker, str(change.role), problem)
+            return
+        record = self._fleet.workers[worker]
+        if change.role is record.role and not record.leaving:
+            return
+        record.leaving, record.next_role = True, change.role
+        self._sessions.disown(worker)
+        self._outbox.decide_for("drain", worker, _name(change.role), "asked")
+        self.settle(record, now)
+
+    def settle(self, record: WorkerRecord, now: float) -> None:
+        """Let a worker that leaves and has nothing left take its next role."""
+        if not record.leaving or not record.idle or record.next_role is None:
+            return
+        record.role, record.leaving, record.changed_at = record.next_role, False, now
+        record.next_role = None
+        self._outbox.decide_for("role", record.id, _name(record.role), "drained")
+
+    def settle_all(self, now: float) -> None:
+        """Settle every worker that leaves."""
+        for record in self._fleet.workers.values():
+            self.settle(record, now)
+
+    def evacuate(self, rows: list[LiveTurn]) -> list[WantedMove]:
+        """Send the rows of workers that leave to the least loaded ones, one a worker at a time."""
+        wanted: list[WantedMove] = []
+        for record in self._fleet.workers.values():
+            if not record.leaving or not record.decodes:
+                continue
+            movable = [r for r in rows if r.owner == record.id and r.decoding]
+            homes = self._fleet.owners()
+            if homes and movable and all(row.move is None for row in movable):
+                home = min(homes, key=lambda w: (w.load / w.capacity, w.turns, w.id))
+                wanted.append(WantedMove(movable[0].turn.id, WorkerId(home.id), "drain", 0.0))
+        return wanted
+
+
+def _name(role: Role | None) -> str:
+    return "none" if role is None else role.value

@@ -1,0 +1,158 @@
+"""What does the routing policy get to see of a turn, its owner and the prefill workers?
+
+Turns the coordinator's books into views, asks the policy, and translates its answer into what a
+worker is told. Changes nothing.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import nan
+
+import numpy as np
+
+from serving.core.fleet import Fleet, WorkerRecord
+from serving.core.live_turn import LiveTurn
+from serving.core.rules import CoordinatorRules
+from serving.costs.costs import Costs
+from serving.messages import Detail, Role, WorkerId
+from serving.policy.route import History, Local, Option, Remote, RouteContext
+from serving.policy.views import OwnerView, PrefillView, ResidentsView, TurnView
+from serving.request import TurnId
+
+
+@dataclass(frozen=True, slots=True)
+class Routed:
+    """Where a turn is prefilled: `prefill` None is its owner.
+
+    `new_len` and `seconds` are what that worker will compute, as predicted, for its books.
+    """
+
+    prefill: WorkerId | None
+    pull: bool
+    reuse: bool
+    reason: str
+    new_len: int
+    seconds: float
+    predicted_ttft_s: float | None
+    details: Mapping[str, Detail]
+
+
+class Router:
+    """Asks the routing policy."""
+
+    def __init__(
+        self,
+        rules: CoordinatorRules,
+        costs: Mapping[Role, Costs],
+        fleet: Fleet,
+        turns: Mapping[TurnId, LiveTurn],
+        page_size: int,
+    ) -> None:
+        """Read `fleet` and `turns`, which belong to the coordinator; `costs` by role."""
+        self._rules = rules
+        self._costs = costs
+        self._fleet = fleet
+        self._turns = turns
+        self._page_size = page_size
+
+    def route(self, live: LiveTurn, owner: WorkerId, now: float, arrival_rate: float) -> Routed:
+        """Decide who prefills a turn whose owner is known."""
+        rules, record = self._rules, self._fleet.workers[owner]
+        context = RouteContext(self._costs[record.role], rules.route_config, rules.table)
+        turn = self._turn_view(live, now, arrival_rate)
+        prefills = [self._prefill_view(w, live, now) for w in self._fleet.prefillers()]
+        owner_view = self._owner_view(record, live, now)
+        decision = rules.route(turn, owner_view, prefills, context)
+        held = {view.worker: view.cached_len for view in prefills}
+        return self._routed(decision, live, owner_view.cached_len, held)
+
+    def _routed(
+        self, decision: Local | Remote, live: LiveTurn, owner_len: int, held: dict[WorkerId, int]
+    ) -> Routed:
+        prefill, pull, reuse, cached_len = None, False, True, owner_len
+        costs = self._costs[Role.BOTH]
+        if isinstance(decision, Remote):
+            prefill, reuse = decision.worker, decision.reuse
+            pull = decision.history is History.PULL
+            cached_len = held[prefill] if reuse else 0
+            cached_len = max(cached_len, owner_len) if pull else cached_len
+            costs = self._costs[self._fleet.workers[prefill].role]
+        new_len = max(1, len(live.tokens) - cached_len)
+        best = decision.options[0] if decision.options else None
+        return Routed(
+            prefill=prefill,
+            pull=pull,
+            reuse=reuse,
+            reason=str(decision.reason),
+            new_len=new_len,
+            seconds=costs.prefill(new_len, cached_len).seconds,
+            predicted_ttft_s=None if best is None else best.ttft_s,
+            details={
+                "prompt_len": len(live.tokens),
+                "cached_len": cached_len,
+                "history": None if isinstance(decision, Local) else str(decision.history),
+                "options": [_option(option) for option in decision.options],
+            },
+        )
+
+    def _turn_view(self, live: LiveTurn, now: float, arrival_rate: float) -> TurnView:
+        return TurnView(
+            prompt_len=len(live.tokens),
+            number=live.session.turns - 1,
+            waited_s=now - live.arrived,
+            max_new_len=live.max_new_len,
+            ttft_s=live.slo.ttft_s,
+            tpot_s=live.slo.tpot_s,
+            remaining=live.curve,
+            arrival_rate=arrival_rate,
+        )
+
+    def _owner_view(self, record: WorkerRecord, live: LiveTurn, now: float) -> OwnerView:
+        pages = record.capacity // self._page_size
+        available = record.available_pages
+        return OwnerView(
+            worker=record.id,
+            cached_len=record.pages.cached_len(live.names),
+            rows=len(record.decoding),
+            max_rows=self._rules.max_rows,
+            kv_tokens=record.kv_tokens,
+            queued_s=record.queued_s,
+            queued_len=record.queued_len,
+            pages_available=pages if available is None else available,
+            pages_total=pages,
+            page_size=self._page_size,
+            chunk_len=self._rules.chunk_len,
+            itl_s=record.itl.mean(now),
+            residents=self._residents(record),
+        )
+
+    def _residents(self, record: WorkerRecord) -> ResidentsView:
+        rows = [self._turns[turn] for turn in record.decoding]
+        tpots = [row.slo.tpot_s for row in rows]
+        return ResidentsView(
+            expected_len=np.array([row.expected_left for row in rows], np.float64),
+            tpot_s=np.array([nan if tpot is None else tpot for tpot in tpots], np.float64),
+        )
+
+    def _prefill_view(self, record: WorkerRecord, live: LiveTurn, now: float) -> PrefillView:
+        return PrefillView(
+            worker=record.id,
+            cached_len=record.pages.cached_len(live.names),
+            queued_s=record.queued_s,
+            queued_len=record.queued_len,
+            turns=record.prefilling,
+            chunk_len=self._rules.chunk_len,
+            ttft_s=record.ttft.mean(now),
+            link=self._rules.link,
+        )
+
+
+def _option(option: Option) -> dict[str, Detail]:
+    return {
+        "choice": option.choice,
+        "history": None if option.history is None else str(option.history),
+        "ttft_s": option.ttft_s,
+        "harm": option.harm,
+        "moved_bytes": option.moved_bytes,
+        "score": option.score,
+    }

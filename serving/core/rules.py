@@ -1,0 +1,61 @@
+"""How does a deployment decide? Its policies with what they are told, chosen once by name."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from serving.costs.costs import Costs, Link
+from serving.forecast.returns import ReturnPrior
+from serving.messages import Role
+from serving.policy.ppd_table import PpdTable
+from serving.policy.rebalance import RebalancePolicy
+from serving.policy.rebalance_config import RebalanceConfig
+from serving.policy.route import RouteConfig, RoutePolicy
+from serving.request import Slo
+
+
+@dataclass(frozen=True, slots=True)
+class BatcherRules:
+    """What one worker's batcher decides by. `costs` is its latency model, before corrections.
+
+    A row's growth is reserved against the `reserve_quantile` of its remaining length. Of the first
+    `order_window` queued tasks that one is started that lets most meet their targets, each passed
+    over at most `max_passes` times. `min_chunk_tokens` of prefill ride in every step, however late
+    its rows are. An idle session counts as returning if it may within `return_horizon_s`; `returns`
+    is what is believed of that before any has, worth forgetting half of after `returns_half_life`
+    gaps. `host_link` leads to host memory and back.
+    """
+
+    costs: Costs
+    reserve_quantile: float
+    order_window: int
+    max_passes: int
+    min_chunk_tokens: int
+    return_horizon_s: float
+    returns: ReturnPrior
+    returns_half_life: float
+    host_link: Link
+
+
+@dataclass(frozen=True, slots=True)
+class CoordinatorRules:
+    """What the coordinator decides by. `slo` counts where a client sets no target of its own.
+
+    `costs` are the latency models by role, `link` the way between any two workers. `window_s` is
+    the span of the means that policies look at, `rebalance_every_s` the time between two looks at
+    the load, `cool_down_s` the time for which a moved row stays. `chunk_len` and `max_rows` are
+    the largest step's.
+    """
+
+    route: RoutePolicy
+    route_config: RouteConfig
+    table: PpdTable | None
+    rebalance: RebalancePolicy
+    rebalance_config: RebalanceConfig
+    rebalance_every_s: float
+    cool_down_s: float
+    costs: Mapping[Role, Costs]
+    link: Link
+    slo: Slo
+    window_s: float
+    chunk_len: int
+    max_rows: int

@@ -1,0 +1,52 @@
+"""What did a step sample for whom? Results of steps as events, and as tokens of their tasks.
+
+Knows nothing of pages or slots: whoever calls retires what has ended.
+"""
+
+from serving.core.chunks import prompt_scores
+from serving.core.finish import finish_after
+from serving.core.plan import StepResult
+from serving.core.worker_task import Stage, WorkerTask
+from serving.messages import Finished, PrefillDone, SampledToken, TaskId, Tokens, WorkerId
+from serving.request import FinishReason, TokenLogprobs
+
+
+def take_decoded(
+    worker: WorkerId, decoding: list[WorkerTask], result: StepResult
+) -> tuple[Tokens | None, list[tuple[WorkerTask, Finished]]]:
+    """Append each row's token to its task; returns the tokens to emit, and who ended with them.
+
+    Rows that have left since the step was launched are skipped.
+    """
+    tasks: list[TaskId] = []
+    samples: list[SampledToken] = []
+    ended: list[tuple[WorkerTask, Finished]] = []
+    logprobs = result.decode_logprobs
+    for i, (entry, token) in enumerate(zip(decoding, result.decode_ids, strict=True)):
+        if entry.stage is not Stage.DECODE:
+            continue
+        task, sampling, replied = entry.task, entry.task.turn.sampling, entry.replied
+        scored = None
+        if logprobs is not None and sampling.logprobs is not None:
+            scored = logprobs[i]
+        tasks.append(task.id)
+        samples.append(SampledToken(replied, token, scored))
+        entry.kv_len = len(entry.tokens)
+        entry.tokens.append(token)
+        reason = finish_after(sampling, token, replied + 1)
+        if reason is not None:
+            ended.append((entry, Finished(worker, task.id, reason, replied + 1)))
+    return (Tokens(worker, tasks, samples) if tasks else None), ended
+
+
+def take_first(
+    worker: WorkerId, entry: WorkerTask, token: int, logprobs: TokenLogprobs | None
+) -> tuple[PrefillDone, FinishReason | None]:
+    """Append the token that ends a prefill; returns what to tell, and whether the reply is over."""
+    sampling = entry.task.turn.sampling
+    wanted = logprobs if sampling.logprobs is not None else None
+    first = SampledToken(entry.replied, token, wanted)
+    entry.tokens.append(token)
+    reason = finish_after(sampling, token, entry.replied)
+    scores = prompt_scores(entry)
+    return PrefillDone(worker, entry.task.id, first, entry.computed, scores, reason), reason

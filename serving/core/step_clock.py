@@ -1,0 +1,76 @@
+"""How long do a worker's steps take, and how long were they to take?
+
+Steps of one worker run one after another, so a step has taken from the end of the one before it, or
+from its launch if the device was idle. Corrects the worker's latency model as it goes, and reports
+the times in batches. Reads no clock: times are told.
+"""
+
+from collections import deque
+from dataclasses import dataclass
+
+from serving.costs.correction import Corrected, Correction, step_bucket
+from serving.costs.costs import Costs
+from serving.messages import StepsTimed, StepTime, WorkerId
+
+REPORT_STEPS = 16
+"""Steps whose times are reported together."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Launched:
+    """A step that runs or is queued."""
+
+    rows: int
+    new_len: int
+    at: float
+    predicted_s: float
+
+
+class StepClock:
+    """The only writer of one worker's step times."""
+
+    def __init__(self, worker: WorkerId, costs: Costs) -> None:
+        """`costs` predicts, and is corrected by what is observed."""
+        self._worker = worker
+        self._costs = costs
+        self._correction = Correction()
+        self.corrected = Corrected(costs, self._correction)
+        self._launched: deque[_Launched] = deque()
+        self._ended_at = 0.0
+        self._times: list[StepTime] = []
+
+    def launched(
+        self, now: float, *, rows: int, kv_tokens: int, new_len: int, cached_len: int
+    ) -> None:
+        """A step was dispatched; `cached_len` is the history of its chunks (their mean)."""
+        if not new_len:
+            estimate = self._costs.decode(rows, kv_tokens)
+        elif rows:
+            estimate = self._costs.mixed(rows, kv_tokens, new_len, cached_len)
+        else:
+            estimate = self._costs.prefill(new_len, cached_len)
+        self._launched.append(_Launched(rows, new_len, now, estimate.seconds))
+
+    def ended(self, now: float) -> StepsTimed | None:
+        """The oldest step has ended; returns a report now and then."""
+        step = self._launched.popleft()
+        observed_s = now - max(step.at, self._ended_at)
+        self._ended_at = now
+        bucket = step_bucket(step.rows, step.new_len)
+        self._correction.observe(bucket, step.predicted_s, observed_s)
+        self._times.append(StepTime(step.rows, step.new_len, step.predicted_s, observed_s))
+        if len(self._times) < REPORT_STEPS:
+            return None
+        times, self._times = tuple(self._times), []
+        return StepsTimed(self._worker, times)
+
+    def in_flight_s(self, now: float) -> float:
+        """Predict how long the steps launched will still take."""
+        if not self._launched:
+            return 0.0
+        total = sum(
+            step.predicted_s * self._correction.factor(step_bucket(step.rows, step.new_len))
+            for step in self._launched
+        )
+        began = max(self._launched[0].at, self._ended_at)
+        return max(0.0, total - (now - began))
