@@ -13,7 +13,8 @@ from serving.policy.options import Options, Pulling, shortlist
 from serving.policy.route import LOCAL, History, Local, Remote, RouteConfig, RouteContext
 from serving.policy.views import OwnerView, PrefillView, TurnView
 from tests.support.fake_costs import LinearCosts
-from tests.support.route_views import INSTANT, owner, prefill, residents, runs_until, turn
+from tests.support.route_cases import CASES, WORKERS
+from tests.support.route_views import owner, prefill, residents, turn
 
 A_SECOND_A_TOKEN = LinearCosts(base_s=1.0, new_s=1.0)
 SLOW_LINK = Link(latency_s=0.0, bytes_per_s=0.25)  # four seconds a token
@@ -181,48 +182,6 @@ def test_without_a_target_ttft_is_relative_to_the_fastest_option():
 
 
 # ---- properties ----------------------------------------------------------------------------------
-
-LENGTHS = st.integers(0, 120)
-SECONDS = st.integers(0, 300).map(float)
-LINKS = st.sampled_from([INSTANT, SLOW_LINK, Link(0.5, 2.0)])
-WORKERS = st.lists(
-    st.builds(
-        prefill,
-        st.text("abc", min_size=1, max_size=3),
-        LENGTHS,
-        queued_s=SECONDS,
-        chunk_len=st.sampled_from([16, 64]),
-        link=LINKS,
-    ),
-    min_size=1,
-    max_size=6,
-    unique_by=lambda worker: worker.worker,
-)
-ROWS = st.lists(st.floats(0, 400), max_size=4)
-COSTS = st.builds(
-    LinearCosts,
-    base_s=st.floats(0.5, 5),
-    new_s=st.floats(0.1, 2),
-    cached_s=st.floats(0, 0.001),
-    row_s=st.floats(0, 1),
-)
-TURNS = st.builds(
-    turn,
-    st.integers(1, 200),
-    ttft_s=st.none() | st.floats(1, 100),
-    remaining=st.just(runs_until(64)),
-)
-OWNERS = st.builds(
-    lambda cached_len, rows, tpot_s, queued_s, chunk_len: owner(
-        cached_len, rows=residents(*rows, tpot_s=tpot_s), queued_s=queued_s, chunk_len=chunk_len
-    ),
-    LENGTHS,
-    ROWS,
-    st.none() | st.floats(0.5, 50),
-    SECONDS,
-    st.sampled_from([16, 64]),
-)
-CASES = st.tuples(TURNS, OWNERS, WORKERS, COSTS)
 
 
 @given(CASES)
