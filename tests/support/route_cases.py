@@ -34,7 +34,6 @@ TURNS = st.builds(
     turn,
     st.integers(1, 200),
     ttft_s=st.none() | st.floats(1, 100),
-    remaining=st.just(runs_until(64)),
 )
 OWNERS = st.builds(
     lambda cached_len, rows, tpot_s, queued_s, chunk_len: owner(
@@ -46,5 +45,5 @@ OWNERS = st.builds(
     SECONDS,
     st.sampled_from([16, 64]),
 )
-"""A turn, its owner, the prefill workers, and what things cost."""
 CASES = st.tuples(TURNS, OWNERS, WORKERS, COSTS)
+"""A turn, its owner, the prefill workers, and what things cost."""

@@ -22,9 +22,9 @@ def ask(
     *workers: PrefillView,
     table: PpdTable | None = None,
     costs: LinearCosts = A_SECOND_A_TOKEN,
-    **config: float,
+    w_tpot: float = 1.0,
 ) -> Local | Remote:
-    context = RouteContext(costs, RouteConfig(**config), table)
+    context = RouteContext(costs, RouteConfig(w_tpot=w_tpot), table)
     return ppd(task, home, workers or (prefill(),), context)
 
 
