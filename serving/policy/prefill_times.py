@@ -56,7 +56,7 @@ def split(
 
 
 class PrefillTimes:
-    """The predictions for one turn and its owner; each prefill is asked for once."""
+    """The predictions for one turn and its owner; each prefill and transfer is asked for once."""
 
     def __init__(self, turn: TurnView, owner: OwnerView, costs: Costs, min_chunk_len: int) -> None:
         """Predict for this turn; the owner's chunks shrink to no less than `min_chunk_len`."""
@@ -65,6 +65,7 @@ class PrefillTimes:
         self.costs = costs
         self._min_chunk_len = min_chunk_len
         self._alone: dict[tuple[int, int], Steps] = {}
+        self._transfers: dict[tuple[int, float, float], float] = {}
 
     @property
     def uncached_len(self) -> int:
@@ -104,7 +105,13 @@ class PrefillTimes:
         """Predict the transfer of KV between `worker` and the owner; no time if there is none."""
         if tokens == 0:
             return 0.0
-        return self.costs.transfer(tokens * self.costs.kv_bytes_per_token, worker.link).seconds
+        link = worker.link
+        key = (tokens, link.latency_s, link.bytes_per_s)
+        seconds = self._transfers.get(key)
+        if seconds is None:
+            estimate = self.costs.transfer(tokens * self.costs.kv_bytes_per_token, link)
+            seconds = self._transfers[key] = estimate.seconds
+        return seconds
 
     def remote(self, worker: PrefillView, pull_s: float | None) -> Sent:
         """Predict the prefill on `worker`, hand-off included; it pulls history if that has a time.

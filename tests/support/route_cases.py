@@ -1,0 +1,49 @@
+"""Arbitrary turns, owners, fleets and straight-line costs for the properties of routing."""
+
+from hypothesis import strategies as st
+
+from serving.costs.costs import Link
+from tests.support.fake_costs import LinearCosts
+from tests.support.route_views import INSTANT, owner, prefill, residents, turn
+
+LENGTHS = st.integers(0, 120)
+SECONDS = st.integers(0, 300).map(float)
+LINKS = st.sampled_from([INSTANT, Link(0.0, 0.25), Link(0.5, 2.0)])
+WORKERS = st.lists(
+    st.builds(
+        prefill,
+        st.text("abc", min_size=1, max_size=3),
+        LENGTHS,
+        queued_s=SECONDS,
+        chunk_len=st.sampled_from([16, 64]),
+        link=LINKS,
+    ),
+    min_size=1,
+    max_size=6,
+    unique_by=lambda worker: worker.worker,
+)
+ROWS = st.lists(st.floats(0, 400), max_size=4)
+COSTS = st.builds(
+    LinearCosts,
+    base_s=st.floats(0.5, 5),
+    new_s=st.floats(0.1, 2),
+    cached_s=st.floats(0, 0.001),
+    row_s=st.floats(0, 1),
+)
+TURNS = st.builds(
+    turn,
+    st.integers(1, 200),
+    ttft_s=st.none() | st.floats(1, 100),
+)
+OWNERS = st.builds(
+    lambda cached_len, rows, tpot_s, queued_s, chunk_len: owner(
+        cached_len, rows=residents(*rows, tpot_s=tpot_s), queued_s=queued_s, chunk_len=chunk_len
+    ),
+    LENGTHS,
+    ROWS,
+    st.none() | st.floats(0.5, 50),
+    SECONDS,
+    st.sampled_from([16, 64]),
+)
+CASES = st.tuples(TURNS, OWNERS, WORKERS, COSTS)
+"""A turn, its owner, the prefill workers, and what things cost."""
