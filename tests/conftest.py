@@ -6,6 +6,6 @@ from hypothesis import settings
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 
-# Hypothesis times every example by default, which is a timing assertion: it fails on a busy machine.
+# By default every example is timed, which fails on a busy machine.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
