@@ -35,7 +35,7 @@ def admit(
     policy/preempt is for. A task that is alone needs only the pages of its prompt and the next
     token: it may be longer than any reserve, and nothing would ever make more room.
     """
-    growth = min(task.max_new_len, task.remaining.quantile(quantile)) if task.max_new_len else 0
+    growth = min(task.max_new_len, task.remaining.quantile(quantile))
     reserve = pages_for(task.prompt_len + growth, page_size) - pages_for(task.prompt_len, page_size)
     if missing > pool.available:
         return Defer("pages")

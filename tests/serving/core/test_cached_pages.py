@@ -126,8 +126,18 @@ def test_a_group_left_more_pages_is_spared_until_the_next_ranking():
     leave(cached, "b", 4, 3)
     assert evicted(cached, 1) == [2]
     cached.discard(1)
+    leave(cached, "a", 1)
+    assert evicted(cached, 3) == [4, 3, 1]
+
+
+def test_a_page_that_changed_hands_is_no_more_evicted_with_those_that_it_was_ranked_with():
+    cached = ranked(every=100)
     leave(cached, "a", 2, 1)
-    assert evicted(cached, 4) == [4, 3, 2, 1]
+    leave(cached, "b", 3)
+    assert evicted(cached, 1) == [2]
+    cached.discard(1)
+    leave(cached, "c", 1)
+    assert evicted(cached, 2) == [3, 1]
 
 
 def test_clearing_takes_everything_out():

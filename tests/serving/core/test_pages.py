@@ -220,6 +220,28 @@ def test_a_twin_takes_the_name_if_its_namesake_is_gone():
     pool.check()
 
 
+def test_what_cannot_be_trusted_takes_no_name_from_its_twin():
+    pool = new_pool()
+    twin = pool.allocate(1) or []
+    keep(pool, [1, 2, 3])
+    pool.name(twin[0], names_of([1, 2, 3])[1])
+    pool.unname(twin[0])
+    evict(pool, 1)
+    pool.release(twin)
+    assert pool.num_cached == 0
+    assert find(pool, [1, 2, 3, 4]) == NOTHING
+
+
+def test_a_page_is_not_evicted_before_one_that_continues_its_twin():
+    pool = ranked_pool()
+    pages = pool.allocate(2) or []
+    (namesake,) = keep(pool, [1, 2, 3], "a")
+    pool.name(pages[0], names_of([1, 2, 3])[1])
+    pool.name(pages[1], names_of([1, 2, 3, 4, 5, 6])[2])
+    pool.release(pages, "b")
+    assert evict(pool, 2) == [pages[1], namesake]
+
+
 def test_a_mirror_hears_of_full_pages_that_can_be_found_and_no_others():
     pool = new_pool()
     names = names_of([1, 2, 3, 4, 5, 6])

@@ -125,6 +125,8 @@ def test_costs_are_asked_a_handful_of_times():
 
     limits = ChunkLimits(max_tokens=2048, max_rows=8, min_tokens=16)
     waiting = [ChunkView(5000, 0)]
+    batch(waiting, decoding(inf), costs=Counted(10, 1, 0, 1), limits=limits)
+    assert asked == []
     batch(waiting, decoding(1e9), costs=Counted(10, 1, 0, 1), limits=limits)
     assert asked == [2048]
     asked.clear()
