@@ -1,7 +1,7 @@
 """How many tokens a second does the compiled decode step make, without any scheduler around it?
 
-The loop is the worker's own: one step is always queued behind the one that runs, and every step's
-ids are read back. Each row decodes at its own pages; contexts grow from `context` on.
+The loop is the worker's own (`serving/engine/raw_loop`). Each row decodes at its own pages;
+contexts grow from `context` on.
 """
 
 import json
@@ -13,42 +13,22 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from benchmarks.figures import Figure, figure
 from model.config import load_config
 from model.sharding import DECODE, param_shardings
 from model.weights import load_params
 from serving.config import BatchConfig, MemoryConfig, MeshConfig
-from serving.core.plan import DecodeRows, LoadSlot, StepPlan
+from serving.engine import raw_loop
 from serving.engine.executor import JaxExecutor
 from serving.engine.meshes import make_meshes
 from serving.engine.programs import ExecutorSizes, Site
-from serving.messages import Role, TaskId
-from serving.request import SamplingParams, TurnId
+from serving.messages import Role
 
 ROWS = (1, 4, 16, 64)
 CONTEXT = 256  # tokens behind each row when its measurement starts
 STEPS = 64  # steps of one measurement
 REPEATS = 5
-
-GREEDY = SamplingParams(
-    max_tokens=STEPS,
-    min_tokens=0,
-    temperature=0.0,
-    top_k=None,
-    top_p=1.0,
-    min_p=0.0,
-    repetition_penalty=1.0,
-    presence_penalty=0.0,
-    frequency_penalty=0.0,
-    logit_bias=(),
-    allowed_ids=None,
-    stop_ids=(),
-    seed=0,
-    logprobs=None,
-    prompt_logprobs=None,
-)
 
 
 def measure(checkpoint: Path, *, rows: tuple[int, ...], context: int, steps: int) -> dict[str, Any]:
@@ -83,51 +63,25 @@ def _executor(checkpoint: Path, max_rows: int, total: int) -> JaxExecutor:
     site = Site(config, mesh.mesh, mesh.table, sizes, "blocked")
     executor = JaxExecutor(params, site, Role.DECODE)
     executor.warm_up(lambda done: None)
-    for slot in range(max_rows):
-        executor.load_slot(LoadSlot(slot, GREEDY, (), ()))
+    raw_loop.load_slots(executor, max_rows)
     return executor
 
 
 def _rate(executor: JaxExecutor, rows: int, context: int, steps: int) -> Figure:
-    plans = _plans(executor.sizes, rows, context, steps)
-    _timed(lambda: _run(executor, plans))
-    return figure([rows * steps / _timed(lambda: _run(executor, plans)) for _ in range(REPEATS)])
+    pages = raw_loop.own_pages(executor.sizes, [context + steps] * rows)
+    plans = [raw_loop.make_plan(pages, context + step, step, ()) for step in range(steps)]
 
+    def run() -> None:
+        raw_loop.drive(executor, plans)
 
-def _run(executor: JaxExecutor, plans: list[StepPlan]) -> None:
-    pending = executor.launch(plans[0])
-    for plan in plans[1:]:
-        behind = executor.launch(plan)
-        executor.collect(pending)
-        pending = behind
-    executor.collect(pending)
+    run()
+    return figure([rows * steps / _timed(run) for _ in range(REPEATS)])
 
 
 def _timed(work: Callable[[], None]) -> float:
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
-
-
-def _plans(sizes: ExecutorSizes, rows: int, context: int, steps: int) -> list[StepPlan]:
-    """One plan a step; row r owns the r-th run of pages."""
-    own = -(-(context + steps) // sizes.page_size)
-    pages = np.zeros((rows, sizes.max_pages), np.int32)
-    pages[:, :own] = 1 + np.arange(rows * own).reshape(rows, own)
-    tasks = tuple(TaskId(TurnId(str(row)), 0) for row in range(rows))
-
-    def plan(step: int) -> StepPlan:
-        decode = DecodeRows(
-            slot=np.arange(rows, dtype=np.int32),
-            position=np.full(rows, context + step, np.int32),
-            token=np.zeros(rows, np.int32),
-            from_host=np.full(rows, step == 0),
-            reply_index=np.full(rows, step, np.int32),
-            pages=pages,
-        )
-        return StepPlan(decode, (), False, tasks, ())
-
-    return [plan(step) for step in range(steps)]
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from serving.config import ConfigError
 from serving.flags import (
     ACCEPTED_SWITCHES,
     build_config,
+    part_options,
     read_config_file,
     server_options,
 )
@@ -32,16 +33,19 @@ def _load_file(context: click.Context, _: click.Parameter, path: Path | None) ->
     return path
 
 
-@cli.command(context_settings=ONE_SPELLING)
-@click.argument("checkpoint")
-@click.option(
+config_option = click.option(
     "--config",
     type=click.Path(path_type=Path),
     is_eager=True,
     expose_value=False,
     callback=_load_file,
-    help="TOML file of these flags; flags and variables override it.",
+    help="TOML file of a server's flags; flags and variables override it.",
 )
+
+
+@cli.command(context_settings=ONE_SPELLING)
+@click.argument("checkpoint")
+@config_option
 @server_options
 def serve(checkpoint: str, **values: Any) -> None:
     """Serve the checkpoint in directory CHECKPOINT through OpenAI's API."""
@@ -56,6 +60,30 @@ def serve(checkpoint: str, **values: Any) -> None:
 def flag_key(name: str) -> str:
     """Spell a flag as the keyword that click passes it by."""
     return name.replace("-", "_")
+
+
+@cli.command(context_settings=ONE_SPELLING)
+@click.argument("checkpoint")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    required=True,
+    help="File to write; one that was cut short is continued.",
+)
+@click.option(
+    "--repeats",
+    type=click.IntRange(min=1),
+    default=5,
+    show_default=True,
+    help="Runs of each point; their median counts.",
+)
+@config_option
+@part_options("model", "mesh", "memory", "batch")
+def profile(checkpoint: str, out: Path, repeats: int, **values: Any) -> None:
+    """Measure how long steps of CHECKPOINT take on this machine, for `serve --costs`."""
+    from serving.engine.profile import profile
+
+    profile(build_config(checkpoint, values), out, repeats)
 
 
 @cli.command(context_settings=ONE_SPELLING)

@@ -49,11 +49,21 @@ def flag_name(field: str) -> str:
     return field.replace("_", "-")
 
 
+def part_options(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Add a flag for every field of these parts of the tree to a click command."""
+
+    def add(command: Callable[..., Any]) -> Callable[..., Any]:
+        for name in reversed(names):
+            for field in reversed(fields(PARTS[name])):
+                command = _option(field)(command)
+        return command
+
+    return add
+
+
 def server_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add a flag for every field of the tree to a click command."""
-    for part in reversed(PARTS.values()):
-        for field in reversed(fields(part)):
-            command = _option(field)(command)
+    command = part_options(*PARTS)(command)
     for name in ACCEPTED_SWITCHES:
         option = click.option(f"--{name}", is_flag=True, hidden=True, help="Always on.")
         command = option(command)
@@ -61,9 +71,13 @@ def server_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def build_config(checkpoint: str, values: Mapping[str, Any]) -> ServerConfig:
-    """Make the tree from parsed flags; raises ConfigError for what cannot work together."""
+    """Make the tree from parsed flags, with defaults for parts whose flags were not offered.
+
+    Raises ConfigError for what cannot work together.
+    """
     parts = {
-        name: part(**{f.name: values[f.name] for f in fields(part)}) for name, part in PARTS.items()
+        name: part(**{f.name: values[f.name] for f in fields(part) if f.name in values})
+        for name, part in PARTS.items()
     }
     return ServerConfig(checkpoint=checkpoint, **parts)
 

@@ -29,7 +29,7 @@ from serving.config import ConfigError, EndpointConfig, ServerConfig
 from serving.engine.build import ColdWorker, load_workers, make_coordinator, settle, warm_up
 from serving.engine.loop import EngineLoop
 from serving.engine.meshes import make_cpu_devices, name_workers
-from serving.engine.programs import keep_compiled
+from serving.engine.programs import cache_directory, keep_compiled
 from serving.flags import describe, masked
 from serving.messages import EngineState
 from serving.metrics import Metrics, ServerLabels
@@ -89,15 +89,6 @@ def run_server(config: ServerConfig) -> int:
         cold = load_workers(deployment)
         uvloop.run(_serve(config, engine, cold, app, listening))
     return 0
-
-
-def cache_directory() -> Path:
-    """Say where compiled programs are kept: JAX's own variable, else the user's cache."""
-    chosen = os.environ.get("JAX_COMPILATION_CACHE_DIR")
-    if chosen:
-        return Path(chosen)
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "foretoken" / "compiled"
 
 
 def count_compilations(metrics: Metrics) -> None:

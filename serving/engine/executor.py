@@ -24,7 +24,7 @@ from model import kv_pages
 from model.parameters import Params
 from serving.core.plan import LoadSlot, StepPlan, StepResult
 from serving.engine import slots
-from serving.engine.buckets import Bucket, make_buckets
+from serving.engine.buckets import Bucket, Buckets, make_buckets
 from serving.engine.programs import ExecutorSizes, Programs, Site
 from serving.engine.steps import StepOutput
 from serving.messages import Role
@@ -68,6 +68,11 @@ class JaxExecutor:
     def num_programs(self) -> int:
         """How often `warm_up` reports progress."""
         return self._programs.count
+
+    @property
+    def buckets(self) -> Buckets:
+        """The padded shapes it compiles."""
+        return self._buckets
 
     @property
     def payload_sharding(self) -> NamedSharding:

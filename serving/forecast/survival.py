@@ -116,7 +116,7 @@ def alive_on(
     """
     came = generated[:, None].astype(np.float64)
     chances = _interpolate(alive, came + grid[None, :])
-    now = _interpolate(alive, came)
+    now = np.where(came > 0, _interpolate(alive, came), 1)
     outlived = came / np.maximum(came + grid[None, :], 1)
     return np.where(now > 0, chances / np.where(now > 0, now, 1), outlived)
 
