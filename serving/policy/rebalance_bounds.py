@@ -6,7 +6,7 @@ of tokens). The worst step time and the need for memory are looked at where the 
 peak lies, so that what they rule out is ruled out, and what they let pass has yet to be worked out.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from serving.policy.rebalance_effects import (
     Balance,
     Score,
     centre,
+    gains_enough,
     relief_of,
     score,
     worst_of_others,
@@ -25,16 +26,18 @@ from serving.policy.rebalance_load import GRAIN, Bools, Floats, Ints, Loads
 class RowBounds:
     """Rows [C], most promising first: what each brings whatever its destination is.
 
-    `relief`: exact. `worst_s`: the worst step time is at least that afterwards.
+    `relief`: exact. `worst_s`: the worst step time is at least that afterwards. `drop`: the
+    variance falls by at most that.
     """
 
     rows: Ints
     relief: Floats
     worst_s: Floats
+    drop: Floats
 
-    def part(self, which: slice) -> "RowBounds":
+    def part(self, which: slice | Bools | Ints) -> "RowBounds":
         """Return some of the rows."""
-        return RowBounds(self.rows[which], self.relief[which], self.worst_s[which])
+        return RowBounds(*(getattr(self, field.name)[which] for field in fields(self)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,14 +52,29 @@ class PairBounds:
     viable: Bools
 
 
-def row_bounds(loads: Loads, balance: Balance, rows: Ints) -> RowBounds:
-    """Bound rows and sort them: most relief first, then the lowest worst step time."""
+def row_bounds(loads: Loads, balance: Balance, rows: Ints, to: Ints) -> RowBounds:
+    """Bound rows [C] over all destinations `to` [E >= 1]: most relief first, then the lowest worst.
+
+    Rows that fit nowhere or cannot gain enough are left out. Both, and the bound of `drop`, give
+    the row a destination that at every point is the emptiest of all.
+    """
     source = loads.owner[rows]
     relief = relief_of(loads, balance, rows, source)
-    left = (balance.step_s[source] - loads.added_s(rows, source)).max(axis=1)
-    worst = np.maximum(left, worst_of_others(balance.step_s, source, source))
-    order = np.lexsort((worst, -np.rint(relief / GRAIN)))
-    return RowBounds(rows[order], relief[order], worst[order])
+    lost = loads.added_s(rows, source)
+    worst = np.maximum(
+        (balance.step_s[source] - lost).max(axis=1), worst_of_others(balance.step_s, source, source)
+    )
+    alive, tokens, off = loads.alive[rows], loads.tokens[rows], _off(loads, balance)
+    least = loads.per_row_s[to].min() * alive + loads.per_token_s[to].min() * tokens
+    most = loads.per_row_s[to].max() * alive + loads.per_token_s[to].max() * tokens
+    emptiest, count = off[to].min(axis=0), len(off)
+    at_dest = 2 * np.minimum(least * emptiest, most * emptiest)
+    at_dest += (1 - 1 / count) * least**2 + 2 / count * least * lost
+    drop = -(at_dest @ loads.weights + _at_source(loads, off, lost, source)) / count
+    room = (loads.limit[to, None] * (1 + GRAIN) - _need(loads, to)).max(axis=0)
+    useful = (relief > GRAIN) | _may_gain(loads, worst, drop, score(loads, balance))
+    bounds = RowBounds(rows, relief, worst, drop).part(useful & (tokens <= room).all(axis=1))
+    return bounds.part(np.lexsort((-bounds.drop, bounds.worst_s, -np.rint(bounds.relief / GRAIN))))
 
 
 def pair_bounds(loads: Loads, balance: Balance, bounds: RowBounds, to: Ints) -> PairBounds:
@@ -87,8 +105,7 @@ def _drop(loads: Loads, balance: Balance, rows: Ints, to: Ints) -> Floats:
     """
     weights, count, source = loads.weights, len(loads.load_s), loads.owner[rows]
     share = 1 - 1 / count
-    off = balance.step_s - centre(loads)
-    off = off - off.mean(axis=0)
+    off = _off(loads, balance)
     alive, tokens, lost = loads.alive[rows], loads.tokens[rows], loads.added_s(rows, source)
     per_row, per_token = loads.per_row_s[to, None], loads.per_token_s[to, None]
     of_rows = np.hstack(
@@ -121,14 +138,30 @@ def _drop(loads: Loads, balance: Balance, rows: Ints, to: Ints) -> Floats:
             2 / count * per_token,
         )
     )
-    at_source = (lost * (share * lost - 2 * off[source])) @ weights
+    at_source = _at_source(loads, off, lost, source)
     return -(of_rows @ of_dests.T + at_source[:, None]) / count
+
+
+def _off(loads: Loads, balance: Balance) -> Floats:
+    """Return the step times about their mean over workers: [D, G]."""
+    off = balance.step_s - centre(loads)
+    return off - off.mean(axis=0)
+
+
+def _at_source(loads: Loads, off: Floats, lost: Floats, source: Ints) -> Floats:
+    """Return the terms of n dV that hang on the source alone: [C]."""
+    share = 1 - 1 / len(off)
+    return (lost * (share * lost - 2 * off[source])) @ loads.weights
+
+
+def _need(loads: Loads, to: Ints) -> Floats:
+    """Return the tokens that must fit before anything is added: [E, G]."""
+    return loads.held[to] + loads.config.z * np.sqrt(loads.held_noise[to])
 
 
 def _may_fit(loads: Loads, rows: Ints, to: Ints) -> Bools:
     """Look at the destination's own peak need only: [C, E]."""
-    need = loads.held[to] + loads.config.z * np.sqrt(loads.held_noise[to])
-    peak = need.argmax(axis=1)
+    peak = _need(loads, to).argmax(axis=1)
     held = loads.held[to, peak] + loads.tokens[rows][:, peak]
     noise = loads.held_noise[to, peak] + loads.noise[rows][:, peak]
     return held + loads.config.z * np.sqrt(noise) <= loads.limit[to] * (1 + GRAIN)
@@ -144,5 +177,6 @@ def _may_narrow(loads: Loads, balance: Balance, rows: Ints, to: Ints) -> Bools:
 
 
 def _may_gain(loads: Loads, worst: Floats, drop: Floats, now: Score) -> Bools:
-    least = max(loads.config.min_gain, GRAIN) * (1 - GRAIN) - GRAIN
-    return (now.worst_s - worst > least * now.worst_s) | (drop > least * now.variance)
+    slack = GRAIN / 2
+    lower, more = now.worst_s * (1 + slack) - worst, drop + slack * now.variance
+    return gains_enough(loads, now, lower, more)

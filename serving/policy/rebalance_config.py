@@ -33,9 +33,10 @@ class RebalanceConfig:
     `decay` times one now. A worker is over-loaded above `1 + th_in` times the mean load, and stays
     so above `1 + th_out`; under-loaded below `1 - th_under`. `payback`: a row's expected remaining
     time is at least so many times what its move takes. `min_gain`: the share of the worst step
-    time, or of the variance, that a move must take away. `watermark`: the share of a worker's
-    capacity that stays free at its peak need, `z` standard deviations above the mean. `max_moves`
-    of one call; up to `exact_sets` sets of moves are compared outright, beyond it move by move.
+    time, or of what two workers carry of the variance, that a move must take away. `watermark`: the
+    share of a worker's capacity that stays free at its peak need, `z` standard deviations above the
+    mean. `max_moves` of one call; up to `exact_sets` sets of moves are compared outright, beyond it
+    the best move is chosen again and again.
     """
 
     horizon_steps: float = 2048.0

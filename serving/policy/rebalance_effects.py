@@ -106,7 +106,7 @@ def effects(loads: Loads, balance: Balance, rows: Ints, to: Ints) -> Effects:
     over-loaded to an under-loaded worker, gains enough, and does not overshoot: the difference of
     their loads narrows and keeps its sign (0 counts as kept, so that a pair may end level).
     """
-    config, source, now = loads.config, loads.owner[rows], score(loads, balance)
+    source, now = loads.owner[rows], score(loads, balance)
     lost, gained = loads.added_s(rows, source), loads.added_s(rows, to)
     before_s, before_d = balance.step_s[source], balance.step_s[to]
     pair_worst = np.maximum((before_s - lost).max(axis=1), (before_d + gained).max(axis=1))
@@ -122,9 +122,7 @@ def effects(loads: Loads, balance: Balance, rows: Ints, to: Ints) -> Effects:
     gap = load_s[source] - load_s[to]
     gap_after = gap - (lost + gained) @ loads.weights
     narrows = (gap_after >= -GRAIN * np.abs(gap)) & (gap_after < gap)
-    enough = (now.worst_s - worst > max(config.min_gain, GRAIN) * now.worst_s) | (
-        now.variance - variance > max(config.min_gain, GRAIN) * now.variance
-    )
+    enough = gains_enough(loads, now, now.worst_s - worst, now.variance - variance)
     by_load = balance.sends[source] & balance.takes[to] & narrows & enough
     by_memory = balance.flees[source] & balance.shelters[to] & (relief > GRAIN)
     safe = loads.candidate[rows] & (source != to) & fits & (worst <= now.worst_s * (1 + GRAIN / 2))
@@ -141,6 +139,17 @@ def effects(loads: Loads, balance: Balance, rows: Ints, to: Ints) -> Effects:
         allowed=safe & (by_load | by_memory),
         number=loads.number(rows, to),
     )
+
+
+def gains_enough(loads: Loads, now: Score, lower_s: Floats, drop: Floats) -> Bools:
+    """Return where the worst step time or the variance falls by its minimum, element by element.
+
+    Of the variance two of n workers carry 2 / n on average: `min_gain` is a share of that, lest no
+    single move among many workers be worth it.
+    """
+    share = max(loads.config.min_gain, GRAIN)
+    pair = now.variance * 2 / len(loads.load_s)
+    return (lower_s > share * now.worst_s) | (drop > share * pair + GRAIN * now.variance)
 
 
 def variance_with(loads: Loads, balance: Balance, squares: Floats, shift: Floats) -> Floats:

@@ -135,8 +135,8 @@ def steps_per_point(grid: Floats, horizon: float) -> Floats:
 
 def _sum_by_worker(values: Floats, owner: Ints, workers: int) -> Floats:
     points = values.shape[1]
-    cell = (owner[:, None] * points + np.arange(points)).ravel()
-    sums: Floats = np.bincount(cell, values.ravel(), workers * points).astype(np.float64)
+    cell: Ints = (owner[:, None] * points + np.arange(points, dtype=np.int64)).reshape(-1)
+    sums: Floats = np.bincount(cell, values.reshape(-1), workers * points).astype(np.float64)
     return sums.reshape(workers, points)
 
 

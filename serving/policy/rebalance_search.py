@@ -11,11 +11,19 @@ from typing import NamedTuple
 import numpy as np
 
 from serving.policy.rebalance_bounds import RowBounds, pair_bounds, row_bounds
-from serving.policy.rebalance_effects import Balance, Effects, Score, effects, keys, score
+from serving.policy.rebalance_effects import (
+    Balance,
+    Effects,
+    Score,
+    effects,
+    keys,
+    relief_of,
+    score,
+)
 from serving.policy.rebalance_load import GRAIN, Bools, Floats, Ints, Loads
 
-BOUNDS_AT_ONCE = 2**18
-PAIRS_AT_ONCE = 2**11
+BOUNDS_AT_ONCE = 2**13
+PAIRS_AT_ONCE = 2**8
 
 
 class Choice(NamedTuple):
@@ -33,13 +41,16 @@ class Choice(NamedTuple):
 
 def best_move(loads: Loads, balance: Balance) -> Choice | None:
     """Return the allowed move with the best score; ties: workers' ids, shorter KV, row index."""
-    short = row_bounds(loads, balance, rows_on(loads, balance.flees))
-    short = short.part(slice(np.count_nonzero(short.relief > GRAIN)))
-    relieving = _search(loads, balance, short, balance.shelters)
-    if relieving is not None:
-        return relieving
-    over = row_bounds(loads, balance, rows_on(loads, balance.sends))
-    return _search(loads, balance, over, balance.takes)
+    short = rows_on(loads, balance.flees)
+    relief = relief_of(loads, balance, short, loads.owner[short])
+    most = relief.max(initial=0.0) - GRAIN  # the rest has no chance but if all of these fail
+    for part in ((relief >= most) & (relief > GRAIN), (relief < most) & (relief > GRAIN)):
+        best = _search(loads, balance, short[part], np.flatnonzero(balance.shelters))
+        if best is not None:
+            return best
+    over = rows_on(loads, balance.sends)
+    over = over[relief_of(loads, balance, over, loads.owner[over]) <= GRAIN]
+    return _search(loads, balance, over, np.flatnonzero(balance.takes))
 
 
 def rows_on(loads: Loads, workers: Bools) -> Ints:
@@ -61,48 +72,47 @@ def best_of(now: Score, found: Effects) -> Choice | None:
     return Choice(int(found.rows[i]), int(found.to[i]), now, then, (a, b, c, int(found.number[i])))
 
 
-def _search(loads: Loads, balance: Balance, bounds: RowBounds, workers: Bools) -> Choice | None:
-    to = np.flatnonzero(workers)
-    if len(bounds.rows) == 0 or len(to) == 0:
+def _search(loads: Loads, balance: Balance, rows: Ints, to: Ints) -> Choice | None:
+    """Search moves of rows that all relieve a source short of memory, or of which none does."""
+    if len(rows) == 0 or len(to) == 0:
         return None
+    bounds = row_bounds(loads, balance, rows, to)
     best: Choice | None = None
     at_once = max(1, BOUNDS_AT_ONCE // len(to))
-    for at in range(0, len(bounds.rows), at_once):
-        some = bounds.part(slice(at, at + at_once))
-        if best is not None and not _rows_can_beat(best, some)[0]:
-            break
-        best = _search_part(loads, balance, some, to, best)
+    while len(bounds.rows) > 0:
+        best = _search_part(loads, balance, bounds.part(slice(at_once)), to, best)
+        bounds = bounds.part(slice(at_once, None))
+        if best is not None:
+            any_number = np.full(len(bounds.rows), -1)
+            chance = _can_beat(best, bounds.relief, bounds.worst_s, bounds.drop, any_number)
+            bounds = bounds.part(chance)
     return best
 
 
 def _search_part(
     loads: Loads, balance: Balance, bounds: RowBounds, to: Ints, best: Choice | None
 ) -> Choice | None:
-    """Work out pairs, PAIRS_AT_ONCE at a time, until none that is left can beat the best."""
+    """Work out pairs until none that is left can beat the best, more at a time as none is found."""
     now, found = score(loads, balance), pair_bounds(loads, balance, bounds, to)
     row, dest = np.nonzero(found.viable)
     worst, drop = found.worst_s[row, dest], found.drop[row, dest]
-    # The order of work decides only how soon the best is known, so a rough one will do.
-    hope = np.rint(worst / ((now.worst_s or 1) * GRAIN)) - drop / (now.variance or 1)
     relief, rows, to = bounds.relief[row], bounds.rows[row], to[dest]
-    left = np.arange(len(rows))
+    # The order of work decides only how soon the best is known, so a rough one will do.
+    hope = worst / (now.worst_s or 1) - 1e-6 * drop / (now.variance or 1) - 1e3 * relief
+    left, at_once = np.arange(len(rows)), PAIRS_AT_ONCE
     while True:
         if best is not None:
             numbers = loads.number(rows[left], to[left])
             left = left[_can_beat(best, relief[left], worst[left], drop[left], numbers)]
         if len(left) == 0:
             return best
-        if len(left) > PAIRS_AT_ONCE:
-            left = left[np.argpartition(hope[left], PAIRS_AT_ONCE)]
-        first, left = left[:PAIRS_AT_ONCE], left[PAIRS_AT_ONCE:]
+        if len(left) > at_once:
+            left = left[np.argpartition(hope[left], at_once)]
+        first, left = left[:at_once], left[at_once:]
+        at_once *= 2
         choice = best_of(now, effects(loads, balance, rows[first], to[first]))
         if choice is not None and (best is None or choice.key < best.key):
             best = choice
-
-
-def _rows_can_beat(best: Choice, bounds: RowBounds) -> Bools:
-    any_drop, any_number = np.full(len(bounds.rows), np.inf), np.full(len(bounds.rows), -1)
-    return _can_beat(best, bounds.relief, bounds.worst_s, any_drop, any_number)
 
 
 def _can_beat(best: Choice, relief: Floats, worst_s: Floats, drop: Floats, number: Ints) -> Bools:

@@ -1,0 +1,93 @@
+"""Views for the tests of rebalancing: spelled out, or drawn."""
+
+import numpy as np
+from hypothesis import strategies as st
+
+from serving.costs.costs import Link, StepModel
+from serving.messages import WorkerId
+from serving.policy.rebalance import RebalanceConfig
+from serving.policy.views import RebalanceView
+
+GRID = (0.0, 64.0, 256.0)
+BY_TOKENS = StepModel(0.0, 0.0, 2.0**-20)
+MODELS = (BY_TOKENS, StepModel(2.0**-7, 2.0**-13, 2.0**-20), StepModel(2.0**-8, 0.0, 2.0**-19))
+FAST = Link(0.0, 2.0**40)
+EAGER = RebalanceConfig(
+    horizon_steps=512, decay=1, th_in=0, th_out=0, th_under=0, min_gain=0, watermark=0.0, z=1
+)
+"""Moves whatever helps."""
+
+
+def view(*workers, **changes) -> RebalanceView:
+    """A view of workers "a", "b", ... with rows of (kv_len, *alive) each.
+
+    A row that is a number runs for ever.
+    """
+    rows = [(d, row) for d, held in enumerate(workers) for row in held]
+    kv_len = [row[0] if isinstance(row, tuple) else row for _, row in rows]
+    alive = [row[1:] if isinstance(row, tuple) else (1.0,) * len(GRID) for _, row in rows]
+    n = len(workers)
+    fields = {
+        "workers": tuple(WorkerId(name) for name in "abcdefgh"[:n]),
+        "step_models": (BY_TOKENS,) * n,
+        "capacity": np.full(n, 1e9),
+        "pinned": np.zeros(n),
+        "may_send": np.ones(n, np.bool_),
+        "may_receive": np.ones(n, np.bool_),
+        "owner": np.array([d for d, _ in rows], np.int64),
+        "kv_len": np.array(kv_len, np.float64),
+        "alive": np.array(alive, np.float64).reshape(-1, len(GRID)),
+        "movable": np.ones(len(rows), np.bool_),
+        "grid": np.array(GRID),
+        "link": FAST,
+        "kv_bytes_per_token": 1024,
+        "was_over": frozenset(),
+    }
+    return RebalanceView(**(fields | changes))
+
+
+@st.composite
+def views(draw) -> RebalanceView:
+    """Few rows on few workers, in numbers that add up exactly; lengths differ, so rows do."""
+    count = draw(st.integers(2, 4))
+    lengths = draw(st.lists(st.integers(1, 2000), max_size=7, unique=True))
+    workers: list[list[tuple]] = [[] for _ in range(count)]
+    for length in lengths:
+        eighths = sorted(draw(st.tuples(*[st.integers(0, 8)] * 2)), reverse=True)
+        skewed = min(draw(st.integers(0, count - 1)), draw(st.integers(0, count - 1)))
+        workers[skewed].append((length, 1.0, *(eighth / 8 for eighth in eighths)))
+    alike = draw(st.booleans())
+    models = draw(st.lists(st.sampled_from(MODELS), min_size=count, max_size=count))
+    return view(
+        *workers,
+        step_models=(models[0],) * count if alike else tuple(models),
+        capacity=np.array(draw(_many(st.sampled_from((1024.0, 4096.0, 2.0**20)), count))),
+        pinned=np.array(draw(_many(st.sampled_from((0.0, 0.0, 512.0)), count))),
+        may_send=np.array(draw(_many(_MOSTLY, count)), np.bool_),
+        may_receive=np.array(draw(_many(_MOSTLY, count)), np.bool_),
+        movable=np.array(draw(_many(_MOSTLY, len(lengths))), np.bool_),
+        link=draw(st.sampled_from((FAST, Link(2.0**-4, 2.0**20)))),
+        was_over=frozenset(draw(st.sets(st.sampled_from("ab")))),
+    )
+
+
+CONFIGS = st.builds(
+    RebalanceConfig,
+    horizon_steps=st.sampled_from((32.0, 512.0)),
+    decay=st.sampled_from((0.0, 0.5, 1.0)),
+    th_in=st.sampled_from((0.0, 0.125)),
+    th_out=st.just(0.0),
+    th_under=st.sampled_from((0.0, 0.125)),
+    payback=st.sampled_from((0.0, 2.0)),
+    min_gain=st.sampled_from((0.0, 0.0625)),
+    watermark=st.sampled_from((0.0, 0.125)),
+    z=st.sampled_from((0.0, 1.0)),
+    max_moves=st.integers(1, 2),
+    exact_sets=st.just(4096),
+)
+
+_MOSTLY = st.sampled_from((True, True, True, False))
+
+
+def _many(each, count):
+    return st.lists(each, min_size=count, max_size=count)
