@@ -111,7 +111,7 @@ class Answer(Response):
     async def _whole(self, strand: Strand) -> Whole:
         texts: list[str] = []
         samples: list[SampledToken] = []
-        async for piece in self._exchange.pieces(strand):
+        async for piece in self._exchange.pieces(strand, at_end=True):
             texts.append(piece.text)
             if self._manner.keep_samples:
                 samples += piece.samples
@@ -135,7 +135,7 @@ class Answer(Response):
         texts: list[str] = []
         held: Piece | None = None
         started = False
-        async for piece in self._exchange.pieces(strand):
+        async for piece in self._exchange.pieces(strand, at_end=False):
             texts.append(piece.text)
             if held is not None:
                 samples = (*held.samples, *piece.samples)

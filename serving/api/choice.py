@@ -88,6 +88,11 @@ class Choice:
         return Piece(text, (), True)
 
     @property
+    def watches_text(self) -> bool:
+        """Whether the text of a token may end the choice before the engine does."""
+        return self._stops is not None
+
+    @property
     def ending(self) -> dict[str, str | int | None]:
         """The fields that tell a client why the choice ended; all null before it has."""
         if self.finish is None:

@@ -17,6 +17,10 @@ class Reply(Protocol):
     Whatever is ready when the reader comes back is coalesced into one `Deliver`.
     """
 
+    def wake_at_end(self) -> None:
+        """From now on bring what is left of the reply as one `Deliver`, just before its `End`."""
+        ...
+
     def __aiter__(self) -> AsyncIterator[Deliver | End]:
         """Return itself."""
         ...

@@ -63,9 +63,11 @@ class Exchange:
             if isinstance(item, End):
                 self._check(item.outcome)
 
-    async def pieces(self, strand: Strand) -> AsyncIterator[Piece]:
+    async def pieces(self, strand: Strand, *, at_end: bool) -> AsyncIterator[Piece]:
         """Yield a strand's text as it comes; the choice is closed with the last piece.
 
+        With `at_end` the reader can wait for the whole text: it comes in as few pieces as the
+        choice's stop strings allow, which have to be looked for in every token.
         Raises ApiError when its turn fails and ClientLeft when nobody reads any more.
         """
         if strand.leader is not None:
@@ -75,6 +77,8 @@ class Exchange:
             raise RuntimeError("a strand's reply is read before it is submitted")
         choice, reply = strand.choice, strand.reply
         item = await strand.first
+        if at_end and not choice.watches_text:
+            reply.wake_at_end()
         while isinstance(item, Deliver):
             if item.prompt_logprobs is not None:
                 choice.prompt_logprobs = item.prompt_logprobs
@@ -139,6 +143,9 @@ class _Nothing:
 
     def __init__(self, strand: Strand) -> None:
         self._prompt_len = len(strand.prompt)
+
+    def wake_at_end(self) -> None:
+        """The end is all there is."""
 
     def __aiter__(self) -> AsyncIterator[Deliver | End]:
         return self

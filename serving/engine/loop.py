@@ -26,7 +26,6 @@ from serving.messages import (
     Event,
     LoadReport,
     Role,
-    SampledToken,
     Tick,
     ToWorker,
     WorkerId,
@@ -46,8 +45,8 @@ class Observer(Protocol):
         """A turn was submitted."""
         ...
 
-    def on_tokens(self, turn: TurnId, samples: Sequence[SampledToken], now: float) -> None:
-        """Tokens are on their way to a client."""
+    def on_tokens(self, turns: Sequence[TurnId], now: float) -> None:
+        """A token is on its way to the client of each of these turns."""
         ...
 
     def on_end(self, end: End, now: float) -> None:
@@ -184,7 +183,7 @@ class EngineLoop:
             case Emit(turns, samples):
                 for turn, sample in zip(turns, samples, strict=True):
                     self._replies[turn].push(sample)
-                    self._observer.on_tokens(turn, (sample,), now)
+                self._observer.on_tokens(turns, now)
             case ToWorker():
                 self._forward(action)
             case End(turn):

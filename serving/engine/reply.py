@@ -13,7 +13,8 @@ from serving.request import TokenLogprobs, TurnId
 class LoopReply:
     """Any number of `Deliver`, then exactly one `End`, then StopAsyncIteration.
 
-    Tokens that gathered while the reader was busy come as one `Deliver`.
+    Tokens that gathered while the reader was busy come as one `Deliver`. `taken` counts the tokens
+    that the reader was given, which is what a client can have seen when it leaves.
     """
 
     def __init__(self, turn: TurnId) -> None:
@@ -24,12 +25,18 @@ class LoopReply:
         self._prompt_logprobs: tuple[TokenLogprobs | None, ...] | None = None
         self._end: End | None = None
         self._over = False
+        self._at_end = False
         self._waiter: asyncio.Future[None] | None = None
+
+    def wake_at_end(self) -> None:
+        """From now on keep tokens back until the end: the reader has no use for them before."""
+        self._at_end = True
 
     def push(self, sample: SampledToken) -> None:
         """Add a token."""
         self._samples.append(sample)
-        self._wake()
+        if not self._at_end:
+            self._wake()
 
     def push_prompt(self, logprobs: tuple[TokenLogprobs | None, ...]) -> None:
         """Add the prompt's log-probabilities; they go out with the first tokens."""
@@ -46,7 +53,7 @@ class LoopReply:
 
     async def __anext__(self) -> Deliver | End:
         """Wait for tokens or the end."""
-        while not self._samples and self._end is None:
+        while self._end is None and (self._at_end or not self._samples):
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
         if self._samples:

@@ -27,7 +27,7 @@ from serving.engine.connectors.connector import Connector
 from serving.messages import (
     Event,
     LoadReport,
-    TaskId,
+    PagesReady,
     ToWorker,
     TransferFailed,
     TransferId,
@@ -100,6 +100,8 @@ class Worker:
         self._wake = Condition()
         self._stopping = False
         self._launched: deque[tuple[StepPlan, Any]] = deque()
+        self._arrived: dict[TransferId, Any] = {}  # payloads taken, not yet written
+        self._unannounced: set[TransferId] = set()  # sent, and their receivers not told yet
         self._report: LoadReport = batcher.report()
         self._reported_at = clock()
         self._thread = Thread(target=self._run, name=str(self.id), daemon=True)
@@ -134,7 +136,7 @@ class Worker:
         except Exception:
             # Whatever broke, this worker's pages and rows are gone: the coordinator must know.
             LOG.exception("worker %s broke and is lost; its turns go on elsewhere", self.id)
-            self._post([WorkerLost(self.id)])
+            self._leave()
 
     def _wait(self) -> bool:
         """Sleep until there is something to do; False when the worker is to end."""
@@ -143,11 +145,20 @@ class Worker:
                 self._wake.wait()
             return not self._stopping
 
+    def _leave(self) -> None:
+        """Let go of payloads that nobody will take; what was announced is still taken."""
+        self._connector.lose(self.id)
+        for transfer in self._unannounced:
+            self._connector.drop(transfer)
+        self._arrived.clear()
+        self._post([WorkerLost(self.id)])
+
     def round(self) -> bool:
         """Do one round; returns whether anything was done. Public for drivers without threads."""
         worked = bool(self._inbox)
         while self._inbox:
-            self._act(self.batcher.on(self._inbox.popleft(), self._clock()))
+            message = self._with_payload(self._inbox.popleft())
+            self._act(self.batcher.on(message, self._clock()))
         queued = len(self._launched)
         if queued < MAX_LAUNCHED:
             self._act(self.batcher.step(self._clock()))
@@ -182,32 +193,48 @@ class Worker:
                     leaving.append(output)
         if leaving:
             self._post(leaving)
+        if self._unannounced:
+            self._unannounced.difference_update(_announced(leaving))
+
+    def _with_payload(self, message: WorkerMessage) -> WorkerMessage:
+        """Take announced pages before the batcher hears of them: what it names is then there.
+
+        It may let go of a task, and keep its pages for the next turn, as soon as it hears.
+        """
+        if not isinstance(message, PagesReady):
+            return message
+        try:
+            self._arrived[message.transfer] = self._connector.take(message.transfer)
+        except KeyError as error:
+            return TransferFailed(message.task, message.transfer, str(error))
+        return message
 
     def _move(
         self,
         command: SendPages | ReceivePages | DropTransfer,
         leaving: list[Event | ToWorker | Moved],
     ) -> list[Output]:
-        """Move pages. A failure ends the task's attempt, not the worker."""
+        """Move pages. A send that fails ends the task's attempt, not the worker."""
         match command:
             case SendPages(transfer, task, pages, to):
                 try:
                     moved = self._connector.send(transfer, self._executor.gather(pages), to)
                 except (RuntimeError, KeyError) as error:
-                    return self._failed(task, transfer, error)
+                    failed = TransferFailed(task, transfer, str(error))
+                    return self.batcher.on(failed, self._clock())
+                self._unannounced.add(transfer)
                 leaving.append(Moved(self.id, to, moved))
-            case ReceivePages(transfer, task, pages):
-                try:
-                    payload = self._connector.take(transfer)
-                except KeyError as error:
-                    return self._failed(task, transfer, error)
-                self._executor.scatter(payload, pages)
+            case ReceivePages(transfer, _, pages):
+                self._executor.scatter(self._arrived.pop(transfer), pages)
             case DropTransfer(transfer):
+                self._arrived.pop(transfer, None)
+                self._unannounced.discard(transfer)
                 self._connector.drop(transfer)
             case _:
                 assert_never(command)
         return []
 
-    def _failed(self, task: TaskId, transfer: TransferId, error: Exception) -> list[Output]:
-        failed = TransferFailed(task, transfer, str(error))
-        return self.batcher.on(failed, self._clock())
+
+def _announced(leaving: Sequence[Event | ToWorker | Moved]) -> list[TransferId]:
+    messages = [item.message for item in leaving if isinstance(item, ToWorker)]
+    return [message.transfer for message in messages if isinstance(message, PagesReady)]

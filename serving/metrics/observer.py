@@ -20,7 +20,6 @@ from serving.messages import (
     Outcome,
     Rejected,
     Role,
-    SampledToken,
     WorkerId,
 )
 from serving.metrics.catalog import (
@@ -87,22 +86,27 @@ class Metrics:
         self._live[turn.id] = _Live(now, row, None, turn.prompt_len, None, now)
         self._observe("vllm:request_params_max_tokens", row, turn.sampling.max_tokens)
 
-    def on_tokens(self, turn: TurnId, samples: Sequence[SampledToken], now: float) -> None:
-        """Tokens are on their way to a client; those that come together share the gap."""
-        live = self._live.get(turn)
-        if live is None or not samples:
-            return
-        row, gaps = live.row, len(samples)
-        self._generated.add(row, gaps)
-        if live.first is None:
-            gaps -= 1
-            live.first = now
-            self._observe("vllm:time_to_first_token_seconds", row, now - live.arrived)
-            self._values["vllm:prompt_tokens"].add(row, live.prompt_len)
-        if gaps:
-            gap = 0.0 if live.first == now else (now - live.last) / gaps
-            self._itl.observe(row, gap, gaps)
-        live.last = now
+    def on_tokens(self, turns: Sequence[TurnId], now: float) -> None:
+        """A token is on its way to the client of each turn.
+
+        Called for every step: turns whose last tokens came from one step too are counted together.
+        """
+        row: Row = ()
+        gap, count = 0.0, 0
+        for turn in turns:
+            live = self._live.get(turn)
+            if live is None:
+                continue
+            if live.first is None:
+                self._on_first_token(live, now)
+                continue
+            own = now - live.last
+            live.last = now
+            if own != gap or live.row != row:
+                self._on_gaps(row, gap, count)
+                row, gap, count = live.row, own, 0
+            count += 1
+        self._on_gaps(row, gap, count)
 
     def on_end(self, end: End, now: float) -> None:
         """A turn ended; latencies and lengths are those of replies that are whole."""
@@ -169,6 +173,18 @@ class Metrics:
             self._values["vllm:num_requests_waiting"].set(row, report.waiting)
             usage = report.pages_used / pages if pages else 0.0
             self._values["vllm:kv_cache_usage_perc"].set(row, usage)
+
+    def _on_first_token(self, live: _Live, now: float) -> None:
+        live.first = live.last = now
+        self._generated.add(live.row, 1)
+        self._observe("vllm:time_to_first_token_seconds", live.row, now - live.arrived)
+        self._values["vllm:prompt_tokens"].add(live.row, live.prompt_len)
+
+    def _on_gaps(self, row: Row, gap: float, count: int) -> None:
+        """`count` tokens came `gap` seconds after the ones before them."""
+        if count:
+            self._generated.add(row, count)
+            self._itl.observe(row, gap, count)
 
     def _on_pool(self, worker: WorkerId, pages: int) -> None:
         """Tell the size of a worker's pool, which is known once it is warm."""

@@ -1,6 +1,7 @@
 """Metrics count what happened, exist from the start, and are all documented."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,6 @@ from serving.messages import (
     Outcome,
     Rejected,
     Role,
-    SampledToken,
     WorkerId,
 )
 from serving.metrics import Metrics, ServerLabels
@@ -54,10 +54,6 @@ def turn(max_tokens: int = 10) -> Turn:
     return Turn(A, None, (1, 2, 3, 4), sampling, Slo(None, None), 0, "")
 
 
-def samples(count: int) -> list[SampledToken]:
-    return [SampledToken(i, i, None) for i in range(count)]
-
-
 def decided(kind: str, choice: str, reason: str) -> Decision:
     return Decision(kind, A, choice, reason, SessionId("s"))
 
@@ -78,9 +74,10 @@ def answered(observer: Metrics, outcome: Outcome) -> None:
     """Arrives at 1.0, tokens at 1.5, 1.6 (two) and 2.0, ends at 2.5; two of four tokens cached."""
     observer.on_arrival(turn(), 1.0)
     observer.on_decision(decided("place", D1, "least_load"))
-    observer.on_tokens(A, samples(1), 1.5)
-    observer.on_tokens(A, samples(2), 1.6)
-    observer.on_tokens(A, samples(1), 2.0)
+    observer.on_tokens([A], 1.5)
+    for _ in range(2):
+        observer.on_tokens([A], 1.6)
+    observer.on_tokens([A], 2.0)
     observer.on_end(End(A, outcome, 4, 4, 2), 2.5)
 
 
@@ -156,7 +153,7 @@ def test_turns_are_counted_by_how_they_ended(outcome: Outcome, reason: str):
 def test_a_turn_is_forgotten_at_its_end():
     observer = metrics()
     answered(observer, Completed(FinishReason.STOP))
-    observer.on_tokens(A, samples(1), 3.0)
+    observer.on_tokens([A], 3.0)
     observer.on_end(End(A, Completed(FinishReason.STOP), 4, 4, 2), 3.0)
     observer.on_decision(decided("route", D1, "other"))
     assert read(observer, "vllm:generation_tokens_total") == 4
@@ -238,11 +235,26 @@ def test_token_buckets_are_a_1_2_5_series():
     assert token_bounds(4096)[-1] == 2000
 
 
+def test_the_tokens_of_a_step_are_counted_turn_by_turn():
+    observer = metrics()
+    for name, owner in (("a", D0), ("b", D0), ("c", D1)):
+        observer.on_arrival(replace(turn(), id=TurnId(name)), 0.0)
+        observer.on_decision(replace(decided("place", owner, "least_load"), turn=TurnId(name)))
+    for now, names in ((1.0, "a"), (2.0, "ab"), (4.0, "abcx"), (8.0, "abc")):
+        observer.on_tokens([TurnId(name) for name in names], now)
+    for engine, firsts, gaps in (("1", 1 + 2, 1 + 2 + 2 + 4 + 4), ("2", 4, 4)):
+        assert read(observer, "vllm:time_to_first_token_seconds_sum", engine=engine) == firsts
+        assert read(observer, "vllm:inter_token_latency_seconds_sum", engine=engine) == gaps
+    assert read(observer, "vllm:generation_tokens_total", engine="1") == 7
+    assert read(observer, "vllm:generation_tokens_total", engine="2") == 2
+    assert read(observer, "vllm:inter_token_latency_seconds_count", engine="1") == 5
+
+
 def test_the_two_inter_token_histograms_tell_the_same():
     observer = metrics()
     observer.on_arrival(turn(), 0.0)
     for now in (1.0, 1.002, 1.022, 1.042, 200.0):
-        observer.on_tokens(A, samples(1), now)
+        observer.on_tokens([A], now)
     for prefix in ("vllm", "foretoken"):
         name = f"{prefix}:inter_token_latency_seconds"
         assert read(observer, f"{name}_bucket", le="0.01") == 1

@@ -58,6 +58,7 @@ class FakeReply:
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
     ended: bool = False
     sent: int = 0
+    at_end: bool = False
 
     def __post_init__(self) -> None:
         sampling, count = self.turn.sampling, 0
@@ -88,6 +89,14 @@ class FakeReply:
 
     def _end(self, outcome: Outcome, count: int) -> End:
         return End(self.turn.id, outcome, self.turn.prompt_len, count, self.script.cached_len)
+
+    def wake_at_end(self) -> None:
+        self.at_end = True
+        delivered = [item for item in self.items if isinstance(item, Deliver)]
+        ends = [item for item in self.items if isinstance(item, End)]
+        rest = tuple(sample for item in delivered for sample in item.samples)
+        self.items = deque([Deliver(self.turn.id, rest, None)] if rest and ends else [])
+        self.items += ends
 
     def __aiter__(self) -> "FakeReply":
         return self
@@ -134,6 +143,11 @@ class FakeEngine:
 
     def reports(self) -> Sequence[LoadReport]:
         return self.load
+
+    @property
+    def waits_for_the_end(self) -> list[bool]:
+        """Of every turn, whether its reader wants to be woken at the end only."""
+        return [self._replies[turn.id].at_end for turn in self.turns]
 
     @property
     def unfinished(self) -> int:

@@ -14,7 +14,8 @@ class Connector(Protocol):
     def send(self, transfer: TransferId, payload: jax.Array, to: WorkerId) -> int:
         """Start moving a payload to a worker's mesh; returns its size in bytes. Does not block.
 
-        The payload is the caller's own copy: it is never written again.
+        The payload is the caller's own copy: it is never written again. Raises KeyError for a
+        worker that is unknown or lost.
         """
         ...
 
@@ -27,4 +28,8 @@ class Connector(Protocol):
 
     def drop(self, transfer: TransferId) -> None:
         """Let go of a payload that nobody will take; no effect if it is unknown."""
+        ...
+
+    def lose(self, worker: WorkerId) -> None:
+        """Let go of what was sent to a worker that is gone, and refuse what comes for it later."""
         ...

@@ -14,26 +14,36 @@ class InProcessConnector:
 
     def __init__(self, shardings: Mapping[WorkerId, NamedSharding]) -> None:
         """`shardings[worker]` is how a payload [L, n, 2, K, page_size, H] lies on its mesh."""
-        self._shardings = shardings
-        self._payloads: dict[TransferId, jax.Array] = {}
+        self._shardings = dict(shardings)
+        self._payloads: dict[TransferId, tuple[WorkerId, jax.Array]] = {}
         self._lock = Lock()
 
     def send(self, transfer: TransferId, payload: jax.Array, to: WorkerId) -> int:
-        """Start the copy. Raises KeyError for an unknown worker."""
+        """Start the copy. Raises KeyError for a worker that is unknown or lost."""
         arrived = jax.device_put(payload, self._shardings[to])
         with self._lock:
-            self._payloads[transfer] = arrived
+            if to not in self._shardings:  # lost while the copy was started
+                raise KeyError(to)
+            self._payloads[transfer] = (to, arrived)
         return payload.nbytes
 
     def take(self, transfer: TransferId) -> jax.Array:
         """Hand a payload over, once."""
         with self._lock:
-            return self._payloads.pop(transfer)
+            return self._payloads.pop(transfer)[1]
 
     def drop(self, transfer: TransferId) -> None:
         """Forget a payload."""
         with self._lock:
             self._payloads.pop(transfer, None)
+
+    def lose(self, worker: WorkerId) -> None:
+        """Forget a worker and the payloads sent to it."""
+        with self._lock:
+            self._shardings.pop(worker, None)
+            for transfer, (to, _) in list(self._payloads.items()):
+                if to == worker:
+                    del self._payloads[transfer]
 
     def __len__(self) -> int:
         """Count payloads that nobody has taken yet."""

@@ -83,6 +83,24 @@ def test_a_stop_string_ends_the_turn_in_the_engine(http: httpx.Client, engine: F
     assert engine.unfinished == 0
 
 
+@pytest.mark.parametrize(
+    ("fields", "at_end"),
+    [
+        ({}, True),
+        ({"stop": "x"}, False),
+        ({"stream": True}, False),
+        ({"n": 2, "logprobs": 1}, True),
+    ],
+)
+def test_only_a_whole_answer_without_stop_strings_waits_for_its_end(
+    http: httpx.Client, engine: FakeEngine, fields: dict[str, Any], at_end: bool
+):
+    engine.script = lambda turn: each(b"abcd")
+    answer = http.post("/v1/completions", json={**TEXT, "max_tokens": 20, **fields})
+    assert answer.status_code == 200
+    assert set(engine.waits_for_the_end) == {at_end}
+
+
 def test_no_tokens_at_all_need_no_engine(http: httpx.Client, engine: FakeEngine):
     choice, count = ask(http, max_tokens=0)
     assert (choice["text"], choice["finish_reason"], count) == ("", "length", 0)

@@ -22,7 +22,6 @@ from serving.messages import (
     EngineState,
     Failed,
     Rejected,
-    SampledToken,
     WorkerId,
 )
 from serving.request import Turn, TurnId
@@ -42,8 +41,9 @@ class Diary:
     def on_arrival(self, turn: Turn, now: float) -> None:
         self.tokens[turn.id] = 0
 
-    def on_tokens(self, turn: TurnId, samples: Sequence[SampledToken], now: float) -> None:
-        self.tokens[turn] += len(samples)
+    def on_tokens(self, turns: Sequence[TurnId], now: float) -> None:
+        for name in turns:
+            self.tokens[name] += 1
 
     def on_end(self, end: End, now: float) -> None:
         self.ends.append(end)

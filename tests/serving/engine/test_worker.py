@@ -1,0 +1,178 @@
+"""What a worker does when pages do not arrive or a peer is gone.
+
+Its device and connector are fakes that only remember; the batcher is real.
+"""
+
+from collections.abc import Sequence
+from threading import Event as Signal
+from typing import Any
+
+import pytest
+
+from serving.core.batcher import Batcher
+from serving.core.plan import LoadSlot, StepPlan, StepResult
+from serving.engine.worker import Moved, Worker
+from serving.messages import (
+    Ack,
+    Decode,
+    Event,
+    Granted,
+    PagesReady,
+    Prefill,
+    Refused,
+    SampledToken,
+    ToWorker,
+    TransferId,
+    WorkerId,
+    WorkerLost,
+)
+from serving.request import FinishReason
+from tests.support.one_worker import D0, LIMITS, P0, task
+
+REASON = FinishReason.STOP
+SECOND = TransferId(P0, 2)
+
+
+class Device:
+    """Samples zeros; breaks at its `last_step`."""
+
+    def __init__(self, last_step: int | None = None) -> None:
+        self.last_step = last_step
+        self.steps = 0
+        self.written: list[Any] = []
+
+    def load_slot(self, load: LoadSlot) -> None:
+        pass
+
+    def launch(self, plan: StepPlan) -> StepPlan:
+        self.steps += 1
+        if self.steps == self.last_step:
+            raise RuntimeError("the device is gone")
+        return plan
+
+    def collect(self, pending: StepPlan) -> StepResult:
+        ids = [0] * pending.num_decode, [0] * len(pending.chunks)
+        return StepResult(*ids, None, None, {})
+
+    def gather(self, pages: Sequence[int]) -> tuple[int, ...]:
+        return tuple(pages)
+
+    def scatter(self, payload: Any, pages: Sequence[int]) -> None:
+        self.written.append(payload)
+
+
+class Payloads:
+    """A connector that keeps what is sent; `lost` are the workers that it has given up."""
+
+    def __init__(self) -> None:
+        self.kept: dict[TransferId, Any] = {}
+        self.lost: list[WorkerId] = []
+
+    def send(self, transfer: TransferId, payload: Any, to: WorkerId) -> int:
+        if to in self.lost:
+            raise KeyError(to)
+        self.kept[transfer] = payload
+        return len(payload)
+
+    def take(self, transfer: TransferId) -> Any:
+        return self.kept.pop(transfer)
+
+    def drop(self, transfer: TransferId) -> None:
+        self.kept.pop(transfer, None)
+
+    def lose(self, worker: WorkerId) -> None:
+        self.lost.append(worker)
+
+
+class Bench:
+    """One worker without its thread, and what has left it."""
+
+    def __init__(self, name: WorkerId, device: Device | None = None) -> None:
+        self.left: list[Event | ToWorker | Moved] = []
+        self.gone = Signal()
+        self.device = device or Device()
+        self.payloads = Payloads()
+        self.worker = Worker(
+            Batcher(name, LIMITS), self.device, self.payloads, self._post, lambda: 0.0
+        )
+
+    def _post(self, leaving: Sequence[Event | ToWorker | Moved]) -> None:
+        self.left += leaving
+        if any(isinstance(item, WorkerLost) for item in leaving):
+            self.gone.set()
+
+    def tell(self, message: Any) -> None:
+        self.worker.deliver(message)
+        self.worker.round()
+        self.worker.batcher.check()
+
+    def messages(self, kind: type) -> list[Any]:
+        found = [item.message if isinstance(item, ToWorker) else item for item in self.left]
+        return [item for item in found if isinstance(item, kind)]
+
+
+def announced(work: Any, number: int, finish: FinishReason | None) -> PagesReady:
+    first = SampledToken(0, 5, None)
+    return PagesReady(work.id, TransferId(P0, number), 0, 3, 9, first, finish)
+
+
+@pytest.fixture
+def owner() -> Bench:
+    """A decode worker that has made room for a turn of nine tokens."""
+    bench = Bench(D0)
+    bench.tell(Decode(task("a", range(9)), P0))
+    assert bench.messages(Granted)
+    return bench
+
+
+@pytest.mark.parametrize("finish", [None, REASON], ids=["goes on", "is over"])
+def test_nothing_is_cached_of_pages_that_never_came(owner, finish):
+    owner.tell(announced(task("a", range(9)), 1, finish))
+    assert [refused.reason for refused in owner.messages(Refused)] == ["transfer_failed"]
+    assert owner.device.written == []
+    report = owner.worker.batcher.report()
+    assert (report.pages_used, report.pages_cached) == (0, 0)
+
+
+def test_pages_of_a_reply_that_is_over_are_written_and_kept_when_they_came(owner):
+    owner.payloads.kept[TransferId(P0, 1)] = "kv"
+    owner.tell(announced(task("a", range(9)), 1, REASON))
+    assert owner.device.written == ["kv"]
+    assert owner.messages(Ack)
+    report = owner.worker.batcher.report()
+    assert (report.pages_used, report.pages_cached) == (0, 3)
+
+
+def test_pages_for_a_turn_that_is_gone_are_let_go(owner):
+    owner.payloads.kept[TransferId(P0, 1)] = "kv"
+    owner.tell(announced(task("b", range(9)), 1, REASON))
+    assert owner.payloads.kept == {}
+    assert owner.messages(Ack)
+    assert owner.device.written == []
+
+
+def test_a_send_to_a_lost_worker_ends_the_attempt_and_not_the_sender():
+    sender = Bench(P0)
+    sender.payloads.lose(D0)
+    work = task("a", range(5))
+    sender.tell(Prefill(work, D0))
+    sender.tell(Granted(work.id, D0, 0))
+    assert [refused.reason for refused in sender.messages(Refused)] == ["transfer_failed"]
+    assert not sender.messages(PagesReady)
+
+
+def test_a_worker_that_breaks_leaves_only_what_it_has_announced():
+    # The first step ends one prompt, whose announcement waits for its token, and fills pages of
+    # another, which are announced at once. The second launch breaks.
+    sender = Bench(P0, Device(last_step=2))
+    for work in (task("a", range(4)), task("b", range(100, 120))):
+        sender.worker.deliver(Prefill(work, D0))
+        sender.worker.deliver(Granted(work.id, D0, 0))
+    sender.worker.start()
+    assert sender.gone.wait(30)
+    sender.worker.stop()
+    assert len(sender.messages(Moved)) == 2
+    assert [ready.transfer for ready in sender.messages(PagesReady)] == [SECOND]
+    assert list(sender.payloads.kept) == [SECOND]
+    assert sender.payloads.lost == [P0]
+    assert sender.left[-1] == WorkerLost(P0)
