@@ -52,8 +52,10 @@ class Bench:
         pages = rows * (-(-max_len // PAGE_SIZE)) + 2
         self.watch = Stopwatch()
         self.coordinator = Coordinator(
-            CoordinatorLimits(max_len, rows, None, reply_len, 3, 30.0),
+            CoordinatorLimits(max_len, PAGE_SIZE, rows, None, 3, 30.0),
+            settings.coordinator_rules(ROLES),
             Sessions(max_sessions=2 * rows, ttl_s=600.0, page_size=PAGE_SIZE),
+            settings.lengths(),
         )
         self.batcher = Batcher(
             WORKER,

@@ -136,10 +136,14 @@ class Finished:
 
 @dataclass(frozen=True, slots=True)
 class Adopted:
-    """A worker has a task's whole KV and decodes it from now on: a hand-off or a move is done."""
+    """A worker has a task's whole KV and decodes it from now on: a hand-off or a move is done.
+
+    `reply` are the turn's reply tokens so far: those that the source told last may be lost with it.
+    """
 
     worker: WorkerId
     task: TaskId
+    reply: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)

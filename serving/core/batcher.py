@@ -462,7 +462,9 @@ class Batcher:
         if over:
             self.holdings.retire(entry)
             return
-        self._out.append(Adopted(self.worker, entry.task.id))
+        self._out.append(
+            Adopted(self.worker, entry.task.id, tuple(entry.tokens[entry.prompt_len :]))
+        )
         self._load_slot(entry)
         self._decode_on(entry, now, token=entry.tokens[-1])
 

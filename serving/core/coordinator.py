@@ -300,8 +300,10 @@ class Coordinator:
             live = self._turns.get(task.turn)
             if live is None or live.task != task:
                 continue
-            if sample.reply_index != len(live.tokens) - live.turn.prompt_len:
-                live.early[sample.reply_index] = sample
+            expected = len(live.tokens) - live.turn.prompt_len
+            if sample.reply_index != expected:
+                if sample.reply_index > expected:
+                    live.early[sample.reply_index] = sample
                 continue
             live.tokens.append(sample.token)
             live.last_at = now
@@ -357,8 +359,9 @@ class Coordinator:
                 self._settle(live, now)
             case Refused(worker, _, reason):
                 self._on_refused(live, worker, reason, now)
-            case Adopted(worker):
-                self._moves.adopted(live, worker, now)
+            case Adopted(worker, _, reply):
+                self._moves.adopted(live, worker, reply, now)
+                self._settle(live, now)
                 self._roles.settle_all(now)
             case MoveFailed(_, _, reason):
                 self._moves.failed(live, reason)
@@ -448,10 +451,8 @@ class Coordinator:
         for peer in self.fleet.workers:
             self._outbox.to_worker(peer, event)
         for live in list(self._turns.values()):
-            if worker in (live.owner, live.prefill):
+            if worker in (live.owner, live.prefill) or self._moves.lost(live, worker):
                 self._retry(live, "worker_lost", now)
-            else:
-                self._moves.lost(live, worker)
 
     def _on_tick(self, now: float) -> None:
         self.sessions.expire(now)

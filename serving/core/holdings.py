@@ -260,11 +260,15 @@ class Holdings:
         return GrowthView(len(task.tokens), left, task.task.remaining.after(came))
 
     def _reserve_anew(self, task: WorkerTask) -> None:
-        """A row that has outgrown its reserve is forecast again, from where it is."""
+        """A row that has outgrown its reserve is forecast again, from where it is.
+
+        It is promised at most as much again as it has: one forecast was wrong already (ours).
+        """
         if len(task.pages) <= task.reserved_pages:
             return
         view, page_size = self._growth_view(task), self.limits.page_size
-        growth = min(view.max_new_len, view.remaining.quantile(self._rules.reserve_quantile))
+        growth = min(view.remaining.quantile(self._rules.reserve_quantile), task.replied)
+        growth = min(view.max_new_len, growth)
         task.reserved_pages = pages_for(view.prompt_len + growth, page_size)
 
     def _queued_view(self, task: WorkerTask) -> QueuedView:

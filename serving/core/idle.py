@@ -44,7 +44,7 @@ class IdleSessions:
 
         A session with no page left was evicted: it counts as not having returned until now.
         """
-        for session in self._left_at.keys() - pages_of.keys():
+        for session in [s for s in self._left_at if s not in pages_of]:
             left_at = self._left_at.pop(session)
             self._returns.observe(self.now - left_at, returned=False)
         sessions = list(pages_of)

@@ -14,7 +14,7 @@ from serving.core.live_turn import LiveTurn, PendingMove
 from serving.core.outbox import Outbox
 from serving.core.rebalancer import WantedMove
 from serving.core.sessions import Sessions
-from serving.messages import Cancel, Decode, MoveAbort, MoveOut, WorkerId
+from serving.messages import Cancel, Decode, MoveAbort, MoveOut, SampledToken, WorkerId
 
 
 class Moves:
@@ -47,8 +47,12 @@ class Moves:
         self._outbox.to_worker(live.owner, MoveOut(live.task, wanted.to))
         return True
 
-    def adopted(self, live: LiveTurn, worker: WorkerId, now: float) -> None:
-        """A worker decodes a task now; if that ends a move, it owns the session from now on."""
+    def adopted(self, live: LiveTurn, worker: WorkerId, reply: tuple[int, ...], now: float) -> None:
+        """A worker decodes a task now; if that ends a move, it owns the session from now on.
+
+        What the source has told of the `reply` may still be on its way, or lost with it. Tokens
+        without log-probabilities need not wait for it.
+        """
         move = live.move
         if move is None or worker != move.to or live.owner is None:
             return
@@ -56,6 +60,10 @@ class Moves:
         self._fleet.end_decode(live.owner, live.turn.id, len(live.tokens))
         self._fleet.begin_decode(worker, live.turn.id, len(live.tokens))
         source, live.owner, live.move, live.moved_at = live.owner, worker, None, now
+        live.moved_from, live.moved_len = source, len(reply)
+        if live.turn.sampling.logprobs is None:
+            for index in range(live.replied, len(reply)):
+                live.early[index] = SampledToken(index, reply[index], None)
         self._sessions.own(live.session, worker)
         details = {
             "from": source,
@@ -80,10 +88,14 @@ class Moves:
         self._ask_back(live)
         return True
 
-    def lost(self, live: LiveTurn, worker: WorkerId) -> None:
-        """A worker is lost; a row on its way there may still be at its source, which knows."""
+    def lost(self, live: LiveTurn, worker: WorkerId) -> bool:
+        """A worker is lost; returns whether tokens were lost with it, so that a turn begins anew.
+
+        A row on its way there may still be at its source, which knows.
+        """
         if live.move is not None and live.move.to == worker:
             self._ask_back(live)
+        return live.moved_from == worker and live.replied < live.moved_len
 
     def forget(self, live: LiveTurn) -> None:
         """Take a move off the books."""

@@ -73,7 +73,9 @@ class Router:
         costs = self._costs[Role.BOTH]
         if isinstance(decision, Remote):
             prefill, reuse = decision.worker, decision.reuse
-            pull = decision.history is History.PULL
+            # Views count full pages. What the owner holds of one page more is fetched too, unless
+            # the policy would rather compute than fetch.
+            pull = reuse and not (decision.history is History.RECOMPUTE and owner_len)
             cached_len = held[prefill] if reuse else 0
             cached_len = max(cached_len, owner_len) if pull else cached_len
             costs = self._costs[self._fleet.workers[prefill].role]

@@ -45,6 +45,8 @@ class Waiting:
         """Let a task wait."""
         task.stage = Stage.WAITING
         insort(self._tasks, task, key=age)
+        if self._chosen is not None and age(task) < age(self._chosen):
+            self._chosen = None  # it comes back, or is more urgent: its turn is before
 
     def remove(self, task: WorkerTask) -> None:
         """A task waits no more, though it was not its turn."""

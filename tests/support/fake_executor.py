@@ -16,7 +16,9 @@ from serving.core.plan import (
     Command,
     DropTransfer,
     LoadSlot,
+    OffloadPages,
     ReceivePages,
+    RestorePages,
     SendPages,
     StepPlan,
     StepResult,
@@ -86,6 +88,7 @@ class FakeExecutor:
         self.kv: list[Page] = [[POISON] * page_size for _ in range(pages)]
         self.slots: list[Slot | None] = [None] * slots
         self.holders = holders
+        self.host: dict[int, Page] = {}
         self.tokens_run = 0
         self.largest_step = 0
 
@@ -105,6 +108,14 @@ class FakeExecutor:
                     self.kv[page] = list(content)
             case DropTransfer(transfer):
                 self.connector.drop(transfer)
+            case OffloadPages(pages, host_slots):
+                for page, slot in zip(pages, host_slots, strict=True):
+                    assert POISON not in self.kv[page], "a page is offloaded after it was freed"
+                    self.host[slot] = list(self.kv[page])
+            case RestorePages(host_slots, pages):
+                for slot, page in zip(host_slots, pages, strict=True):
+                    assert self.holders(page) == 1, "a restored page is shared or free"
+                    self.kv[page] = list(self.host[slot])
 
     def poison(self, pages: list[int]) -> None:
         """Overwrite pages that hold nothing worth keeping."""

@@ -17,8 +17,10 @@ from serving.core.plan import (
     DropTransfer,
     Launch,
     LoadSlot,
+    OffloadPages,
     Output,
     ReceivePages,
+    RestorePages,
     SendPages,
     StepPlan,
     StepResult,
@@ -131,7 +133,7 @@ class FakeFleet:
 
     def join(self, worker: WorkerId, role: Role) -> None:
         limits = self.shape.limits(role)
-        batcher = Batcher(worker, limits)
+        batcher = self.shape.batcher(worker, role)
         executor = FakeExecutor(
             worker,
             self.connector,
@@ -258,7 +260,7 @@ class FakeFleet:
                     todo.extend(self._send(worker, output))
                 case ReceivePages():
                     todo.extend(self._receive(worker, output))
-                case LoadSlot() | DropTransfer():
+                case LoadSlot() | DropTransfer() | OffloadPages() | RestorePages():
                     worker.executor.execute(output)
                 case ToWorker(to, message):
                     lost = isinstance(message, Ack) and self.lose_ack(message)
@@ -356,8 +358,9 @@ class FakeFleet:
         assert not open_turns, f"turns without an end: {open_turns}"
         assert self.coordinator.live_turns == 0
         for record in self.coordinator.fleet.workers.values():
-            books = (record.load, record.queued, record.decoding_turns, record.prefilling_turns)
+            books = (record.load, record.turns, record.queued_len, record.prefilling)
             assert books == (0, 0, 0, 0), f"{record.id} is still booked: {books}"
+            assert (record.kv_tokens, record.decoding) == (0, {}), f"{record.id} still decodes"
         for name, worker in self.workers.items():
             holdings = worker.batcher.holdings
             assert not holdings.tasks, f"{name} still knows {list(holdings.tasks)}"

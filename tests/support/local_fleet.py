@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from serving.core.batcher import Batcher
 from serving.core.coordinator import Coordinator, CoordinatorLimits
 from serving.core.holdings import BatcherLimits
+from serving.core.rules import CoordinatorRules
 from serving.core.sessions import Sessions
 from serving.engine.connectors.in_process import InProcessConnector
 from serving.engine.worker import Executor, Moved, Worker
@@ -28,6 +29,8 @@ from serving.messages import (
     WorkerJoined,
 )
 from serving.request import SamplingParams, SessionId, Slo, TokenLogprobs, Turn, TurnId
+from tests.support.rules import batcher_rules
+from tests.support.sharp_lengths import SharpLengths
 
 MAX_ROUNDS = 20_000
 
@@ -75,13 +78,18 @@ class Answer:
 
 
 class LocalFleet:
-    """`executors[worker]` is an executor with its role; they share `connector`."""
+    """`executors[worker]` is an executor with its role; they share `connector`.
+
+    Every reply is forecast to have `forecast` tokens.
+    """
 
     def __init__(
         self,
         executors: dict[WorkerId, tuple[Role, Executor]],
         connector: InProcessConnector,
         limits: BatcherLimits,
+        rules: CoordinatorRules,
+        forecast: int,
     ) -> None:
         self.now = 0.0
         self.answers: dict[TurnId, Answer] = {}
@@ -89,11 +97,13 @@ class LocalFleet:
         self.moved_bytes = 0
         self.workers: dict[WorkerId, Worker] = {}
         self.coordinator = Coordinator(
-            CoordinatorLimits(limits.max_model_len, 1000, None, limits.reserve_tokens, 3, 1e9),
+            CoordinatorLimits(limits.max_model_len, limits.page_size, 1000, None, 3, 1e9),
+            rules,
             Sessions(max_sessions=100, ttl_s=1e9, page_size=limits.page_size),
+            SharpLengths(forecast),
         )
         for name, (role, executor) in executors.items():
-            batcher = Batcher(name, limits)
+            batcher = Batcher(name, limits, batcher_rules())
             self.workers[name] = Worker(batcher, executor, connector, self.post, self.clock)
             capacity = limits.num_pages * limits.page_size
             self.give(WorkerJoined(name, role, capacity))

@@ -11,27 +11,34 @@ from serving.core.plan import (
     StepResult,
 )
 from serving.messages import (
+    Decode,
+    PagesChanged,
+    Prefill,
     Role,
+    StepsTimed,
     Task,
     TaskId,
     ToWorker,
     WorkerId,
     WorkerMessage,
 )
-from serving.request import TurnId
+from serving.request import SessionId, TurnId
+from tests.support.rules import batcher_rules
 from tests.support.shape import Shape
+from tests.support.sharp_lengths import sharp
 from tests.support.turns import make_turn
 
 T = TypeVar("T")
 P0, D0 = WorkerId("p0"), WorkerId("d0")
 LIMITS = Shape(chunk_tokens=8).limits(Role.BOTH)
+RESERVED = Shape().reserve_tokens
 
 
 class Worker:
     """A batcher whose accounts are checked after every call, and the time."""
 
     def __init__(self, name: WorkerId = P0, **limits: int) -> None:
-        self.batcher = Batcher(name, replace(LIMITS, **limits))
+        self.batcher = Batcher(name, replace(LIMITS, **limits), batcher_rules())
         self.now = 0.0
 
     def on(self, message: WorkerMessage) -> list[Output]:
@@ -58,13 +65,38 @@ class Worker:
         return not holdings.tasks and self.num_held == 0 and free
 
     def _checked(self, outputs: list[Output]) -> list[Output]:
+        """Check the accounts; what only informs the coordinator is left out."""
         self.batcher.check()
-        return outputs
+        return [o for o in outputs if not isinstance(o, PagesChanged | StepsTimed)]
 
 
-def task(name: str, tokens: list[int] | range, *, reply: tuple[int, ...] = (), **turn: Any) -> Task:
+def task(
+    name: str,
+    tokens: list[int] | range,
+    *,
+    reply: tuple[int, ...] = (),
+    forecast: int = RESERVED,
+    **turn: Any,
+) -> Task:
     made = make_turn(name, tokens, **turn)
-    return Task(TaskId(TurnId(name), 0), made, (*made.tokens, *reply), len(reply), 0.0)
+    return Task(
+        id=TaskId(TurnId(name), 0),
+        turn=made,
+        session=SessionId(f"session of {name}"),
+        tokens=(*made.tokens, *reply),
+        replied=len(reply),
+        arrived=0.0,
+        slo=made.slo,
+        remaining=sharp(forecast),
+    )
+
+
+def prefill(task: Task, owner: WorkerId | None = None) -> Prefill:
+    return Prefill(task, owner, pull=True, reuse=True)
+
+
+def decode(task: Task, source: WorkerId, *, moving: bool = False) -> Decode:
+    return Decode(task, source, moving=moving, reuse=True)
 
 
 def launched(outputs: list[Output]) -> StepPlan:

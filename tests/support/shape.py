@@ -2,15 +2,18 @@
 
 from dataclasses import dataclass
 
+from serving.core.batcher import Batcher
 from serving.core.coordinator import Coordinator, CoordinatorLimits
 from serving.core.holdings import BatcherLimits
 from serving.core.sessions import Sessions
-from serving.messages import Role
+from serving.messages import Role, WorkerId
+from tests.support.rules import batcher_rules, coordinator_rules
+from tests.support.sharp_lengths import SharpLengths
 
 
 @dataclass(frozen=True)
 class Shape:
-    """The sizes of a deployment."""
+    """The sizes and rules of a deployment. Replies are forecast to have `reserve_tokens`."""
 
     prefill_workers: int = 0
     decode_workers: int = 1
@@ -30,6 +33,12 @@ class Shape:
     session_ttl_s: float = 600.0
     transfer_timeout_s: float = 30.0
     move_pages: int = 2
+    host_pages: int = 0
+    order_window: int = 1
+    route: str = "pd-delta"
+    rebalance: str = "none"
+    ttft_s: float | None = None
+    tpot_s: float | None = None
 
     def limits(self, role: Role) -> BatcherLimits:
         return BatcherLimits(
@@ -39,21 +48,27 @@ class Shape:
             max_rows=self.max_rows,
             max_chunk_tokens=self.chunk_tokens,
             max_chunk_rows=self.chunk_rows,
-            reserve_tokens=self.reserve_tokens,
             transfer_timeout_s=self.transfer_timeout_s,
             move_pages=self.move_pages,
+            host_pages=self.host_pages,
         )
+
+    def batcher(self, worker: WorkerId, role: Role) -> Batcher:
+        return Batcher(worker, self.limits(role), batcher_rules(order_window=self.order_window))
 
     def coordinator(self) -> Coordinator:
         limits = CoordinatorLimits(
             max_model_len=self.max_model_len,
+            page_size=self.page_size,
             max_queue_size=self.max_queue_size,
             queue_timeout_s=self.queue_timeout_s,
-            reserve_tokens=self.reserve_tokens,
             max_attempts=self.max_attempts,
             move_timeout_s=2 * self.transfer_timeout_s,
         )
         sessions = Sessions(
             max_sessions=self.max_sessions, ttl_s=self.session_ttl_s, page_size=self.page_size
         )
-        return Coordinator(limits, sessions)
+        rules = coordinator_rules(
+            route=self.route, rebalance=self.rebalance, ttft_s=self.ttft_s, tpot_s=self.tpot_s
+        )
+        return Coordinator(limits, rules, sessions, SharpLengths(self.reserve_tokens))

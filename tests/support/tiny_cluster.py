@@ -22,6 +22,7 @@ from serving.engine.meshes import make_meshes
 from serving.engine.programs import ExecutorSizes, Site
 from serving.request import SamplingParams
 from tests.support.local_fleet import LocalFleet
+from tests.support.rules import coordinator_rules
 
 MODEL = ModelConfig(
     family="qwen3",
@@ -61,9 +62,9 @@ LIMITS = BatcherLimits(
     max_rows=4,
     max_chunk_tokens=16,
     max_chunk_rows=2,
-    reserve_tokens=16,
     transfer_timeout_s=1e6,
     move_pages=4,
+    host_pages=0,
 )
 
 
@@ -84,8 +85,12 @@ class Cluster:
         shardings = {name: e.payload_sharding for name, (_, e) in self.executors.items()}
         self.connector = InProcessConnector(shardings)
 
-    def fleet(self, **limits) -> LocalFleet:
-        return LocalFleet(self.executors, self.connector, replace(LIMITS, **limits))
+    def fleet(
+        self, *, forecast: int = 16, route: str = "pd-delta", rebalance: str = "none", **limits
+    ) -> LocalFleet:
+        rules = coordinator_rules(route=route, rebalance=rebalance)
+        own = replace(LIMITS, **limits)
+        return LocalFleet(self.executors, self.connector, own, rules, forecast)
 
 
 def prompt(length: int, seed: int = 0) -> list[int]:

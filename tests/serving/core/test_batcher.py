@@ -14,7 +14,6 @@ from serving.messages import (
     Cancel,
     Finished,
     Granted,
-    Prefill,
     PrefillDone,
     PullRequested,
     Refused,
@@ -27,12 +26,22 @@ from serving.messages import (
     WorkerLost,
 )
 from serving.request import FinishReason, TurnId
-from tests.support.one_worker import D0, LIMITS, P0, Worker, at, kinds, launched, task
+from tests.support.one_worker import (
+    D0,
+    LIMITS,
+    P0,
+    Worker,
+    at,
+    kinds,
+    launched,
+    prefill,
+    task,
+)
 
 
 def test_a_prompt_is_run_in_chunks_and_then_decoded_with_the_token_on_the_device():
     worker = Worker(max_chunk_tokens=4)
-    worker.on(Prefill(task("a", range(6), max_tokens=3), None))
+    worker.on(prefill(task("a", range(6), max_tokens=3), None))
     first = worker.step()
     assert kinds(first) == ["LoadSlot", "Launch"]
     chunk = launched(first).chunks[0]
@@ -55,7 +64,7 @@ def test_a_prompt_is_run_in_chunks_and_then_decoded_with_the_token_on_the_device
 
 def test_what_a_row_samples_after_its_stop_token_is_dropped():
     worker = Worker()
-    worker.on(Prefill(task("a", [1, 2], stop_ids=(9,)), None))
+    worker.on(prefill(task("a", [1, 2], stop_ids=(9,)), None))
     prompt, second, third = worker.launch(), worker.launch(), worker.launch()
     worker.complete(prompt, 5)
     outputs = worker.complete(second, 9)
@@ -69,7 +78,7 @@ def test_what_a_row_samples_after_its_stop_token_is_dropped():
 @pytest.mark.parametrize("sampling", [{"max_tokens": 1}, {"stop_ids": (5,)}])
 def test_a_reply_that_ends_with_its_first_token_holds_nothing(sampling: dict[str, Any]):
     worker = Worker()
-    worker.on(Prefill(task("a", [1, 2], **sampling), None))
+    worker.on(prefill(task("a", [1, 2], **sampling), None))
     plan = worker.launch()
     ahead = [launched(out) for out in [worker.step()] if out]
     outputs = worker.complete(plan, 5)
@@ -84,7 +93,7 @@ def test_a_reply_that_ends_with_its_first_token_holds_nothing(sampling: dict[str
 
 def test_a_retried_task_goes_on_at_its_place_in_the_reply():
     worker = Worker()
-    worker.on(Prefill(task("a", [1, 2], reply=(7, 8), max_tokens=3), None))
+    worker.on(prefill(task("a", [1, 2], reply=(7, 8), max_tokens=3), None))
     outputs = worker.step()
     load = at(outputs, 0, LoadSlot)
     assert (load.prompt, load.reply) == ((1, 2), (7, 8))
@@ -95,10 +104,10 @@ def test_a_retried_task_goes_on_at_its_place_in_the_reply():
 
 
 def test_the_youngest_row_gives_its_page_and_says_so():
-    worker = Worker(num_pages=5, max_model_len=16, reserve_tokens=0)
-    worker.on(Prefill(task("old", range(6), max_tokens=10), None))
-    young = replace(task("young", range(20, 26), max_tokens=10), arrived=1.0)
-    worker.on(Prefill(young, None))
+    worker = Worker(num_pages=5, max_model_len=16)
+    worker.on(prefill(task("old", range(6), max_tokens=10, forecast=0), None))
+    young = replace(task("young", range(20, 26), max_tokens=10, forecast=0), arrived=1.0)
+    worker.on(prefill(young, None))
     plans = [worker.launch()]
     plans += [worker.launch() for _ in range(2)]
     outputs = worker.step()
@@ -113,7 +122,7 @@ def test_the_youngest_row_gives_its_page_and_says_so():
 @pytest.mark.parametrize("steps", [0, 1, 2, 3])
 def test_a_cancelled_task_frees_all_it_holds_at_once_in_every_stage(steps: int):
     worker = Worker(max_chunk_tokens=2)
-    worker.on(Prefill(task("a", range(4)), None))
+    worker.on(prefill(task("a", range(4)), None))
     plans = [worker.launch() for _ in range(steps)]
     worker.on(Cancel(TaskId(TurnId("a"), 0)))
     assert worker.is_empty()
@@ -146,24 +155,24 @@ def test_older_prompts_are_run_first_whatever_the_order_of_arrival_here():
     worker = Worker(max_chunk_tokens=4)
     for name, arrived, priority in (("c", 3.0, 0), ("a", 1.0, 0), ("b", 0.0, 1)):
         work = replace(task(name, [ord(name)] * 4, priority=priority), arrived=arrived)
-        worker.on(Prefill(work, None))
+        worker.on(prefill(work, None))
     order = [worker.launch().chunk_tasks[0].turn for _ in range(3)]
     assert order == ["a", "c", "b"]
 
 
 def test_log_probabilities_are_read_back_only_for_steps_that_want_them():
     worker = Worker()
-    worker.on(Prefill(task("a", [1], logprobs=0, max_tokens=2), None))
-    worker.on(Prefill(task("b", [2], max_tokens=9), None))
+    worker.on(prefill(task("a", [1], logprobs=0, max_tokens=2), None))
+    worker.on(prefill(task("b", [2], max_tokens=9), None))
     wants = [worker.launch().logprobs for _ in range(4)]
     assert wants == [True, True, False, False]
 
 
 def test_a_report_counts_what_the_worker_holds():
     worker = Worker(max_rows=1)
-    worker.on(Prefill(task("a", range(6)), None))
-    worker.on(Prefill(task("b", range(7)), None))
-    worker.on(Prefill(task("c", range(8)), D0))
+    worker.on(prefill(task("a", range(6)), None))
+    worker.on(prefill(task("b", range(7)), None))
+    worker.on(prefill(task("c", range(8)), D0))
     worker.step()
     report = worker.batcher.report()
     assert (report.worker, report.waiting, report.running) == (P0, 2, 1)

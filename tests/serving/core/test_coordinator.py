@@ -27,7 +27,6 @@ from serving.messages import (
     Rejected,
     Role,
     SampledToken,
-    Task,
     TaskId,
     Tick,
     Tokens,
@@ -158,10 +157,14 @@ def test_the_prefill_worker_is_told_before_the_owner():
     actions = disaggregated().on(Arrived(make_turn("a", [1, 2])), 3.0)
     messages = [action for action in actions if isinstance(action, ToWorker)]
     turn = make_turn("a", [1, 2])
-    expected = Task(task("a"), turn, (1, 2), 0, 3.0)
+    first = messages[0].message
+    assert isinstance(first, Prefill)
+    expected = first.task
+    assert (expected.id, expected.turn, expected.tokens) == (task("a"), turn, (1, 2))
+    assert (expected.replied, expected.arrived) == (0, 3.0)
     assert messages == [
-        ToWorker(P0, Prefill(expected, D0)),
-        ToWorker(D0, Decode(expected, P0, False)),
+        ToWorker(P0, Prefill(expected, D0, pull=True, reuse=True)),
+        ToWorker(D0, Decode(expected, P0, moving=False, reuse=True)),
     ]
 
 
@@ -193,8 +196,10 @@ def test_a_preempted_turn_goes_on_from_what_was_emitted():
     coordinator.on(prefilled("a"), 1.0)
     coordinator.on(Tokens(D0, [task("a")], [sample(1, 9)]), 1.0)
     actions = coordinator.on(Refused(D0, task("a"), "preempted"), 2.0)
-    again = Task(task("a", 1), make_turn("a", [1, 2]), (1, 2, 7, 9), 2, 1.0)
-    assert ToWorker(P0, Prefill(again, D0)) in actions
+    again = [a.message for a in actions if isinstance(a, ToWorker) and a.worker == P0][-1]
+    assert isinstance(again, Prefill)
+    assert (again.task.id, again.task.tokens) == (task("a", 1), (1, 2, 7, 9))
+    assert (again.task.replied, again.task.arrived) == (2, 1.0)
     assert coordinator.on(Tokens(D0, [task("a")], [sample(2)]), 2.0) == [], "the former attempt"
     assert emitted(coordinator.on(prefilled("a", attempt=1, index=2), 2.0)) == [("a", 2)]
 
@@ -282,7 +287,7 @@ def test_a_lost_worker_may_join_again_and_a_live_one_not():
 
 def test_a_report_is_kept_for_whoever_asks():
     coordinator = colocated()
-    report = LoadReport(D0, 1, 2, 3, 4, 5, 6)
+    report = LoadReport(D0, 1, 2, 3, 4, 5, 6, 7, 8)
     assert coordinator.on(report, 0.0) == []
     assert coordinator.fleet.workers[D0].report == report
     assert coordinator.on(replace(report, worker=D1), 0.0) == []
@@ -365,7 +370,7 @@ def test_every_decision_names_its_reason():
     reasons = [(a.kind, a.reason) for a in first + second if isinstance(a, Decision)]
     assert reasons == [
         ("place", "least_load"),
-        ("route", "shortest_prefill_queue"),
+        ("route", "always_remote"),
         ("place", "session_owner"),
-        ("route", "shortest_prefill_queue"),
+        ("route", "always_remote"),
     ]

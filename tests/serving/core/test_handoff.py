@@ -12,10 +12,8 @@ from serving.core.plan import (
 from serving.messages import (
     Ack,
     Cancel,
-    Decode,
     Granted,
     PagesReady,
-    Prefill,
     PullRequested,
     Refused,
     Task,
@@ -28,7 +26,18 @@ from serving.messages import (
     WorkerLost,
 )
 from serving.request import FinishReason, TurnId
-from tests.support.one_worker import D0, LIMITS, P0, Worker, at, kinds, launched, task
+from tests.support.one_worker import (
+    D0,
+    LIMITS,
+    P0,
+    Worker,
+    at,
+    decode,
+    kinds,
+    launched,
+    prefill,
+    task,
+)
 
 
 def ready(task: Task, number: int, page: int, pages: int, stop: int, **end: Any) -> PagesReady:
@@ -40,14 +49,14 @@ def ready(task: Task, number: int, page: int, pages: int, stop: int, **end: Any)
 
 
 def granted(worker: Worker, work: Task, *, held_len: int = 0) -> None:
-    worker.on(Prefill(work, D0))
+    worker.on(prefill(work, D0))
     worker.on(Granted(work.id, D0, held_len))
 
 
 def test_nothing_is_prefilled_before_the_owner_has_room():
     worker = Worker()
     work = task("a", range(5))
-    worker.on(Prefill(work, D0))
+    worker.on(prefill(work, D0))
     assert worker.step() == []
     worker.on(Granted(work.id, D0, 0))
     assert kinds(worker.step()) == ["LoadSlot", "Launch", "SendPages"]
@@ -58,7 +67,7 @@ def test_a_grant_may_overtake_its_task():
     work = task("a", range(5))
     worker.on(Granted(work.id, D0, 0))
     assert worker.step() == []
-    worker.on(Prefill(work, D0))
+    worker.on(prefill(work, D0))
     assert "Launch" in kinds(worker.step())
 
 
@@ -68,7 +77,7 @@ def test_a_grant_for_a_task_that_never_comes_is_forgotten():
     worker.on(Granted(work.id, D0, 0))
     worker.now = LIMITS.transfer_timeout_s
     worker.on(Tick())
-    worker.on(Prefill(work, D0))
+    worker.on(prefill(work, D0))
     assert worker.step() == []
 
 
@@ -170,7 +179,7 @@ def test_the_loss_of_the_owner_frees_what_is_kept_for_it():
     worker = Worker()
     granted(worker, task("a", range(6)))
     worker.complete(worker.launch(), 33)
-    worker.on(Prefill(task("b", range(6)), D0))
+    worker.on(prefill(task("b", range(6)), D0))
     worker.on(WorkerLost(WorkerId("d1")))
     assert worker.num_held == 2
     assert worker.on(WorkerLost(D0)) == []
@@ -187,7 +196,7 @@ def owner(**limits: int) -> Worker:
 def test_an_owner_reserves_grants_and_decodes_from_the_first_token():
     worker = owner()
     work = task("a", range(6), max_tokens=3)
-    worker.on(Decode(work, P0, moving=False))
+    worker.on(decode(work, P0))
     assert worker.step() == [ToWorker(P0, Granted(work.id, D0, 0))]
     assert worker.num_held == 2
     outputs = worker.on(ready(work, 1, 0, 1, 4))
@@ -205,12 +214,12 @@ def test_an_owner_reserves_grants_and_decodes_from_the_first_token():
 def test_an_owner_lends_the_history_asked_for_and_keeps_it():
     worker = owner()
     old = task("a", range(10), max_tokens=1)
-    worker.on(Prefill(old, None))
+    worker.on(prefill(old, None))
     plans = [worker.launch(), worker.launch()]
     worker.complete(plans[0], -1)
     worker.complete(plans[1], 33)
     work = task("b", [*range(10), 33, 1, 2])
-    worker.on(Decode(work, P0, moving=False))
+    worker.on(decode(work, P0))
     assert worker.step() == [ToWorker(P0, Granted(work.id, D0, 10))]
     held = worker.num_held
     send, message = worker.on(PullRequested(work.id, P0, 5, 10))
@@ -223,21 +232,21 @@ def test_an_owner_lends_the_history_asked_for_and_keeps_it():
 def test_a_reply_that_is_over_already_is_only_kept():
     worker = owner()
     work = task("a", range(6))
-    worker.on(Decode(work, P0, moving=False))
+    worker.on(decode(work, P0))
     worker.step()
     end: dict[str, Any] = {"reply": (33,), "finish": FinishReason.STOP}
     outputs = worker.on(ready(work, 1, 0, 2, 6, **end))
     assert kinds(outputs) == ["ReceivePages", "Ack"]
     assert worker.is_empty()
     again = task("b", [*range(6), 33, 7])
-    worker.on(Decode(again, P0, moving=False))
+    worker.on(decode(again, P0))
     assert worker.step() == [ToWorker(P0, Granted(again.id, D0, 6))]
 
 
 def test_pages_for_a_cancelled_task_are_dropped_and_confirmed():
     worker = owner()
     work = task("a", range(6))
-    worker.on(Decode(work, P0, moving=False))
+    worker.on(decode(work, P0))
     worker.step()
     worker.on(Cancel(work.id))
     transfer = TransferId(P0, 1)
@@ -250,7 +259,7 @@ def test_pages_for_a_cancelled_task_are_dropped_and_confirmed():
 def test_a_broken_transfer_refuses_the_task_and_leaves_nothing_to_find():
     worker = owner()
     work = task("a", range(9))
-    worker.on(Decode(work, P0, moving=False))
+    worker.on(decode(work, P0))
     worker.step()
     outputs = worker.on(ready(work, 1, 0, 2, 8))
     assert isinstance(outputs[0], ReceivePages)
@@ -258,7 +267,7 @@ def test_a_broken_transfer_refuses_the_task_and_leaves_nothing_to_find():
     assert worker.on(failed) == [Refused(D0, work.id, "transfer_failed")]
     assert worker.is_empty()
     again = task("b", range(9))
-    worker.on(Decode(again, P0, moving=False))
+    worker.on(decode(again, P0))
     assert worker.step() == [ToWorker(P0, Granted(again.id, D0, 0))]
 
 
@@ -276,13 +285,13 @@ def test_a_sender_keeps_its_own_pages_when_a_transfer_breaks():
 
 def test_a_broken_transfer_leaves_what_was_there_before():
     worker = owner()
-    worker.on(Prefill(task("a", range(6), max_tokens=1), None))
+    worker.on(prefill(task("a", range(6), max_tokens=1), None))
     worker.complete(worker.launch(), 33)
     work = task("b", [*range(6), 33, 1, 2])
-    worker.on(Decode(work, P0, moving=False))
+    worker.on(decode(work, P0))
     worker.step()
     worker.on(TransferFailed(work.id, TransferId(P0, 1), "link_down"))
-    worker.on(Decode(replace(work, id=TaskId(TurnId("b"), 1)), P0, moving=False))
+    worker.on(decode(replace(work, id=TaskId(TurnId("b"), 1)), P0))
     assert at(worker.step(), 0, Granted) == Granted(TaskId(TurnId("b"), 1), D0, 6)
 
 
@@ -290,7 +299,7 @@ def test_the_loss_of_the_prefill_worker_frees_what_waits_for_it():
     worker = owner()
     work, running = task("a", range(6)), task("b", range(20, 26))
     for each in (work, running):
-        worker.on(Decode(each, P0, moving=False))
+        worker.on(decode(each, P0))
     worker.step()
     worker.on(ready(running, 1, 0, 2, 6, reply=(33,)))
     assert worker.on(WorkerLost(P0)) == [Refused(D0, work.id, "worker_lost")]

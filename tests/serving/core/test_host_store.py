@@ -19,7 +19,7 @@ def filled(letters: str, capacity: int = 3) -> HostStore:
     """Make a store that was offered pages in this order."""
     store = HostStore(capacity=capacity)
     for letter in letters:
-        assert store.offer(name(letter)) is not None
+        assert store.offer(name(letter), ()) is not None
     return store
 
 
@@ -29,13 +29,13 @@ def held(store: HostStore, letters: str) -> str:
 
 def test_pages_get_slots_of_their_own():
     store = HostStore(capacity=3)
-    assert sorted(store.offer(n) or 0 for n in names("abc")) == [0, 1, 2]
+    assert sorted(store.offer(n, ()) or 0 for n in names("abc")) == [0, 1, 2]
     assert len(store) == 3
 
 
 def test_a_page_that_is_here_is_not_copied_again():
     store = filled("ab")
-    assert store.offer(name("a")) is None
+    assert store.offer(name("a"), ()) is None
     assert len(store) == 2
 
 
@@ -44,14 +44,14 @@ def test_the_least_recently_used_page_gives_its_slot_away():
     (slot,) = store.find([name("a")], 0)
     store.find([name("b")], 0)
     store.find([name("c")], 0)
-    assert store.offer(name("d")) == slot
+    assert store.offer(name("d"), ()) == slot
     assert held(store, "abcd") == "bcd"
 
 
 def test_a_page_offered_again_stays():
     store = filled("abc")
-    store.offer(name("a"))
-    store.offer(name("d"))
+    store.offer(name("a"), ())
+    store.offer(name("d"), ())
     assert held(store, "abcd") == "acd"
 
 
@@ -67,7 +67,7 @@ def test_the_run_starts_where_asked_and_ends_at_the_first_gap():
 def test_a_run_that_is_used_is_given_up_from_its_tail():
     store = filled("abc")
     store.find(names("abc"), 0)
-    store.offer(name("x"))
+    store.offer(name("x"), ())
     assert held(store, "abcx") == "abx"
 
 
@@ -82,13 +82,13 @@ def test_a_dropped_page_is_gone_and_its_slot_is_free():
     store.drop(name("b"))
     store.drop(name("never here"))
     assert held(store, "abc") == "ac"
-    assert store.offer(name("d")) == slot
+    assert store.offer(name("d"), ()) == slot
     assert held(store, "acd") == "acd"
 
 
 def test_without_room_nothing_is_taken():
     store = HostStore(capacity=0)
-    assert store.offer(name("a")) is None
+    assert store.offer(name("a"), ()) is None
     assert store.find([name("a")], 0) == []
     store.check()
 
@@ -123,7 +123,7 @@ def test_it_holds_what_a_list_in_order_of_use_holds(capacity, acts, start):
     slots: dict[str, int] = {}
     for act, what in acts:
         if act == "offer":
-            slot = store.offer(name(what))
+            slot = store.offer(name(what), ())
             assert (slot is None) == (what in used or capacity == 0)
             if what in used:
                 used.remove(what)

@@ -14,11 +14,18 @@ A = TurnId("a")
 ROOMY = Shape(decode_workers=2, prefill_workers=1, max_model_len=128, num_pages=80, max_rows=4)
 
 
-def started(shape: Shape, *, seed: int = 0, max_tokens: int = 40, prompt: int = 9) -> FakeFleet:
+def started(
+    shape: Shape,
+    *,
+    seed: int = 0,
+    max_tokens: int = 40,
+    prompt: int = 9,
+    logprobs: int | None = 0,
+) -> FakeFleet:
     """A fleet in which turn `a` has just begun to decode, at d0."""
     fleet = FakeFleet(shape, seed=seed)
     fleet.run()
-    fleet.submit(make_turn("a", range(prompt), max_tokens=max_tokens, seed=7, logprobs=0))
+    fleet.submit(make_turn("a", range(prompt), max_tokens=max_tokens, seed=7, logprobs=logprobs))
     fleet.run_until(lambda: len(fleet.replies[A].samples) > 1)
     return fleet
 
@@ -127,10 +134,11 @@ def test_a_destination_that_fills_up_midway_loses_nothing(seed: int):
     complete(fleet)
 
 
+@pytest.mark.parametrize("logprobs", [None, 0])
 @pytest.mark.parametrize("rounds", range(1, 60, 2))
 @pytest.mark.parametrize("victim", [D0, D1])
-def test_either_end_may_die_at_any_time(rounds: int, victim: WorkerId):
-    fleet = started(ROOMY, max_tokens=60, prompt=30)
+def test_either_end_may_die_at_any_time(rounds: int, victim: WorkerId, logprobs: int | None):
+    fleet = started(ROOMY, max_tokens=60, prompt=30, logprobs=logprobs)
     fleet.move(A, D1)
     for _ in range(rounds):
         fleet.round()

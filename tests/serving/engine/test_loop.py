@@ -26,6 +26,8 @@ from serving.messages import (
 )
 from serving.request import Turn, TurnId
 from tests.support.local_fleet import sampling, turn
+from tests.support.rules import batcher_rules, coordinator_rules
+from tests.support.sharp_lengths import SharpLengths
 from tests.support.tiny_cluster import LIMITS, Cluster, oracle, prompt
 
 
@@ -62,15 +64,17 @@ class Running:
         self.cluster, self.limits = cluster, replace(LIMITS, **limits)
         self.diary = Diary()
         coordinator = Coordinator(
-            CoordinatorLimits(128, max_queue_size, None, self.limits.reserve_tokens, 3, 30.0),
+            CoordinatorLimits(128, 4, max_queue_size, None, 3, 30.0),
+            coordinator_rules(),
             Sessions(max_sessions=100, ttl_s=1e9, page_size=4),
+            SharpLengths(16),
         )
         self.engine = EngineLoop(coordinator, self.diary, time.monotonic)
 
     async def __aenter__(self) -> EngineLoop:
         workers = []
         for name, (role, executor) in self.cluster.executors.items():
-            batcher = Batcher(name, self.limits)
+            batcher = Batcher(name, self.limits, batcher_rules())
             connector = self.cluster.connector
             worker = Worker(batcher, executor, connector, self.engine.post, time.monotonic)
             workers.append((worker, role, 192))

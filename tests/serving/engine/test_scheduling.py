@@ -71,7 +71,7 @@ def test_a_shared_prefix_is_computed_once_and_changes_nothing(request, cluster):
 @pytest.mark.parametrize("way", ["greedy", "penalised"])
 def test_preempted_turns_say_what_the_oracle_says(request, cluster, way):
     # Four rows grow to 17 pages each and promise nothing, in a pool of 48: some must be stopped.
-    fleet = request.getfixturevalue(cluster).fleet(reserve_tokens=0)
+    fleet = request.getfixturevalue(cluster).fleet(forecast=0)
     wanted = sampling(60, **{**WAYS[way], "stop_ids": (), "min_tokens": 0})
     prompts = [prompt(7, seed=i) for i in range(8)]
     answers = [fleet.submit(turn(f"t{i}", tokens, wanted)) for i, tokens in enumerate(prompts)]

@@ -1,0 +1,55 @@
+"""What do state machines decide by in a test? Rules with costs that a person can compute."""
+
+from serving.core.rules import BatcherRules, CoordinatorRules
+from serving.costs.costs import Link
+from serving.forecast.returns import ReturnPrior
+from serving.messages import Role
+from serving.policy.rebalance import REBALANCE_POLICIES
+from serving.policy.rebalance_config import RebalanceConfig
+from serving.policy.route import RouteConfig
+from serving.policy.routes import ROUTE_POLICIES
+from serving.request import Slo
+from tests.support.fake_costs import LinearCosts
+
+COSTS = LinearCosts(base_s=0.001, new_s=0.0001, row_s=0.0001, kv_s=0.00001, kv_bytes_per_token=4)
+LINK = Link(latency_s=0.0001, bytes_per_s=1e6)
+
+
+def batcher_rules(*, order_window: int = 1, reserve_quantile: float = 0.9) -> BatcherRules:
+    """A window of one serves first come, first served."""
+    return BatcherRules(
+        costs=COSTS,
+        reserve_quantile=reserve_quantile,
+        order_window=order_window,
+        max_passes=4,
+        min_chunk_tokens=1,
+        return_horizon_s=600.0,
+        returns=ReturnPrior(returns=0.5, median_s=30.0, weight=10.0),
+        returns_half_life=100.0,
+        host_link=LINK,
+    )
+
+
+def coordinator_rules(
+    *,
+    route: str = "pd-delta",
+    rebalance: str = "none",
+    ttft_s: float | None = None,
+    tpot_s: float | None = None,
+) -> CoordinatorRules:
+    """The plain rules: prefill remotely where that is possible, leave rows where they are."""
+    return CoordinatorRules(
+        route=ROUTE_POLICIES[route],
+        route_config=RouteConfig(),
+        table=None,
+        rebalance=REBALANCE_POLICIES[rebalance],
+        rebalance_config=RebalanceConfig(horizon_steps=64.0, max_moves=2),
+        rebalance_every_s=0.05,
+        cool_down_s=0.05,
+        costs=dict.fromkeys(Role, COSTS),
+        link=LINK,
+        slo=Slo(ttft_s, tpot_s),
+        window_s=10.0,
+        chunk_len=8,
+        max_rows=4,
+    )
