@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from serving.core.sessions import Sessions
+from serving.costs.costs import StepModel
 from serving.messages import LoadReport, Role, WorkerId
 from serving.policy.views import DecodeView, PrefillView
 
@@ -47,7 +48,11 @@ class Fleet:
         ]
 
     def decode_view(self, worker: WorkerId, sessions: Sessions) -> DecodeView:
-        """View one worker as an owner."""
+        """View one worker as an owner.
+
+        Nothing is predicted and no prompt is looked up here: a step is priced by the share of the
+        worker's capacity that its live turns are expected to hold.
+        """
         record = self.workers[worker]
         return DecodeView(
             worker=worker,
@@ -55,6 +60,11 @@ class Fleet:
             turns=record.decoding_turns,
             sessions=sessions.owned_by(worker),
             capacity=record.capacity,
+            cached_len=0,
+            expected_tokens=float(record.load),
+            expected_rows=float(record.decoding_turns),
+            step_model=StepModel(0.0, 0.0, 1 / record.capacity),
+            draining=False,
         )
 
     def prefill_views(self) -> list[PrefillView]:

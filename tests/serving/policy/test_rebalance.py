@@ -126,7 +126,7 @@ def helpful(**changes):
         {"link": Link(latency_s=1e3, bytes_per_s=1e12)},
         {"link": Link(latency_s=0.0, bytes_per_s=1.0)},
         {"capacity": np.array([1e9, 150.0])},
-        {"capacity": np.array([1e9, 5e3]), "pinned": np.array([0.0, 4.8e3])},
+        {"capacity": np.array([1e9, 5e3]), "pinned": np.array([0.0, 4.9e3])},
     ],
     ids=["pinned", "no_sender", "no_receiver", "latency", "bandwidth", "full", "held"],
 )
@@ -159,9 +159,9 @@ def test_a_worker_near_the_mean_takes_nothing_while_another_is_under_loaded():
 
 
 def test_a_row_that_is_about_to_end_does_not_repay():
-    rows = view([400, ends_soon(200), 190], [100], link=Link(2e-2, 1e12))
-    assert [length for length, *_ in chosen(rows, config=replace(EAGER, payback=0))] == [200]
-    assert [length for length, *_ in chosen(rows, config=replace(EAGER, payback=3))] == [190]
+    found = view([ends_soon(2000), ends_soon(900), 100, 90], [], link=Link(5e-2, 1e12))
+    assert chosen(found, config=replace(EAGER, payback=0)) == [(2000, "a", "b", "worst_step")]
+    assert chosen(found, config=replace(EAGER, payback=3)) == [(100, "a", "b", "worst_step")]
 
 
 def test_the_destination_must_bear_the_doubt_as_well_as_the_mean():
