@@ -1,4 +1,9 @@
-"""Which decode worker becomes the owner of a new session?"""
+"""Which decode worker becomes the owner of a new session?
+
+The worker whose steps are predicted to be the shortest over the horizon; or one that holds the
+start of the prompt already, if its steps are not longer by more than that is worth. Knows nothing
+of who prefills.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,13 +21,31 @@ class Placement:
 
 
 def place(workers: Sequence[DecodeView]) -> Placement | None:
-    """Choose the least loaded decode worker, by share of its capacity; None if there is none.
+    """Choose an owner among the workers that do not drain; None if there is none.
 
-    Load is in tokens, not in requests, so one long conversation outweighs many short ones. Ties:
-    fewer turns, then fewer sessions (else a quiet server would give every conversation to one
-    worker, and all of them would return there), then the smaller id.
+    Every worker would get the same rows and tokens more, so the least mean step time over the
+    horizon is also the least with them (the step's time is a plane, whose mean over the horizon is
+    its value at the mean load). A cached token is worth one attended token of every step: computing
+    it elsewhere costs as much as attending to it for the length of a long reply (ours, an order of
+    magnitude that errs towards balance). Workers that the expected tokens would fill come last.
+
+    Reasons: `prefix` if the cached tokens decided it, `least_load` if not. Ties: a smaller share of
+    its capacity in use, fewer turns, fewer sessions (else a quiet server would give every
+    conversation to one worker, and all of them would return there), the smaller id.
     """
-    if not workers:
+    ready = [worker for worker in workers if not worker.draining]
+    if not ready:
         return None
-    best = min(workers, key=lambda w: (w.load / w.capacity, w.turns, w.sessions, w.worker))
-    return Placement(best.worker, "least_load")
+    best = min(ready, key=lambda w: _rank(w, w.cached_len))
+    least_loaded = min(ready, key=lambda w: _rank(w, 0))
+    reason = "least_load" if best is least_loaded else "prefix"
+    return Placement(best.worker, reason)
+
+
+def _rank(view: DecodeView, cached_len: int) -> tuple[bool, float, float, int, int, WorkerId]:
+    model = view.step_model
+    attended = view.expected_tokens - cached_len
+    step_s = model.base_s + model.per_row_s * view.expected_rows + model.per_token_s * attended
+    full = view.expected_tokens >= view.capacity
+    share = view.load / view.capacity
+    return full, step_s, share, view.turns, view.sessions, view.worker

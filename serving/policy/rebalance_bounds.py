@@ -42,14 +42,15 @@ class RowBounds:
 
 @dataclass(frozen=True, slots=True)
 class PairBounds:
-    """Rows [C] times destinations [E], as a matrix: `worst_s` is a lower bound, `drop` exact.
+    """Pairs [P] of row `row[p]`, as an index of the rows bounded, and worker `to[p]`.
 
-    `drop`: by how much the variance falls. `viable`: False where the move is not allowed for sure.
+    `worst_s` is a lower bound, `drop` exact: by how much the variance falls.
     """
 
+    row: Ints
+    to: Ints
     worst_s: Floats
     drop: Floats
-    viable: Bools
 
 
 def row_bounds(loads: Loads, balance: Balance, rows: Ints, to: Ints) -> RowBounds:
@@ -78,22 +79,26 @@ def row_bounds(loads: Loads, balance: Balance, rows: Ints, to: Ints) -> RowBound
 
 
 def pair_bounds(loads: Loads, balance: Balance, bounds: RowBounds, to: Ints) -> PairBounds:
-    """Bound every row's move to every destination `to` [E].
+    """Bound every row's moves to destinations `to` [E], leaving out what is not allowed for sure.
 
     Rows that relieve a source short of memory must not be mixed with others.
     """
-    rows, source, now = bounds.rows, loads.owner[bounds.rows], score(loads, balance)
+    rows, now = bounds.rows, score(loads, balance)
+    viable = _may_fit(loads, rows, to) & (loads.owner[rows, None] != to)
+    if not viable.any():
+        none = np.zeros(0, np.int64)
+        return PairBounds(none, none, np.zeros(0), np.zeros(0))
     alive, tokens = loads.alive[rows], loads.tokens[rows]
-    per_row, per_token = loads.per_row_s[to], loads.per_token_s[to]
     peak = balance.step_s[to].argmax(axis=1)
-    at_dest = balance.step_s[to, peak] + per_row * alive[:, peak] + per_token * tokens[:, peak]
+    at_dest = balance.step_s[to, peak] + loads.per_row_s[to] * alive[:, peak]
+    at_dest += loads.per_token_s[to] * tokens[:, peak]
     worst = np.maximum(bounds.worst_s[:, None], at_dest)
     drop = _drop(loads, balance, rows, to)
-    viable = (source[:, None] != to) & (worst <= now.worst_s * (1 + GRAIN))
-    viable &= _may_fit(loads, rows, to)
+    viable &= worst <= now.worst_s * (1 + GRAIN)
     if (bounds.relief <= GRAIN).all():
         viable &= _may_narrow(loads, balance, rows, to) & _may_gain(loads, worst, drop, now)
-    return PairBounds(worst, drop, viable)
+    row, dest = np.nonzero(viable)
+    return PairBounds(row, to[dest], worst[viable], drop[viable])
 
 
 def _drop(loads: Loads, balance: Balance, rows: Ints, to: Ints) -> Floats:

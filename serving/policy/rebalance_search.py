@@ -94,9 +94,8 @@ def _search_part(
 ) -> Choice | None:
     """Work out pairs until none that is left can beat the best, more at a time as none is found."""
     now, found = score(loads, balance), pair_bounds(loads, balance, bounds, to)
-    row, dest = np.nonzero(found.viable)
-    worst, drop = found.worst_s[row, dest], found.drop[row, dest]
-    relief, rows, to = bounds.relief[row], bounds.rows[row], to[dest]
+    rows, to, relief = bounds.rows[found.row], found.to, bounds.relief[found.row]
+    worst, drop = found.worst_s, found.drop
     # The order of work decides only how soon the best is known, so a rough one will do.
     hope = worst / (now.worst_s or 1) - 1e-6 * drop / (now.variance or 1) - 1e3 * relief
     left, at_once = np.arange(len(rows)), PAIRS_AT_ONCE

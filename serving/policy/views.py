@@ -14,6 +14,10 @@ from serving.messages import WorkerId
 class DecodeView:
     """A decode worker as a home for a new session: `load` is the tokens its live turns are
     expected to hold. `sessions` counts all that it owns, the idle ones too.
+
+    `cached_len`: tokens of the session's first prompt whose KV its full pages hold.
+    `expected_tokens`, `expected_rows`: what its steps will attend to and how many rows they will
+    have, on average over the horizon. `step_model` prices both. `draining`: takes no new session.
     """
 
     worker: WorkerId
@@ -21,6 +25,11 @@ class DecodeView:
     turns: int
     sessions: int
     capacity: int
+    cached_len: int
+    expected_tokens: float
+    expected_rows: float
+    step_model: StepModel
+    draining: bool
 
 
 # ---- routing ------------------------------------------------------------------------------------

@@ -21,6 +21,8 @@ class Oracle:
         self.weights = [w / sum(raw) for w in raw]
         self.workers = range(len(view.workers))
         self.rows = range(len(view.owner))
+        self.over = self._over()
+        self.under = self._under()
 
     def step_s(self, owner, worker, g):
         model, rows, tokens = self.view.step_models[worker], 0.0, 0.0
@@ -54,7 +56,7 @@ class Oracle:
         excess = sum(self.excess(owner, d) for d in self.workers)
         return excess, max(max(at) for at in times), variance
 
-    def over(self):
+    def _over(self):
         loads = [self.load_s(self.view.owner, d) for d in self.workers]
         mean = sum(loads) / len(loads)
         return [
@@ -65,11 +67,11 @@ class Oracle:
             for load, name in zip(loads, self.view.workers, strict=True)
         ]
 
-    def under(self):
+    def _under(self):
         loads = [self.load_s(self.view.owner, d) for d in self.workers]
         mean = sum(loads) / len(loads)
         under = [load < mean * (1 - self.config.th_under) for load in loads]
-        if any(self.over()) and not any(under):
+        if any(self.over) and not any(under):
             return [load <= mean for load in loads]
         return under
 
@@ -107,7 +109,7 @@ class Oracle:
         pair = now[2] * 2 / len(self.workers)
         share = max(self.config.min_gain, 1e-9)
         gains = now[1] - then[1] > share * now[1] or now[2] - then[2] > share * pair
-        return self.over()[source] and self.under()[to] and narrows and gains
+        return self.over[source] and self.under[to] and narrows and gains
 
     def candidates(self):
         return [pair for pair in product(self.rows, self.workers) if self.allowed(*pair)]

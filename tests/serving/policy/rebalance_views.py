@@ -46,22 +46,37 @@ def view(*workers, **changes) -> RebalanceView:
     return RebalanceView(**(fields | changes))
 
 
+_MOSTLY = st.sampled_from((True,) * 7 + (False,))
+
+
+def _many(each, count):
+    return st.lists(each, min_size=count, max_size=count)
+
+
 @st.composite
 def views(draw) -> RebalanceView:
-    """Few rows on few workers, in numbers that add up exactly; lengths differ, so rows do."""
-    count = draw(st.integers(2, 4))
-    lengths = draw(st.lists(st.integers(1, 2000), max_size=7, unique=True))
+    """Few rows on few workers, in numbers that add up exactly; lengths differ, so rows do.
+
+    Every other view is plain: two workers much fuller than two others, and nothing forbids a move.
+    """
+    plain = draw(st.booleans())
+    count = 4 if plain else draw(st.integers(2, 4))
+    most = 3 if plain else 8
+    homes = draw(_many(st.sampled_from((0, 1)), 6)) if plain else []
+    homes += draw(st.lists(st.integers(0, count - 1), min_size=0 if plain else 3, max_size=most))
+    lengths = draw(
+        st.lists(st.integers(1, 2000), min_size=len(homes), max_size=len(homes), unique=True)
+    )
     workers: list[list[tuple]] = [[] for _ in range(count)]
-    for length in lengths:
+    for home, length in zip(homes, lengths, strict=True):
         eighths = sorted(draw(st.tuples(*[st.integers(0, 8)] * 2)), reverse=True)
-        skewed = min(draw(st.integers(0, count - 1)), draw(st.integers(0, count - 1)))
-        workers[skewed].append((length, 1.0, *(eighth / 8 for eighth in eighths)))
-    alike = draw(st.booleans())
-    models = draw(st.lists(st.sampled_from(MODELS), min_size=count, max_size=count))
+        workers[home].append((length, 1.0, *(eighth / 8 for eighth in eighths)))
+    if plain:
+        return view(*workers, step_models=(draw(st.sampled_from(MODELS)),) * count)
     return view(
         *workers,
-        step_models=(models[0],) * count if alike else tuple(models),
-        capacity=np.array(draw(_many(st.sampled_from((1024.0, 4096.0, 2.0**20)), count))),
+        step_models=tuple(draw(_many(st.sampled_from(MODELS), count))),
+        capacity=np.array(draw(_many(st.sampled_from((2.0**20, 4096.0, 1024.0)), count))),
         pinned=np.array(draw(_many(st.sampled_from((0.0, 0.0, 512.0)), count))),
         may_send=np.array(draw(_many(_MOSTLY, count)), np.bool_),
         may_receive=np.array(draw(_many(_MOSTLY, count)), np.bool_),
@@ -75,19 +90,13 @@ CONFIGS = st.builds(
     RebalanceConfig,
     horizon_steps=st.sampled_from((32.0, 512.0)),
     decay=st.sampled_from((0.0, 0.5, 1.0)),
-    th_in=st.sampled_from((0.0, 0.125)),
+    th_in=st.sampled_from((0.0, 0.0, 0.125)),
     th_out=st.just(0.0),
-    th_under=st.sampled_from((0.0, 0.125)),
+    th_under=st.sampled_from((0.0, 0.0, 0.125)),
     payback=st.sampled_from((0.0, 2.0)),
     min_gain=st.sampled_from((0.0, 0.0625)),
     watermark=st.sampled_from((0.0, 0.125)),
     z=st.sampled_from((0.0, 1.0)),
-    max_moves=st.integers(1, 2),
+    max_moves=st.sampled_from((2, 1)),
     exact_sets=st.just(4096),
 )
-
-_MOSTLY = st.sampled_from((True, True, True, False))
-
-
-def _many(each, count):
-    return st.lists(each, min_size=count, max_size=count)

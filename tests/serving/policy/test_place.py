@@ -1,15 +1,41 @@
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
+from serving.costs.costs import StepModel
 from serving.messages import WorkerId
 from serving.policy.place import place
 from serving.policy.views import DecodeView
 
+BY_TOKENS = StepModel(0.0, 0.0, 1.0)
+
 
 def view(
-    name: str, *, load: int = 0, turns: int = 0, sessions: int = 0, capacity: int = 100
+    name: str,
+    *,
+    load: int = 0,
+    turns: int = 0,
+    sessions: int = 0,
+    capacity: int = 100,
+    cached_len: int = 0,
+    tokens: float = 0.0,
+    rows: float = 0.0,
+    model: StepModel = BY_TOKENS,
+    draining: bool = False,
 ) -> DecodeView:
-    return DecodeView(WorkerId(name), load, turns, sessions, capacity)
+    return DecodeView(
+        WorkerId(name),
+        load,
+        turns,
+        sessions,
+        capacity,
+        cached_len,
+        tokens,
+        rows,
+        model,
+        draining,
+    )
 
 
 def chosen(*views: DecodeView) -> str:
@@ -18,15 +44,40 @@ def chosen(*views: DecodeView) -> str:
     return placement.worker
 
 
+def reason(*views: DecodeView) -> str:
+    placement = place(views)
+    assert placement is not None
+    return placement.reason
+
+
 def test_no_worker_is_no_placement():
     assert place([]) is None
 
 
 def test_one_long_conversation_outweighs_many_short_ones():
-    assert chosen(view("a", load=60, turns=1), view("b", load=50, turns=10)) == "b"
+    assert chosen(view("a", tokens=60, rows=1), view("b", tokens=50, rows=10)) == "b"
 
 
-def test_load_is_relative_to_capacity():
+def test_what_a_row_costs_counts_too():
+    by_row = StepModel(0.0, 5.0, 1.0)
+    few, many = view("a", tokens=60, rows=1), view("b", tokens=50, rows=10)
+    assert chosen(replace(few, step_model=by_row), replace(many, step_model=by_row)) == "a"
+
+
+def test_a_faster_worker_may_carry_more():
+    fast = view("b", tokens=60, model=StepModel(0.0, 0.0, 0.5))
+    assert chosen(view("a", tokens=40), fast) == "b"
+
+
+def test_what_is_predicted_outweighs_what_is_held_now():
+    assert chosen(view("a", load=10, tokens=60), view("b", load=60, tokens=10)) == "b"
+
+
+def test_a_worker_about_to_fill_comes_last():
+    assert chosen(view("a", tokens=40, capacity=40), view("b", tokens=50, capacity=100)) == "b"
+
+
+def test_equal_steps_go_to_the_smaller_share_of_capacity():
     assert chosen(view("a", load=30, capacity=40), view("b", load=50, capacity=100)) == "b"
 
 
@@ -42,14 +93,37 @@ def test_a_full_tie_goes_to_the_smaller_id_in_any_order():
     assert chosen(view("b"), view("a")) == chosen(view("a"), view("b")) == "a"
 
 
+def test_a_held_prefix_wins_while_it_is_longer_than_the_load_is_worse():
+    idle = view("a", tokens=10)
+    assert chosen(idle, view("b", tokens=40, cached_len=31)) == "b"
+    assert chosen(idle, view("b", tokens=40, cached_len=29)) == "a"
+
+
+def test_a_prefix_that_decides_is_the_reason():
+    idle = view("a", tokens=10)
+    assert reason(idle, view("b", tokens=40, cached_len=31)) == "prefix"
+    assert reason(idle, view("b", tokens=40, cached_len=29)) == "least_load"
+    assert reason(replace(idle, cached_len=50), view("b", tokens=40)) == "least_load"
+
+
+def test_a_draining_worker_gets_no_session():
+    assert chosen(view("a", draining=True), view("b", tokens=90)) == "b"
+    assert place([view("a", draining=True)]) is None
+
+
 VIEWS = st.lists(
     st.builds(
         DecodeView,
         st.text("abcdef", min_size=1, max_size=3).map(WorkerId),
-        st.integers(0, 50),
-        st.integers(0, 3),
-        st.integers(0, 3),
-        st.sampled_from((10, 20)),
+        load=st.integers(0, 50),
+        turns=st.integers(0, 3),
+        sessions=st.integers(0, 3),
+        capacity=st.sampled_from((20, 40)),
+        cached_len=st.integers(0, 20),
+        expected_tokens=st.integers(0, 50).map(float),
+        expected_rows=st.integers(0, 3).map(float),
+        step_model=st.sampled_from((BY_TOKENS, StepModel(4.0, 2.0, 0.5))),
+        draining=st.booleans(),
     ),
     min_size=1,
     max_size=6,
@@ -57,10 +131,35 @@ VIEWS = st.lists(
 )
 
 
+def step_s(view: DecodeView) -> float:
+    model, tokens = view.step_model, view.expected_tokens - view.cached_len
+    return model.base_s + model.per_row_s * view.expected_rows + model.per_token_s * tokens
+
+
 @given(VIEWS, st.randoms(use_true_random=False))
-def test_the_choice_is_least_loaded_and_does_not_depend_on_the_order(views, random):
+def test_the_choice_has_room_and_the_shortest_steps_in_any_order(views, random):
     shuffled = list(views)
     random.shuffle(shuffled)
-    best = next(v for v in views if v.worker == chosen(*views))
-    assert chosen(*shuffled) == best.worker
-    assert all(best.load * v.capacity <= v.load * best.capacity for v in views)
+    placement = place(views)
+    assert place(shuffled) == placement
+    ready = [v for v in views if not v.draining]
+    if placement is None:
+        assert not ready
+        return
+    best = next(v for v in ready if v.worker == placement.worker)
+    roomy = [v for v in ready if v.expected_tokens < v.capacity]
+    assert best in (roomy or ready)
+    assert all(step_s(best) <= step_s(v) for v in (roomy or ready))
+
+
+@given(VIEWS, st.integers(1, 20))
+def test_more_of_the_prompt_at_hand_keeps_the_choice(views, more):
+    placement = place(views)
+    if placement is not None:
+        longer = [
+            replace(v, cached_len=v.cached_len + more) if v.worker == placement.worker else v
+            for v in views
+        ]
+        again = place(longer)
+        assert again is not None
+        assert again.worker == placement.worker
