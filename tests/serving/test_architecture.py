@@ -54,9 +54,16 @@ def loaded_by(modules: list[str]) -> set[str]:
 
 def test_the_control_plane_imports_without_jax():
     modules = modules_under(
-        "serving/core", "serving/policy", "serving/messages", "serving/config", "serving/request"
+        "serving/core",
+        "serving/policy",
+        "serving/costs",
+        "serving/forecast",
+        "serving/messages",
+        "serving/config",
+        "serving/request",
     )
     assert "serving.core.coordinator" in modules
+    assert "serving.costs.make" in modules
     assert not loaded_by(modules) & {"jax", "jaxlib", "flax", "fastapi", "uvicorn", "asyncio"}
 
 

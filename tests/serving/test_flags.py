@@ -11,6 +11,7 @@ from serving.flags import (
     ACCEPTED_SWITCHES,
     build_config,
     describe,
+    part_options,
     read_config_file,
     server_options,
 )
@@ -118,3 +119,17 @@ def test_impossible_settings_are_named(flags, problem):
     result = run(*flags)
     assert isinstance(result.exception, ConfigError)
     assert problem in str(result.exception)
+
+
+def test_a_command_may_offer_some_parts_and_the_rest_keeps_its_defaults():
+    @click.command()
+    @part_options("batch", "costs")
+    def some(**values):
+        click.echo(describe(build_config("model-dir", values)))
+
+    result = CliRunner().invoke(some, ["--max-num-seqs", "7", "--costs", "c.json"])
+    lines = result.output.splitlines()
+    assert "max-num-seqs = 7" in lines
+    assert 'costs = "c.json"' in lines
+    assert "page-size = 16" in lines
+    assert CliRunner().invoke(some, ["--port", "1"]).exit_code == 2
