@@ -31,7 +31,6 @@ def test_the_shipped_checkpoint_is_complete_and_small():
     assert settings["chat_template"] == CHAT_TEMPLATE
 
 
-@pytest.mark.slow
 def test_the_shipped_accuracy_table_covers_every_family_and_meets_the_targets():
     table = json.loads((DEMO / "accuracy.json").read_text())
     assert set(table["families"]) == {*FAMILIES, FOLLOW_UP_FAMILY}
