@@ -9,18 +9,34 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable
+from pathlib import Path
 from statistics import median
 from typing import Any
 
+from model.config import load_config
 from serving.core.batcher import Batcher
 from serving.core.coordinator import Coordinator, CoordinatorLimits
 from serving.core.holdings import BatcherLimits
 from serving.core.plan import Launch, Output, StepPlan, StepResult
+from serving.core.rules import BatcherRules, CoordinatorRules
 from serving.core.sessions import Sessions
+from serving.costs.costs import Costs, Link
+from serving.costs.hardware import PRESETS
+from serving.costs.roofline import Roofline
+from serving.costs.shape import shape_of
+from serving.forecast.histogram import LengthHistogram
+from serving.forecast.returns import ReturnPrior
 from serving.messages import Action, Arrived, Role, Tokens, ToWorker, WorkerId, WorkerJoined
+from serving.policy.rebalance import REBALANCE_POLICIES
+from serving.policy.rebalance_config import RebalanceConfig
+from serving.policy.roles import ROLES_POLICIES, RolesConfig
+from serving.policy.route import RouteConfig
+from serving.policy.routes import ROUTE_POLICIES
 from serving.request import SamplingParams, Slo, Turn, TurnId
 
 WORKER = WorkerId("d0")
+DEMO = Path(__file__).resolve().parent.parent / "checkpoints" / "demo"
+LINK = Link(latency_s=500e-6, bytes_per_s=8 * 2.0**30)
 PAGE_SIZE = 16
 PROMPT_LEN = 64
 DEPTH = 2
@@ -51,11 +67,12 @@ class Bench:
         max_len = PROMPT_LEN + reply_len
         pages = rows * (-(-max_len // PAGE_SIZE)) + 2
         self.watch = Stopwatch()
+        costs = Roofline(shape_of(load_config(DEMO)), PRESETS["cpu"], 1)
         self.coordinator = Coordinator(
             CoordinatorLimits(max_len, PAGE_SIZE, rows, None, 3, 30.0),
-            settings.coordinator_rules(ROLES),
+            _coordinator_rules(costs),
             Sessions(max_sessions=2 * rows, ttl_s=600.0, page_size=PAGE_SIZE),
-            settings.lengths(),
+            LengthHistogram(prior_mean=512.0, prior_weight=16.0, memory=2000.0),
         )
         self.batcher = Batcher(
             WORKER,
@@ -66,10 +83,11 @@ class Bench:
                 max_rows=rows,
                 max_chunk_tokens=256,
                 max_chunk_rows=8,
-                reserve_tokens=reply_len,
                 transfer_timeout_s=30.0,
                 move_pages=32,
+                host_pages=0,
             ),
+            _batcher_rules(costs),
         )
         self.launched: deque[tuple[StepPlan, StepResult]] = deque()
         self.coordinator.on(WorkerJoined(WORKER, Role.BOTH, pages * PAGE_SIZE), 0.0)
@@ -111,6 +129,40 @@ def measure(rows: int = 64, steps: int = 1000) -> dict[str, float]:
         bench.step()
     figures = {name: median(calls) * 1e6 for name, calls in bench.watch.calls.items()}
     return {"rows": rows, "steps": steps, **figures, "total": sum(figures.values())}
+
+
+def _batcher_rules(costs: Costs) -> BatcherRules:
+    return BatcherRules(
+        costs=costs,
+        reserve_quantile=0.9,
+        order_window=4,
+        max_passes=4,
+        min_chunk_tokens=32,
+        return_horizon_s=600.0,
+        returns=ReturnPrior(returns=0.6, median_s=20.0, weight=16.0),
+        returns_half_life=1000.0,
+        host_link=LINK,
+    )
+
+
+def _coordinator_rules(costs: Costs) -> CoordinatorRules:
+    return CoordinatorRules(
+        route=ROUTE_POLICIES["foretoken"],
+        route_config=RouteConfig(),
+        table=None,
+        rebalance=REBALANCE_POLICIES["predicted"],
+        rebalance_config=RebalanceConfig(),
+        rebalance_every_s=1.0,
+        cool_down_s=5.0,
+        roles=ROLES_POLICIES["none"],
+        roles_config=RolesConfig(),
+        costs=dict.fromkeys(Role, costs),
+        link=LINK,
+        slo=Slo(2.0, 0.05),
+        window_s=10.0,
+        chunk_len=256,
+        max_rows=64,
+    )
 
 
 def _turn(index: int, reply_len: int) -> Turn:

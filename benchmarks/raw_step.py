@@ -61,7 +61,7 @@ def _executor(checkpoint: Path, max_rows: int, total: int) -> JaxExecutor:
     shardings = param_shardings(config, mesh.mesh, DECODE)
     params = load_params(checkpoint, config, shardings, jnp.dtype(config.dtype), None)
     site = Site(config, mesh.mesh, mesh.table, sizes, "blocked")
-    executor = JaxExecutor(params, site, Role.DECODE)
+    executor = JaxExecutor(params, site, Role.DECODE, moves_pages=False)
     executor.warm_up(lambda done: None)
     raw_loop.load_slots(executor, max_rows)
     return executor

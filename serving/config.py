@@ -41,6 +41,9 @@ class MeshConfig:
     decode_tp: int = setting(
         1, "Tensor-parallel degree of each decode worker.", aliases=("pd-decode-tp-size",)
     )
+    flexible_roles: bool = setting(
+        False, "Compile every worker for both roles, so that roles can change at run time."
+    )
 
     def __post_init__(self) -> None:
         """Raise ConfigError for an impossible shape."""
@@ -72,6 +75,9 @@ class MemoryConfig:
         aliases=("num-gpu-blocks-override",),
     )
     page_size: int = setting(16, "Token positions per KV page.", aliases=("block-size",))
+    host_kv_gib: float = setting(
+        0.0, "Host memory per worker for the KV of idle sessions, in GiB; 0: none."
+    )
     memory_fraction: float = setting(
         0.9, "Share of an accelerator's memory to use.", aliases=("gpu-memory-utilization",)
     )
@@ -81,6 +87,7 @@ class MemoryConfig:
         require(self.max_model_len is None or self.max_model_len >= 2, "--max-model-len is below 2")
         require(self.kv_pages is None or self.kv_pages >= 2, "--kv-pages is below 2")
         require(self.page_size >= 1, "--page-size must be at least 1")
+        require(self.host_kv_gib >= 0, "--host-kv-gib must not be negative")
         require(0 < self.memory_fraction <= 1, "--memory-fraction must lie in (0, 1]")
 
 
@@ -91,12 +98,16 @@ class BatchConfig:
     max_num_seqs: int = setting(64, "Rows that may decode at once on one worker.")
     max_num_batched_tokens: int = setting(256, "New prompt tokens that one step may prefill.")
     max_prefill_rows: int = setting(8, "Tasks that may share the prefill part of one step.")
+    min_prefill_tokens: int = setting(
+        32, "New prompt tokens that ride in a step however late its rows are."
+    )
 
     def __post_init__(self) -> None:
         """Raise ConfigError for empty steps."""
         require(self.max_num_seqs >= 1, "--max-num-seqs must be at least 1")
         require(self.max_num_batched_tokens >= 1, "--max-num-batched-tokens must be at least 1")
         require(self.max_prefill_rows >= 1, "--max-prefill-rows must be at least 1")
+        require(self.min_prefill_tokens >= 1, "--min-prefill-tokens must be at least 1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +118,7 @@ class ScheduleConfig:
     queue_timeout_seconds: float = setting(0.0, "Give up on a turn that waited longer; 0: never.")
     reserve_tokens: int = setting(
         512,
-        "Reply tokens reserved at admission, at most what the turn may produce.",
+        "Mean length of a reply, as long as none was seen.",
         aliases=("disaggregation-num-reserved-decode-tokens",),
     )
     session_ttl_seconds: float = setting(600.0, "Forget the place of a session idle for longer.")
@@ -122,12 +133,56 @@ class ScheduleConfig:
         """Raise ConfigError for negative limits."""
         require(self.max_queue_size >= 1, "--max-queue-size must be at least 1")
         require(self.queue_timeout_seconds >= 0, "--queue-timeout-seconds must not be negative")
-        require(self.reserve_tokens >= 0, "--reserve-tokens must not be negative")
+        require(self.reserve_tokens >= 2, "--reserve-tokens must be at least 2")
         require(self.session_ttl_seconds > 0, "--session-ttl-seconds must be positive")
         require(self.max_sessions >= 1, "--max-sessions must be at least 1")
         require(self.transfer_timeout_seconds > 0, "--transfer-timeout-seconds must be positive")
         require(self.move_pages_per_step >= 1, "--move-pages-per-step must be at least 1")
         require(self.drain_timeout_seconds >= 0, "--drain-timeout-seconds must not be negative")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyConfig:
+    """How turns are routed, ordered, admitted and moved."""
+
+    route_policy: str = setting(
+        "foretoken",
+        "Who prefills: foretoken, replicas, pd-full, pd-delta, local, ppd, threshold or ampd.",
+    )
+    route_weight_ttft: float = setting(1.0, "Weight of a turn's own time to first token.")
+    route_weight_tpot: float = setting(1.0, "Weight of the time per token that it costs others.")
+    route_table: str | None = setting(None, "Measured table of the policy ppd (JSON).")
+    slo_ttft_ms: float | None = setting(None, "Target of turns that bring none, milliseconds.")
+    slo_tpot_ms: float | None = setting(None, "Target per token of turns that bring none.")
+    order_window: int = setting(4, "Queued tasks that may change places to meet more targets.")
+    max_passes: int = setting(4, "Times that a queued task may be passed over.")
+    reserve_quantile: float = setting(
+        0.9, "Quantile of a reply's forecast length that pages are reserved for."
+    )
+    rebalance_policy: str = setting("predicted", "Which rows move: none, current or predicted.")
+    rebalance_interval_seconds: float = setting(1.0, "Time between two looks at the load.")
+    rebalance_max_moves: int = setting(1, "Rows that may begin to move at one look.")
+    rebalance_cool_down_seconds: float = setting(5.0, "Time for which a moved row stays.")
+    roles_policy: str = setting("none", "Who changes a worker's role at run time: none or queue.")
+    window_seconds: float = setting(10.0, "Span of the means that policies look at.")
+    decision_log: str | None = setting(None, "File for every decision, as JSON lines.")
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for values outside their range; names are looked up by the engine."""
+        for name in ("route_weight_ttft", "rebalance_interval_seconds", "window_seconds"):
+            require(getattr(self, name) > 0, f"--{name.replace('_', '-')} must be positive")
+        require(self.route_weight_tpot >= 0, "--route-weight-tpot must not be negative")
+        for name in ("slo_ttft_ms", "slo_tpot_ms"):
+            value = getattr(self, name)
+            require(value is None or value > 0, f"--{name.replace('_', '-')} must be positive")
+        require(1 <= self.order_window <= 8, "--order-window must lie between 1 and 8")
+        require(self.max_passes >= 0, "--max-passes must not be negative")
+        require(0 < self.reserve_quantile < 1, "--reserve-quantile must lie between 0 and 1")
+        require(self.rebalance_max_moves >= 1, "--rebalance-max-moves must be at least 1")
+        require(
+            self.rebalance_cool_down_seconds >= 0,
+            "--rebalance-cool-down-seconds must not be negative",
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,6 +195,13 @@ class CostsConfig:
     hardware: str | None = setting(
         None, "Description of the devices to estimate times from; by their kind if not given."
     )
+    link_gib_per_s: float = setting(8.0, "Rate at which KV moves between two workers, in GiB/s.")
+    link_latency_us: float = setting(500.0, "Time that any KV transfer takes at least.")
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for links that carry nothing."""
+        require(self.link_gib_per_s > 0, "--link-gib-per-s must be positive")
+        require(self.link_latency_us >= 0, "--link-latency-us must not be negative")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,5 +256,6 @@ class ServerConfig:
     memory: MemoryConfig
     batch: BatchConfig
     schedule: ScheduleConfig
+    policy: PolicyConfig
     costs: CostsConfig
     endpoint: EndpointConfig

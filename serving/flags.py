@@ -22,6 +22,7 @@ from serving.config import (
     MemoryConfig,
     MeshConfig,
     ModelSource,
+    PolicyConfig,
     ScheduleConfig,
     ServerConfig,
 )
@@ -32,6 +33,7 @@ PARTS: dict[str, type[Any]] = {
     "memory": MemoryConfig,
     "batch": BatchConfig,
     "schedule": ScheduleConfig,
+    "policy": PolicyConfig,
     "costs": CostsConfig,
     "endpoint": EndpointConfig,
 }

@@ -21,8 +21,10 @@ class Placer:
         self._costs = costs
 
     def place(self, live: LiveTurn) -> Placement | None:
-        """Choose an owner for a turn's session; None if nobody decodes."""
-        del live
+        """Choose an owner for a turn's session; None if nobody decodes.
+
+        What a worker's live turns are expected to grow to stands for its load over the horizon.
+        """
         return place(
             [
                 DecodeView(
@@ -31,7 +33,13 @@ class Placer:
                     turns=record.turns,
                     sessions=self._sessions.owned_by(record.id),
                     capacity=record.capacity,
+                    cached_len=record.pages.cached_len(live.names),
+                    expected_tokens=float(record.load),
+                    expected_rows=float(record.turns),
+                    step_model=self._costs[record.role].step_model(),
+                    draining=record.leaving,
                 )
-                for record in self._fleet.owners()
+                for record in self._fleet.workers.values()
+                if record.decodes
             ]
         )

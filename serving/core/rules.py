@@ -9,6 +9,7 @@ from serving.messages import Role
 from serving.policy.ppd_table import PpdTable
 from serving.policy.rebalance import RebalancePolicy
 from serving.policy.rebalance_config import RebalanceConfig
+from serving.policy.roles import RolesConfig, RolesPolicy
 from serving.policy.route import RouteConfig, RoutePolicy
 from serving.request import Slo
 
@@ -53,6 +54,8 @@ class CoordinatorRules:
     rebalance_config: RebalanceConfig
     rebalance_every_s: float
     cool_down_s: float
+    roles: RolesPolicy
+    roles_config: RolesConfig
     costs: Mapping[Role, Costs]
     link: Link
     slo: Slo

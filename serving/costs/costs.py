@@ -5,7 +5,7 @@ descriptions), `profile` (a measured grid), `corrected` (either, times what was 
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 
 class Estimate(NamedTuple):
@@ -32,6 +32,7 @@ class StepModel:
     per_token_s: float
 
 
+@runtime_checkable
 class Costs(Protocol):
     """Predicts durations on one kind of worker."""
 

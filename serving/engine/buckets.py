@@ -55,19 +55,20 @@ def make_buckets(
     """List a role's buckets.
 
     A prefill worker never decodes. A decode worker may prefill, which is rare, so one mixed bucket
-    has to do. A worker that does both meets every mixture.
+    has to do. A worker that does both meets every mixture. `max_pages` 0: pages never move.
     """
+    pages = _ladder(1, max_pages, PAGE_FACTOR) if max_pages else ()
     rows = _ladder(1, max_rows, ROW_FACTOR)
     tokens = _ladder(min(LEAST_CHUNK_TOKENS, max_tokens), max_tokens, TOKEN_FACTOR)
     match role:
         case Role.PREFILL:
-            return Buckets(_steps([0], tokens, max_chunks), _ladder(1, max_pages, PAGE_FACTOR))
+            return Buckets(_steps([0], tokens, max_chunks), pages)
         case Role.DECODE:
             steps = _steps(rows, [0], max_chunks) + _steps([max_rows], [max_tokens], max_chunks)
-            return Buckets(steps, _ladder(1, max_pages, PAGE_FACTOR))
+            return Buckets(steps, pages)
         case Role.BOTH:
             mixed = _steps([0, *rows[len(rows) // 2 :]], tokens, max_chunks)
-            return Buckets(_steps(rows, [0], max_chunks) + mixed, ())
+            return Buckets(_steps(rows, [0], max_chunks) + mixed, pages)
         case unreachable:
             assert_never(unreachable)
 

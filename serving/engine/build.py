@@ -20,11 +20,13 @@ from serving.config import ConfigError, ServerConfig, require
 from serving.core.batcher import Batcher
 from serving.core.coordinator import Coordinator, CoordinatorLimits
 from serving.core.holdings import BatcherLimits
+from serving.core.rules import BatcherRules
 from serving.core.sessions import Sessions
 from serving.engine.connectors.in_process import InProcessConnector
 from serving.engine.executor import JaxExecutor
-from serving.engine.meshes import WorkerMesh, make_meshes
+from serving.engine.meshes import WorkerMesh, make_meshes, name_workers
 from serving.engine.programs import ExecutorSizes, Site
+from serving.engine.rules import batcher_rules, coordinator_rules, costs_by_role, length_model
 from serving.engine.worker import Post, Worker
 from serving.messages import Role
 from serving.policy.admit import pages_for
@@ -63,9 +65,9 @@ def make_coordinator(deployment: Deployment) -> Coordinator:
     schedule, memory = deployment.config.schedule, deployment.config.memory
     limits = CoordinatorLimits(
         max_model_len=deployment.max_model_len,
+        page_size=memory.page_size,
         max_queue_size=schedule.max_queue_size,
         queue_timeout_s=schedule.queue_timeout_seconds or None,
-        reserve_tokens=schedule.reserve_tokens,
         max_attempts=MAX_ATTEMPTS,
         move_timeout_s=2 * schedule.transfer_timeout_seconds,  # its source gives up first
     )
@@ -74,7 +76,9 @@ def make_coordinator(deployment: Deployment) -> Coordinator:
         ttl_s=schedule.session_ttl_seconds,
         page_size=memory.page_size,
     )
-    return Coordinator(limits, sessions)
+    costs = costs_by_role(deployment.config, deployment.model, jax.devices()[0].device_kind)
+    rules = coordinator_rules(deployment.config, costs)
+    return Coordinator(limits, rules, sessions, length_model(deployment.config))
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +87,7 @@ class ColdWorker:
 
     mesh: WorkerMesh
     limits: BatcherLimits
+    rules: BatcherRules
     executor: JaxExecutor
 
 
@@ -94,8 +99,10 @@ def load_workers(deployment: Deployment) -> list[ColdWorker]:
     """
     meshes = make_meshes(deployment.config.mesh, deployment.model, jax.devices())
     limits = [_limits(deployment, mesh) for mesh in meshes]
+    costs = costs_by_role(deployment.config, deployment.model, jax.devices()[0].device_kind)
+    rules = {role: batcher_rules(deployment.config, known) for role, known in costs.items()}
     return [
-        ColdWorker(mesh, own, _executor(deployment, mesh, own))
+        ColdWorker(mesh, own, rules[mesh.role], _executor(deployment, mesh, own))
         for mesh, own in zip(meshes, limits, strict=True)
     ]
 
@@ -114,7 +121,7 @@ def warm_up(
     connector = InProcessConnector({w.mesh.worker: w.executor.payload_sharding for w in cold})
     warm: list[tuple[Worker, Role, int]] = []
     for worker in cold:
-        batcher = Batcher(worker.mesh.worker, worker.limits)
+        batcher = Batcher(worker.mesh.worker, worker.limits, worker.rules)
         capacity = worker.limits.num_pages * worker.limits.page_size
         warm.append(
             (Worker(batcher, worker.executor, connector, post, clock), worker.mesh.role, capacity)
@@ -126,8 +133,8 @@ def _limits(deployment: Deployment, mesh: WorkerMesh) -> BatcherLimits:
     memory, batch = deployment.config.memory, deployment.config.batch
     schedule = deployment.config.schedule
     pages = memory.kv_pages
+    bytes_per_page = page_bytes(deployment.model, page_size=memory.page_size)
     if pages is None:
-        bytes_per_page = page_bytes(deployment.model, page_size=memory.page_size)
         pages = default_pages(deployment, bytes_per_page, _free_bytes(deployment, mesh))
     try:
         return BatcherLimits(
@@ -137,9 +144,9 @@ def _limits(deployment: Deployment, mesh: WorkerMesh) -> BatcherLimits:
             max_rows=batch.max_num_seqs,
             max_chunk_tokens=batch.max_num_batched_tokens,
             max_chunk_rows=batch.max_prefill_rows,
-            reserve_tokens=schedule.reserve_tokens,
             transfer_timeout_s=schedule.transfer_timeout_seconds,
             move_pages=schedule.move_pages_per_step,
+            host_pages=int(memory.host_kv_gib * 2**30) // bytes_per_page,
         )
     except ValueError as error:
         raise ConfigError(str(error)) from error
@@ -166,7 +173,10 @@ def _executor(deployment: Deployment, mesh: WorkerMesh, limits: BatcherLimits) -
 
         path = deployment.config.checkpoint
         params = load_params(path, model, shardings, jnp.dtype(model.dtype), progress)
-    return JaxExecutor(params, site, mesh.role)
+    config = deployment.config
+    role = Role.BOTH if config.mesh.flexible_roles else mesh.role
+    moves = len(name_workers(config.mesh)) > 1
+    return JaxExecutor(params, site, role, moves_pages=moves or limits.host_pages > 0)
 
 
 def _free_bytes(deployment: Deployment, mesh: WorkerMesh) -> int | None:

@@ -25,6 +25,7 @@ from model.parameters import Params
 from serving.core.plan import LoadSlot, StepPlan, StepResult
 from serving.engine import slots
 from serving.engine.buckets import Bucket, Buckets, make_buckets
+from serving.engine.host_memory import HostMemory
 from serving.engine.programs import ExecutorSizes, Programs, Site
 from serving.engine.steps import StepOutput
 from serving.messages import Role
@@ -43,8 +44,11 @@ class Pending:
 class JaxExecutor:
     """The device side of one worker."""
 
-    def __init__(self, params: Params, site: Site, role: Role) -> None:
-        """Allocate the pool and the slots. `params` lie on the site's mesh as its table says."""
+    def __init__(self, params: Params, site: Site, role: Role, *, moves_pages: bool) -> None:
+        """Allocate the pool and the slots. `params` lie on the site's mesh as its table says.
+
+        Without `moves_pages` neither `gather` nor `offload` and what undoes them can be called.
+        """
         sizes = site.sizes
         self._params = params
         self._site = site
@@ -53,8 +57,9 @@ class JaxExecutor:
             max_rows=sizes.max_rows,
             max_tokens=sizes.max_chunk_tokens,
             max_chunks=sizes.max_chunk_rows,
-            max_pages=sizes.max_pages,
+            max_pages=sizes.max_pages if moves_pages else 0,
         )
+        self._host = HostMemory()
         self._programs = Programs(site, self._buckets)
         self._layouts = {bucket: site.layout(bucket) for bucket in self._buckets.steps}
         allocate = jax.jit(
@@ -154,6 +159,20 @@ class JaxExecutor:
         count = payload.shape[1]
         self._pool = self._programs.scatter[count](self._pool, payload, _padded(pages, count))
 
+    def offload(self, pages: Sequence[int], host_slots: Sequence[int]) -> None:
+        """Copy pages to host memory; what is written to them later is not in the copy."""
+        for some in _in_parts(len(pages), max(self._buckets.pages)):
+            self._host.keep(self.gather(pages[some]), host_slots[some])
+
+    def restore(self, host_slots: Sequence[int], pages: Sequence[int]) -> None:
+        """Copy what `offload` kept back into pages."""
+        for some in _in_parts(len(pages), max(self._buckets.pages)):
+            wanted = list(host_slots[some])
+            count = self._buckets.fit_pages(len(wanted))
+            padding = [wanted[-1]] * (count - len(wanted))
+            stacked = self._host.stack([*wanted, *padding])
+            self.scatter(jax.device_put(stacked, self.payload_sharding), pages[some])
+
     def _run(self, bucket: Bucket, packed: NDArray[np.int32]) -> StepOutput:
         step = self._programs.step[bucket]
         self._pool, self._history, output = step(
@@ -172,6 +191,10 @@ class JaxExecutor:
             for i, (chunk, end) in enumerate(zip(chunks, ends, strict=True))
             if chunk.targets is not None
         }
+
+
+def _in_parts(count: int, most: int) -> list[slice]:
+    return [slice(start, start + most) for start in range(0, count, most)]
 
 
 def _padded(pages: Sequence[int], count: int) -> NDArray[np.int32]:

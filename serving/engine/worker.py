@@ -17,8 +17,10 @@ from serving.core.plan import (
     DropTransfer,
     Launch,
     LoadSlot,
+    OffloadPages,
     Output,
     ReceivePages,
+    RestorePages,
     SendPages,
     StepPlan,
     StepResult,
@@ -55,6 +57,14 @@ class Executor(Protocol):
 
     def collect(self, pending: Any) -> StepResult:
         """Wait for a step and return what it sampled."""
+        ...
+
+    def offload(self, pages: Sequence[int], host_slots: Sequence[int]) -> None:
+        """Copy pages to slots of host memory."""
+        ...
+
+    def restore(self, host_slots: Sequence[int], pages: Sequence[int]) -> None:
+        """Copy slots of host memory back into pages."""
         ...
 
     def gather(self, pages: Sequence[int]) -> Any:
@@ -187,6 +197,10 @@ class Worker:
                     self._launched.append((plan, self._executor.launch(plan)))
                 case LoadSlot():
                     self._executor.load_slot(output)
+                case OffloadPages(pages, slots):
+                    self._executor.offload(pages, slots)
+                case RestorePages(slots, pages):
+                    self._executor.restore(slots, pages)
                 case SendPages() | ReceivePages() | DropTransfer():
                     todo.extend(self._move(output, leaving))
                 case _:

@@ -1,10 +1,11 @@
 """What must whoever forecasts replies offer? The code that decides knows only this."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from serving.forecast.survival import Survival
 
 
+@runtime_checkable
 class LengthModel(Protocol):
     """Forecasts the length of a reply before its first token, and learns from those that ended."""
 

@@ -6,6 +6,7 @@ from serving.forecast.returns import ReturnPrior
 from serving.messages import Role
 from serving.policy.rebalance import REBALANCE_POLICIES
 from serving.policy.rebalance_config import RebalanceConfig
+from serving.policy.roles import ROLES_POLICIES, RolesConfig
 from serving.policy.route import RouteConfig
 from serving.policy.routes import ROUTE_POLICIES
 from serving.request import Slo
@@ -46,6 +47,8 @@ def coordinator_rules(
         rebalance_config=RebalanceConfig(horizon_steps=64.0, max_moves=2),
         rebalance_every_s=0.05,
         cool_down_s=0.05,
+        roles=ROLES_POLICIES["none"],
+        roles_config=RolesConfig(),
         costs=dict.fromkeys(Role, COSTS),
         link=LINK,
         slo=Slo(ttft_s, tpot_s),

@@ -79,7 +79,7 @@ class Cluster:
         for one in make_meshes(mesh, MODEL, jax.devices()):
             site = Site(MODEL, one.mesh, one.table, SIZES, "blocked")
             params = jax.device_put(PARAMS, param_shardings(MODEL, one.mesh, one.table))
-            executor = JaxExecutor(params, site, one.role)
+            executor = JaxExecutor(params, site, one.role, moves_pages=True)
             executor.warm_up(lambda _: None)
             self.executors[one.worker] = (one.role, executor)
         shardings = {name: e.payload_sharding for name, (_, e) in self.executors.items()}

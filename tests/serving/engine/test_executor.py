@@ -38,7 +38,9 @@ PARAMS["head"] = PARAMS["head"] * 40
 def make(role, first_device, degree, table=DECODE):
     mesh = Mesh(np.array(jax.devices()[first_device : first_device + degree]), (TENSOR,))
     params = jax.device_put(PARAMS, param_shardings(CONFIG, mesh, table))
-    executor = JaxExecutor(params, Site(CONFIG, mesh, table, SIZES, "blocked"), role)
+    executor = JaxExecutor(
+        params, Site(CONFIG, mesh, table, SIZES, "blocked"), role, moves_pages=True
+    )
     executor.warm_up(lambda done: None)
     return executor
 
@@ -294,7 +296,9 @@ def test_a_sliding_window_in_bfloat16_equals_the_oracle():
     params["head"] = params["head"] * 40
     mesh = Mesh(np.array(jax.devices()[:1]), (TENSOR,))
     there = jax.device_put(params, param_shardings(config, mesh, DECODE))
-    executor = JaxExecutor(there, Site(config, mesh, DECODE, SIZES, "blocked"), Role.BOTH)
+    executor = JaxExecutor(
+        there, Site(config, mesh, DECODE, SIZES, "blocked"), Role.BOTH, moves_pages=True
+    )
     executor.warm_up(lambda done: None)
     tokens = prompt(20)
     first = prefill(executor, 1, tokens, pages(1), cut=13).chunk_ids

@@ -1,0 +1,128 @@
+"""How do settings become the rules that coordinator and batchers decide by? Names become policies.
+
+The one place where a policy is looked up by its name, and where the files that policies need are
+read.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from model.config import ModelConfig
+from serving.config import ConfigError, PolicyConfig, ServerConfig
+from serving.core.rules import BatcherRules, CoordinatorRules
+from serving.costs.costs import Costs, Link
+from serving.costs.make import make_costs
+from serving.forecast.histogram import LengthHistogram
+from serving.forecast.returns import ReturnPrior
+from serving.messages import Role
+from serving.policy.ppd_table import PpdTable
+from serving.policy.rebalance import REBALANCE_POLICIES
+from serving.policy.rebalance_config import RebalanceConfig
+from serving.policy.roles import ROLES_POLICIES, RolesConfig
+from serving.policy.route import RouteConfig
+from serving.policy.routes import ROUTE_POLICIES
+from serving.request import Slo
+
+T = TypeVar("T")
+GIB = 2.0**30
+
+PRIOR_WEIGHT, LENGTHS_REMEMBERED = 16.0, 2000.0
+"""Replies that the assumed mean length counts as, and that the past counts as (ours)."""
+RETURNS = ReturnPrior(returns=0.6, median_s=20.0, weight=16.0)
+RETURNS_HALF_LIFE = 1000.0
+"""What is believed of sessions before any has come back: chats, as people hold them (ours)."""
+HOST_LINK = Link(latency_s=200e-6, bytes_per_s=8 * GIB)
+"""To host memory and back: a plain copy, or PCIe with its overheads (performance.md 10.1)."""
+
+
+def costs_by_role(config: ServerConfig, model: ModelConfig, device_kind: str) -> dict[Role, Costs]:
+    """Make the latency model of each role; raises ConfigError for what does not fit."""
+    mesh = config.mesh
+    degrees = {
+        Role.PREFILL: mesh.prefill_tp,
+        Role.DECODE: mesh.decode_tp,
+        Role.BOTH: mesh.decode_tp,
+    }
+    used = [Role.PREFILL, Role.DECODE] if mesh.prefill_workers else [Role.BOTH]
+    costs = {
+        role: make_costs(config.costs, model, device_kind, degrees[role], role) for role in used
+    }
+    # A worker may take another role at run time; what is known of its kind has to do then.
+    known = next(iter(reversed(costs.values())))
+    return {role: costs.get(role, known) for role in Role}
+
+
+def batcher_rules(config: ServerConfig, costs: Costs) -> BatcherRules:
+    """Make the rules of one worker."""
+    policy, batch = config.policy, config.batch
+    return BatcherRules(
+        costs=costs,
+        reserve_quantile=policy.reserve_quantile,
+        order_window=policy.order_window,
+        max_passes=policy.max_passes,
+        min_chunk_tokens=min(batch.min_prefill_tokens, batch.max_num_batched_tokens),
+        return_horizon_s=config.schedule.session_ttl_seconds,
+        returns=RETURNS,
+        returns_half_life=RETURNS_HALF_LIFE,
+        host_link=HOST_LINK,
+    )
+
+
+def coordinator_rules(config: ServerConfig, costs: Mapping[Role, Costs]) -> CoordinatorRules:
+    """Make the rules of the deployment; raises ConfigError for a name or a file that is wrong."""
+    policy = config.policy
+    return CoordinatorRules(
+        route=_named("route-policy", policy.route_policy, ROUTE_POLICIES),
+        route_config=RouteConfig(
+            w_ttft=policy.route_weight_ttft,
+            w_tpot=policy.route_weight_tpot,
+            reserve_quantile=policy.reserve_quantile,
+            min_chunk_len=config.batch.min_prefill_tokens,
+        ),
+        table=None if policy.route_table is None else _read_table(Path(policy.route_table)),
+        rebalance=_named("rebalance-policy", policy.rebalance_policy, REBALANCE_POLICIES),
+        rebalance_config=RebalanceConfig(max_moves=policy.rebalance_max_moves),
+        rebalance_every_s=policy.rebalance_interval_seconds,
+        cool_down_s=policy.rebalance_cool_down_seconds,
+        roles=_named("roles-policy", policy.roles_policy, ROLES_POLICIES),
+        roles_config=RolesConfig(),
+        costs=costs,
+        link=Link(config.costs.link_latency_us * 1e-6, config.costs.link_gib_per_s * GIB),
+        slo=default_slo(policy),
+        window_s=policy.window_seconds,
+        chunk_len=config.batch.max_num_batched_tokens,
+        max_rows=config.batch.max_num_seqs,
+    )
+
+
+def default_slo(policy: PolicyConfig) -> Slo:
+    """Return the targets of turns that bring none."""
+    ttft, tpot = policy.slo_ttft_ms, policy.slo_tpot_ms
+    return Slo(None if ttft is None else ttft / 1e3, None if tpot is None else tpot / 1e3)
+
+
+def length_model(config: ServerConfig) -> LengthHistogram:
+    """Make the forecast of replies: a running histogram until a trained head exists."""
+    return LengthHistogram(
+        prior_mean=float(config.schedule.reserve_tokens),
+        prior_weight=PRIOR_WEIGHT,
+        memory=LENGTHS_REMEMBERED,
+    )
+
+
+def _named(flag: str, name: str, known: Mapping[str, T]) -> T:
+    if name not in known:
+        raise ConfigError(f"--{flag} {name} is unknown; use one of {', '.join(known)}")
+    return known[name]
+
+
+def _read_table(path: Path) -> PpdTable:
+    try:
+        document: Any = json.loads(path.read_text())
+        return PpdTable.parse(document)
+    except OSError as error:
+        raise ConfigError(f"--route-table {path}: cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise ConfigError(f"--route-table {path}: {error}") from error
