@@ -78,6 +78,7 @@ def measure(
     microseconds and the number of calls: `{fleet: {policy: {"median_us", "p99_us", "calls"}}}`.
     """
     context = RouteContext(costs or PlaneCosts(), RouteConfig(), None)
+    gc.collect()
     fleets = {"idle": _case(workers, busy=False), "busy": _case(workers, busy=True)}
     return {
         fleet: {
@@ -93,7 +94,6 @@ def _time(
     for _ in range(WARM_UP_CALLS):
         policy(*case, context)
     calls: list[float] = []
-    gc.collect()
     until = time.perf_counter() + seconds
     while not calls or time.perf_counter() < until:
         start = time.perf_counter()
