@@ -28,6 +28,7 @@ CHUNK_LEN = 512
 HISTORY_LEN = 4096
 NEW_LEN = 1500
 HALF_LIFE = 700.0
+LINK = Link(latency_s=1e-4, bytes_per_s=2.5e10)
 WARM_UP_CALLS = 20
 
 
@@ -150,7 +151,7 @@ def _worker(index: int, random: np.random.Generator, *, busy: bool) -> PrefillVi
         turns=queued_len // CHUNK_LEN,
         chunk_len=CHUNK_LEN,
         ttft_s=0.6 if busy else 0.3,
-        link=Link(latency_s=1e-4, bytes_per_s=2.5e10),
+        link=LINK,
     )
 
 
