@@ -28,6 +28,7 @@ CHUNK_LEN = 512
 HISTORY_LEN = 4096
 NEW_LEN = 1500
 HALF_LIFE = 700.0
+LINK = Link(latency_s=1e-4, bytes_per_s=2.5e10)
 WARM_UP_CALLS = 20
 
 
@@ -78,6 +79,7 @@ def measure(
     microseconds and the number of calls: `{fleet: {policy: {"median_us", "p99_us", "calls"}}}`.
     """
     context = RouteContext(costs or PlaneCosts(), RouteConfig(), None)
+    gc.collect()
     fleets = {"idle": _case(workers, busy=False), "busy": _case(workers, busy=True)}
     return {
         fleet: {
@@ -93,7 +95,6 @@ def _time(
     for _ in range(WARM_UP_CALLS):
         policy(*case, context)
     calls: list[float] = []
-    gc.collect()
     until = time.perf_counter() + seconds
     while not calls or time.perf_counter() < until:
         start = time.perf_counter()
@@ -150,7 +151,7 @@ def _worker(index: int, random: np.random.Generator, *, busy: bool) -> PrefillVi
         turns=queued_len // CHUNK_LEN,
         chunk_len=CHUNK_LEN,
         ttft_s=0.6 if busy else 0.3,
-        link=Link(latency_s=1e-4, bytes_per_s=2.5e10),
+        link=LINK,
     )
 
 

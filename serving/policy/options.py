@@ -138,22 +138,34 @@ def shortlist(prefills: Iterable[PrefillView]) -> list[PrefillView]:
     more of the prompt; of equals the smaller id stays. Costs are taken to be such that to hold more
     of a prompt never makes its prefill longer.
     """
-    least: dict[tuple[int, int, float, float], PrefillView] = {}
+    unbeaten: list[PrefillView] = []
+    for group in _alike(prefills):
+        held = -1
+        for worker in sorted(group, key=lambda w: (w.queued_s, -w.cached_len)):
+            if worker.cached_len > held:
+                held = worker.cached_len
+                unbeaten.append(worker)
+    return sorted(unbeaten, key=lambda w: (w.queued_s, -w.cached_len, w.worker))
+
+
+def _alike(prefills: Iterable[PrefillView]) -> list[list[PrefillView]]:
+    """Group workers by link and chunk; of those that hold equally much only the least queue stays.
+
+    This loop is most of a decision in a large fleet. Neighbours often share their link, and then
+    nothing is hashed but what they hold.
+    """
+    groups: dict[tuple[int, float, float], dict[int, PrefillView]] = {}
+    group: dict[int, PrefillView] = {}
+    link, chunk_len = None, 0
     for worker in prefills:
-        link = worker.link
-        key = (worker.cached_len, worker.chunk_len, link.latency_s, link.bytes_per_s)
-        other = least.get(key)
+        if worker.link is not link or worker.chunk_len != chunk_len:
+            link, chunk_len = worker.link, worker.chunk_len
+            group = groups.setdefault((chunk_len, link.latency_s, link.bytes_per_s), {})
+        other = group.get(worker.cached_len)
         if (
             other is None
             or worker.queued_s < other.queued_s
             or (worker.queued_s == other.queued_s and worker.worker < other.worker)
         ):
-            least[key] = worker
-    unbeaten: list[PrefillView] = []
-    held: dict[tuple[int, float, float], int] = {}
-    for worker in sorted(least.values(), key=lambda w: (w.queued_s, -w.cached_len, w.worker)):
-        kind = (worker.chunk_len, worker.link.latency_s, worker.link.bytes_per_s)
-        if worker.cached_len > held.get(kind, -1):
-            held[kind] = worker.cached_len
-            unbeaten.append(worker)
-    return unbeaten
+            group[worker.cached_len] = worker
+    return [list(group.values()) for group in groups.values()]

@@ -73,5 +73,5 @@ def test_pd_full_goes_to_the_shortest_queue_and_ignores_caches():
 
 
 def test_pd_full_breaks_ties_by_turns_then_id():
-    workers = prefill("c", turns=1), prefill("b", turns=1), prefill("d", turns=2)
-    assert went(ask(pd_full, owner(), *workers))[0] == "b"
+    workers = prefill("d", turns=1), prefill("c", turns=1), prefill("b", turns=2)
+    assert went(ask(pd_full, owner(), *workers))[0] == "c"
