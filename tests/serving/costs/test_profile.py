@@ -78,7 +78,8 @@ def test_a_step_is_priced_in_the_bucket_that_pads_it():
 
 def test_prefill_is_bilinear_between_points():
     assert PROFILE.prefill(32, 256).seconds == pytest.approx(8.0)
-    assert PROFILE.prefill(48.5, 256).seconds == pytest.approx((20 + 24 + 21 + 30) / 4)
+    corners = {(2, 0): 1.0, (2, 4): 3.0, (6, 0): 5.0, (6, 4): 15.0}
+    assert make_surface(corners, lambda x, y: 1.0).at(4, 2) == pytest.approx(24 / 4)
 
 
 def test_padding_shows_as_a_jump():
