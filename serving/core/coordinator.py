@@ -15,30 +15,26 @@ Works per turn; only `Tokens` is per step, and does the least it can. Does no I/
 from dataclasses import dataclass
 from typing import assert_never
 
-from serving.core.finish import finish_after
+from serving.core.assignments import Assignments
+from serving.core.finish import ended_by_itself, finish_after
 from serving.core.fleet import Fleet
 from serving.core.live_turn import LiveTurn
 from serving.core.moves import Moves
 from serving.core.outbox import Outbox
-from serving.core.placement import Placer
 from serving.core.prefix import chain
 from serving.core.rebalancer import Rebalancer, WantedMove
 from serving.core.roles import Roles
-from serving.core.router import Router
 from serving.core.rules import CoordinatorRules
 from serving.core.sessions import Sessions
-from serving.core.windows import Window
 from serving.costs.correction import Corrected, Correction, step_bucket
 from serving.forecast.length_model import LengthModel
 from serving.messages import (
-    STOPPED,
     Action,
     Adopted,
     Arrived,
     Cancel,
     Cancelled,
     Completed,
-    Decode,
     Drain,
     Dropped,
     Emit,
@@ -52,7 +48,6 @@ from serving.messages import (
     MoveWanted,
     Outcome,
     PagesChanged,
-    Prefill,
     PrefillDone,
     Refused,
     Rejected,
@@ -66,7 +61,7 @@ from serving.messages import (
     WorkerJoined,
     WorkerLost,
 )
-from serving.request import FinishReason, Slo, Turn, TurnId
+from serving.request import Slo, Turn, TurnId
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,17 +95,17 @@ class Coordinator:
         self._turns: dict[TurnId, LiveTurn] = {}
         self._waiting: dict[TurnId, None] = {}  # no token yet, oldest first
         self._draining = False
-        self._arrivals = Window(rules.window_s)
         self._outbox = Outbox(self.fleet)
         self._corrections = {role: Correction() for role in rules.costs}
         costs = {
             role: Corrected(base, self._corrections[role]) for role, base in rules.costs.items()
         }
-        self._placer = Placer(self.fleet, sessions, costs)
-        self._router = Router(rules, costs, self.fleet, self._turns, limits.page_size)
+        self._assignments = Assignments(
+            rules, costs, self.fleet, sessions, self._turns, self._outbox
+        )
         self._rebalancer = Rebalancer(rules, costs, self.fleet, self._turns)
         self._moves = Moves(self.fleet, sessions, self._outbox, limits.move_timeout_s)
-        self._roles = Roles(self.fleet, sessions, self._outbox)
+        self._roles = Roles(rules, self.fleet, sessions, self._outbox)
 
     @property
     def live_turns(self) -> int:
@@ -129,7 +124,7 @@ class Coordinator:
             case PrefillDone() | Finished() | Refused() | Adopted() | MoveFailed():
                 self._on_task(event, now)
             case StepsTimed() | PagesChanged() | LoadReport():
-                self._on_worker(event)
+                self._observe(event)
             case Arrived(turn):
                 self._on_arrived(turn, now)
             case Cancelled(turn, reason, kept):
@@ -147,7 +142,7 @@ class Coordinator:
         if rejected is not None:
             self._outbox.add(End(turn.id, rejected, turn.prompt_len, 0, 0))
             return
-        self._arrivals.add(now, 0.0, 1)
+        self._assignments.arrived(now)
         curve = self._lengths.curve().capped(turn.sampling.max_tokens)
         growth = min(turn.sampling.max_tokens, round(curve.expected()))
         default = self._rules.slo
@@ -164,6 +159,7 @@ class Coordinator:
             curve=curve,
             expected_len=turn.prompt_len + growth,
             task=TaskId(turn.id, 0),
+            prompt_len=turn.prompt_len,
         )
         self._turns[turn.id] = live
         self._waiting[turn.id] = None
@@ -190,7 +186,7 @@ class Coordinator:
         del self._turns[live.turn.id]
         self._waiting.pop(live.turn.id, None)
         if live.replied:
-            self._lengths.observe(live.replied, _ended_by_itself(outcome))
+            self._lengths.observe(live.replied, ended_by_itself(outcome))
         if kept and live.owner is not None:
             # The last token may be written differently in the next prompt (an end-of-reply token,
             # a half character), and its KV is not computed anyway.
@@ -206,72 +202,27 @@ class Coordinator:
     def _on_cancelled(self, turn: TurnId, reason: str, kept: int, now: float) -> None:
         live = self._turns.get(turn)
         if live is not None:
-            self._withdraw(live)
+            self._assignments.withdraw(live)
             # The next prompt ends somewhere before the stop, and only the text layer knows where:
             # the conversation is known again by its prompt and the first token of the reply.
             self._end(live, Dropped(reason), now, kept=min(kept, live.replied, 1))
 
-    # ---- assignment ----------------------------------------------------------------------------
+    # ---- attempts ------------------------------------------------------------------------------
 
     def _assign(self, live: LiveTurn, now: float) -> None:
-        """Place the session if it has no owner, choose who prefills, and send the task out."""
-        owner = live.session.owner
-        if owner is None:
-            placement = self._placer.place(live)
-            if placement is None:
-                message = "No decode worker is left."
-                self._end(live, Failed("no_decode_capacity", message), now, kept=0)
-                return
-            owner, reason = placement.worker, placement.reason
-            self.sessions.own(live.session, owner)
-        else:
-            reason = "session_owner"
-        self._outbox.decide("place", live, owner, reason, {})
-        routed = self._router.route(live, owner, now, self._arrivals.rate(now))
-        live.owner = owner
-        self.fleet.add_load(owner, live.expected_len, 1)
-        live.queued_at = routed.prefill or owner
-        live.queued_len, live.queued_s = routed.new_len, routed.seconds
-        self.fleet.add_prefill(live.queued_at, routed.new_len, routed.seconds, 1)
-        if live.predicted_ttft_s is None and routed.predicted_ttft_s is not None:
-            live.predicted_ttft_s = now - live.arrived + routed.predicted_ttft_s
-        self._outbox.decide("route", live, live.queued_at, routed.reason, routed.details)
-        task = live.make_task()
-        if routed.prefill is None:
-            self._outbox.to_worker(owner, Prefill(task, None, pull=False, reuse=True))
-            return
-        live.prefill = routed.prefill
-        # Prefill goes first: the owner's grant must find the task at the prefill worker.
-        prefill = Prefill(task, owner, pull=routed.pull, reuse=routed.reuse)
-        self._outbox.to_worker(routed.prefill, prefill)
-        decode = Decode(task, routed.prefill, moving=False, reuse=routed.reuse)
-        self._outbox.to_worker(owner, decode)
+        if not self._assignments.assign(live, now):
+            message = "No decode worker is left."
+            self._end(live, Failed("no_decode_capacity", message), now, kept=0)
 
     def _unassign(self, live: LiveTurn) -> None:
-        """Take a turn off the books of its workers."""
-        if live.owner is not None:
-            self.fleet.add_load(live.owner, -live.expected_len, -1)
-            self.fleet.end_decode(live.owner, live.turn.id, len(live.tokens))
-        live.decoding = False
-        self._prefill_over(live)
+        self._assignments.unassign(live)
         self._moves.forget(live)
-
-    def _prefill_over(self, live: LiveTurn) -> None:
-        if live.queued_at is not None:
-            self.fleet.add_prefill(live.queued_at, -live.queued_len, -live.queued_s, -1)
-            live.queued_at = None
-        live.prefill = None
-
-    def _withdraw(self, live: LiveTurn) -> None:
-        """Tell the workers of the current attempt to forget it."""
-        for worker in live.workers:
-            self._outbox.to_worker(worker, Cancel(live.task))
 
     def _retry(self, live: LiveTurn, reason: str, now: float) -> None:
         """Start a new attempt from the tokens emitted so far, unless they are the whole reply."""
         attempt = f"attempt {live.task.attempt + 1}"
         self._outbox.decide("retry", live, attempt, reason, {"replied": live.replied})
-        self._withdraw(live)
+        self._assignments.withdraw(live)
         finish = finish_after(live.turn.sampling, live.tokens[-1], live.replied)
         if live.replied and finish is not None:
             self._end(live, Completed(finish), now, kept=live.replied)
@@ -295,52 +246,42 @@ class Coordinator:
         turns: list[TurnId] = []
         emitted: list[SampledToken] = []
         settled: list[LiveTurn] = []
-        worker, grown = event.worker, 0
+        worker, grown, known = event.worker, 0, self._turns.get
         for task, sample in zip(event.tasks, event.samples, strict=True):
-            live = self._turns.get(task.turn)
+            live = known(task.turn)
             if live is None or live.task != task:
                 continue
-            expected = len(live.tokens) - live.turn.prompt_len
+            tokens = live.tokens
+            expected = len(tokens) - live.prompt_len
             if sample.reply_index != expected:
                 if sample.reply_index > expected:
                     live.early[sample.reply_index] = sample
                 continue
-            live.tokens.append(sample.token)
+            tokens.append(sample.token)
             live.last_at = now
             if live.owner == worker:
                 grown += live.decoding
             else:
-                self._grow(live, 1)
+                self._grow(live)
             turns.append(task.turn)
             emitted.append(sample)
             if live.early or live.finish is not None:
                 settled.append(live)
-        self._on_step(worker, grown, now)
+        self.fleet.stepped(worker, grown, now)
         if turns:
             self._outbox.add(Emit(turns, emitted))
         for live in settled:
             self._settle(live, now)
 
-    def _on_step(self, worker: WorkerId, grown: int, now: float) -> None:
-        """Note that a worker's rows have `grown` tokens more, and how long that took."""
-        record = self.fleet.workers.get(worker)
-        if record is None:
-            return
-        record.kv_tokens += grown
-        if record.stepped_at is not None and grown:
-            record.itl.add(now, (now - record.stepped_at) * grown, grown)
-        record.stepped_at = now if record.decoding else None
-
-    def _grow(self, live: LiveTurn, tokens: int) -> None:
-        record = None if live.owner is None else self.fleet.workers.get(live.owner)
-        if record is not None and live.decoding:
-            record.kv_tokens += tokens
+    def _grow(self, live: LiveTurn) -> None:
+        if live.owner is not None and live.decoding:
+            self.fleet.grow(live.owner)
 
     def _settle(self, live: LiveTurn, now: float) -> None:
         """Emit what came early and is due now; end the turn if its last token is out."""
         while (sample := live.early.pop(live.replied, None)) is not None:
             live.tokens.append(sample.token)
-            self._grow(live, 1)
+            self._grow(live)
             self._outbox.add(Emit((live.turn.id,), (sample,)))
         if live.finish is not None and live.replied >= live.finish[1]:
             self._end(live, Completed(live.finish[0]), now, kept=live.replied)
@@ -369,7 +310,6 @@ class Coordinator:
                 assert_never(event)
 
     def _on_prefill_done(self, live: LiveTurn, done: PrefillDone, now: float) -> None:
-        self._prefill_over(live)
         self._waiting.pop(live.turn.id, None)
         if live.cached_len is None:
             live.cached_len = max(0, live.turn.prompt_len - done.computed)
@@ -379,9 +319,7 @@ class Coordinator:
         live.early[done.first.reply_index] = done.first
         if done.finish is not None:
             live.finish = (done.finish, done.first.reply_index + 1)
-        if live.owner is not None:
-            live.decoding = True
-            self.fleet.begin_decode(live.owner, live.turn.id, len(live.tokens))
+        self._assignments.prefilled(live)
         self._settle(live, now)
 
     def _on_first_token(self, live: LiveTurn, done: PrefillDone, now: float) -> None:
@@ -403,7 +341,7 @@ class Coordinator:
         if reason == "transfer_failed":
             live.failures += 1
         if live.failures >= self.limits.max_attempts:
-            self._withdraw(live)
+            self._assignments.withdraw(live)
             message = f"The turn was given up after {live.failures} failures ({reason})."
             self._end(live, Failed("engine_dead", message), now, kept=0)
             return
@@ -411,21 +349,12 @@ class Coordinator:
 
     # ---- the fleet and the clock ---------------------------------------------------------------
 
-    def _on_worker(self, event: StepsTimed | PagesChanged | LoadReport) -> None:
-        record = self.fleet.workers.get(event.worker)
-        if record is None:
-            return
-        match event:
-            case LoadReport():
-                record.report = event
-            case PagesChanged(_, added, removed):
-                record.pages.change(added, removed)
-            case StepsTimed(_, steps):
-                correction = self._corrections[record.role]
-                for rows, new_len, predicted_s, observed_s in steps:
-                    correction.observe(step_bucket(rows, new_len), predicted_s, observed_s)
-            case _:
-                assert_never(event)
+    def _observe(self, event: StepsTimed | PagesChanged | LoadReport) -> None:
+        record = self.fleet.observe(event)
+        if record is not None and isinstance(event, StepsTimed):
+            correction = self._corrections[record.role]
+            for rows, new_len, predicted_s, observed_s in event.steps:
+                correction.observe(step_bucket(rows, new_len), predicted_s, observed_s)
 
     def _on_fleet(
         self, event: WorkerJoined | WorkerLost | SetRole | Tick | Drain, now: float
@@ -458,6 +387,7 @@ class Coordinator:
         self.sessions.expire(now)
         live = list(self._turns.values())
         self._moves.expire(live, now, lambda turn: self._retry(turn, "move_lost", now))
+        self._roles.look(now)
         for wanted in [*self._rebalancer.look(now), *self._roles.evacuate(live)]:
             self._move(wanted, now)
         self._time_out(now)
@@ -469,17 +399,6 @@ class Coordinator:
         overdue = [t for t in self._waiting if now - self._turns[t].arrived >= limit]
         for turn in overdue:
             live = self._turns[turn]
-            self._withdraw(live)
+            self._assignments.withdraw(live)
             rejected = Rejected("queue_timeout", f"The turn waited longer than {limit:g} s.")
             self._end(live, rejected, now, kept=0)
-
-
-def _ended_by_itself(outcome: Outcome) -> bool:
-    """Tell whether a reply ended where it wanted to, and was not cut off."""
-    match outcome:
-        case Completed(reason):
-            return reason is FinishReason.STOP
-        case Dropped(reason):
-            return reason == STOPPED
-        case _:
-            return False

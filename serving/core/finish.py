@@ -1,5 +1,6 @@
 """When is a reply over? One rule for workers and the coordinator; knows nothing of either."""
 
+from serving.messages import STOPPED, Completed, Dropped, Outcome
 from serving.request import FinishReason, SamplingParams
 
 
@@ -10,3 +11,14 @@ def finish_after(sampling: SamplingParams, token: int, reply_len: int) -> Finish
     if reply_len >= sampling.max_tokens:
         return FinishReason.LENGTH
     return None
+
+
+def ended_by_itself(outcome: Outcome) -> bool:
+    """Tell whether a reply ended where it wanted to, and was not cut off."""
+    match outcome:
+        case Completed(reason):
+            return reason is FinishReason.STOP
+        case Dropped(reason):
+            return reason == STOPPED
+        case _:
+            return False

@@ -1,10 +1,11 @@
 """Which workers are there, what has been asked of each, and how do they fare? The ledger."""
 
 from dataclasses import dataclass, field
+from typing import assert_never
 
 from serving.core.mirror import PageMirror
 from serving.core.windows import Window
-from serving.messages import LoadReport, Role, WorkerId
+from serving.messages import LoadReport, PagesChanged, Role, StepsTimed, WorkerId
 from serving.request import TurnId
 
 
@@ -67,7 +68,7 @@ class Fleet:
     def __init__(self, *, page_size: int, window_s: float) -> None:
         """Start empty. Means are taken over `window_s` seconds."""
         self.workers: dict[WorkerId, WorkerRecord] = {}
-        self._page_size = page_size
+        self.page_size = page_size
         self._window_s = window_s
 
     def join(self, worker: WorkerId, role: Role, capacity: int, now: float) -> None:
@@ -78,7 +79,7 @@ class Fleet:
             worker,
             role,
             capacity,
-            PageMirror(self._page_size),
+            PageMirror(self.page_size),
             Window(self._window_s),
             Window(self._window_s),
             now,
@@ -128,3 +129,34 @@ class Fleet:
             record.kv_tokens -= kv_len
             if not record.decoding:
                 record.stepped_at = None
+
+    def observe(self, event: StepsTimed | PagesChanged | LoadReport) -> WorkerRecord | None:
+        """Take what a worker tells of itself; returns its record, None if it is gone."""
+        record = self.workers.get(event.worker)
+        if record is not None:
+            match event:
+                case LoadReport():
+                    record.report = event
+                case PagesChanged(_, added, removed):
+                    record.pages.change(added, removed)
+                case StepsTimed():
+                    pass  # the latency model learns from it
+                case _:
+                    assert_never(event)
+        return record
+
+    def stepped(self, worker: WorkerId, grown: int, now: float) -> None:
+        """A step's tokens have come: its rows have `grown` tokens more."""
+        record = self.workers.get(worker)
+        if record is None:
+            return
+        record.kv_tokens += grown
+        if record.stepped_at is not None and grown:
+            record.itl.add(now, (now - record.stepped_at) * grown, grown)
+        record.stepped_at = now if record.decoding else None
+
+    def grow(self, worker: WorkerId) -> None:
+        """A row has one token more, apart from the steps of its worker."""
+        record = self.workers.get(worker)
+        if record is not None:
+            record.kv_tokens += 1

@@ -47,6 +47,7 @@ class LiveTurn:
     curve: Survival
     expected_len: int
     task: TaskId
+    prompt_len: int
     curve_from: int = 0
     owner: WorkerId | None = None
     prefill: WorkerId | None = None
@@ -70,7 +71,7 @@ class LiveTurn:
     @property
     def replied(self) -> int:
         """Reply tokens emitted so far."""
-        return len(self.tokens) - self.turn.prompt_len
+        return len(self.tokens) - self.prompt_len
 
     @property
     def max_new_len(self) -> int:

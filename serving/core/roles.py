@@ -10,15 +10,20 @@ from serving.core.fleet import Fleet, WorkerRecord
 from serving.core.live_turn import LiveTurn
 from serving.core.outbox import Outbox
 from serving.core.rebalancer import WantedMove
+from serving.core.rules import CoordinatorRules
 from serving.core.sessions import Sessions
 from serving.messages import Role, SetRole, WorkerId
+from serving.policy.roles import RolesView, WorkerRoleView
 
 
 class Roles:
     """The only writer of workers' roles."""
 
-    def __init__(self, fleet: Fleet, sessions: Sessions, outbox: Outbox) -> None:
+    def __init__(
+        self, rules: CoordinatorRules, fleet: Fleet, sessions: Sessions, outbox: Outbox
+    ) -> None:
         """Write the records of `fleet`."""
+        self._rules = rules
         self._fleet = fleet
         self._sessions = sessions
         self._outbox = outbox
@@ -48,6 +53,24 @@ class Roles:
         self._sessions.disown(worker)
         self._outbox.decide_for("drain", worker, _name(change.role), "asked")
         self.settle(record, now)
+
+    def look(self, now: float) -> None:
+        """Ask the policy whether a worker should change its role."""
+        rules = self._rules
+        workers = tuple(self._view(record, now) for record in self._fleet.workers.values())
+        for wanted in rules.roles(RolesView(workers, rules.slo.ttft_s), rules.roles_config):
+            self._outbox.decide_for("role_wanted", wanted.worker, wanted.role.value, wanted.reason)
+            self.change(SetRole(wanted.worker, wanted.role), now)
+
+    def _view(self, record: WorkerRecord, now: float) -> WorkerRoleView:
+        return WorkerRoleView(
+            worker=record.id,
+            role=record.role,
+            prefill_wait_s=record.queued_s,
+            decode_load=record.load / record.capacity if record.decodes else 0.0,
+            since_change_s=now - record.changed_at,
+            draining=record.leaving,
+        )
 
     def settle(self, record: WorkerRecord, now: float) -> None:
         """Let a worker that leaves and has nothing left take its next role."""

@@ -46,14 +46,12 @@ class Router:
         costs: Mapping[Role, Costs],
         fleet: Fleet,
         turns: Mapping[TurnId, LiveTurn],
-        page_size: int,
     ) -> None:
         """Read `fleet` and `turns`, which belong to the coordinator; `costs` by role."""
         self._rules = rules
         self._costs = costs
         self._fleet = fleet
         self._turns = turns
-        self._page_size = page_size
 
     def route(self, live: LiveTurn, owner: WorkerId, now: float, arrival_rate: float) -> Routed:
         """Decide who prefills a turn whose owner is known."""
@@ -110,7 +108,7 @@ class Router:
         )
 
     def _owner_view(self, record: WorkerRecord, live: LiveTurn, now: float) -> OwnerView:
-        pages = record.capacity // self._page_size
+        pages = record.capacity // self._fleet.page_size
         available = record.available_pages
         return OwnerView(
             worker=record.id,
@@ -122,7 +120,7 @@ class Router:
             queued_len=record.queued_len,
             pages_available=pages if available is None else available,
             pages_total=pages,
-            page_size=self._page_size,
+            page_size=self._fleet.page_size,
             chunk_len=self._rules.chunk_len,
             itl_s=record.itl.mean(now),
             residents=self._residents(record),

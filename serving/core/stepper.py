@@ -1,0 +1,149 @@
+"""What is in a worker's next step, and what does it mean once it has run?
+
+Chunks of prompts ride beside all rows that decode (policy/batch); what a chunk fills is sent on as
+soon as it is launched. Steps may be planned before earlier ones are completed.
+"""
+
+from collections import deque
+
+from serving.core.chunks import plan_chunk
+from serving.core.handoff import announce, pages_to_send, send_filled
+from serving.core.plan import Chunk, Launch, StepPlan, StepResult
+from serving.core.rules import BatcherRules
+from serving.core.samples import take_decoded, take_first
+from serving.core.step_clock import StepClock
+from serving.core.worker_state import WorkerState
+from serving.core.worker_task import Stage, WorkerTask
+from serving.policy.batch import ChunkLimits, batch
+from serving.policy.views import ChunkView, DecodingView
+from serving.request import TokenLogprobs
+
+
+class Stepper:
+    """Plans and completes the steps of one worker."""
+
+    def __init__(self, state: WorkerState, rules: BatcherRules) -> None:
+        """Start with no step launched."""
+        self._state = state
+        self._limits = state.limits
+        self._clock = StepClock(state.worker, rules.costs)
+        self._chunk_limits = ChunkLimits(
+            max_tokens=state.limits.max_chunk_tokens,
+            max_rows=state.limits.max_chunk_rows,
+            min_tokens=min(rules.min_chunk_tokens, state.limits.max_chunk_tokens),
+        )
+        self._launched: deque[tuple[list[WorkerTask], list[WorkerTask]]] = deque()
+
+    def plan(self, now: float) -> None:
+        """Plan the next step, if there is anything to run."""
+        decoding, rows = self._decoding(), self._state.holdings.rows
+        kv_tokens = rows.kv_tokens()
+        shares = self._shares(len(decoding), kv_tokens, now)
+        if not decoding and not shares:
+            return
+        chosen = self._state.prefilling[: len(shares)]
+        new_len = sum(shares)
+        past = sum(share * e.kv_len for e, share in zip(chosen, shares, strict=True))
+        self._clock.launched(
+            now,
+            rows=len(decoding),
+            kv_tokens=kv_tokens,
+            new_len=new_len,
+            cached_len=past // new_len if new_len else 0,
+        )
+        logprobs = rows.wants_logprobs()
+        decode = rows.advance()
+        chunks = tuple(
+            self._chunk(entry, share) for entry, share in zip(chosen, shares, strict=True)
+        )
+        logprobs |= any(e.task.turn.sampling.logprobs is not None for e in chosen)
+        plan = StepPlan(
+            decode=decode,
+            chunks=chunks,
+            logprobs=logprobs,
+            decode_tasks=tuple(entry.task.id for entry in decoding),
+            chunk_tasks=tuple(entry.task.id for entry in chosen),
+        )
+        self._launched.append((decoding, chosen))
+        self._state.out.append(Launch(plan))
+        for entry, chunk in zip(chosen, chunks, strict=True):
+            self._after_launch(entry, chunk, now)
+
+    def complete(self, plan: StepPlan, result: StepResult, now: float) -> None:
+        """Take what the oldest launched step sampled. Rows that ended meanwhile are skipped."""
+        decoding, chosen = self._launched.popleft()
+        timed = self._clock.ended(now)
+        if timed is not None:
+            self._state.out.append(timed)
+        self._complete_decode(decoding, result)
+        for i, (entry, chunk) in enumerate(zip(chosen, plan.chunks, strict=True)):
+            if entry.stage is Stage.GONE:
+                continue
+            entry.prompt_logprobs.extend(result.prompt_logprobs.get(i, ()))
+            if chunk.sample:
+                logprobs = result.chunk_logprobs[i] if result.chunk_logprobs else None
+                self._complete_prefill(entry, result.chunk_ids[i], logprobs, now)
+
+    def _shares(self, rows: int, kv_tokens: int, now: float) -> list[int]:
+        """Decide how many tokens of which prompts ride in the next step."""
+        if not self._state.prefilling:
+            return []
+        slack_s = self._state.holdings.rows.slack_s(now) - self._clock.in_flight_s(now)
+        return batch(
+            [ChunkView(len(e.tokens) - e.kv_len, e.kv_len) for e in self._state.prefilling],
+            DecodingView(rows, kv_tokens, slack_s),
+            costs=self._clock.corrected,
+            limits=self._chunk_limits,
+        )
+
+    def _decoding(self) -> list[WorkerTask]:
+        by_slot = self._state.holdings.by_slot
+        return [by_slot[slot] for slot in self._state.holdings.rows.active().tolist()]
+
+    def _chunk(self, entry: WorkerTask, share: int) -> Chunk:
+        """Plan a chunk; from here on its KV counts as held, because steps run in order."""
+        assert entry.slot is not None
+        chunk = plan_chunk(entry, share, self._state.holdings.rows.pages(entry.slot))
+        entry.kv_len += share
+        entry.computed += share
+        self._state.holdings.name_full_pages(entry)
+        return chunk
+
+    def _after_launch(self, entry: WorkerTask, chunk: Chunk, now: float) -> None:
+        """Send what the chunk filled, and let the row decode if the chunk ended its prompt."""
+        last, page_size = chunk.sample, self._limits.page_size
+        if last:
+            self._state.prefilling.remove(entry)
+        if entry.owner is not None:
+            if pages_to_send(entry, last=last, page_size=page_size):
+                self._state.out += send_filled(
+                    entry, entry.owner, self._state.next_transfer(), last=last, page_size=page_size
+                )
+            if last:
+                entry.stage = Stage.SENDING
+        elif last:
+            self._state.decode(entry, now, token=None)
+
+    def _complete_decode(self, decoding: list[WorkerTask], result: StepResult) -> None:
+        tokens, ended = take_decoded(self._state.worker, decoding, result)
+        if tokens is not None:
+            self._state.out.append(tokens)
+        for entry, finished in ended:
+            self._state.retire(entry)
+            self._state.out.append(finished)
+        if self._state.departures:
+            for entry in decoding:
+                self._state.out += self._state.departures.settle(entry)
+
+    def _complete_prefill(
+        self, entry: WorkerTask, token: int, logprobs: TokenLogprobs | None, now: float
+    ) -> None:
+        done, reason = take_first(self._state.worker, entry, token, logprobs)
+        self._state.out.append(done)
+        if entry.owner is None:
+            if reason is not None:
+                self._state.retire(entry)
+            return
+        self._state.out.append(announce(entry, entry.owner, reason))
+        entry.deadline = now + self._limits.transfer_timeout_s
+        self._state.holdings.close_slot(entry)

@@ -1,0 +1,84 @@
+"""How do pages reach a worker's tasks, and leave them for a peer that asks?
+
+The history is lent, what arrives is taken in, and a task whose KV is whole decodes on. Knows
+nothing of steps; what a prefill sends as it goes is core/stepper's.
+"""
+
+from serving.core.handoff import lend
+from serving.core.plan import DropTransfer, ReceivePages
+from serving.core.worker_state import WorkerState
+from serving.core.worker_task import Stage, WorkerTask
+from serving.messages import Ack, Adopted, PagesReady, PullRequested, TaskId, ToWorker, TransferId
+
+
+class Transfers:
+    """The pages that come to one worker, and those that others pull from it."""
+
+    def __init__(self, state: WorkerState) -> None:
+        """Change the tasks of `state`."""
+        self._state = state
+
+    def lend(self, pull: PullRequested) -> None:
+        """A prefill worker asks for the history of a task that waits here for its KV."""
+        entry = self._state.find(pull.task, Stage.GRANTED)
+        if entry is not None:
+            transfer, page_size = self._state.next_transfer(), self._state.limits.page_size
+            self._state.out += lend(entry, pull, transfer, page_size=page_size)
+
+    def receive(self, ready: PagesReady, now: float) -> None:
+        """Take announced pages; with the last of them the task decodes, or is over."""
+        entry = self._state.find(ready.task, Stage.GRANTED, Stage.PULLING)
+        ack = ToWorker(ready.transfer.sender, Ack(ready.task, ready.transfer))
+        if entry is None:
+            self._state.out += [DropTransfer(ready.transfer), ack]
+            return
+        stop = ready.first_page + ready.num_pages
+        if not self._state.holdings.extend(entry, stop):
+            self._state.out += [DropTransfer(ready.transfer), ack]
+            self._state.give_up(entry.task.id, "no_room")
+            return
+        self._state.offload(())
+        pages = entry.pages[ready.first_page : stop]
+        self._state.out += [ReceivePages(ready.transfer, ready.task, tuple(pages)), ack]
+        if ready.reply is not None:
+            entry.tokens[entry.prompt_len :] = ready.reply
+        # A row that moves fills pages with tokens that are told only at its stop.
+        entry.kv_len = max(entry.kv_len, min(ready.stop, len(entry.tokens)))
+        self._state.holdings.name_full_pages(entry)
+        if entry.stage is Stage.PULLING:
+            self._state.prefill(entry)
+        elif ready.reply is not None:
+            self._adopt(entry, now, over=ready.finish is not None)
+
+    def failed(self, task: TaskId, transfer: TransferId) -> None:
+        """A transfer broke: a row that leaves stays, any other task begins anew elsewhere."""
+        entry = self._state.holdings.tasks.get(task)
+        if entry is None:
+            return
+        stays = self._state.departures.abort(task, "transfer_failed")
+        if stays:
+            self._state.out += stays
+            return
+        if transfer.sender != self._state.worker:
+            self._state.holdings.distrust(entry)
+        self._state.give_up(task, "transfer_failed")
+
+    def acknowledge(self, task: TaskId, transfer: TransferId) -> None:
+        """A peer has taken a transfer; once it has taken all, the task is done here."""
+        entry = self._state.holdings.tasks.get(task)
+        if entry is None:
+            return
+        entry.unacked.discard(transfer)
+        if entry.stage is Stage.SENDING and not entry.unacked:
+            self._state.retire(entry)
+
+    def _adopt(self, entry: WorkerTask, now: float, *, over: bool) -> None:
+        """The KV is whole: decode on, or keep the pages of a reply that is over already."""
+        if over:
+            self._state.retire(entry)
+            return
+        self._state.out.append(
+            Adopted(self._state.worker, entry.task.id, tuple(entry.tokens[entry.prompt_len :]))
+        )
+        self._state.load_slot(entry)
+        self._state.decode(entry, now, token=entry.tokens[-1])

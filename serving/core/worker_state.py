@@ -1,0 +1,106 @@
+"""What do the parts of one batcher share? Its tasks, what it is about to say, and the basic moves.
+
+`Batcher` takes messages, `Stepper` plans and completes steps, `Transfers` takes and lends pages;
+each changes a task through this. Knows no message of the coordinator's.
+"""
+
+from bisect import insort
+
+from serving.core.departures import Departures
+from serving.core.holdings import BatcherLimits, Holdings
+from serving.core.plan import DropTransfer, LoadSlot, OffloadPages, Output
+from serving.core.rules import BatcherRules
+from serving.core.waiting import age
+from serving.core.worker_task import Stage, WorkerTask
+from serving.messages import PagesChanged, Refused, TaskId, TransferId, WorkerId
+
+
+class WorkerState:
+    """One worker's state. `prefilling` holds the tasks in stage PREFILL, oldest first."""
+
+    def __init__(self, worker: WorkerId, limits: BatcherLimits, rules: BatcherRules) -> None:
+        """Start empty."""
+        self.worker = worker
+        self.limits = limits
+        self.holdings = Holdings(limits, rules)
+        self.prefilling: list[WorkerTask] = []
+        self.departures = Departures(worker, self.holdings, self.next_transfer)
+        self.out: list[Output] = []
+        self._transfers = 0
+
+    def find(self, task: TaskId, *stages: Stage) -> WorkerTask | None:
+        """Return a task that is in one of these stages; None if it is not."""
+        entry = self.holdings.tasks.get(task)
+        return entry if entry is not None and entry.stage in stages else None
+
+    def next_transfer(self) -> TransferId:
+        """Number a transfer."""
+        self._transfers += 1
+        return TransferId(self.worker, self._transfers)
+
+    def prefill(self, entry: WorkerTask) -> None:
+        """Let a task's prompt be computed in the steps to come."""
+        entry.stage = Stage.PREFILL
+        entry.deadline = None
+        insort(self.prefilling, entry, key=age)
+
+    def load_slot(self, entry: WorkerTask) -> None:
+        """Prepare the slot of a task for its row."""
+        assert entry.slot is not None
+        turn = entry.task.turn
+        reply = tuple(entry.tokens[turn.prompt_len :])
+        self.out.append(LoadSlot(entry.slot, turn.sampling, turn.tokens, reply))
+
+    def decode(self, entry: WorkerTask, now: float, *, token: int | None) -> None:
+        """Let a row decode. Without `token` its first one is still on the device."""
+        entry.stage = Stage.DECODE
+        known = len(entry.tokens) - (token is not None)
+        replied = entry.replied + (token is None)
+        left = entry.task.turn.sampling.max_tokens - replied
+        if left > 0:
+            assert entry.slot is not None
+            rows = self.holdings.rows
+            rows.activate(entry.slot, position=known, reply_index=replied, left=left, token=token)
+            if entry.task.slo.tpot_s is not None:
+                rows.set_target(entry.slot, now=now, tpot_s=entry.task.slo.tpot_s)
+
+    def offload(self, keep: tuple[int, ...]) -> None:
+        """Let evicted pages be copied to host memory before anything is written to them.
+
+        The host slots `keep` stay as they are.
+        """
+        pages, slots = self.holdings.take_evicted(keep)
+        if pages:
+            self.out.append(OffloadPages(pages, slots))
+
+    def cancel(self, task: TaskId) -> None:
+        """Let go of a task, whatever its stage."""
+        entry = self.holdings.tasks.get(task)
+        if entry is not None:
+            self.retire(entry)
+
+    def give_up(self, task: TaskId, reason: str) -> None:
+        """Let go of a task, and tell the coordinator."""
+        self.cancel(task)
+        self.out.append(Refused(self.worker, task, reason))
+
+    def retire(self, entry: WorkerTask) -> None:
+        """Let go of what a task holds, and take it out of the steps and transfers to come."""
+        self.holdings.retire(entry)
+        self.forget(entry)
+
+    def forget(self, entry: WorkerTask) -> None:
+        """Take a task that holds nothing any more out of the steps and transfers to come."""
+        self.departures.forget(entry.task.id)
+        if entry in self.prefilling:
+            self.prefilling.remove(entry)
+        if entry.unannounced is not None:
+            self.out.append(DropTransfer(entry.unannounced.transfer))
+
+    def take_out(self) -> list[Output]:
+        """Return what is to be done, in order, and which pages can be found since."""
+        added, removed = self.holdings.pool.take_changes()
+        if added or removed:
+            self.out.append(PagesChanged(self.worker, added, removed))
+        out, self.out = self.out, []
+        return out
