@@ -275,6 +275,11 @@ class TransferFailed:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class DropCached:
+    """Forget every page that no task holds: the operator wants what comes to be computed anew."""
+
+
 WorkerMessage = (
     Prefill
     | Decode
@@ -285,6 +290,7 @@ WorkerMessage = (
     | Ack
     | TransferFailed
     | WorkerLost
+    | DropCached
     | Tick
 )
 

@@ -32,6 +32,7 @@ from serving.messages import (
     Ack,
     Cancel,
     Decode,
+    DropCached,
     Finished,
     Granted,
     LoadReport,
@@ -83,6 +84,8 @@ class Batcher:
                 self._cancel(task)
             case WorkerLost(worker):
                 self._part_from(worker)
+            case DropCached():
+                self.holdings.pool.clear_cached()
             case Tick():
                 self._expire(now)
             case _:
