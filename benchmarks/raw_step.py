@@ -23,6 +23,7 @@ from serving.config import BatchConfig, MemoryConfig, MeshConfig
 from serving.core.plan import DecodeRows, LoadSlot, StepPlan
 from serving.engine.executor import JaxExecutor
 from serving.engine.meshes import make_meshes
+from serving.engine.program_store import ProgramStore
 from serving.engine.programs import ExecutorSizes, Site
 from serving.messages import Role, TaskId
 from serving.request import SamplingParams, TurnId
@@ -81,7 +82,7 @@ def _executor(checkpoint: Path, max_rows: int, total: int) -> JaxExecutor:
     shardings = param_shardings(config, mesh.mesh, DECODE)
     params = load_params(checkpoint, config, shardings, jnp.dtype(config.dtype), None)
     site = Site(config, mesh.mesh, mesh.table, sizes, "blocked")
-    executor = JaxExecutor(params, site, Role.DECODE)
+    executor = JaxExecutor(params, site, Role.DECODE, ProgramStore())
     executor.warm_up(lambda done: None)
     for slot in range(max_rows):
         executor.load_slot(LoadSlot(slot, GREEDY, (), ()))

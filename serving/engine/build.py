@@ -24,6 +24,7 @@ from serving.core.sessions import Sessions
 from serving.engine.connectors.in_process import InProcessConnector
 from serving.engine.executor import JaxExecutor
 from serving.engine.meshes import WorkerMesh, make_meshes
+from serving.engine.program_store import ProgramStore
 from serving.engine.programs import ExecutorSizes, Site
 from serving.engine.worker import Post, Worker
 from serving.messages import Role
@@ -93,8 +94,9 @@ def load_workers(deployment: Deployment) -> list[ColdWorker]:
     """
     meshes = make_meshes(deployment.config.mesh, deployment.model, jax.devices())
     limits = [_limits(deployment, mesh) for mesh in meshes]
+    store = ProgramStore()
     return [
-        ColdWorker(mesh, own, _executor(deployment, mesh, own))
+        ColdWorker(mesh, own, _executor(deployment, mesh, own, store))
         for mesh, own in zip(meshes, limits, strict=True)
     ]
 
@@ -143,7 +145,9 @@ def _limits(deployment: Deployment, mesh: WorkerMesh) -> BatcherLimits:
         raise ConfigError(str(error)) from error
 
 
-def _executor(deployment: Deployment, mesh: WorkerMesh, limits: BatcherLimits) -> JaxExecutor:
+def _executor(
+    deployment: Deployment, mesh: WorkerMesh, limits: BatcherLimits, store: ProgramStore
+) -> JaxExecutor:
     """Load one worker's weights and allocate its pool."""
     model = deployment.model
     sizes = ExecutorSizes(
@@ -164,7 +168,7 @@ def _executor(deployment: Deployment, mesh: WorkerMesh, limits: BatcherLimits) -
 
         path = deployment.config.checkpoint
         params = load_params(path, model, shardings, jnp.dtype(model.dtype), progress)
-    return JaxExecutor(params, site, mesh.role)
+    return JaxExecutor(params, site, mesh.role, store)
 
 
 def _free_bytes(deployment: Deployment, mesh: WorkerMesh) -> int | None:

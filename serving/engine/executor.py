@@ -25,6 +25,7 @@ from model.parameters import Params
 from serving.core.plan import LoadSlot, StepPlan, StepResult
 from serving.engine import slots
 from serving.engine.buckets import Bucket, make_buckets
+from serving.engine.program_store import ProgramStore
 from serving.engine.programs import ExecutorSizes, Programs, Site
 from serving.engine.steps import StepOutput
 from serving.messages import Role
@@ -43,8 +44,11 @@ class Pending:
 class JaxExecutor:
     """The device side of one worker."""
 
-    def __init__(self, params: Params, site: Site, role: Role) -> None:
-        """Allocate the pool and the slots. `params` lie on the site's mesh as its table says."""
+    def __init__(self, params: Params, site: Site, role: Role, store: ProgramStore) -> None:
+        """Allocate the pool and the slots. `params` lie on the site's mesh as its table says.
+
+        Executors that share a `store` compile what they have in common once.
+        """
         sizes = site.sizes
         self._params = params
         self._site = site
@@ -55,7 +59,7 @@ class JaxExecutor:
             max_chunks=sizes.max_chunk_rows,
             max_pages=sizes.max_pages,
         )
-        self._programs = Programs(site, self._buckets)
+        self._programs = Programs(site, self._buckets, store)
         self._layouts = {bucket: site.layout(bucket) for bucket in self._buckets.steps}
         allocate = jax.jit(
             lambda: jnp.zeros(site.pool_shape, site.config.dtype), out_shardings=site.pool_sharding
