@@ -388,6 +388,11 @@ class TransferFailed:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class DropCached:
+    """Forget every page that no task holds: the operator wants what comes to be computed anew."""
+
+
 WorkerMessage = (
     Prefill
     | Decode
@@ -400,6 +405,7 @@ WorkerMessage = (
     | Ack
     | TransferFailed
     | WorkerLost
+    | DropCached
     | Tick
 )
 

@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from serving.api.errors import ApiError, error_response
 from serving.api.identity import bearer
 
-OPERATOR_PATHS = frozenset({"/abort_requests", "/server_info"})
+OPERATOR_PATHS = frozenset({"/abort_requests", "/reset_prefix_cache", "/server_info"})
 
 
 def route_path(scope: Scope) -> str:

@@ -42,6 +42,10 @@ class Engine(Protocol):
         """Stop a turn in any state; its reply still ends with one `End`. Unknown ids: no effect."""
         ...
 
+    def reset_prefix_cache(self) -> None:
+        """Forget what is computed and in no running turn's use, before any later turn."""
+        ...
+
     @property
     def state(self) -> EngineState:
         """Where the engine stands now."""

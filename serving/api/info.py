@@ -127,8 +127,14 @@ def operators(service: Service, settings: Mapping[str, Any], *, admin: bool) -> 
         body = parse(AbortBody, await request.body())
         return _json({"aborted": service.running.abort(body.request_ids)})
 
+    async def reset_prefix_cache() -> Response:
+        """Drop the cached pages that no running turn holds; later turns compute their prompts."""
+        service.engine.reset_prefix_cache()
+        return Response()
+
     if admin:
         router.add_api_route("/abort_requests", abort_requests, methods=["POST"])
+        router.add_api_route("/reset_prefix_cache", reset_prefix_cache, methods=["POST"])
     return router
 
 

@@ -67,6 +67,7 @@ def wanted(
         raise bad_request("`min_tokens` must not exceed the tokens asked for.", "min_tokens")
     stop_ids = _ids(body.stop_token_ids or (), "stop_token_ids", limits)
     eos_ids = () if body.ignore_eos else limits.eos_ids
+    all_stops = tuple(dict.fromkeys((*eos_ids, *stop_ids)))
     top_k, top_p = _nucleus(body, limits)
     sampling = SamplingParams(
         max_tokens=max_tokens,
@@ -79,8 +80,8 @@ def wanted(
         presence_penalty=_or(body.presence_penalty, 0.0),
         frequency_penalty=_or(body.frequency_penalty, 0.0),
         logit_bias=_logit_bias(body, limits),
-        allowed_ids=_allowed(body, limits),
-        stop_ids=tuple(dict.fromkeys((*eos_ids, *stop_ids))),
+        allowed_ids=_allowed(body, limits, all_stops if min_tokens else ()),
+        stop_ids=all_stops,
         seed=fresh_seed() if body.seed is None else body.seed,
         logprobs=_logprobs(body, limits),
         prompt_logprobs=_prompt_logprobs(body, limits),
@@ -153,11 +154,17 @@ def _ids(ids: Iterable[int], param: str, limits: Limits) -> tuple[int, ...]:
     return out
 
 
-def _allowed(body: GenerationBody, limits: Limits) -> tuple[int, ...] | None:
+def _allowed(body: GenerationBody, limits: Limits, banned: Sequence[int]) -> tuple[int, ...] | None:
+    """`banned` are the stop tokens that may not be sampled before `min_tokens`."""
     if body.allowed_token_ids is None:
         return None
     if not body.allowed_token_ids:
         raise bad_request("`allowed_token_ids` must not be empty.", "allowed_token_ids")
+    if set(body.allowed_token_ids) <= set(banned):
+        raise bad_request(
+            "`min_tokens`: all `allowed_token_ids` end the reply, so none may come first.",
+            "min_tokens",
+        )
     return _ids(body.allowed_token_ids, "allowed_token_ids", limits)
 
 

@@ -23,6 +23,7 @@ from serving.messages import (
     Ack,
     Cancel,
     Decode,
+    DropCached,
     Granted,
     LoadReport,
     MoveAbort,
@@ -77,6 +78,8 @@ class Batcher:
                 self._stay(task)
             case WorkerLost(worker):
                 self._part_from(worker)
+            case DropCached():
+                self.holdings.pool.clear_cached()
             case Tick():
                 self._expire(now)
             case _:

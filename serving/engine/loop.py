@@ -19,6 +19,7 @@ from serving.messages import (
     Cancelled,
     Decision,
     Drain,
+    DropCached,
     Emit,
     EmitPrompt,
     End,
@@ -148,6 +149,11 @@ class EngineLoop:
         reply = self._replies.get(turn)
         if reply is not None:
             self._take(Cancelled(turn, reason, reply.taken))
+
+    def reset_prefix_cache(self) -> None:
+        """Let every worker forget the pages that no turn holds, before it sees any later turn."""
+        for worker in self._workers.values():
+            worker.deliver(DropCached())
 
     async def _tick(self) -> None:
         while True:

@@ -127,6 +127,7 @@ class FakeEngine:
         self.state = EngineState.READY
         self.load: Sequence[LoadReport] = ()
         self.turns: list[Turn] = []
+        self.resets = 0
         self.cancels: list[tuple[TurnId, str]] = []
         self._replies: dict[TurnId, FakeReply] = {}
 
@@ -140,6 +141,9 @@ class FakeEngine:
         self.cancels.append((turn, reason))
         if turn in self._replies:
             self._replies[turn].cancelled.set()
+
+    def reset_prefix_cache(self) -> None:
+        self.resets += 1
 
     def reports(self) -> Sequence[LoadReport]:
         return self.load

@@ -68,6 +68,7 @@ BOTH: list[tuple[dict[str, Any], str]] = [
     ({"stop_token_ids": [300]}, "stop_token_ids"),
     ({"stop_token_ids": [-1]}, "stop_token_ids"),
     ({"allowed_token_ids": []}, "allowed_token_ids"),
+    ({"min_tokens": 1, "allowed_token_ids": [97], "stop_token_ids": [97, 98]}, "min_tokens"),
     ({"allowed_token_ids": [300]}, "allowed_token_ids"),
     ({"logit_bias": {"foo": 1}}, "logit_bias"),
     ({"logit_bias": {"300": 1}}, "logit_bias"),

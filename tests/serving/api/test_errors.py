@@ -248,6 +248,18 @@ def test_request_ids_are_echoed_or_made_where_enabled(http: httpx.Client):
     assert "x-request-id" not in http.get("/health", headers={"x-request-id": "mine"}).headers
 
 
+def test_operators_can_drop_the_cached_pages_where_enabled(http: httpx.Client):
+    assert http.post("/reset_prefix_cache").status_code == 404
+    config = EndpointConfig(enable_admin_api=True, api_key=("secret",))
+    with serve(config, FakeTokenizer()) as server:
+        url = f"{server.url}/reset_prefix_cache"
+        assert httpx.post(url, trust_env=False).status_code == 401
+        assert server.engine.resets == 0
+        key = {"authorization": "Bearer secret"}
+        assert httpx.post(url, headers=key, trust_env=False).status_code == 200
+        assert server.engine.resets == 1
+
+
 def test_operators_can_abort_requests_where_enabled(http: httpx.Client):
     assert http.post("/abort_requests", json={"request_ids": []}).status_code == 404
     with serve(EndpointConfig(enable_admin_api=True), FakeTokenizer()) as server:

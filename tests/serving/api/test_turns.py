@@ -66,6 +66,12 @@ def test_defaults(http: httpx.Client, engine: FakeEngine):
         ({"seed": 2**63 - 1}, "seed", 2**63 - 1),
         ({"logit_bias": {"5": -100, "7": 1.5, "x": 0}}, "logit_bias", ((5, -100.0), (7, 1.5))),
         ({"allowed_token_ids": [5, 6]}, "allowed_ids", (5, 6)),
+        ({"allowed_token_ids": [5], "stop_token_ids": [5]}, "allowed_ids", (5,)),
+        (
+            {"allowed_token_ids": [5, 6], "stop_token_ids": [5], "min_tokens": 1},
+            "allowed_ids",
+            (5, 6),
+        ),
         ({"stop_token_ids": [5, EOS]}, "stop_ids", (EOS, 5)),
         ({"stop_token_ids": [5], "ignore_eos": True}, "stop_ids", (5,)),
         ({"ignore_eos": True}, "stop_ids", ()),

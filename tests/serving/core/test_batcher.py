@@ -12,6 +12,7 @@ from serving.core.plan import (
 from serving.messages import (
     Ack,
     Cancel,
+    DropCached,
     Finished,
     Granted,
     PrefillDone,
@@ -178,3 +179,15 @@ def test_a_report_counts_what_the_worker_holds():
     assert (report.worker, report.waiting, report.running) == (P0, 2, 1)
     assert (report.pages_used, report.pages_cached, report.pages_free) == (2, 0, 30)
     assert report.waiting_tokens == 7
+
+
+def test_cached_pages_are_dropped_on_demand_and_held_ones_are_not():
+    worker = Worker()
+    worker.on(Prefill(task("a", range(9), max_tokens=1), None))
+    worker.complete(worker.launch(), 0)
+    worker.complete(worker.launch(), 0)
+    worker.on(Prefill(task("b", range(50, 56)), None))
+    worker.launch()
+    assert (worker.num_held, worker.batcher.report().pages_cached) == (2, 3)
+    assert worker.on(DropCached()) == []
+    assert (worker.num_held, worker.batcher.report().pages_cached) == (2, 0)

@@ -15,6 +15,7 @@ from model.sharding import DECODE, PREFILL, TENSOR, param_shardings
 from serving.core.plan import LoadSlot
 from serving.engine.buckets import Bucket, Buckets
 from serving.engine.executor import JaxExecutor
+from serving.engine.program_store import ProgramStore
 from serving.engine.programs import ExecutorSizes, Programs, Site
 from serving.messages import Role
 from tests.model.test_sharding import CONFIG
@@ -39,7 +40,11 @@ def make(role, first_device, degree, table=DECODE):
     mesh = Mesh(np.array(jax.devices()[first_device : first_device + degree]), (TENSOR,))
     params = jax.device_put(PARAMS, param_shardings(CONFIG, mesh, table))
     executor = JaxExecutor(
-        params, Site(CONFIG, mesh, table, SIZES, "blocked"), role, moves_pages=True
+        params,
+        Site(CONFIG, mesh, table, SIZES, "blocked"),
+        role,
+        ProgramStore(),
+        moves_pages=True,
     )
     executor.warm_up(lambda done: None)
     return executor
@@ -240,7 +245,7 @@ def test_a_step_makes_no_copy_of_the_pool_in_between():
     bucket = Bucket(2, 16, 2)
     mesh = Mesh(np.array(jax.devices()[:1]), (TENSOR,))
     site = Site(CONFIG, mesh, DECODE, replace(SIZES, num_pages=2**16), "blocked")
-    programs = Programs(site, Buckets((bucket,), ()))
+    programs = Programs(site, Buckets((bucket,), ()), ProgramStore())
     programs.compile(lambda done: None)
     pool_bytes = 2**16 * page_bytes(CONFIG, page_size=PAGE)
     memory = programs.step[bucket].memory_analysis()
@@ -296,9 +301,8 @@ def test_a_sliding_window_in_bfloat16_equals_the_oracle():
     params["head"] = params["head"] * 40
     mesh = Mesh(np.array(jax.devices()[:1]), (TENSOR,))
     there = jax.device_put(params, param_shardings(config, mesh, DECODE))
-    executor = JaxExecutor(
-        there, Site(config, mesh, DECODE, SIZES, "blocked"), Role.BOTH, moves_pages=True
-    )
+    site = Site(config, mesh, DECODE, SIZES, "blocked")
+    executor = JaxExecutor(there, site, Role.BOTH, ProgramStore(), moves_pages=True)
     executor.warm_up(lambda done: None)
     tokens = prompt(20)
     first = prefill(executor, 1, tokens, pages(1), cut=13).chunk_ids

@@ -139,6 +139,22 @@ def test_a_cancelled_turn_ends_once_and_frees_its_pages(split):
     asyncio.run(main())
 
 
+def test_after_a_reset_nothing_is_found_computed(split):
+    async def main() -> None:
+        async with Running(split) as engine:
+            cached: list[int] = []
+            for number in range(3):
+                if number == 2:
+                    engine.reset_prefix_cache()
+                tokens, end = await read(engine, turn(f"t{number}", prompt(21), sampling(4)))
+                assert tokens == oracle(prompt(21), sampling(4))
+                cached.append(end.cached_len)
+                await until_idle(engine)
+        assert cached == [0, 20, 0]
+
+    asyncio.run(main())
+
+
 def test_a_full_queue_and_a_draining_engine_refuse_before_anything_runs(colocated):
     async def main() -> None:
         running = Running(colocated, max_queue_size=1)
