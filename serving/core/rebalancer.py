@@ -15,7 +15,7 @@ from serving.core.rules import CoordinatorRules
 from serving.costs.costs import Costs
 from serving.forecast.survival import alive_on
 from serving.messages import Role, WorkerId
-from serving.policy.rebalance import overloaded
+from serving.policy.rebalance import current, overloaded, present
 from serving.policy.views import RebalanceView
 from serving.request import TurnId
 
@@ -66,8 +66,10 @@ class Rebalancer:
         view, rows = self._view(workers, now)
         if view is None:
             return []
-        moves = self._rules.rebalance(view, self._rules.rebalance_config)
-        self._was_over = overloaded(view, self._rules.rebalance_config)
+        rules = self._rules
+        moves = rules.rebalance(view, rules.rebalance_config)
+        judged = present(view) if rules.rebalance is current else view
+        self._was_over = overloaded(judged, rules.rebalance_config)
         return [
             WantedMove(rows[move.row].turn.id, move.to, move.reason, move.gain_s) for move in moves
         ]

@@ -183,10 +183,10 @@ def test_a_report_counts_what_the_worker_holds():
 
 def test_cached_pages_are_dropped_on_demand_and_held_ones_are_not():
     worker = Worker()
-    worker.on(Prefill(task("a", range(9), max_tokens=1), None))
+    worker.on(prefill(task("a", range(9), max_tokens=1), None))
     worker.complete(worker.launch(), 0)
     worker.complete(worker.launch(), 0)
-    worker.on(Prefill(task("b", range(50, 56)), None))
+    worker.on(prefill(task("b", range(50, 56)), None))
     worker.launch()
     assert (worker.num_held, worker.batcher.report().pages_cached) == (2, 3)
     assert worker.on(DropCached()) == []

@@ -26,7 +26,8 @@ from tests.support.tiny_cluster import MODEL, PARAMS, SIZES, STORE, oracle, prom
 def cold(first_device: int, degree: int, store: ProgramStore) -> JaxExecutor:
     mesh = Mesh(np.array(jax.devices()[first_device : first_device + degree]), (TENSOR,))
     params = jax.device_put(PARAMS, param_shardings(MODEL, mesh, DECODE))
-    return JaxExecutor(params, Site(MODEL, mesh, DECODE, SIZES, "blocked"), Role.DECODE, store)
+    site = Site(MODEL, mesh, DECODE, SIZES, "blocked")
+    return JaxExecutor(params, site, Role.DECODE, store, moves_pages=True)
 
 
 def reply(executor: JaxExecutor) -> tuple[list[int], list[float]]:

@@ -14,20 +14,18 @@ from serving.core.plan import LoadSlot, StepPlan, StepResult
 from serving.engine.worker import Moved, Worker
 from serving.messages import (
     Ack,
-    Decode,
     Event,
     Granted,
     PagesReady,
-    Prefill,
     Refused,
-    SampledToken,
     ToWorker,
     TransferId,
     WorkerId,
     WorkerLost,
 )
 from serving.request import FinishReason
-from tests.support.one_worker import D0, LIMITS, P0, task
+from tests.support.one_worker import D0, LIMITS, P0, decode, prefill, task
+from tests.support.rules import batcher_rules
 
 REASON = FinishReason.STOP
 SECOND = TransferId(P0, 2)
@@ -53,6 +51,12 @@ class Device:
     def collect(self, pending: StepPlan) -> StepResult:
         ids = [0] * pending.num_decode, [0] * len(pending.chunks)
         return StepResult(*ids, None, None, {})
+
+    def offload(self, pages: Sequence[int], host_slots: Sequence[int]) -> None:
+        raise AssertionError("nothing is kept on the host")
+
+    def restore(self, host_slots: Sequence[int], pages: Sequence[int]) -> None:
+        raise AssertionError("nothing is kept on the host")
 
     def gather(self, pages: Sequence[int]) -> tuple[int, ...]:
         return tuple(pages)
@@ -93,7 +97,11 @@ class Bench:
         self.device = device or Device()
         self.payloads = Payloads()
         self.worker = Worker(
-            Batcher(name, LIMITS), self.device, self.payloads, self._post, lambda: 0.0
+            Batcher(name, LIMITS, batcher_rules()),
+            self.device,
+            self.payloads,
+            self._post,
+            lambda: 0.0,
         )
 
     def _post(self, leaving: Sequence[Event | ToWorker | Moved]) -> None:
@@ -112,15 +120,14 @@ class Bench:
 
 
 def announced(work: Any, number: int, finish: FinishReason | None) -> PagesReady:
-    first = SampledToken(0, 5, None)
-    return PagesReady(work.id, TransferId(P0, number), 0, 3, 9, first, finish)
+    return PagesReady(work.id, TransferId(P0, number), 0, 3, 9, (5,), finish)
 
 
 @pytest.fixture
 def owner() -> Bench:
     """A decode worker that has made room for a turn of nine tokens."""
     bench = Bench(D0)
-    bench.tell(Decode(task("a", range(9)), P0))
+    bench.tell(decode(task("a", range(9)), P0))
     assert bench.messages(Granted)
     return bench
 
@@ -155,7 +162,7 @@ def test_a_send_to_a_lost_worker_ends_the_attempt_and_not_the_sender():
     sender = Bench(P0)
     sender.payloads.lose(D0)
     work = task("a", range(5))
-    sender.tell(Prefill(work, D0))
+    sender.tell(prefill(work, D0))
     sender.tell(Granted(work.id, D0, 0))
     assert [refused.reason for refused in sender.messages(Refused)] == ["transfer_failed"]
     assert not sender.messages(PagesReady)
@@ -166,7 +173,7 @@ def test_a_worker_that_breaks_leaves_only_what_it_has_announced():
     # another, which are announced at once. The second launch breaks.
     sender = Bench(P0, Device(last_step=2))
     for work in (task("a", range(4)), task("b", range(100, 120))):
-        sender.worker.deliver(Prefill(work, D0))
+        sender.worker.deliver(prefill(work, D0))
         sender.worker.deliver(Granted(work.id, D0, 0))
     sender.worker.start()
     assert sender.gone.wait(30)

@@ -125,12 +125,12 @@ def test_costs_are_asked_a_handful_of_times():
 
     limits = ChunkLimits(max_tokens=2048, max_rows=8, min_tokens=16)
     waiting = [ChunkView(5000, 0)]
-    batch(waiting, decoding(inf), costs=Counted(10, 1, 0, 1), limits=limits)
+    batch(waiting, decoding(inf), costs=Counted(base_s=10, row_s=1, new_s=1), limits=limits)
     assert asked == []
-    batch(waiting, decoding(1e9), costs=Counted(10, 1, 0, 1), limits=limits)
+    batch(waiting, decoding(1e9), costs=Counted(base_s=10, row_s=1, new_s=1), limits=limits)
     assert asked == [2048]
     asked.clear()
-    batch(waiting, decoding(500), costs=Counted(10, 1, 0, 1), limits=limits)
+    batch(waiting, decoding(500), costs=Counted(base_s=10, row_s=1, new_s=1), limits=limits)
     assert len(asked) == 8  # once for all, then log2(2048 / 16)
 
 
