@@ -74,8 +74,9 @@ def test_what_is_ruled_out_unseen_is_never_the_best(at_once, max_moves):
             assert (best.row, view.workers[best.to]) == (move.row, move.to)
             balance = after(loads, balance, best)
             reasons.add(move.reason)
-        touched = [w for move in moves for w in (move.source, move.to)]
-        assert len(set(touched)) == len(touched)
+        oracle, pairs = Oracle(view, config), pairs_of(view, moves)
+        assert score(loads, balance) == about(oracle.score(oracle.moved(pairs)))
+        assert len(set(oracle.touched(pairs))) == 2 * len(moves)
     assert len(reasons) > 1
 
 
