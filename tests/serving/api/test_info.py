@@ -42,7 +42,7 @@ def test_probes_and_version(http: httpx.Client):
 
 
 def test_metrics_are_scraped_with_the_latest_reports(http: httpx.Client, engine: FakeEngine):
-    engine.load = [LoadReport(WorkerId("d0"), 3, 2, 6, 2, 2, 50)]
+    engine.load = [LoadReport(WorkerId("d0"), 3, 2, 6, 2, 2, 0, 0, 50)]
     answer = http.get("/metrics")
     assert answer.headers["content-type"].startswith("text/plain; version=")
     assert 'vllm:num_requests_waiting{engine="1",model_name="org/fake"} 3.0' in answer.text
@@ -70,7 +70,7 @@ def test_metrics_are_scraped_with_the_latest_reports(http: httpx.Client, engine:
 def test_load_is_reported_in_a_header_on_request(
     http: httpx.Client, engine: FakeEngine, asked: str | None, header: str | None
 ):
-    engine.load = [LoadReport(WorkerId("d0"), 3, 2, 6, 2, 2, 50)]
+    engine.load = [LoadReport(WorkerId("d0"), 3, 2, 6, 2, 2, 0, 0, 50)]
     headers = {} if asked is None else {"endpoint-load-metrics-format": asked}
     answer = http.post("/v1/chat/completions", json=CHAT, headers=headers)
     assert answer.headers.get("endpoint-load-metrics") == header

@@ -86,6 +86,24 @@ def views(draw) -> RebalanceView:
     )
 
 
+def crowded(seed: int) -> RebalanceView:
+    """Eight unlike workers with sixty rows that come and go, little room, and a slow link."""
+    random = np.random.default_rng(seed)
+    workers: list[list[tuple]] = [[] for _ in range(8)]
+    for _ in range(60):
+        home = int(8 * random.random() ** 2)
+        alive = np.sort(random.random(2))[::-1]
+        workers[home].append((float(random.integers(50, 2000)), 1.0, *alive))
+    held = sum(row[0] for rows in workers for row in rows)
+    return view(
+        *workers,
+        step_models=tuple(MODELS[i] for i in random.integers(0, 3, 8)),
+        capacity=held * random.uniform(0.15, 0.6, 8),
+        link=Link(random.uniform(0, 0.3), 2.0**24),
+        movable=random.random(60) < 0.9,
+    )
+
+
 CONFIGS = st.builds(
     RebalanceConfig,
     horizon_steps=st.sampled_from((32.0, 512.0)),

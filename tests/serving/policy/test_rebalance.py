@@ -135,6 +135,14 @@ def test_nothing_moves_where_it_must_not(changes):
     assert chosen(helpful(**changes)) == []
 
 
+@pytest.mark.parametrize("exact_sets", [0, 4096])
+def test_the_worst_step_time_is_not_raised_even_for_memory(exact_sets):
+    """Both of `a`'s rows relieve it, and would make `b` or `d` the worst."""
+    capacity = np.array([600.0, 1e9, 1e9, 1e9])
+    found = view([500, 400], [950], [1000], [940], capacity=capacity)
+    assert chosen(found, config=replace(NOW, max_moves=2, exact_sets=exact_sets)) == []
+
+
 @pytest.mark.parametrize(
     "changes",
     [

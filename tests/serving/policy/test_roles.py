@@ -28,7 +28,7 @@ def decode(name, load, **changes):
     return replace(worker, **changes)
 
 
-def changes(*workers, ttft_s=1.0):
+def changes(*workers, ttft_s: float | None = 1.0):
     return queue(RolesView(workers, ttft_s), CONFIG)
 
 
