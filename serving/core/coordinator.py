@@ -173,8 +173,7 @@ class Coordinator:
         limit = self.limits.max_model_len
         if turn.max_total_len > limit:
             return Rejected("too_long", f"Prompt and reply may reach {limit} tokens together.")
-        if len(self._waiting) >= self.limits.max_queue_size:
-            waiting = len(self._waiting)
+        if (waiting := len(self._waiting)) >= self.limits.max_queue_size:
             return Rejected("queue_full", f"{waiting} turns are waiting, as many as may.")
         return None
 

@@ -84,15 +84,20 @@ class Cluster:
             executor = JaxExecutor(params, site, one.role, STORE, moves_pages=True)
             executor.warm_up(lambda _: None)
             self.executors[one.worker] = (one.role, executor)
+        self.reconnect()
+
+    def reconnect(self) -> InProcessConnector:
+        """Connect the workers anew: a connector remembers whom it has given up."""
         shardings = {name: e.payload_sharding for name, (_, e) in self.executors.items()}
         self.connector = InProcessConnector(shardings)
+        return self.connector
 
     def fleet(
         self, *, forecast: int = 16, route: str = "pd-delta", rebalance: str = "none", **limits
     ) -> LocalFleet:
         rules = coordinator_rules(route=route, rebalance=rebalance)
         own = replace(LIMITS, **limits)
-        return LocalFleet(self.executors, self.connector, own, rules, forecast)
+        return LocalFleet(self.executors, self.reconnect(), own, rules, forecast)
 
 
 def prompt(length: int, seed: int = 0) -> list[int]:

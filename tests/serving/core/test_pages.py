@@ -396,12 +396,8 @@ class RankedPool(Pool):
             assert told == sorted(told, reverse=True)
 
 
-SETTINGS = settings(
-    max_examples=60,
-    stateful_step_count=30,
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow],
-)
+SLOW = [HealthCheck.too_slow]
+SETTINGS = settings(max_examples=60, stateful_step_count=30, suppress_health_check=SLOW)
 TestPool = Pool.TestCase
 TestPool.settings = SETTINGS
 TestRankedPool = RankedPool.TestCase

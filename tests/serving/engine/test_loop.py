@@ -73,9 +73,9 @@ class Running:
 
     async def __aenter__(self) -> EngineLoop:
         workers = []
+        connector = self.cluster.reconnect()
         for name, (role, executor) in self.cluster.executors.items():
             batcher = Batcher(name, self.limits, batcher_rules())
-            connector = self.cluster.connector
             worker = Worker(batcher, executor, connector, self.engine.post, time.monotonic)
             workers.append((worker, role, 192))
         await self.engine.start(workers)
