@@ -90,16 +90,16 @@ class Batcher:
         """Take one message. A message about a task that is gone changes nothing."""
         self.holdings.idle.now = now
         match message:
-            case Decode(moving=True):
-                self._let_in(open_task(message, self.limits.page_size), now)
-            case Prefill() | Decode():
+            case Prefill() | Decode(move=None):
                 self._open(open_task(message, self.limits.page_size))
+            case Decode():
+                self._let_in(open_task(message, self.limits.page_size), now)
             case Cancel(task):
                 self._cancel(task)
-            case MoveOut(task, to):
-                self._let_go(task, to, now)
-            case MoveAbort(task):
-                self._stay(task)
+            case MoveOut():
+                self._let_go(message, now)
+            case MoveAbort():
+                self._stay(message)
             case WorkerLost(worker):
                 self._part_from(worker)
             case Tick():
@@ -112,12 +112,12 @@ class Batcher:
         self, message: Granted | PullRequested | PagesReady | Ack | TransferFailed, now: float
     ) -> None:
         match message:
-            case Granted(task, _, held_len):
+            case Granted(task, _, held_len, move):
                 entry = self._find(task, Stage.EXPECTING)
                 if entry is not None:
                     self._granted(entry, held_len)
-                elif not self._departures.grant(task, held_len):
-                    self._early_grants.keep(task, held_len, now)
+                elif not self._departures.grant(task, move, held_len):
+                    self._early_grants.keep(message, now)
             case PullRequested():
                 entry = self._find(message.task, Stage.GRANTED)
                 if entry is not None:
@@ -238,7 +238,7 @@ class Batcher:
         self.holdings.tasks[entry.task.id] = entry
         if entry.owner is None:
             self.holdings.queue.add(entry)
-        elif (held_len := self._early_grants.take(entry.task.id)) is not None:
+        elif (held_len := self._early_grants.take(entry.task.id, None)) is not None:
             self._granted(entry, held_len)
 
     def _find(self, task: TaskId, *stages: Stage) -> WorkerTask | None:
@@ -254,7 +254,7 @@ class Batcher:
         self._restore(entry)
         if entry.source is not None:
             entry.stage = Stage.GRANTED
-            granted = Granted(entry.task.id, self.worker, entry.kv_len)
+            granted = Granted(entry.task.id, self.worker, entry.kv_len, entry.move)
             self._out.append(ToWorker(entry.source, granted))
             return
         self._load_slot(entry)
@@ -343,20 +343,20 @@ class Batcher:
         else:
             self._out.append(Refused(self.worker, entry.task.id, reason))
 
-    def _let_go(self, task: TaskId, to: WorkerId, now: float) -> None:
-        held_len = self._early_grants.take(task)
-        entry = self._find(task, Stage.DECODE)
+    def _let_go(self, asked: MoveOut, now: float) -> None:
+        held_len = self._early_grants.take(asked.task, asked.move)
+        entry = self._find(asked.task, Stage.DECODE)
         if entry is None:
-            self._out.append(MoveFailed(self.worker, task, "not_decoding"))
+            self._out.append(MoveFailed(self.worker, asked.task, asked.move, "not_decoding"))
         else:
-            self._departures.ask(entry, to, held_len, now)
+            self._departures.ask(entry, asked, held_len, now)
 
-    def _stay(self, task: TaskId) -> None:
+    def _stay(self, asked: MoveAbort) -> None:
         """Give a move up, or say that it is too late for that."""
-        out = self._departures.abort(task, "aborted")
-        if not out and self._find(task, Stage.DECODE) is not None:
-            out = [MoveFailed(self.worker, task, "aborted")]
-        self._out += out or [Refused(self.worker, task, "moved_away")]
+        if self._find(asked.task, Stage.DECODE) is not None:
+            self._out += self._departures.stay(asked)
+        else:
+            self._out.append(Refused(self.worker, asked.task, "moved_away"))
 
     # ---- steps ---------------------------------------------------------------------------------
 
@@ -436,7 +436,7 @@ class Batcher:
     def _receive(self, ready: PagesReady, now: float) -> None:
         entry = self._find(ready.task, Stage.GRANTED, Stage.PULLING)
         ack = ToWorker(ready.transfer.sender, Ack(ready.task, ready.transfer))
-        if entry is None:
+        if entry is None or entry.move != ready.move:
             self._out += [DropTransfer(ready.transfer), ack]
             return
         stop = ready.first_page + ready.num_pages

@@ -244,7 +244,7 @@ class Coordinator:
         # Prefill goes first: the owner's grant must find the task at the prefill worker.
         prefill = Prefill(task, owner, pull=routed.pull, reuse=routed.reuse)
         self._outbox.to_worker(routed.prefill, prefill)
-        decode = Decode(task, routed.prefill, moving=False, reuse=routed.reuse)
+        decode = Decode(task, routed.prefill, move=None, reuse=routed.reuse)
         self._outbox.to_worker(owner, decode)
 
     def _unassign(self, live: LiveTurn) -> None:
@@ -363,8 +363,8 @@ class Coordinator:
                 self._moves.adopted(live, worker, reply, now)
                 self._settle(live, now)
                 self._roles.settle_all(now)
-            case MoveFailed(_, _, reason):
-                self._moves.failed(live, reason)
+            case MoveFailed(_, _, move, reason):
+                self._moves.failed(live, move, reason)
             case _:
                 assert_never(event)
 

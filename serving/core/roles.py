@@ -75,7 +75,6 @@ class Roles:
                 wanted.append(WantedMove(movable[0].turn.id, WorkerId(home.id), "drain", 0.0))
         return wanted
 
-
     def _take(self, record: WorkerRecord, role: Role, reason: str, now: float) -> None:
         if record.leaving or record.role is not role:
             record.role, record.changed_at = role, now

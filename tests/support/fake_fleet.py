@@ -108,6 +108,7 @@ class FakeFleet:
         self.connector = Connector()
         self.broken_on_the_way: set[TransferId] = set()
         self.channels: dict[tuple[str, str], deque[Event | WorkerMessage]] = {}
+        self.held: set[tuple[str, str]] = set()  # channels whose messages stay on their way
         self.replies: dict[TurnId, Reply] = {}
         self.decisions: list[Decision] = []
         self.log: list[str] | None = None
@@ -175,14 +176,14 @@ class FakeFleet:
     def advance(self, seconds: float) -> None:
         """Let time pass; every clock ticks."""
         self.now += seconds
-        self._tick()
-
-    def _tick(self) -> None:
         for worker in self.workers.values():
             self._post(CLOCK, COORDINATOR, worker.batcher.report())
-        self._post(CLOCK, COORDINATOR, Tick())
-        for worker in self.workers:
-            self._post(CLOCK, worker, Tick())
+        self.tick(COORDINATOR, *self.workers)
+
+    def tick(self, *receivers: str) -> None:
+        """Let these look at their deadlines."""
+        for receiver in receivers:
+            self._post(CLOCK, receiver, Tick())
 
     def run(self, *, max_rounds: int | None = None) -> None:
         """Go on until nothing can happen any more; AssertionError if that takes too long."""
@@ -203,7 +204,7 @@ class FakeFleet:
         """Do one thing that can be done now; False if there is none."""
         every = self.shape.tick_rounds
         if every and self.rounds % every == 0 and self._is_busy():
-            self._tick()
+            self.advance(0.0)
         choices = self._choices()
         if not choices:
             return False
@@ -216,7 +217,7 @@ class FakeFleet:
     # ---- one thing after another ---------------------------------------------------------------
 
     def _choices(self) -> list[tuple[Callable[..., None], *tuple[str, ...]]]:
-        choices: list = [(self._deliver, *pair) for pair in self.channels]
+        choices: list = [(self._deliver, *pair) for pair in self.channels if pair not in self.held]
         for name, worker in self.workers.items():
             if worker.may_step and len(worker.launched) < self.shape.depth:
                 choices.append((self._step, name))
@@ -227,7 +228,7 @@ class FakeFleet:
     def _is_busy(self) -> bool:
         """Tell whether something but a tick is under way: time alone keeps nothing going."""
         steps = any(worker.launched for worker in self.workers.values())
-        return steps or any(sender != CLOCK for sender, _ in self.channels)
+        return steps or any(c[0] != CLOCK and c not in self.held for c in self.channels)
 
     def _post(self, sender: str, receiver: str, message: Event | WorkerMessage) -> None:
         self.channels.setdefault((sender, receiver), deque()).append(message)
