@@ -148,10 +148,11 @@ class Adopted:
 
 @dataclass(frozen=True, slots=True)
 class MoveFailed:
-    """The source of a move gave it up: the row decodes there as before."""
+    """The source of a task's move number `move` gave it up: the row decodes there as before."""
 
     worker: WorkerId
     task: TaskId
+    move: int
     reason: str
 
 
@@ -297,13 +298,14 @@ class Prefill:
 class Decode:
     """Make room for a task whose KV comes from `source`, and decode it from there on.
 
-    `moving`: it decodes at `source` now and moves here, which must be possible at once. Without
-    `reuse` nothing held here counts: all of the KV is to be sent.
+    With `move` it decodes at `source` now and moves here, which must be possible at once: the
+    turn's move of that number. Without `reuse` nothing held here counts: all of the KV is to be
+    sent.
     """
 
     task: Task
     source: WorkerId
-    moving: bool
+    move: int | None
     reuse: bool
 
 
@@ -316,10 +318,14 @@ class Cancel:
 
 @dataclass(frozen=True, slots=True)
 class MoveOut:
-    """Move a row that decodes here to worker `to`, which has been told to make room for it."""
+    """Move a row that decodes here to worker `to`, which has been told to make room for it.
+
+    `move` numbers the moves of a turn: what is left of one that failed counts for no later one.
+    """
 
     task: TaskId
     to: WorkerId
+    move: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,6 +333,7 @@ class MoveAbort:
     """Give up a move unless it is past its stop; answered by `MoveFailed` or `Refused`."""
 
     task: TaskId
+    move: int
 
 
 # ---- between workers ----------------------------------------------------------------------------
@@ -334,11 +341,15 @@ class MoveAbort:
 
 @dataclass(frozen=True, slots=True)
 class Granted:
-    """The owner has reserved room; it already holds the KV of the first `held_len` tokens."""
+    """The owner has reserved room; it already holds the KV of the first `held_len` tokens.
+
+    `move` is the number of the move that it takes part in, None for a hand-off after prefill.
+    """
 
     task: TaskId
     owner: WorkerId
     held_len: int
+    move: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -357,6 +368,7 @@ class PagesReady:
 
     `reply` is set on the last batch: the turn's whole reply so far. Decode goes on from its last
     token, or, with `finish`, the reply is over and the pages are only kept for the next turn.
+    `move` is the number of the move that they belong to, None for a hand-off or a pull.
     """
 
     task: TaskId
@@ -366,6 +378,7 @@ class PagesReady:
     stop: int
     reply: tuple[int, ...] | None
     finish: FinishReason | None
+    move: int | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,7 +76,7 @@ class Assignments:
         # Prefill goes first: the owner's grant must find the task at the prefill worker.
         prefill = Prefill(task, owner, pull=routed.pull, reuse=routed.reuse)
         self._outbox.to_worker(routed.prefill, prefill)
-        decode = Decode(task, routed.prefill, moving=False, reuse=routed.reuse)
+        decode = Decode(task, routed.prefill, move=None, reuse=routed.reuse)
         self._outbox.to_worker(owner, decode)
         return True
 

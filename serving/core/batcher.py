@@ -11,6 +11,7 @@ whoever gets them writes them in a later step, and an executor runs steps in ord
 
 from typing import assert_never
 
+from serving.core.departures import Departures
 from serving.core.handoff import EarlyGrants
 from serving.core.holdings import BatcherLimits, Holdings
 from serving.core.plan import Output, RestorePages, StepPlan, StepResult
@@ -33,7 +34,6 @@ from serving.messages import (
     Prefill,
     PullRequested,
     Refused,
-    TaskId,
     Tick,
     ToWorker,
     TransferFailed,
@@ -60,22 +60,27 @@ class Batcher:
         """The accounts of its pages, slots and queue."""
         return self._state.holdings
 
+    @property
+    def departures(self) -> Departures:
+        """The rows that move away."""
+        return self._state.departures
+
     # ---- in ------------------------------------------------------------------------------------
 
     def on(self, message: WorkerMessage, now: float) -> list[Output]:
         """Take one message. A message about a task that is gone changes nothing."""
         self.holdings.idle.now = now
         match message:
-            case Decode(moving=True):
-                self._let_in(open_task(message, self.limits.page_size), now)
-            case Prefill() | Decode():
+            case Prefill() | Decode(move=None):
                 self._open(open_task(message, self.limits.page_size))
+            case Decode():
+                self._let_in(open_task(message, self.limits.page_size), now)
             case Cancel(task):
                 self._state.cancel(task)
-            case MoveOut(task, to):
-                self._let_go(task, to, now)
-            case MoveAbort(task):
-                self._stay(task)
+            case MoveOut():
+                self._let_go(message, now)
+            case MoveAbort():
+                self._stay(message)
             case WorkerLost(worker):
                 self._part_from(worker)
             case DropCached():
@@ -90,12 +95,12 @@ class Batcher:
         self, message: Granted | PullRequested | PagesReady | Ack | TransferFailed, now: float
     ) -> None:
         match message:
-            case Granted(task, _, held_len):
+            case Granted(task, _, held_len, move):
                 entry = self._state.find(task, Stage.EXPECTING)
                 if entry is not None:
                     self._granted(entry, held_len)
-                elif not self._state.departures.grant(task, held_len):
-                    self._early_grants.keep(task, held_len, now)
+                elif not self._state.departures.grant(task, move, held_len):
+                    self._early_grants.keep(message, now)
             case PullRequested():
                 self._transfers.lend(message)
             case PagesReady():
@@ -155,7 +160,7 @@ class Batcher:
         self.holdings.tasks[entry.task.id] = entry
         if entry.owner is None:
             self.holdings.queue.add(entry)
-        elif (held_len := self._early_grants.take(entry.task.id)) is not None:
+        elif (held_len := self._early_grants.take(entry.task.id, None)) is not None:
             self._granted(entry, held_len)
 
     def _granted(self, entry: WorkerTask, held_len: int) -> None:
@@ -167,7 +172,7 @@ class Batcher:
         self._restore(entry)
         if entry.source is not None:
             entry.stage = Stage.GRANTED
-            granted = Granted(entry.task.id, self.worker, entry.kv_len)
+            granted = Granted(entry.task.id, self.worker, entry.kv_len, entry.move)
             self._state.out.append(ToWorker(entry.source, granted))
             return
         self._state.load_slot(entry)
@@ -221,17 +226,17 @@ class Batcher:
         else:
             self._state.out.append(Refused(self.worker, entry.task.id, reason))
 
-    def _let_go(self, task: TaskId, to: WorkerId, now: float) -> None:
-        held_len = self._early_grants.take(task)
-        entry = self._state.find(task, Stage.DECODE)
+    def _let_go(self, asked: MoveOut, now: float) -> None:
+        held_len = self._early_grants.take(asked.task, asked.move)
+        entry = self._state.find(asked.task, Stage.DECODE)
         if entry is None:
-            self._state.out.append(MoveFailed(self.worker, task, "not_decoding"))
+            self._state.out.append(MoveFailed(self.worker, asked.task, asked.move, "not_decoding"))
         else:
-            self._state.departures.ask(entry, to, held_len, now)
+            self._state.departures.ask(entry, asked, held_len, now)
 
-    def _stay(self, task: TaskId) -> None:
+    def _stay(self, asked: MoveAbort) -> None:
         """Give a move up, or say that it is too late for that."""
-        out = self._state.departures.abort(task, "aborted")
-        if not out and self._state.find(task, Stage.DECODE) is not None:
-            out = [MoveFailed(self.worker, task, "aborted")]
-        self._state.out += out or [Refused(self.worker, task, "moved_away")]
+        if self._state.find(asked.task, Stage.DECODE) is not None:
+            self._state.out += self._state.departures.stay(asked)
+        else:
+            self._state.out.append(Refused(self.worker, asked.task, "moved_away"))

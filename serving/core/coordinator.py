@@ -303,8 +303,8 @@ class Coordinator:
                 self._moves.adopted(live, worker, reply, now)
                 self._settle(live, now)
                 self._roles.settle_all(now)
-            case MoveFailed(_, _, reason):
-                self._moves.failed(live, reason)
+            case MoveFailed(_, _, move, reason):
+                self._moves.failed(live, move, reason)
             case _:
                 assert_never(event)
 

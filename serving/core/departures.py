@@ -18,7 +18,7 @@ from serving.core.handoff import announce, send, send_last
 from serving.core.holdings import Holdings
 from serving.core.plan import DropTransfer, Output
 from serving.core.worker_task import Stage, WorkerTask
-from serving.messages import MoveFailed, TaskId, TransferId, WorkerId
+from serving.messages import MoveAbort, MoveFailed, MoveOut, TaskId, TransferId, WorkerId
 from serving.policy.admit import pages_for
 
 
@@ -50,17 +50,19 @@ class Departures:
         """Count the rows that leave."""
         return len(self._leaving)
 
-    def ask(self, entry: WorkerTask, to: WorkerId, held_len: int | None, now: float) -> None:
+    def ask(self, entry: WorkerTask, asked: MoveOut, held_len: int | None, now: float) -> None:
         """A row that decodes is to leave; `held_len` if the destination has granted it already."""
         deadline = now + self._limits.transfer_timeout_s
-        self._leaving[entry.task.id] = Departure(entry, to, deadline, granted=False, stop_len=None)
+        entry.move = asked.move
+        departure = Departure(entry, asked.to, deadline, granted=False, stop_len=None)
+        self._leaving[asked.task] = departure
         if held_len is not None:
-            self.grant(entry.task.id, held_len)
+            self.grant(asked.task, asked.move, held_len)
 
-    def grant(self, task: TaskId, held_len: int) -> bool:
+    def grant(self, task: TaskId, move: int | None, held_len: int) -> bool:
         """The destination has room, and the KV of `held_len` tokens; False if nothing leaves."""
         departure = self._leaving.get(task)
-        if departure is None or departure.granted:
+        if departure is None or departure.granted or departure.entry.move != move:
             return False
         departure.granted = True
         departure.entry.held_len = held_len
@@ -98,7 +100,15 @@ class Departures:
         entry = departure.entry
         if departure.stop_len is not None and entry.slot is not None:
             self._holdings.rows.resume(entry.slot)
-        return [*_drop(entry), MoveFailed(self._worker, task, reason)]
+        assert entry.move is not None
+        return [*_drop(entry), MoveFailed(self._worker, task, entry.move, reason)]
+
+    def stay(self, asked: MoveAbort) -> list[Output]:
+        """Give this move up, if it is under way; the row decodes here in any case."""
+        departure = self._leaving.get(asked.task)
+        if departure is not None and departure.entry.move == asked.move:
+            return self.abort(asked.task, "aborted")
+        return [MoveFailed(self._worker, asked.task, asked.move, "aborted")]
 
     def forget(self, task: TaskId) -> None:
         """A row ended, was cancelled or lost its pages."""

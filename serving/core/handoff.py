@@ -9,6 +9,7 @@ that moves while it decodes (`departures`) sends its pages in the same way.
 from serving.core.plan import Output, SendPages
 from serving.core.worker_task import Outgoing, WorkerTask
 from serving.messages import (
+    Granted,
     PagesReady,
     PullRequested,
     TaskId,
@@ -29,21 +30,24 @@ class EarlyGrants:
     def __init__(self, keep_s: float) -> None:
         """Start empty; a grant is kept for `keep_s` seconds."""
         self._keep_s = keep_s
-        self._grants: dict[TaskId, tuple[int, float]] = {}  # held_len and deadline
+        self._grants: dict[tuple[TaskId, int | None], tuple[int, float]] = {}  # len and deadline
 
-    def keep(self, task: TaskId, held_len: int, now: float) -> None:
-        """Remember what the owner holds of a task that has not come yet."""
-        self._grants[task] = (held_len, now + self._keep_s)
+    def keep(self, granted: Granted, now: float) -> None:
+        """Remember what the owner holds of a task, or of a move, that has not come yet."""
+        self._grants[granted.task, granted.move] = (granted.held_len, now + self._keep_s)
 
-    def take(self, task: TaskId) -> int | None:
-        """Return and forget the `held_len` granted to a task; None if no grant has come."""
-        grant = self._grants.pop(task, None)
+    def take(self, task: TaskId, move: int | None) -> int | None:
+        """Return and forget the `held_len` granted to a task's move, or without one to the task.
+
+        None if no such grant has come.
+        """
+        grant = self._grants.pop((task, move), None)
         return None if grant is None else grant[0]
 
     def expire(self, now: float) -> None:
         """Forget the grants that were kept for long enough."""
-        for task in [task for task, (_, deadline) in self._grants.items() if deadline <= now]:
-            del self._grants[task]
+        for key in [key for key, (_, deadline) in self._grants.items() if deadline <= now]:
+            del self._grants[key]
 
 
 def lend(
@@ -52,7 +56,7 @@ def lend(
     """Send the history asked for. The pages stay held by the owner's granted task."""
     first_page = pull.start // page_size
     pages = tuple(entry.pages[first_page : pages_for(pull.stop, page_size)])
-    ready = PagesReady(pull.task, transfer, first_page, len(pages), pull.stop, None, None)
+    ready = PagesReady(pull.task, transfer, first_page, len(pages), pull.stop, None, None, None)
     return [SendPages(transfer, pull.task, pages, pull.to), ToWorker(pull.to, ready)]
 
 
@@ -85,7 +89,8 @@ def send(
     entry.sent_pages += len(pages)
     entry.unacked.add(transfer)
     stop = entry.sent_pages * page_size
-    ready = PagesReady(entry.task.id, transfer, first_page, len(pages), stop, None, None)
+    count, move = len(pages), entry.move
+    ready = PagesReady(entry.task.id, transfer, first_page, count, stop, None, None, move)
     return [SendPages(transfer, entry.task.id, pages, owner), ToWorker(owner, ready)]
 
 
@@ -112,5 +117,6 @@ def announce(entry: WorkerTask, owner: WorkerId, finish: FinishReason | None) ->
         stop=entry.kv_len,
         reply=tuple(entry.tokens[entry.prompt_len :]),
         finish=finish,
+        move=entry.move,
     )
     return ToWorker(owner, ready)

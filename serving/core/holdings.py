@@ -229,16 +229,20 @@ class Holdings:
         return True
 
     def _match(self, task: WorkerTask) -> Match:
-        if not task.reuse or (task.scores_prompt and task.source is None):
+        if not self._may_reuse(task):
             return NOTHING
         return self.pool.match(task.names, task.tokens, len(task.tokens) - 1)
+
+    def _may_reuse(self, task: WorkerTask) -> bool:
+        """Say whether KV that is here counts: a prompt that is scored here is run as a whole."""
+        return task.reuse and not (task.scores_prompt and task.source is None)
 
     def _on_host(self, task: WorkerTask, match: Match) -> tuple[int, ...]:
         """Find the prompt's next pages in host memory, if to fetch them beats computing them.
 
         A part-filled page of the pool stands in the way: it is there without any copying.
         """
-        if not self.limits.host_pages or not task.reuse or match.tail is not None:
+        if not self.limits.host_pages or not self._may_reuse(task) or match.tail is not None:
             return ()
         page_size = self.limits.page_size
         last = (len(task.tokens) - 1) // page_size

@@ -15,11 +15,12 @@ slowly, and every routing decision reads it for every row)."""
 
 @dataclass(slots=True, eq=False)
 class PendingMove:
-    """A turn's row on its way to worker `to`.
+    """A turn's row on its way to worker `to`: the turn's move of this `number`.
 
     `gain_s` is what the move was predicted to gain. `overdue`: it was asked to give up already.
     """
 
+    number: int
     to: WorkerId
     reason: str
     gain_s: float
@@ -32,10 +33,11 @@ class PendingMove:
 class LiveTurn:
     """A turn between its arrival and its end.
 
-    `prefill` is the worker prefilling it remotely, `move` the move of its row under way. `names`
-    are the chained names of its prompt's pages. `slo` are the targets that count. `curve` is the
-    forecast of the reply tokens that come after the first `curve_from`. `moved_from` is the last
-    source of its row, which told, or is still to tell, the first `moved_len` reply tokens.
+    `prefill` is the worker prefilling it remotely, `move` the move of its row under way, `moves`
+    counts all that were begun. `names` are the chained names of its prompt's pages. `slo` are the
+    targets that count. `curve` is the forecast of the reply tokens that come after the first
+    `curve_from`. `moved_from` is the last source of its row, which told, or is still to tell, the
+    first `moved_len` reply tokens.
     """
 
     turn: Turn
@@ -52,6 +54,7 @@ class LiveTurn:
     owner: WorkerId | None = None
     prefill: WorkerId | None = None
     move: PendingMove | None = None
+    moves: int = 0
     decoding: bool = False
     queued_at: WorkerId | None = None
     queued_len: int = 0

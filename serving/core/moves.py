@@ -36,20 +36,30 @@ class Moves:
             return False
         if live.owner is None or live.owner == wanted.to:
             return False
+        if live.replied < live.moved_len:
+            return False  # its last source has yet to tell some, or is lost: one at a time
+        live.moves += 1
         live.move = PendingMove(
-            wanted.to, wanted.reason, wanted.gain_s, now, now + self._timeout_s, overdue=False
+            number=live.moves,
+            to=wanted.to,
+            reason=wanted.reason,
+            gain_s=wanted.gain_s,
+            began=now,
+            deadline=now + self._timeout_s,
+            overdue=False,
         )
         self._fleet.add_load(wanted.to, live.expected_len, 1)
         details = {"from": live.owner, "kv_len": len(live.tokens), "gain_s": wanted.gain_s}
         self._outbox.decide("move", live, wanted.to, wanted.reason, details)
-        decode = Decode(live.make_task(), live.owner, moving=True, reuse=True)
+        decode = Decode(live.make_task(), live.owner, live.moves, reuse=True)
         self._outbox.to_worker(wanted.to, decode)
-        self._outbox.to_worker(live.owner, MoveOut(live.task, wanted.to))
+        self._outbox.to_worker(live.owner, MoveOut(live.task, wanted.to, live.moves))
         return True
 
     def adopted(self, live: LiveTurn, worker: WorkerId, reply: tuple[int, ...], now: float) -> None:
         """A worker decodes a task now; if that ends a move, it owns the session from now on.
 
+        If that one leaves, the session is not its own: it is placed anew, or stays where it was.
         What the source has told of the `reply` may still be on its way, or lost with it. Tokens
         without log-probabilities need not wait for it.
         """
@@ -64,7 +74,9 @@ class Moves:
         if live.turn.sampling.logprobs is None:
             for index in range(live.replied, len(reply)):
                 live.early[index] = SampledToken(index, reply[index], None)
-        self._sessions.own(live.session, worker)
+        record = self._fleet.workers.get(worker)
+        if record is not None and record.takes_work:
+            self._sessions.own(live.session, worker)
         details = {
             "from": source,
             "kv_len": len(live.tokens),
@@ -73,9 +85,9 @@ class Moves:
         }
         self._outbox.decide("moved", live, worker, move.reason, details)
 
-    def failed(self, live: LiveTurn, reason: str) -> None:
+    def failed(self, live: LiveTurn, number: int, reason: str) -> None:
         """The source keeps the row."""
-        if live.move is None:
+        if live.move is None or live.move.number != number:
             return
         self._outbox.to_worker(live.move.to, Cancel(live.task))
         self._outbox.decide("move_failed", live, live.move.to, reason, {"from": live.owner})
@@ -118,5 +130,5 @@ class Moves:
                 self._ask_back(live)
 
     def _ask_back(self, live: LiveTurn) -> None:
-        if live.owner is not None:
-            self._outbox.to_worker(live.owner, MoveAbort(live.task))
+        if live.owner is not None and live.move is not None:
+            self._outbox.to_worker(live.owner, MoveAbort(live.task, live.move.number))

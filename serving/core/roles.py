@@ -3,7 +3,8 @@
     serving -> leaving: no new work; its rows move to other workers or end; its sessions are placed
                anew when they return -> idle -> serving in the next role, or resting without one
 
-The last worker that decodes never leaves.
+The last worker that decodes never leaves. One that decodes before and after has no row to lose: it
+changes at once.
 """
 
 from serving.core.fleet import Fleet, WorkerRecord
@@ -47,7 +48,8 @@ class Roles:
             self._outbox.decide_for("role_refused", worker, str(change.role), problem)
             return
         record = self._fleet.workers[worker]
-        if change.role is record.role and not record.leaving:
+        if change.role is not None and _serves_on(record.role, change.role):
+            self._take(record, change.role, "asked", now)
             return
         record.leaving, record.next_role = True, change.role
         self._sessions.disown(worker)
@@ -76,9 +78,7 @@ class Roles:
         """Let a worker that leaves and has nothing left take its next role."""
         if not record.leaving or not record.idle or record.next_role is None:
             return
-        record.role, record.leaving, record.changed_at = record.next_role, False, now
-        record.next_role = None
-        self._outbox.decide_for("role", record.id, _name(record.role), "drained")
+        self._take(record, record.next_role, "drained", now)
 
     def settle_all(self, now: float) -> None:
         """Settle every worker that leaves."""
@@ -97,6 +97,17 @@ class Roles:
                 home = min(homes, key=lambda w: (w.load / w.capacity, w.turns, w.id))
                 wanted.append(WantedMove(movable[0].turn.id, WorkerId(home.id), "drain", 0.0))
         return wanted
+
+    def _take(self, record: WorkerRecord, role: Role, reason: str, now: float) -> None:
+        if record.leaving or record.role is not role:
+            record.role, record.changed_at = role, now
+            record.leaving, record.next_role = False, None
+            self._outbox.decide_for("role", record.id, _name(role), reason)
+
+
+def _serves_on(old: Role, new: Role) -> bool:
+    """Tell whether a worker may go on with whatever it has: only decoding rows tie it to a role."""
+    return old is new or Role.PREFILL not in (old, new)
 
 
 def _name(role: Role | None) -> str:

@@ -29,7 +29,7 @@ class Transfers:
         """Take announced pages; with the last of them the task decodes, or is over."""
         entry = self._state.find(ready.task, Stage.GRANTED, Stage.PULLING)
         ack = ToWorker(ready.transfer.sender, Ack(ready.task, ready.transfer))
-        if entry is None:
+        if entry is None or entry.move != ready.move:
             self._state.out += [DropTransfer(ready.transfer), ack]
             return
         stop = ready.first_page + ready.num_pages

@@ -55,6 +55,7 @@ class WorkerTask:
     """One task on one worker.
 
     `owner` is set if it is decoded elsewhere from here on, `source` if its KV comes from elsewhere.
+    `move` is the number of the move by which it comes, or leaves.
     """
 
     task: Task
@@ -75,6 +76,7 @@ class WorkerTask:
     restored: tuple[tuple[int, ...], tuple[int, ...]] | None = None
     held_len: int = 0
     sent_pages: int = 0
+    move: int | None = None
     reuse: bool = True
     pull: bool = True
     unannounced: Outgoing | None = None
@@ -119,4 +121,5 @@ def open_task(message: Prefill | Decode, page_size: int) -> WorkerTask:
         reuse=message.reuse,
     )
     opened.pull = isinstance(message, Prefill) and message.pull
+    opened.move = message.move if isinstance(message, Decode) else None
     return opened

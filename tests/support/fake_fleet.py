@@ -32,14 +32,17 @@ from serving.messages import (
     Cancelled,
     Completed,
     Decision,
+    Decode,
     Emit,
     EmitPrompt,
     End,
     Event,
     MoveWanted,
     PagesReady,
+    Prefill,
     Role,
     SampledToken,
+    SetRole,
     Tick,
     ToWorker,
     TransferFailed,
@@ -56,6 +59,7 @@ from tests.support.shape import Shape
 
 COORDINATOR = "coordinator"
 CLIENT = "client"
+CLOCK = "clock"
 STEP_SECONDS = 0.001
 
 
@@ -104,6 +108,7 @@ class FakeFleet:
         self.connector = Connector()
         self.broken_on_the_way: set[TransferId] = set()
         self.channels: dict[tuple[str, str], deque[Event | WorkerMessage]] = {}
+        self.held: set[tuple[str, str]] = set()  # channels whose messages stay on their way
         self.replies: dict[TurnId, Reply] = {}
         self.decisions: list[Decision] = []
         self.log: list[str] | None = None
@@ -130,6 +135,9 @@ class FakeFleet:
 
     def move(self, turn: TurnId, to: WorkerId) -> None:
         self._post(CLIENT, COORDINATOR, MoveWanted(turn, to, "test"))
+
+    def set_role(self, worker: WorkerId, role: Role | None) -> None:
+        self._post(CLIENT, COORDINATOR, SetRole(worker, role))
 
     def join(self, worker: WorkerId, role: Role) -> None:
         limits = self.shape.limits(role)
@@ -168,9 +176,14 @@ class FakeFleet:
     def advance(self, seconds: float) -> None:
         """Let time pass; every clock ticks."""
         self.now += seconds
-        self._post("clock", COORDINATOR, Tick())
-        for worker in self.workers:
-            self._post("clock", worker, Tick())
+        for worker in self.workers.values():
+            self._post(CLOCK, COORDINATOR, worker.batcher.report())
+        self.tick(COORDINATOR, *self.workers)
+
+    def tick(self, *receivers: str) -> None:
+        """Let these look at their deadlines."""
+        for receiver in receivers:
+            self._post(CLOCK, receiver, Tick())
 
     def run(self, *, max_rounds: int | None = None) -> None:
         """Go on until nothing can happen any more; AssertionError if that takes too long."""
@@ -189,6 +202,9 @@ class FakeFleet:
 
     def round(self) -> bool:
         """Do one thing that can be done now; False if there is none."""
+        every = self.shape.tick_rounds
+        if every and self.rounds % every == 0 and self._is_busy():
+            self.advance(0.0)
         choices = self._choices()
         if not choices:
             return False
@@ -201,13 +217,18 @@ class FakeFleet:
     # ---- one thing after another ---------------------------------------------------------------
 
     def _choices(self) -> list[tuple[Callable[..., None], *tuple[str, ...]]]:
-        choices: list = [(self._deliver, *pair) for pair in self.channels]
+        choices: list = [(self._deliver, *pair) for pair in self.channels if pair not in self.held]
         for name, worker in self.workers.items():
             if worker.may_step and len(worker.launched) < self.shape.depth:
                 choices.append((self._step, name))
             if worker.launched:
                 choices.append((self._complete, name))
         return choices
+
+    def _is_busy(self) -> bool:
+        """Tell whether something but a tick is under way: time alone keeps nothing going."""
+        steps = any(worker.launched for worker in self.workers.values())
+        return steps or any(c[0] != CLOCK and c not in self.held for c in self.channels)
 
     def _post(self, sender: str, receiver: str, message: Event | WorkerMessage) -> None:
         self.channels.setdefault((sender, receiver), deque()).append(message)
@@ -307,6 +328,7 @@ class FakeFleet:
             self._note(COORDINATOR, "->", action)
             match action:
                 case ToWorker(worker, message):
+                    self._check_role(worker, message)
                     if worker in self.workers:
                         self._post(COORDINATOR, worker, message)
                 case Emit(turns, samples):
@@ -321,6 +343,14 @@ class FakeFleet:
                     self._end(self.replies[turn], action)
                 case Decision():
                     self.decisions.append(action)
+
+    def _check_role(self, worker: WorkerId, message: WorkerMessage) -> None:
+        """Work goes to workers that serve, and what decodes to those that decode."""
+        if isinstance(message, Prefill | Decode):
+            record = self.coordinator.fleet.workers[worker]
+            decodes = isinstance(message, Decode) or message.owner is None
+            assert record.takes_work, f"{worker} leaves and gets work"
+            assert record.role is not (Role.PREFILL if decodes else Role.DECODE), "a wrong role"
 
     def _emit(self, reply: Reply, sample: SampledToken) -> None:
         assert reply.end is None, "a token after the end"
@@ -361,10 +391,32 @@ class FakeFleet:
             books = (record.load, record.turns, record.queued_len, record.prefilling)
             assert books == (0, 0, 0, 0), f"{record.id} is still booked: {books}"
             assert (record.kv_tokens, record.decoding) == (0, {}), f"{record.id} still decodes"
+            assert record.queued_s == 0, f"{record.id} still has work"
+            assert record.next_role is None, f"{record.id} has not changed its role"
         for name, worker in self.workers.items():
             holdings = worker.batcher.holdings
             assert not holdings.tasks, f"{name} still knows {list(holdings.tasks)}"
             assert holdings.pool.num_held == 0, f"{name} holds pages"
             assert holdings.rows.num_free == self.shape.max_rows, f"{name} holds slots"
             assert not worker.launched
+            assert not worker.batcher.departures, f"a row leaves {name} for ever"
         assert not self.connector.payloads, "payloads nobody took"
+        self.check_mirrors()
+        self.check_contents()
+
+    def check_mirrors(self) -> None:
+        """Raise AssertionError unless the coordinator knows exactly the names that can be found."""
+        for name, record in self.coordinator.fleet.workers.items():
+            findable = self.workers[name].batcher.holdings.pool._page_of.keys()
+            assert record.pages._names == findable, f"the mirror of {name} is wrong"
+
+    def check_contents(self) -> None:
+        """Raise AssertionError unless equal names mean equal KV, on devices and on hosts."""
+        content: dict[bytes, list[int | None]] = {}
+        for name, worker in self.workers.items():
+            holdings, executor = worker.batcher.holdings, worker.executor
+            named = [(n, executor.kv[page]) for n, page in holdings.pool._page_of.items()]
+            named += [(n, executor.host[slot]) for n, slot in holdings.host._slot_of.items()]
+            for page_name, page in named:
+                assert content.setdefault(page_name, page) == page, f"{name}: a page is wrong"
+            assert len(holdings.host) <= holdings.limits.host_pages

@@ -95,8 +95,8 @@ def prefill(task: Task, owner: WorkerId | None = None) -> Prefill:
     return Prefill(task, owner, pull=True, reuse=True)
 
 
-def decode(task: Task, source: WorkerId, *, moving: bool = False) -> Decode:
-    return Decode(task, source, moving=moving, reuse=True)
+def decode(task: Task, source: WorkerId, *, move: int | None = None) -> Decode:
+    return Decode(task, source, move=move, reuse=True)
 
 
 def launched(outputs: list[Output]) -> StepPlan:

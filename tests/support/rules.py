@@ -14,6 +14,7 @@ from tests.support.fake_costs import LinearCosts
 
 COSTS = LinearCosts(base_s=0.001, new_s=0.0001, row_s=0.0001, kv_s=0.00001, kv_bytes_per_token=4)
 LINK = Link(latency_s=0.0001, bytes_per_s=1e6)
+NO_TARGETS = Slo(None, None)
 
 
 def batcher_rules(*, order_window: int = 1, reserve_quantile: float = 0.9) -> BatcherRules:
@@ -35,23 +36,28 @@ def coordinator_rules(
     *,
     route: str = "pd-delta",
     rebalance: str = "none",
-    ttft_s: float | None = None,
-    tpot_s: float | None = None,
+    rebalance_every_s: float = 0.05,
+    slo: Slo = NO_TARGETS,
 ) -> CoordinatorRules:
-    """The plain rules: prefill remotely where that is possible, leave rows where they are."""
+    """The plain rules: prefill remotely where that is possible, leave rows where they are.
+
+    The thresholds of `ppd` and `threshold` are such that short prompts lie on both sides of them.
+    """
     return CoordinatorRules(
         route=ROUTE_POLICIES[route],
-        route_config=RouteConfig(),
+        route_config=RouteConfig(
+            min_chunk_len=1, ppd_bypass_len=6, threshold_len=12, threshold_prefill_busy=1.0
+        ),
         table=None,
         rebalance=REBALANCE_POLICIES[rebalance],
         rebalance_config=RebalanceConfig(horizon_steps=64.0, max_moves=2),
-        rebalance_every_s=0.05,
-        cool_down_s=0.05,
+        rebalance_every_s=rebalance_every_s,
+        cool_down_s=rebalance_every_s,
         roles=ROLES_POLICIES["none"],
         roles_config=RolesConfig(),
         costs=dict.fromkeys(Role, COSTS),
         link=LINK,
-        slo=Slo(ttft_s, tpot_s),
+        slo=slo,
         window_s=10.0,
         chunk_len=8,
         max_rows=4,

@@ -7,11 +7,14 @@ afterwards. The fleet itself checks pages, order and tokens after every event.
 
 from collections import deque
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from hypothesis import strategies as st
 
 from serving.core.plan import SendPages
 from serving.messages import Completed, Dropped, Failed, Rejected, Role, WorkerId
+from serving.policy.rebalance import REBALANCE_POLICIES
+from serving.policy.routes import ROUTE_POLICIES
 from serving.request import TurnId
 from tests.support.fake_fleet import FakeFleet, Reply
 from tests.support.fake_model import VOCABULARY
@@ -71,7 +74,7 @@ class Scenario:
     @property
     def may_wait(self) -> bool:
         """Whether something can be left to a deadline."""
-        faults = any(fault.kind != "move" for fault in self.faults)
+        faults = any(fault.kind not in ("move", "role") for fault in self.faults)
         return bool(faults or self.broken_transfers or self.lost_acks)
 
 
@@ -155,6 +158,8 @@ class Play:
                 fleet.cancel(turn, kept=len(fleet.replies[turn].samples))
         elif fault.kind == "move":
             self._move(fault.number)
+        elif fault.kind == "role":
+            self._set_role(fault.number)
         elif fault.kind == "lose":
             if fleet.workers:
                 victim = list(fleet.workers)[fault.number % len(fleet.workers)]
@@ -170,6 +175,13 @@ class Play:
         workers = list(self.fleet.workers)
         if live and workers:
             self.fleet.move(live[number % len(live)], workers[number // 8 % len(workers)])
+
+    def _set_role(self, number: int) -> None:
+        """Some worker is to take another role, or to rest, whether or not that can be done."""
+        workers = list(self.fleet.workers)
+        if workers:
+            worker = workers[number % len(workers)]
+            self.fleet.set_role(worker, (*Role, None)[number // 8 % (len(Role) + 1)])
 
     def _join(self, number: int) -> None:
         """A new worker; half of them come back under the name of a lost one."""
@@ -221,7 +233,24 @@ def shapes(draw: st.DrawFn) -> Shape:
         move_pages=draw(st.sampled_from((1, 2, 100))),
         max_sessions=draw(st.sampled_from((1, 3, 100))),
         session_ttl_s=draw(st.sampled_from((0.5, 600.0))),
+        **draw(rules()),
     )
+
+
+@st.composite
+def rules(draw: st.DrawFn) -> dict[str, Any]:
+    """How a deployment decides: every policy, with targets that are met, tight or hopeless."""
+    rebalance = draw(st.sampled_from(("none", *REBALANCE_POLICIES)))
+    return {
+        "route": draw(st.sampled_from(tuple(ROUTE_POLICIES))),
+        "rebalance": rebalance,
+        "rebalance_every_s": draw(st.sampled_from((0.005, 0.02, 0.1))),
+        "tick_rounds": draw(st.sampled_from((10, 50) if rebalance != "none" else (None, 50))),
+        "order_window": draw(st.integers(1, 4)),
+        "ttft_s": draw(st.sampled_from((None, 0.001, 0.05, 10.0))),
+        "tpot_s": draw(st.sampled_from((None, 0.0001, 0.002, 1.0))),
+        "host_pages": draw(st.sampled_from((0, 0, 3, 40))),
+    }
 
 
 TOKENS = st.lists(st.integers(0, VOCABULARY - 1), min_size=1, max_size=6).map(tuple)
@@ -258,22 +287,25 @@ SEEDS = st.integers(0, 2**32 - 1)
 CLIENTS = st.lists(conversations(), min_size=1, max_size=8).map(tuple)
 
 
-MOVES = st.lists(
-    st.builds(Fault, st.integers(0, 600), st.just("move"), st.integers(0, 63)), max_size=12
+CHANGES = st.lists(
+    st.builds(
+        Fault, st.integers(0, 600), st.sampled_from(("move", "move", "role")), st.integers(0, 63)
+    ),
+    max_size=12,
 ).map(tuple)
 
 
 @st.composite
 def calm_scenarios(draw: st.DrawFn) -> Scenario:
-    """Nothing goes wrong, though rows are moved about: every turn completes."""
-    return Scenario(draw(shapes()), draw(CLIENTS), draw(SEEDS), faults=draw(MOVES))
+    """Nothing goes wrong, though rows move and workers change their roles: all turns complete."""
+    return Scenario(draw(shapes()), draw(CLIENTS), draw(SEEDS), faults=draw(CHANGES))
 
 
 @st.composite
 def faulty_scenarios(draw: st.DrawFn) -> Scenario:
     """Clients leave, workers die and join, transfers break, confirmations and patience run out."""
     kinds = st.sampled_from(("cancel", "cancel", "lose", "join", "tick"))
-    moves = draw(MOVES)
+    changes = draw(CHANGES)
     fault = st.builds(Fault, st.integers(0, 600), kinds, st.integers(0, 7))
     few = st.frozensets(st.integers(1, 40), max_size=5)
     shape = replace(
@@ -286,7 +318,7 @@ def faulty_scenarios(draw: st.DrawFn) -> Scenario:
         shape,
         draw(CLIENTS),
         draw(SEEDS),
-        faults=(*draw(st.lists(fault, max_size=8)), *moves),
+        faults=(*draw(st.lists(fault, max_size=8)), *changes),
         broken_transfers=draw(few),
         breaks_at=draw(st.sampled_from(("sender", "receiver"))),
         lost_acks=draw(few),

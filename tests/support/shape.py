@@ -7,13 +7,17 @@ from serving.core.coordinator import Coordinator, CoordinatorLimits
 from serving.core.holdings import BatcherLimits
 from serving.core.sessions import Sessions
 from serving.messages import Role, WorkerId
+from serving.request import Slo
 from tests.support.rules import batcher_rules, coordinator_rules
 from tests.support.sharp_lengths import SharpLengths
 
 
 @dataclass(frozen=True)
 class Shape:
-    """The sizes and rules of a deployment. Replies are forecast to have `reserve_tokens`."""
+    """The sizes and rules of a deployment. Replies are forecast to have `reserve_tokens`.
+
+    With `tick_rounds` every clock ticks, and workers report, after so many rounds of work.
+    """
 
     prefill_workers: int = 0
     decode_workers: int = 1
@@ -37,6 +41,8 @@ class Shape:
     order_window: int = 1
     route: str = "pd-delta"
     rebalance: str = "none"
+    rebalance_every_s: float = 0.05
+    tick_rounds: int | None = None
     ttft_s: float | None = None
     tpot_s: float | None = None
 
@@ -69,6 +75,9 @@ class Shape:
             max_sessions=self.max_sessions, ttl_s=self.session_ttl_s, page_size=self.page_size
         )
         rules = coordinator_rules(
-            route=self.route, rebalance=self.rebalance, ttft_s=self.ttft_s, tpot_s=self.tpot_s
+            route=self.route,
+            rebalance=self.rebalance,
+            rebalance_every_s=self.rebalance_every_s,
+            slo=Slo(self.ttft_s, self.tpot_s),
         )
         return Coordinator(limits, rules, sessions, SharpLengths(self.reserve_tokens))

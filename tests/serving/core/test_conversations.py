@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from serving.core.batcher import Batcher
-from serving.messages import Completed, Dropped, SetRole, WorkerId
+from serving.messages import Completed, Dropped, WorkerId
 from tests.support.fake_fleet import FakeFleet, Reply
 from tests.support.shape import Shape
 from tests.support.turns import make_turn
@@ -111,11 +111,11 @@ def test_nothing_is_pulled_that_the_prefill_worker_has():
     fleet = start(replace(DISAGGREGATED, prefill_workers=1))
     system = list(range(12))
     talk(fleet, "a", [*system, 1], max_tokens=3)
-    fleet.tell(SetRole(WorkerId("d0"), None))  # it would own the second one too, for its prefix
-    fleet.run()
+    busy = fleet.submit(make_turn("busy", [*system, 3], max_tokens=40))
+    fleet.run_until(lambda: bool(busy.samples))
     other = talk(fleet, "b", [*system, 2], max_tokens=3)
     owners = [d.choice for d in fleet.decisions if d.kind == "place"]
-    assert owners == ["d0", "d1"]
+    assert owners == ["d0", "d0", "d1"], "the prefix decides until the load does"
     assert other.computed == 1
     assert moved(fleet, "d1", "p0") == 0
     assert moved(fleet, "p0", "d1") == pages(13)

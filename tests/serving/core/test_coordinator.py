@@ -164,7 +164,7 @@ def test_the_prefill_worker_is_told_before_the_owner():
     assert (expected.replied, expected.arrived) == (0, 3.0)
     assert messages == [
         ToWorker(P0, Prefill(expected, D0, pull=True, reuse=True)),
-        ToWorker(D0, Decode(expected, P0, moving=False, reuse=True)),
+        ToWorker(D0, Decode(expected, P0, move=None, reuse=True)),
     ]
 
 

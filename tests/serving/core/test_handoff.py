@@ -41,7 +41,7 @@ from tests.support.one_worker import (
 
 
 def ready(task: Task, number: int, page: int, pages: int, stop: int, **end: Any) -> PagesReady:
-    fields: dict[str, Any] = {"reply": None, "finish": None, **end}
+    fields: dict[str, Any] = {"reply": None, "finish": None, "move": None, **end}
     return PagesReady(task.id, TransferId(P0, number), page, pages, stop, **fields)
 
 
@@ -50,7 +50,7 @@ def ready(task: Task, number: int, page: int, pages: int, stop: int, **end: Any)
 
 def granted(worker: Worker, work: Task, *, held_len: int = 0) -> None:
     worker.on(prefill(work, D0))
-    worker.on(Granted(work.id, D0, held_len))
+    worker.on(Granted(work.id, D0, held_len, None))
 
 
 def test_nothing_is_prefilled_before_the_owner_has_room():
@@ -58,14 +58,14 @@ def test_nothing_is_prefilled_before_the_owner_has_room():
     work = task("a", range(5))
     worker.on(prefill(work, D0))
     assert worker.step() == []
-    worker.on(Granted(work.id, D0, 0))
+    worker.on(Granted(work.id, D0, 0, None))
     assert kinds(worker.step()) == ["LoadSlot", "Launch", "SendPages"]
 
 
 def test_a_grant_may_overtake_its_task():
     worker = Worker()
     work = task("a", range(5))
-    worker.on(Granted(work.id, D0, 0))
+    worker.on(Granted(work.id, D0, 0, None))
     assert worker.step() == []
     worker.on(prefill(work, D0))
     assert "Launch" in kinds(worker.step())
@@ -74,7 +74,7 @@ def test_a_grant_may_overtake_its_task():
 def test_a_grant_for_a_task_that_never_comes_is_forgotten():
     worker = Worker()
     work = task("a", range(5))
-    worker.on(Granted(work.id, D0, 0))
+    worker.on(Granted(work.id, D0, 0, None))
     worker.now = LIMITS.transfer_timeout_s
     worker.on(Tick())
     worker.on(prefill(work, D0))
@@ -170,7 +170,7 @@ def test_history_that_does_not_come_in_time_is_computed():
     worker.on(Tick())
     plan = worker.launch()
     assert plan.chunks[0].tokens.tolist() == list(range(8))
-    late = PagesReady(work.id, TransferId(D0, 1), 0, 2, 6, None, None)
+    late = PagesReady(work.id, TransferId(D0, 1), 0, 2, 6, None, None, None)
     outputs = worker.on(late)
     assert kinds(outputs) == ["DropTransfer", "Ack"]
 
@@ -197,7 +197,7 @@ def test_an_owner_reserves_grants_and_decodes_from_the_first_token():
     worker = owner()
     work = task("a", range(6), max_tokens=3)
     worker.on(decode(work, P0))
-    assert worker.step() == [ToWorker(P0, Granted(work.id, D0, 0))]
+    assert worker.step() == [ToWorker(P0, Granted(work.id, D0, 0, None))]
     assert worker.num_held == 2
     outputs = worker.on(ready(work, 1, 0, 1, 4))
     assert kinds(outputs) == ["ReceivePages", "Ack"]
@@ -220,12 +220,12 @@ def test_an_owner_lends_the_history_asked_for_and_keeps_it():
     worker.complete(plans[1], 33)
     work = task("b", [*range(10), 33, 1, 2])
     worker.on(decode(work, P0))
-    assert worker.step() == [ToWorker(P0, Granted(work.id, D0, 10))]
+    assert worker.step() == [ToWorker(P0, Granted(work.id, D0, 10, None))]
     held = worker.num_held
     send, message = worker.on(PullRequested(work.id, P0, 5, 10))
     assert isinstance(send, SendPages)
     assert len(send.pages) == 2
-    assert message == ToWorker(P0, PagesReady(work.id, send.transfer, 1, 2, 10, None, None))
+    assert message == ToWorker(P0, PagesReady(work.id, send.transfer, 1, 2, 10, None, None, None))
     assert worker.num_held == held
 
 
@@ -240,7 +240,7 @@ def test_a_reply_that_is_over_already_is_only_kept():
     assert worker.is_empty()
     again = task("b", [*range(6), 33, 7])
     worker.on(decode(again, P0))
-    assert worker.step() == [ToWorker(P0, Granted(again.id, D0, 6))]
+    assert worker.step() == [ToWorker(P0, Granted(again.id, D0, 6, None))]
 
 
 def test_pages_for_a_cancelled_task_are_dropped_and_confirmed():
@@ -268,7 +268,7 @@ def test_a_broken_transfer_refuses_the_task_and_leaves_nothing_to_find():
     assert worker.is_empty()
     again = task("b", range(9))
     worker.on(decode(again, P0))
-    assert worker.step() == [ToWorker(P0, Granted(again.id, D0, 0))]
+    assert worker.step() == [ToWorker(P0, Granted(again.id, D0, 0, None))]
 
 
 def test_a_sender_keeps_its_own_pages_when_a_transfer_breaks():
@@ -292,7 +292,7 @@ def test_a_broken_transfer_leaves_what_was_there_before():
     worker.step()
     worker.on(TransferFailed(work.id, TransferId(P0, 1), "link_down"))
     worker.on(decode(replace(work, id=TaskId(TurnId("b"), 1)), P0))
-    assert at(worker.step(), 0, Granted) == Granted(TaskId(TurnId("b"), 1), D0, 6)
+    assert at(worker.step(), 0, Granted) == Granted(TaskId(TurnId("b"), 1), D0, 6, None)
 
 
 def test_the_loss_of_the_prefill_worker_frees_what_waits_for_it():

@@ -198,7 +198,7 @@ def test_a_move_whose_grant_never_comes_is_given_up():
     fleet.move(A, D1)
     fleet.run_until(lambda: fleet.coordinator._turns[A].move is not None)
     fleet.channels.pop(("coordinator", "d1"))
-    fleet.run_until(lambda: len(fleet.workers[D0].batcher._state.departures) == 1)
+    fleet.run_until(lambda: len(fleet.workers[D0].batcher.departures) == 1)
     fleet.advance(fleet.shape.transfer_timeout_s + 1)
     fleet.run_until(lambda: bool(kinds(fleet, "move_failed")))
     assert kinds(fleet, "move_failed") == [("d1", "timeout")]

@@ -120,7 +120,7 @@ class Bench:
 
 
 def announced(work: Any, number: int, finish: FinishReason | None) -> PagesReady:
-    return PagesReady(work.id, TransferId(P0, number), 0, 3, 9, (5,), finish)
+    return PagesReady(work.id, TransferId(P0, number), 0, 3, 9, (5,), finish, None)
 
 
 @pytest.fixture
@@ -163,7 +163,7 @@ def test_a_send_to_a_lost_worker_ends_the_attempt_and_not_the_sender():
     sender.payloads.lose(D0)
     work = task("a", range(5))
     sender.tell(prefill(work, D0))
-    sender.tell(Granted(work.id, D0, 0))
+    sender.tell(Granted(work.id, D0, 0, None))
     assert [refused.reason for refused in sender.messages(Refused)] == ["transfer_failed"]
     assert not sender.messages(PagesReady)
 
@@ -174,7 +174,7 @@ def test_a_worker_that_breaks_leaves_only_what_it_has_announced():
     sender = Bench(P0, Device(last_step=2))
     for work in (task("a", range(4)), task("b", range(100, 120))):
         sender.worker.deliver(prefill(work, D0))
-        sender.worker.deliver(Granted(work.id, D0, 0))
+        sender.worker.deliver(Granted(work.id, D0, 0, None))
     sender.worker.start()
     assert sender.gone.wait(30)
     sender.worker.stop()

@@ -1,0 +1,155 @@
+"""Live moves whose messages come late: what is left of an earlier move changes no later one.
+
+Messages are ordered between two parties only, so whatever one of them said of a move that failed
+may arrive when the next move of the same row has begun.
+"""
+
+from dataclasses import replace
+
+import pytest
+
+from serving.messages import Completed, Role, WorkerId
+from serving.request import TurnId
+from tests.support.fake_fleet import COORDINATOR, FakeFleet, Reply
+from tests.support.shape import Shape
+from tests.support.turns import make_turn
+
+D0, D1, D2 = (WorkerId(name) for name in ("d0", "d1", "d2"))
+A = TurnId("a")
+SHAPE = Shape(decode_workers=3, max_model_len=128, num_pages=80, prefill_pages=80)
+
+
+def start(seed: int = 0, *, shape: Shape = SHAPE, logprobs: int | None = None) -> FakeFleet:
+    """A fleet whose turn `a`, with a long reply, decodes at d0."""
+    fleet = FakeFleet(shape, seed=seed)
+    fleet.run()
+    fleet.submit(make_turn("a", range(9), max_tokens=100, seed=7, logprobs=logprobs))
+    fleet.run_until(lambda: len(fleet.replies[A].samples) > 3)
+    return fleet
+
+
+def said(fleet: FakeFleet, kind: str) -> list[tuple[str, str]]:
+    return [(d.choice, d.reason) for d in fleet.decisions if d.kind == kind]
+
+
+def begin(fleet: FakeFleet, to: WorkerId) -> None:
+    """Begin a move; its source and its destination have heard of it."""
+    before = len(said(fleet, "move"))
+    fleet.move(A, to)
+    fleet.run_until(lambda: len(said(fleet, "move")) > before)
+    told = {(COORDINATOR, "d0"), (COORDINATOR, to)}
+    fleet.run_until(lambda: not told & fleet.channels.keys())
+
+
+def time_out(fleet: FakeFleet) -> None:
+    """Let the move under way fail for lack of time."""
+    before = len(said(fleet, "move_failed"))
+    fleet.advance(fleet.shape.transfer_timeout_s + 1)
+    fleet.run_until(lambda: len(said(fleet, "move_failed")) > before)
+
+
+def go(fleet: FakeFleet, to: WorkerId) -> None:
+    """Move the row; what it left at its source is confirmed."""
+    before = len(said(fleet, "moved"))
+    fleet.run_until(lambda: not fleet.workers[to].batcher.holdings.tasks)
+    fleet.move(A, to)
+    fleet.run_until(lambda: len(said(fleet, "moved")) > before)
+
+
+def forget(fleet: FakeFleet, worker: WorkerId) -> None:
+    """A worker evicts all that it knows of the row."""
+    fleet.run_until(lambda: not fleet.workers[worker].batcher.holdings.tasks)
+    fleet.workers[worker].batcher.holdings.pool.clear_cached()
+
+
+def complete(fleet: FakeFleet) -> Reply:
+    fleet.held.clear()
+    fleet.run()
+    fleet.check_empty()
+    reply = fleet.replies[A]
+    assert reply.end is not None
+    assert isinstance(reply.end.outcome, Completed)
+    return reply
+
+
+@pytest.mark.parametrize("to", [D1, D2])
+def test_a_late_grant_is_not_taken_for_that_of_the_next_move(to: WorkerId):
+    """d2 held the beginning of the row when it granted; the next destination holds nothing."""
+    fleet = start()
+    go(fleet, D2)
+    go(fleet, D0)
+    fleet.held |= {("d1", "d0"), ("d2", "d0")}
+    begin(fleet, D2)
+    time_out(fleet)
+    forget(fleet, D2)
+    begin(fleet, to)
+    fleet.held.remove(("d2", "d0"))
+    fleet.run_until(lambda: ("d2", "d0") not in fleet.channels)
+    complete(fleet)
+    assert said(fleet, "moved")[2:] == [(to, "test")]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_late_request_to_stay_stops_no_later_move(seed: int):
+    fleet = start(seed, shape=Shape(decode_workers=3, max_model_len=128, num_pages=80, max_rows=1))
+    fleet.submit(make_turn("other", [40] * 5, max_tokens=100))
+    fleet.run_until(lambda: len(fleet.replies[TurnId("other")].samples) > 1)
+    fleet.move(A, D1)
+    fleet.run_until(lambda: len(fleet.workers[D0].batcher.departures) == 1)
+    fleet.held.add((COORDINATOR, "d0"))
+    fleet.run_until(lambda: (COORDINATOR, "d0") in fleet.channels)  # d1 refused
+    fleet.now += fleet.shape.transfer_timeout_s + 1
+    fleet.tick(D0)
+    fleet.run_until(lambda: bool(said(fleet, "move_failed")))
+    fleet.move(A, D2)
+    fleet.run_until(lambda: len(said(fleet, "move")) == 2)
+    complete(fleet)
+    assert said(fleet, "moved") == [("d2", "test")]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_pages_of_a_move_that_failed_do_not_count_for_the_next_one(seed: int):
+    """The next one needs the pages before them too, which its destination has evicted since."""
+    fleet = start(seed, shape=replace(SHAPE, move_pages=1))
+    fleet.submit(make_turn("first", range(40, 45), max_tokens=1, session="s"))
+    fleet.run_until(lambda: fleet.replies[TurnId("first")].end is not None)
+    go(fleet, D1)
+    go(fleet, D0)
+    fleet.run_until(lambda: len(fleet.replies[A].tokens) > 60)
+    fleet.held.add(("d0", "d1"))
+    begin(fleet, D1)
+    fleet.run_until(lambda: ("d0", "d1") in fleet.channels)
+    time_out(fleet)
+    forget(fleet, D1)
+    begin(fleet, D1)
+    fleet.submit(make_turn("reader", fleet.replies[A].turn.tokens, max_tokens=1, session="s"))
+    complete(fleet)
+    owner = {d.turn: d.choice for d in fleet.decisions if d.kind == "place"}
+    assert owner["reader"] == "d1"
+
+
+@pytest.mark.parametrize("logprobs", [None, 0])
+def test_tokens_lost_with_the_source_before_the_last_one_are_computed_again(logprobs: int | None):
+    """The row has moved twice by the time its first source dies with what it had still to tell."""
+    fleet = start(logprobs=logprobs)
+    fleet.held.add(("d0", COORDINATOR))
+    go(fleet, D1)
+    fleet.move(A, D2)
+    for _ in range(60):
+        fleet.round()
+    fleet.lose(D0)
+    complete(fleet)
+
+
+def test_a_row_that_reaches_a_worker_which_leaves_does_not_bring_its_session_there():
+    fleet = start(shape=Shape(decode_workers=2, max_model_len=128, num_pages=80))
+    fleet.held.add(("d1", COORDINATOR))
+    begin(fleet, D1)
+    fleet.set_role(D1, Role.PREFILL)
+    fleet.run_until(lambda: bool(said(fleet, "drain")))
+    reply = complete(fleet)
+    assert said(fleet, "moved") == [("d1", "test")]
+    again = fleet.submit(make_turn("b", [*reply.turn.tokens, *reply.tokens, 1], max_tokens=1))
+    fleet.run()
+    assert again.end is not None
+    assert isinstance(again.end.outcome, Completed)
