@@ -35,8 +35,10 @@ def kinds(fleet: FakeFleet, kind: str) -> list[tuple[str, str]]:
 
 
 def move(fleet: FakeFleet, to: WorkerId) -> None:
-    """Move turn `a`; what it left at `to` earlier has been confirmed first."""
+    """Move turn `a`; what it left at `to` earlier was confirmed, and told, before."""
+    live = fleet.coordinator._turns[A]
     fleet.run_until(lambda: not fleet.workers[to].batcher.holdings.tasks)
+    fleet.run_until(lambda: live.replied >= live.moved_len)
     before = len(kinds(fleet, "moved"))
     fleet.move(A, to)
     fleet.run_until(lambda: len(kinds(fleet, "moved")) > before)
