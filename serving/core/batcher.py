@@ -251,6 +251,7 @@ class Batcher:
 
     def _start(self, entry: WorkerTask, now: float) -> None:
         """A task has its pages: grant, pull or prefill."""
+        entry.started_at = now
         self._restore(entry)
         if entry.source is not None:
             entry.stage = Stage.GRANTED
@@ -416,7 +417,7 @@ class Batcher:
     def _complete_prefill(
         self, entry: WorkerTask, token: int, logprobs: TokenLogprobs | None, now: float
     ) -> None:
-        done, reason = take_first(self.worker, entry, token, logprobs)
+        done, reason = take_first(self.worker, entry, token, logprobs, now)
         self._out.append(done)
         if entry.owner is None:
             if reason is not None:

@@ -14,6 +14,7 @@ from serving.messages import (
     LoadReport,
     Outcome,
     SampledToken,
+    WorkerMeans,
 )
 from serving.request import FinishReason, TokenLogprobs, Turn, TurnId
 
@@ -128,6 +129,7 @@ class FakeEngine:
         self.load: Sequence[LoadReport] = ()
         self.turns: list[Turn] = []
         self.cancels: list[tuple[TurnId, str]] = []
+        self.seconds: list[WorkerMeans] = []
         self._replies: dict[TurnId, FakeReply] = {}
 
     def submit(self, turn: Turn) -> FakeReply:
@@ -143,6 +145,9 @@ class FakeEngine:
 
     def reports(self) -> Sequence[LoadReport]:
         return self.load
+
+    def means(self) -> Sequence[WorkerMeans]:
+        return self.seconds
 
     @property
     def waits_for_the_end(self) -> list[bool]:
