@@ -27,7 +27,7 @@ from serving.request import FinishReason, SamplingParams, SessionId, Slo, Turn, 
 P, D0, D1 = WorkerId("p0"), WorkerId("d0"), WorkerId("d1")
 A = TurnId("a")
 DISAGGREGATED = ((P, Role.PREFILL), (D0, Role.DECODE), (D1, Role.DECODE))
-DOCS = Path(__file__).parents[2] / "docs" / "metrics.md"
+DOCS = Path(__file__).parents[3] / "docs" / "metrics.md"
 
 
 def metrics(workers: tuple[tuple[WorkerId, Role], ...] = DISAGGREGATED) -> Metrics:
