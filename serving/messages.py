@@ -105,6 +105,7 @@ class PrefillDone:
     """A prefill worker has computed a task's prompt and sampled its first new token.
 
     `computed` counts the positions that were run through the model for it; the rest was cached.
+    `prefill_s`: from its admission at this worker, where it had waited before, to the token.
     """
 
     worker: WorkerId
@@ -113,6 +114,7 @@ class PrefillDone:
     computed: int
     prompt_logprobs: tuple[TokenLogprobs | None, ...] | None
     finish: FinishReason | None
+    prefill_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +188,18 @@ class LoadReport:
     pages_promised: int
     pages_on_host: int
     waiting_tokens: int
+
+
+class WorkerMeans(NamedTuple):
+    """What the policies see of a worker's last seconds; None where nothing happened.
+
+    `ttft_s`: mean time to first token of turns prefilled there. `itl_s`: mean time between two
+    tokens of rows that decode there.
+    """
+
+    worker: WorkerId
+    ttft_s: float | None
+    itl_s: float | None
 
 
 class StepTime(NamedTuple):

@@ -6,7 +6,7 @@ Knows nothing of workers, pages or JAX: turns go in, tokens come out.
 from collections.abc import AsyncIterator, Sequence
 from typing import Protocol, runtime_checkable
 
-from serving.messages import Deliver, End, EngineState, LoadReport
+from serving.messages import Deliver, End, EngineState, LoadReport, WorkerMeans
 from serving.request import Turn, TurnId
 
 
@@ -53,4 +53,8 @@ class Engine(Protocol):
 
     def reports(self) -> Sequence[LoadReport]:
         """Return the last report of every worker, in the workers' stable order."""
+        ...
+
+    def means(self) -> Sequence[WorkerMeans]:
+        """Return what the policies see of the workers' last seconds."""
         ...

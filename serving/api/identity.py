@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from starlette.datastructures import Headers
+
 from serving.api.errors import bad_request
 from serving.api.replies import Tenant
 from serving.api.schemas import GenerationBody
@@ -58,7 +60,7 @@ def tenant(headers: Mapping[str, str], cache_salt: str | None) -> Tenant:
     return Tenant(_hashed(key, cache_salt or ""))
 
 
-def identity(headers: Mapping[str, str], body: GenerationBody) -> Identity:
+def identity(headers: Headers, body: GenerationBody) -> Identity:
     """Read a request's identity; raises the 400 that names a header or field without meaning."""
     return Identity(
         headers=headers,
@@ -102,19 +104,34 @@ def _name(value: str, where: str) -> str:
     return value
 
 
-def _target(headers: Mapping[str, str], names: tuple[str, ...]) -> float | None:
-    for name in names:
-        text = headers.get(name)
-        if text is None:
-            continue
-        try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
-        if not (0 < value < math.inf):
-            raise bad_request(f"`{name}` must be a positive number of milliseconds.", name)
-        return value / 1000
-    return None
+def _target(headers: Headers, names: tuple[str, ...]) -> float | None:
+    """Return a target in seconds, or None; whoever sends it twice must send the same twice.
+
+    Raises the 400 that names the header: for what is no positive number, for repetitions that
+    differ, and for two spellings that differ. Proxies join repetitions with commas.
+    """
+    sent = [(name, _milliseconds(headers, name)) for name in names if name in headers]
+    if len({value for _, value in sent}) > 1:
+        first, other = (f"`{name}` ({value:g})" for name, value in sent)
+        raise bad_request(f"{first} and {other} contradict each other; send one.", names[0])
+    return sent[0][1] / 1000 if sent else None
+
+
+def _milliseconds(headers: Headers, name: str) -> float:
+    texts = [text.strip() for line in headers.getlist(name) for text in line.split(",")]
+    values = {_number(text) for text in texts}
+    if not all(0 < value < math.inf for value in values):
+        raise bad_request(f"`{name}` must be a positive number of milliseconds.", name)
+    if len(values) > 1:
+        raise bad_request(f"`{name}` was sent with different values: {', '.join(texts)}.", name)
+    return values.pop()
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 def _priority(body: GenerationBody) -> int:

@@ -50,6 +50,7 @@ def probes(service: Service, version: str) -> APIRouter:
     async def metrics() -> Response:
         """Return the metrics in Prometheus' text format."""
         service.metrics.on_reports(service.engine.reports())
+        service.metrics.on_means(service.engine.means())
         return Response(service.metrics.scrape(), media_type=CONTENT_TYPE_LATEST)
 
     return router

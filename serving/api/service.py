@@ -5,9 +5,11 @@ Knows nothing of the formats of answers, nor of sockets.
 
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from random import Random
+
+from starlette.datastructures import Headers
 
 from serving.api.answer import Manner
 from serving.api.choice import Choice
@@ -108,7 +110,7 @@ class Service:
             case EngineState.READY:
                 return
 
-    def identity(self, headers: Mapping[str, str], body: GenerationBody) -> Identity:
+    def identity(self, headers: Headers, body: GenerationBody) -> Identity:
         """Return who asks."""
         return identity(headers, body)
 

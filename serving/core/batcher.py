@@ -169,6 +169,7 @@ class Batcher:
 
     def _start(self, entry: WorkerTask, now: float) -> None:
         """A task has its pages: grant, pull or prefill."""
+        entry.started_at = now
         self._restore(entry)
         if entry.source is not None:
             entry.stage = Stage.GRANTED

@@ -60,6 +60,7 @@ from serving.messages import (
     WorkerId,
     WorkerJoined,
     WorkerLost,
+    WorkerMeans,
 )
 from serving.request import Slo, Turn, TurnId
 
@@ -111,6 +112,10 @@ class Coordinator:
     def live_turns(self) -> int:
         """Turns that have not ended."""
         return len(self._turns)
+
+    def means(self, now: float) -> list[WorkerMeans]:
+        """Return what the policies see of the workers' last seconds."""
+        return self.fleet.means(now)
 
     def role_problem(self, change: SetRole) -> str | None:
         """Say in one line why a worker cannot change its role now; None if it can."""
@@ -231,7 +236,7 @@ class Coordinator:
         live.task = TaskId(live.turn.id, live.task.attempt + 1)
         live.names = chain(live.turn.salt, live.tokens, self.limits.page_size)
         live.early.clear()
-        live.finish = None
+        live.finish = live.resumes_at = None
         self._assign(live, now)
 
     def _move(self, wanted: WantedMove, now: float) -> None:
@@ -256,6 +261,8 @@ class Coordinator:
                 if sample.reply_index > expected:
                     live.early[sample.reply_index] = sample
                 continue
+            if expected == live.resumes_at:
+                self._moves.resumed(live, now)
             tokens.append(sample.token)
             live.last_at = now
             if live.owner == worker:
@@ -279,7 +286,10 @@ class Coordinator:
     def _settle(self, live: LiveTurn, now: float) -> None:
         """Emit what came early and is due now; end the turn if its last token is out."""
         while (sample := live.early.pop(live.replied, None)) is not None:
+            if live.replied == live.resumes_at:
+                self._moves.resumed(live, now)
             live.tokens.append(sample.token)
+            live.last_at = now
             self._grow(live)
             self._outbox.add(Emit((live.turn.id,), (sample,)))
         if live.finish is not None and live.replied >= live.finish[1]:
@@ -330,6 +340,7 @@ class Coordinator:
         details = {
             "ttft_s": ttft_s,
             "predicted_ttft_s": live.predicted_ttft_s,
+            "prefill_s": done.prefill_s,
             "computed": done.computed,
         }
         self._outbox.decide("first_token", live, done.worker, "observed", details)

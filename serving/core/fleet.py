@@ -5,7 +5,7 @@ from typing import assert_never
 
 from serving.core.mirror import PageMirror
 from serving.core.windows import Window
-from serving.messages import LoadReport, PagesChanged, Role, StepsTimed, WorkerId
+from serving.messages import LoadReport, PagesChanged, Role, StepsTimed, WorkerId, WorkerMeans
 from serving.request import TurnId
 
 
@@ -144,6 +144,11 @@ class Fleet:
                 case _:
                     assert_never(event)
         return record
+
+    def means(self, now: float) -> list[WorkerMeans]:
+        """Return what the policies see of the workers' last seconds."""
+        records = self.workers.values()
+        return [WorkerMeans(w.id, w.ttft.mean(now), w.itl.mean(now)) for w in records]
 
     def stepped(self, worker: WorkerId, grown: int, now: float) -> None:
         """A step's tokens have come: its rows have `grown` tokens more."""

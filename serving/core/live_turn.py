@@ -37,7 +37,8 @@ class LiveTurn:
     counts all that were begun. `names` are the chained names of its prompt's pages. `slo` are the
     targets that count. `curve` is the forecast of the reply tokens that come after the first
     `curve_from`. `moved_from` is the last source of its row, which told, or is still to tell, the
-    first `moved_len` reply tokens.
+    first `moved_len` reply tokens. `resumes_at` is the place in the reply of the first token to
+    come from where it moved to.
     """
 
     turn: Turn
@@ -65,6 +66,7 @@ class LiveTurn:
     moved_at: float = -inf
     moved_from: WorkerId | None = None
     moved_len: int = 0
+    resumes_at: int | None = None
     failures: int = 0
     early: dict[int, SampledToken] = field(default_factory=dict[int, SampledToken])
     finish: tuple[FinishReason, int] | None = None

@@ -49,7 +49,12 @@ class Moves:
             overdue=False,
         )
         self._fleet.add_load(wanted.to, live.expected_len, 1)
-        details = {"from": live.owner, "kv_len": len(live.tokens), "gain_s": wanted.gain_s}
+        details = {
+            "from": live.owner,
+            "kv_len": len(live.tokens),
+            "replied": live.replied,
+            "gain_s": wanted.gain_s,
+        }
         self._outbox.decide("move", live, wanted.to, wanted.reason, details)
         decode = Decode(live.make_task(), live.owner, live.moves, reuse=True)
         self._outbox.to_worker(wanted.to, decode)
@@ -70,7 +75,7 @@ class Moves:
         self._fleet.end_decode(live.owner, live.turn.id, len(live.tokens))
         self._fleet.begin_decode(worker, live.turn.id, len(live.tokens))
         source, live.owner, live.move, live.moved_at = live.owner, worker, None, now
-        live.moved_from, live.moved_len = source, len(reply)
+        live.moved_from, live.moved_len, live.resumes_at = source, len(reply), len(reply)
         if live.turn.sampling.logprobs is None:
             for index in range(live.replied, len(reply)):
                 live.early[index] = SampledToken(index, reply[index], None)
@@ -80,10 +85,23 @@ class Moves:
         details = {
             "from": source,
             "kv_len": len(live.tokens),
+            "replied": live.replied,
             "took_s": now - move.began,
             "gain_s": move.gain_s,
         }
         self._outbox.decide("moved", live, worker, move.reason, details)
+
+    def resumed(self, live: LiveTurn, now: float) -> None:
+        """The first token from where a row moved to goes out: note how long its client waited."""
+        live.resumes_at = None
+        if live.owner is None or live.last_at is None:
+            return
+        details = {
+            "from": live.moved_from,
+            "stop_s": now - live.last_at,
+            "replied": live.replied,
+        }
+        self._outbox.decide("resumed", live, live.owner, "observed", details)
 
     def failed(self, live: LiveTurn, number: int, reason: str) -> None:
         """The source keeps the row."""

@@ -44,7 +44,7 @@ def take_decoded(
 
 
 def take_first(
-    worker: WorkerId, entry: WorkerTask, token: int, logprobs: TokenLogprobs | None
+    worker: WorkerId, entry: WorkerTask, token: int, logprobs: TokenLogprobs | None, now: float
 ) -> tuple[PrefillDone, FinishReason | None]:
     """Append the token that ends a prefill; returns what to tell, and whether the reply is over."""
     sampling = entry.task.turn.sampling
@@ -53,4 +53,6 @@ def take_first(
     entry.tokens.append(token)
     reason = finish_after(sampling, token, entry.replied)
     scores = prompt_scores(entry)
-    return PrefillDone(worker, entry.task.id, first, entry.computed, scores, reason), reason
+    prefill_s = now - entry.started_at
+    done = PrefillDone(worker, entry.task.id, first, entry.computed, scores, reason, prefill_s)
+    return done, reason

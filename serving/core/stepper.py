@@ -138,7 +138,7 @@ class Stepper:
     def _complete_prefill(
         self, entry: WorkerTask, token: int, logprobs: TokenLogprobs | None, now: float
     ) -> None:
-        done, reason = take_first(self._state.worker, entry, token, logprobs)
+        done, reason = take_first(self._state.worker, entry, token, logprobs, now)
         self._state.out.append(done)
         if entry.owner is None:
             if reason is not None:

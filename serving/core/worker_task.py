@@ -16,7 +16,8 @@ Positions of the tokens:  [0 .. matched_len .. kv_len .. len(tokens)]
     below kv_len       KV is in the task's pages, or is being written by a step already launched
     the rest           still to be run through the model
 
-`passed` counts the tasks behind it in the queue that were started before it; `restored` are the
+`passed` counts the tasks behind it in the queue that were started before it; `started_at` is when
+it was admitted itself (seconds); `restored` are the
 host slots, and the pages to copy them into, that its admission found beyond the pool's own.
 """
 
@@ -73,6 +74,7 @@ class WorkerTask:
     named_pages: int = 0
     reserved_pages: int = 0
     passed: int = 0
+    started_at: float = 0.0
     restored: tuple[tuple[int, ...], tuple[int, ...]] | None = None
     held_len: int = 0
     sent_pages: int = 0

@@ -8,9 +8,10 @@ coordinator hears of a first token before the owner can produce a second one.
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Protocol, assert_never, runtime_checkable
+from typing import assert_never
 
 from serving.core.coordinator import Coordinator
+from serving.engine.observer import Observer
 from serving.engine.reply import LoopReply
 from serving.engine.worker import Moved, Worker
 from serving.messages import (
@@ -27,40 +28,17 @@ from serving.messages import (
     Event,
     LoadReport,
     Role,
+    StepsTimed,
     Tick,
     ToWorker,
     WorkerId,
     WorkerJoined,
     WorkerLost,
+    WorkerMeans,
 )
 from serving.request import Turn, TurnId
 
 TICK_S = 0.25
-
-
-@runtime_checkable
-class Observer(Protocol):
-    """Is told what happens; must not block. Times are the loop's clock (seconds)."""
-
-    def on_arrival(self, turn: Turn, now: float) -> None:
-        """A turn was submitted."""
-        ...
-
-    def on_tokens(self, turns: Sequence[TurnId], now: float) -> None:
-        """A token is on its way to the client of each of these turns."""
-        ...
-
-    def on_end(self, end: End, now: float) -> None:
-        """A turn ended."""
-        ...
-
-    def on_decision(self, decision: Decision) -> None:
-        """The coordinator decided something."""
-        ...
-
-    def on_moved(self, sender: WorkerId, to: WorkerId, num_bytes: int) -> None:
-        """Pages left a worker."""
-        ...
 
 
 class EngineLoop:
@@ -94,6 +72,10 @@ class EngineLoop:
     def reports(self) -> Sequence[LoadReport]:
         """Return the last report of every worker, in the workers' stable order."""
         return [worker.report for worker in self._workers.values()]
+
+    def means(self) -> Sequence[WorkerMeans]:
+        """Return what the policies see of the workers' last seconds."""
+        return self._coordinator.means(self._clock())
 
     def post(self, leaving: Sequence[Event | ToWorker | Moved]) -> None:
         """Take what leaves a worker, in order. Called from the workers' threads."""
@@ -181,6 +163,8 @@ class EngineLoop:
             self._workers.pop(event.worker, None)
             if not self._workers:
                 self._state = EngineState.DEAD
+        elif isinstance(event, StepsTimed):
+            self._observer.on_steps(event)
         for action in self._coordinator.on(event, now):
             self._act(action, now)
 
@@ -200,7 +184,7 @@ class EngineLoop:
             case EmitPrompt(turn, logprobs):
                 self._replies[turn].push_prompt(logprobs)
             case Decision():
-                self._observer.on_decision(action)
+                self._observer.on_decision(action, now)
             case _:
                 assert_never(action)
 

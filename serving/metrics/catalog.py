@@ -5,12 +5,12 @@ everything else is `foretoken:`. Labels have few, fixed values, so all series ex
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import product
-from types import MappingProxyType
 
-from serving.messages import Role, WorkerId
-from serving.metrics.series import Histogram, Kind, Series, Values
+from serving.messages import Role
+from serving.metrics.engines import ServerLabels
+from serving.metrics.series import Coarser, Histogram, Kind, Series, Values
+from serving.policy.routes import ROUTE_REASONS
 
 TTFT_BOUNDS = (
     *(0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75),
@@ -21,6 +21,7 @@ ITL_BOUNDS = (
     *(1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0),
 )
 FINE_ITL_BOUNDS = (0.001, 0.0025, 0.005, *ITL_BOUNDS)
+STEP_BOUNDS = (0.0001, 0.00025, 0.0005, *FINE_ITL_BOUNDS)
 LATENCY_BOUNDS = (
     *(0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0),
     *(120.0, 240.0, 480.0, 960.0, 1920.0, 7680.0),
@@ -31,24 +32,28 @@ CACHE_INFO = "vllm:cache_config_info"
 
 FINISHED_REASONS = ("stop", "length", "abort", "error")
 PATHS = ("remote_prefill", "append_prefill", "colocated")
-ROUTE_REASONS = ("no_prefill_worker", "shortest_prefill_queue", "other")
-RETRY_REASONS = ("preempted", "transfer_failed", "draining", "worker_lost", "other")
+OTHER = "other"
+"""The label of a reason that stands on none of these lists."""
+PLACE_REASONS = ("session_owner", "least_load", "prefix", OTHER)
+RETRY_REASONS = (
+    *("preempted", "transfer_failed", "worker_lost", "moved_away", "move_lost"),
+    OTHER,
+)
+MOVE_REASONS = ("worst_step", "memory", "spread", "drain", OTHER)
+MOVE_FAILURES = (
+    *("ending", "not_decoding", "aborted", "timeout", "transfer_failed", "worker_lost"),
+    OTHER,
+)
+MIGRATIONS = (
+    *(("started", reason) for reason in MOVE_REASONS),
+    *(("moved", reason) for reason in MOVE_REASONS),
+    *(("failed", reason) for reason in MOVE_FAILURES),
+)
 DIRECTIONS = ("p2d", "d2d", "d2p")
-
-
-@dataclass(frozen=True, slots=True)
-class ServerLabels:
-    """What the series are labelled with. `workers` in their stable order: the label `engine`."""
-
-    model_name: str
-    max_model_len: int
-    workers: tuple[tuple[WorkerId, Role], ...]
-    page_size: int
-    cache_dtype: str
-
-    def cache(self, num_pages: int) -> tuple[str, str, str, str]:
-        """Return the labels that describe one worker's page pool."""
-        return (str(self.page_size), str(num_pages), self.cache_dtype, "True")
+PHASES = ("queue", "prefill")
+STEP_KINDS = ("decode", "prefill", "mixed")
+ROLES = tuple(role.value for role in Role)
+ROLE_OUTCOMES = ("asked", "done", "refused")
 
 
 def token_bounds(most: int) -> tuple[float, ...]:
@@ -57,87 +62,169 @@ def token_bounds(most: int) -> tuple[float, ...]:
     return tuple(bound for bound in bounds if bound <= most)
 
 
-def catalog(server: ServerLabels) -> Mapping[str, Series]:
-    """Return every series by its name, without `_total`, all at zero."""
-    model = server.model_name
-    engines = [str(i) for i in range(max(1, len(server.workers)))]
-    tokens = token_bounds(server.max_model_len)
-    out: dict[str, Series] = {}
+class Catalog:
+    """Every series by its name, without `_total`, all at zero."""
 
-    def rows(*values: Sequence[str]) -> list[tuple[str, ...]]:
-        return list(product([model], engines, *values))
+    def __init__(self, server: ServerLabels) -> None:
+        self.values: dict[str, Values] = {}
+        self.histograms: dict[str, Histogram] = {}
+        self._server = server
+        self._views: dict[str, Coarser] = {}
+        self._tokens = token_bounds(server.max_model_len)
+        self._load()
+        self._turns()
+        self._routes()
+        self._predictions()
+        self._migrations()
+        self._workers()
 
-    def values(kind: Kind, name: str, help: str, **labels: Sequence[str]) -> None:
+    @property
+    def series(self) -> Mapping[str, Series]:
+        """All of them, for a scrape."""
+        return {**self.values, **self.histograms, **self._views}
+
+    def _rows(self, labels: Sequence[Sequence[str]]) -> list[tuple[str, ...]]:
+        """Return every combination of engine and label values; `labels` are such combinations."""
+        models, engines = [self._server.model_name], self._server.engines
+        return [(*base, *more) for base in product(models, engines) for more in labels]
+
+    def _value(self, kind: Kind, name: str, help: str, /, **labels: Sequence[str]) -> None:
         names = ["model_name", "engine", *labels]
-        out[name] = Values(kind, name, help, names, rows(*labels.values()))
+        rows = self._rows(list(product(*labels.values())))
+        self.values[name] = Values(kind, name, help, names, rows)
 
-    def histogram(name: str, help: str, bounds: Sequence[float]) -> None:
-        out[name] = Histogram(name, help, bounds, ["model_name", "engine"], rows())
+    def _gauge(self, name: str, help: str, **labels: Sequence[str]) -> None:
+        self._value("gauge", name, help, **labels)
 
-    values("gauge", "vllm:num_requests_running", "Turns that prefill or decode.")
-    values("gauge", "vllm:num_requests_waiting", "Turns that wait for a place.")
-    values("gauge", "vllm:kv_cache_usage_perc", "Share of KV pages in use, 0 to 1.")
-    block_size, num_gpu_blocks, cache_dtype, prefix = server.cache(0)
-    values(
-        "gauge",
-        CACHE_INFO,
-        "The page pool; the value is 1. Without pages until the worker is warm.",
-        block_size=[block_size],
-        num_gpu_blocks=[num_gpu_blocks],
-        cache_dtype=[cache_dtype],
-        enable_prefix_caching=[prefix],
-    )
-    values("counter", "vllm:prefix_cache_queries", "Prompt tokens of answered turns.")
-    values("counter", "vllm:prefix_cache_hits", "Those of them that were not computed.")
-    values("counter", "vllm:num_preemptions", "Tasks that lost their pages to others.")
-    values("counter", "vllm:prompt_tokens", "Prompt tokens of turns that got a first token.")
-    values("counter", "vllm:generation_tokens", "Reply tokens.")
-    values(
-        "counter",
-        "vllm:request_success",
-        "Turns that ended.",
-        finished_reason=FINISHED_REASONS,
-    )
-    histogram("vllm:time_to_first_token_seconds", "Arrival to first token.", TTFT_BOUNDS)
-    fine = Histogram(
-        "foretoken:inter_token_latency_seconds",
-        "Token to token, with finer buckets.",
-        FINE_ITL_BOUNDS,
-        ["model_name", "engine"],
-        rows(),
-    )
-    out["foretoken:inter_token_latency_seconds"] = fine
-    itl = "vllm:inter_token_latency_seconds"
-    out[itl] = fine.coarser(itl, "Token to token.", ITL_BOUNDS)
-    histogram(
-        "vllm:request_time_per_output_token_seconds",
-        "A turn's decode time by its tokens after the first.",
-        ITL_BOUNDS,
-    )
-    histogram("vllm:e2e_request_latency_seconds", "Arrival to end.", LATENCY_BOUNDS)
-    histogram("vllm:request_decode_time_seconds", "First to last token.", LATENCY_BOUNDS)
-    histogram("vllm:request_prompt_tokens", "Prompt lengths.", tokens)
-    histogram("vllm:request_generation_tokens", "Reply lengths.", tokens)
-    histogram(
-        "vllm:request_prefill_kv_computed_tokens", "Prompt tokens that were computed.", tokens
-    )
-    histogram("vllm:request_params_n", "`n` of requests.", N_BOUNDS)
-    histogram("vllm:request_params_max_tokens", "Reply lengths allowed.", tokens)
-    values(
-        "counter",
-        "foretoken:route_decisions",
-        "Where turns were prefilled, and why.",
-        path=PATHS,
-        reason=ROUTE_REASONS,
-    )
-    values(
-        "counter", "foretoken:turn_retries", "New attempts at turns, and why.", reason=RETRY_REASONS
-    )
-    values(
-        "counter",
-        "foretoken:kv_transfer_bytes",
-        "KV pages sent between workers, by the sender.",
-        direction=DIRECTIONS,
-    )
-    values("counter", "foretoken:xla_compilations", "Programs compiled.", fn=["any"])
-    return MappingProxyType(out)
+    def _counter(self, name: str, help: str, **labels: Sequence[str]) -> None:
+        self._value("counter", name, help, **labels)
+
+    def _histogram(
+        self, name: str, help: str, bounds: Sequence[float], **labels: Sequence[str]
+    ) -> None:
+        names = ["model_name", "engine", *labels]
+        rows = self._rows(list(product(*labels.values())))
+        self.histograms[name] = Histogram(name, help, bounds, names, rows)
+
+    def _load(self) -> None:
+        self._gauge("vllm:num_requests_running", "Turns that prefill or decode.")
+        self._gauge("vllm:num_requests_waiting", "Turns that wait for a place.")
+        self._gauge("vllm:kv_cache_usage_perc", "Share of KV pages in use, 0 to 1.")
+        block_size, num_gpu_blocks, cache_dtype, prefix = self._server.cache(0)
+        self._gauge(
+            CACHE_INFO,
+            "The page pool; the value is 1. Without pages until the worker is warm.",
+            block_size=[block_size],
+            num_gpu_blocks=[num_gpu_blocks],
+            cache_dtype=[cache_dtype],
+            enable_prefix_caching=[prefix],
+        )
+        self._gauge("foretoken:kv_held_tokens", "Room for tokens in pages that rows hold.")
+        self._gauge("foretoken:kv_reserved_tokens", "Room set aside for rows that will grow.")
+        self._gauge("foretoken:session_kv_retained_tokens", "Room in pages kept for reuse.")
+        self._gauge("foretoken:kv_host_pages", "Copies of pages in host memory.")
+        self._counter(
+            "foretoken:kv_transfer_bytes",
+            "KV pages sent between workers, by the sender.",
+            direction=DIRECTIONS,
+        )
+        self._counter("foretoken:xla_compilations", "Programs compiled.", fn=["any"])
+
+    def _turns(self) -> None:
+        self._counter("vllm:prefix_cache_queries", "Prompt tokens of answered turns.")
+        self._counter("vllm:prefix_cache_hits", "Those of them that were not computed.")
+        self._counter("vllm:num_preemptions", "Tasks that lost their pages to others.")
+        self._counter("vllm:prompt_tokens", "Prompt tokens of turns that got a first token.")
+        self._counter("vllm:generation_tokens", "Reply tokens.")
+        ended = FINISHED_REASONS
+        self._counter("vllm:request_success", "Turns that ended.", finished_reason=ended)
+        self._histogram("vllm:time_to_first_token_seconds", "Arrival to first token.", TTFT_BOUNDS)
+        fine, itl = "foretoken:inter_token_latency_seconds", "vllm:inter_token_latency_seconds"
+        self._histogram(fine, "Token to token, with finer buckets.", FINE_ITL_BOUNDS)
+        self._views[itl] = self.histograms[fine].coarser(itl, "Token to token.", ITL_BOUNDS)
+        self._histogram(
+            "vllm:request_time_per_output_token_seconds",
+            "A turn's decode time by its tokens after the first.",
+            ITL_BOUNDS,
+        )
+        self._histogram("vllm:e2e_request_latency_seconds", "Arrival to end.", LATENCY_BOUNDS)
+        self._histogram("vllm:request_decode_time_seconds", "First to last token.", LATENCY_BOUNDS)
+        for name, help in (
+            ("vllm:request_prompt_tokens", "Prompt lengths."),
+            ("vllm:request_generation_tokens", "Reply lengths."),
+            ("vllm:request_prefill_kv_computed_tokens", "Prompt tokens that were computed."),
+            ("vllm:request_params_max_tokens", "Reply lengths allowed."),
+        ):
+            self._histogram(name, help, self._tokens)
+        self._histogram("vllm:request_params_n", "`n` of requests.", N_BOUNDS)
+
+    def _routes(self) -> None:
+        self._counter(
+            "foretoken:route_decisions",
+            "Where turns were prefilled, and why.",
+            path=PATHS,
+            reason=(*ROUTE_REASONS, OTHER),
+        )
+        self._counter(
+            "foretoken:place_decisions", "Turns by their owner, and why it.", reason=PLACE_REASONS
+        )
+        self._counter(
+            "foretoken:turn_retries", "New attempts at turns, and why.", reason=RETRY_REASONS
+        )
+        self._counter(
+            "foretoken:append_prefill_tokens",
+            "Prompt tokens computed by owners although prefill workers exist.",
+        )
+        self._histogram(
+            "foretoken:route_predicted_gain_seconds",
+            "TTFT predicted for the best other option, less that of the chosen one.",
+            FINE_ITL_BOUNDS,
+        )
+
+    def _predictions(self) -> None:
+        self._histogram(
+            "foretoken:ttft_phase_seconds", "What TTFT went on.", TTFT_BOUNDS, phase=PHASES
+        )
+        self._histogram(
+            "foretoken:ttft_prediction_abs_error_seconds",
+            "Predicted against actual time to first token.",
+            FINE_ITL_BOUNDS,
+        )
+        self._counter("foretoken:ttft_predicted_seconds", "Sum of predicted TTFTs.")
+        self._counter("foretoken:ttft_observed_seconds", "Sum of the TTFTs that came instead.")
+        self._histogram(
+            "foretoken:step_prediction_abs_error_seconds",
+            "Predicted against actual time of steps.",
+            STEP_BOUNDS,
+            kind=STEP_KINDS,
+        )
+        for name, help in (
+            ("foretoken:step_predicted_seconds", "Sum of predicted step times."),
+            ("foretoken:step_observed_seconds", "Sum of the times that the steps took."),
+        ):
+            self._counter(name, help, kind=STEP_KINDS)
+        self._gauge("foretoken:window_ttft_seconds", "Mean TTFT that policies see; 0: none.")
+        self._gauge(
+            "foretoken:window_itl_seconds", "Mean time between tokens that policies see; 0: none."
+        )
+
+    def _migrations(self) -> None:
+        name = "foretoken:migrations"
+        labels = ["model_name", "engine", "outcome", "reason"]
+        rows = self._rows(MIGRATIONS)
+        self.values[name] = Values("counter", name, "Moves of decoding rows.", labels, rows)
+        self._counter("foretoken:migration_bytes", "KV that moves sent, by the source.")
+        for name, help in (
+            ("pause", "Last token from the source to the first from the destination."),
+            ("predicted_gain", "Step time that a move was predicted to gain."),
+            ("itl_before", "A moved row's time per token at its source."),
+            ("itl_after", "A moved row's time per token at its destination."),
+        ):
+            self._histogram(f"foretoken:migration_{name}_seconds", help, STEP_BOUNDS)
+
+    def _workers(self) -> None:
+        self._gauge("foretoken:worker_role", "1 for the role that a worker has.", role=ROLES)
+        self._gauge("foretoken:worker_draining", "1 while a worker takes no new work.")
+        self._counter(
+            "foretoken:role_changes", "Changes of a worker's role.", outcome=ROLE_OUTCOMES
+        )

@@ -5,12 +5,12 @@ for its owner's `engine`; one that was never placed counts for engine 0.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import assert_never
 
 from prometheus_client import CollectorRegistry, generate_latest
 
 from serving.messages import (
+    STOPPED,
     Completed,
     Decision,
     Dropped,
@@ -19,58 +19,38 @@ from serving.messages import (
     LoadReport,
     Outcome,
     Rejected,
-    Role,
+    StepsTimed,
     WorkerId,
+    WorkerMeans,
 )
-from serving.metrics.catalog import (
-    CACHE_INFO,
-    RETRY_REASONS,
-    ROUTE_REASONS,
-    ServerLabels,
-    catalog,
-)
-from serving.metrics.series import Collector, Histogram, Values
+from serving.metrics.catalog import CACHE_INFO, Catalog
+from serving.metrics.decided import Decided, Seen
+from serving.metrics.engines import Engines, Row, ServerLabels
+from serving.metrics.series import Collector
 from serving.request import Turn, TurnId
-
-STOPPED = "stopped"
-"""The reason of a `Dropped` turn whose text reached a stop string: for its client it is whole."""
-
-Row = tuple[str, ...]
-
-
-@dataclass(slots=True)
-class _Live:
-    """A turn under way; times in seconds."""
-
-    arrived: float
-    row: Row
-    owner: WorkerId | None
-    prompt_len: int
-    first: float | None
-    last: float
 
 
 class Metrics:
     """The observer. Owns its registry, so several can live in one process."""
 
     def __init__(self, server: ServerLabels) -> None:
-        self._model = server.model_name
-        self._engines = {worker: str(i) for i, (worker, _) in enumerate(server.workers)}
-        self._letters = {
-            worker: "p" if role is Role.PREFILL else "d" for worker, role in server.workers
-        }
-        self._live: dict[TurnId, _Live] = {}
-        series = catalog(server)
-        self._values = {name: one for name, one in series.items() if isinstance(one, Values)}
-        self._histograms = {name: one for name, one in series.items() if isinstance(one, Histogram)}
+        self._server = server
+        self._engines = Engines(server)
+        self._live: dict[TurnId, Seen] = {}
+        catalog = Catalog(server)
+        self._values = catalog.values
+        self._histograms = catalog.histograms
         self._generated = self._values["vllm:generation_tokens"]
         self._itl = self._histograms["foretoken:inter_token_latency_seconds"]
-        self._server = server
-        self._pools = dict.fromkeys(self._engines, 0)
-        for worker in self._engines or [None]:
-            self._values[CACHE_INFO].set((*self._row(worker), *server.cache(0)), 1)
+        self._decided = Decided(catalog, self._engines)
+        self._pools: dict[WorkerId, int] = {}
+        for worker in self._engines:
+            self._pools[worker] = 0
+            self._decided.show_role(worker)
+        for engine in server.engines:
+            self._values[CACHE_INFO].set((server.model_name, engine, *server.cache(0)), 1)
         self._registry = CollectorRegistry()
-        self._registry.register(Collector(series))
+        self._registry.register(Collector(catalog.series))
 
     def scrape(self) -> bytes:
         """Return everything in Prometheus' text format."""
@@ -83,7 +63,7 @@ class Metrics:
     def on_arrival(self, turn: Turn, now: float) -> None:
         """A turn was submitted."""
         row = self._row(None)
-        self._live[turn.id] = _Live(now, row, None, turn.prompt_len, None, now)
+        self._live[turn.id] = Seen(now, row, None, "", turn.prompt_len, None, now, None)
         self._observe("vllm:request_params_max_tokens", row, turn.sampling.max_tokens)
 
     def on_tokens(self, turns: Sequence[TurnId], now: float) -> None:
@@ -113,6 +93,7 @@ class Metrics:
         live = self._live.pop(end.turn, None)
         if live is None:
             return
+        self._decided.on_left(live, end.reply_len)
         reason = _finished_reason(end.outcome)
         row = live.row
         self._values["vllm:request_success"].add((*row, reason), 1)
@@ -132,32 +113,33 @@ class Metrics:
                 per_token = decoding / (end.reply_len - 1)
                 self._observe("vllm:request_time_per_output_token_seconds", row, per_token)
 
-    def on_decision(self, decision: Decision) -> None:
-        """The coordinator placed, routed or retried a turn; other kinds are not counted."""
-        live = self._live.get(decision.turn)
-        if live is None:
+    def on_decision(self, decision: Decision, now: float) -> None:
+        """The coordinator decided something, or tells what became of it."""
+        if decision.turn is None:
+            self._decided.on_worker(decision)
             return
-        match decision.kind:
-            case "place":
-                live.owner = WorkerId(decision.choice)
-                live.row = self._row(live.owner)
-            case "route":
-                reason = decision.reason if decision.reason in ROUTE_REASONS else "other"
-                path = self._path(live.owner, decision)
-                self._values["foretoken:route_decisions"].add((*live.row, path, reason), 1)
-            case "retry":
-                reason = decision.reason if decision.reason in RETRY_REASONS else "other"
-                self._values["foretoken:turn_retries"].add((*live.row, reason), 1)
-                if reason == "preempted":
-                    self._values["vllm:num_preemptions"].add(live.row, 1)
-            case _:
-                return
+        seen = self._live.get(decision.turn)
+        if seen is not None:
+            self._decided.on_turn(decision, seen, now)
 
     def on_moved(self, sender: WorkerId, to: WorkerId, num_bytes: int) -> None:
-        """Pages left a worker."""
-        direction = f"{self._letters[sender]}2{self._letters[to]}"
-        row = (*self._row(sender), direction)
-        self._values["foretoken:kv_transfer_bytes"].add(row, num_bytes)
+        """Pages left a worker. Between two that decode, only moves send any."""
+        row, direction = self._row(sender), self._engines.direction(sender, to)
+        self._values["foretoken:kv_transfer_bytes"].add((*row, direction), num_bytes)
+        if direction == "d2d":
+            self._values["foretoken:migration_bytes"].add(row, num_bytes)
+
+    def on_steps(self, steps: StepsTimed) -> None:
+        """A worker tells how long its last steps took."""
+        base = self._row(steps.worker)
+        errors = self._histograms["foretoken:step_prediction_abs_error_seconds"]
+        predicted = self._values["foretoken:step_predicted_seconds"]
+        observed = self._values["foretoken:step_observed_seconds"]
+        for rows, new_len, predicted_s, observed_s in steps.steps:
+            row = (*base, "decode" if not new_len else "mixed" if rows else "prefill")
+            errors.observe(row, abs(predicted_s - observed_s), 1)
+            predicted.add(row, predicted_s)
+            observed.add(row, observed_s)
 
     def on_compile(self) -> None:
         """XLA compiled a program."""
@@ -173,8 +155,22 @@ class Metrics:
             self._values["vllm:num_requests_waiting"].set(row, report.waiting)
             usage = report.pages_used / pages if pages else 0.0
             self._values["vllm:kv_cache_usage_perc"].set(row, usage)
+            for name, count in (
+                ("kv_held_tokens", report.pages_used),
+                ("kv_reserved_tokens", report.pages_promised),
+                ("session_kv_retained_tokens", report.pages_cached),
+            ):
+                self._values[f"foretoken:{name}"].set(row, count * self._server.page_size)
+            self._values["foretoken:kv_host_pages"].set(row, report.pages_on_host)
 
-    def _on_first_token(self, live: _Live, now: float) -> None:
+    def on_means(self, means: Sequence[WorkerMeans]) -> None:
+        """What the policies see of the workers' last seconds; called before a scrape."""
+        for worker, ttft_s, itl_s in means:
+            row = self._row(worker)
+            self._values["foretoken:window_ttft_seconds"].set(row, ttft_s or 0.0)
+            self._values["foretoken:window_itl_seconds"].set(row, itl_s or 0.0)
+
+    def _on_first_token(self, live: Seen, now: float) -> None:
         live.first = live.last = now
         self._generated.add(live.row, 1)
         self._observe("vllm:time_to_first_token_seconds", live.row, now - live.arrived)
@@ -195,16 +191,10 @@ class Metrics:
             self._pools[worker] = pages
 
     def _row(self, worker: WorkerId | None) -> Row:
-        engine = "0" if worker is None else self._engines.get(worker, "0")
-        return (self._model, engine)
+        return self._engines.row(worker)
 
     def _observe(self, name: str, row: Row, value: int | float) -> None:
         self._histograms[name].observe(row, value, 1)
-
-    def _path(self, owner: WorkerId | None, route: Decision) -> str:
-        if route.choice != owner:
-            return "remote_prefill"
-        return "append_prefill" if "p" in self._letters.values() else "colocated"
 
 
 def _finished_reason(outcome: Outcome) -> str:

@@ -14,6 +14,7 @@ from serving.messages import (
     LoadReport,
     Outcome,
     SampledToken,
+    WorkerMeans,
 )
 from serving.request import FinishReason, TokenLogprobs, Turn, TurnId
 
@@ -129,6 +130,7 @@ class FakeEngine:
         self.turns: list[Turn] = []
         self.resets = 0
         self.cancels: list[tuple[TurnId, str]] = []
+        self.seconds: list[WorkerMeans] = []
         self._replies: dict[TurnId, FakeReply] = {}
 
     def submit(self, turn: Turn) -> FakeReply:
@@ -147,6 +149,9 @@ class FakeEngine:
 
     def reports(self) -> Sequence[LoadReport]:
         return self.load
+
+    def means(self) -> Sequence[WorkerMeans]:
+        return self.seconds
 
     @property
     def waits_for_the_end(self) -> list[bool]:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from serving.messages import LoadReport, WorkerId
+from serving.messages import LoadReport, WorkerId, WorkerMeans
 from tests.serving.api.test_bad_input import CHAT, HI, error_of
 from tests.support.fake_engine import FakeEngine
 from tests.support.fake_tokenizer import BOS, SPECIALS
@@ -42,10 +42,13 @@ def test_probes_and_version(http: httpx.Client):
 
 
 def test_metrics_are_scraped_with_the_latest_reports(http: httpx.Client, engine: FakeEngine):
-    engine.load = [LoadReport(WorkerId("d0"), 3, 2, 6, 2, 2, 0, 0, 50)]
+    engine.load = [LoadReport(WorkerId("d0"), 3, 2, 6, 2, 2, 1, 0, 50)]
     answer = http.get("/metrics")
     assert answer.headers["content-type"].startswith("text/plain; version=")
     assert 'vllm:num_requests_waiting{engine="1",model_name="org/fake"} 3.0' in answer.text
+    engine.seconds = [WorkerMeans(WorkerId("d0"), None, 0.25)]
+    text = http.get("/metrics").text
+    assert 'foretoken:window_itl_seconds{engine="1",model_name="org/fake"} 0.25' in text
     http.post("/v1/chat/completions", json={**CHAT, "n": 2})
     assert 'vllm:request_params_n_bucket{engine="0",le="2.0"' in http.get("/metrics").text
 
@@ -70,7 +73,7 @@ def test_metrics_are_scraped_with_the_latest_reports(http: httpx.Client, engine:
 def test_load_is_reported_in_a_header_on_request(
     http: httpx.Client, engine: FakeEngine, asked: str | None, header: str | None
 ):
-    engine.load = [LoadReport(WorkerId("d0"), 3, 2, 6, 2, 2, 0, 0, 50)]
+    engine.load = [LoadReport(WorkerId("d0"), 3, 2, 6, 2, 2, 1, 0, 50)]
     headers = {} if asked is None else {"endpoint-load-metrics-format": asked}
     answer = http.post("/v1/chat/completions", json=CHAT, headers=headers)
     assert answer.headers.get("endpoint-load-metrics") == header

@@ -5,7 +5,7 @@ from typing import Any
 import httpx
 import pytest
 
-from serving.request import Turn
+from serving.request import Slo, Turn
 from tests.serving.api.test_bad_input import CHAT, HI, PATHS, TEXT, error_of
 from tests.support.fake_engine import FakeEngine
 from tests.support.fake_tokenizer import ASSISTANT, BOS, EOS, SYSTEM, USER
@@ -205,7 +205,7 @@ def test_salts_separate_tenants(http: httpx.Client, engine: FakeEngine):
 
 
 def test_targets_and_priority(http: httpx.Client, engine: FakeEngine):
-    headers = {"x-llm-d-slo-ttft-ms": "250", "x-slo-ttft-ms": "9", "x-slo-tpot-ms": "12.5"}
+    headers = {"x-llm-d-slo-ttft-ms": "250", "x-slo-tpot-ms": "12.5"}
     turn = turn_of(http, engine, "text", headers, priority=-3)
     assert (turn.slo.ttft_s, turn.slo.tpot_s, turn.priority) == (0.25, 0.0125, -3)
     hinted = turn_of(http, engine, "text", nvext={"agent_hints": {"priority": 4}})
@@ -217,6 +217,48 @@ def test_a_target_must_be_a_positive_number(http: httpx.Client, value: str):
     answer = http.post("/v1/completions", json=TEXT, headers={"x-slo-tpot-ms": value})
     assert answer.status_code == 400
     assert error_of(answer)["param"] == "x-slo-tpot-ms"
+
+
+@pytest.mark.parametrize(
+    ("sent", "named"),
+    [
+        ([("x-llm-d-slo-ttft-ms", "250"), ("x-slo-ttft-ms", "9")], "x-llm-d-slo-ttft-ms"),
+        ([("x-slo-tpot-ms", "9"), ("x-llm-d-slo-tpot-ms", "250")], "x-llm-d-slo-tpot-ms"),
+        ([("x-slo-ttft-ms", "9"), ("x-slo-ttft-ms", "10")], "x-slo-ttft-ms"),
+        ([("x-llm-d-slo-tpot-ms", "9, 10")], "x-llm-d-slo-tpot-ms"),
+        ([("x-llm-d-slo-ttft-ms", "9"), ("x-llm-d-slo-ttft-ms", "soon")], "x-llm-d-slo-ttft-ms"),
+        ([("x-llm-d-slo-ttft-ms", "9"), ("x-slo-ttft-ms", "-9")], "x-slo-ttft-ms"),
+    ],
+)
+def test_contradictory_targets_are_400_and_name_the_header(
+    http: httpx.Client, engine: FakeEngine, sent: list[tuple[str, str]], named: str
+):
+    answer = http.post("/v1/completions", json=TEXT, headers=sent)
+    assert answer.status_code == 400
+    assert error_of(answer)["param"] == named
+    assert f"`{named}`" in error_of(answer)["message"]
+    assert not engine.turns
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        [("x-llm-d-slo-ttft-ms", "250"), ("x-slo-ttft-ms", "250.0")],
+        [("x-slo-ttft-ms", "250"), ("x-slo-ttft-ms", "250")],
+        [("x-llm-d-slo-ttft-ms", "250, 250")],
+    ],
+)
+def test_a_target_may_be_sent_twice_if_it_is_the_same(
+    http: httpx.Client, engine: FakeEngine, sent: list[tuple[str, str]]
+):
+    assert http.post("/v1/completions", json=TEXT, headers=sent).status_code == 200
+    assert engine.turns[-1].slo == Slo(0.25, None)
+
+
+def test_a_target_per_token_may_be_above_that_of_the_first(http: httpx.Client, engine: FakeEngine):
+    """A reader wants the first word at once, and then as fast as one reads."""
+    turn = turn_of(http, engine, "text", {"x-slo-ttft-ms": "100", "x-slo-tpot-ms": "200"})
+    assert turn.slo == Slo(0.1, 0.2)
 
 
 def test_a_session_name_has_a_limit(http: httpx.Client):

@@ -83,7 +83,7 @@ def sample(index: int, token: int = 7) -> SampledToken:
 
 
 def prefilled(turn: str, *, attempt: int = 0, by: WorkerId = P0, index: int = 0) -> PrefillDone:
-    return PrefillDone(by, task(turn, attempt), sample(index), 3, None, None)
+    return PrefillDone(by, task(turn, attempt), sample(index), 3, None, None, 0.0)
 
 
 def emitted(actions: list[Action]) -> list[tuple[TurnId, int]]:
@@ -307,7 +307,7 @@ def place_of(actions: list[Action]) -> WorkerId:
 def finish(coordinator: Coordinator, turn: Turn) -> WorkerId:
     """Run a turn of one token through; returns its owner."""
     owner = place_of(coordinator.on(Arrived(turn), 0.0))
-    done = PrefillDone(P0, task(turn.id), sample(0), 1, None, FinishReason.LENGTH)
+    done = PrefillDone(P0, task(turn.id), sample(0), 1, None, FinishReason.LENGTH, 0.0)
     outcome(coordinator.on(done, 0.0))
     return owner
 

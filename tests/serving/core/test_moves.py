@@ -92,6 +92,41 @@ def test_the_row_stops_for_its_last_pages_only():
     assert sum(len(send.pages) for send in source.sent if send.to == D1) >= 12
 
 
+@pytest.mark.parametrize("logprobs", [None, 0])
+@pytest.mark.parametrize("seed", range(12))
+def test_the_stop_is_the_gap_that_the_client_sees(seed: int, logprobs: int | None):
+    fleet = started(ROOMY, seed=seed, max_tokens=60, prompt=30, logprobs=logprobs)
+    fleet.move(A, D1)
+    told = [fleet.now] * len(fleet.replies[A].samples)
+    while fleet.round():
+        told += [fleet.now] * (len(fleet.replies[A].samples) - len(told))
+    (resumed,) = [d for d in fleet.decisions if d.kind == "resumed"]
+    assert (resumed.choice, resumed.details["from"]) == (D1, D0)
+    first = resumed.details["replied"]
+    assert resumed.details["stop_s"] == pytest.approx(told[first] - told[first - 1])
+    sampled = [d.details["replied"] for d in fleet.decisions if d.kind == "move"]
+    assert sampled[0] <= first < len(told)
+
+
+def test_every_move_resumes_once():
+    fleet = started(ROOMY, max_tokens=100)
+    for to in (D1, D0, D1):
+        move(fleet, to)
+    complete(fleet)
+    assert [choice for choice, _ in kinds(fleet, "resumed")] == ["d1", "d0", "d1"]
+
+
+def test_a_turn_that_begins_anew_has_not_been_resumed():
+    fleet = started(ROOMY, max_tokens=60, prompt=30)
+    fleet.move(A, D1)
+    fleet.run_until(lambda: bool(kinds(fleet, "moved")))
+    assert kinds(fleet, "resumed") == []
+    fleet.lose(D1)
+    complete(fleet)
+    assert [reason for _, reason in kinds(fleet, "retry")] == ["worker_lost"]
+    assert kinds(fleet, "resumed") == []
+
+
 def test_pages_that_the_destination_holds_do_not_travel():
     shape = Shape(decode_workers=2, max_model_len=128, num_pages=80)
     fleet = started(shape, max_tokens=80, prompt=40)

@@ -22,6 +22,7 @@ from serving.messages import (
     EngineState,
     Failed,
     Rejected,
+    StepsTimed,
     WorkerId,
 )
 from serving.request import Turn, TurnId
@@ -39,6 +40,7 @@ class Diary:
         self.tokens: dict[TurnId, int] = {}
         self.decisions: list[Decision] = []
         self.moved = 0
+        self.steps = 0
 
     def on_arrival(self, turn: Turn, now: float) -> None:
         self.tokens[turn.id] = 0
@@ -50,8 +52,11 @@ class Diary:
     def on_end(self, end: End, now: float) -> None:
         self.ends.append(end)
 
-    def on_decision(self, decision: Decision) -> None:
+    def on_decision(self, decision: Decision, now: float) -> None:
         self.decisions.append(decision)
+
+    def on_steps(self, steps: StepsTimed) -> None:
+        self.steps += len(steps.steps)
 
     def on_moved(self, sender: WorkerId, to: WorkerId, num_bytes: int) -> None:
         self.moved += num_bytes
@@ -118,6 +123,8 @@ def test_concurrent_clients_get_what_the_oracle_says(request, cluster):
         )
         assert set(running.diary.tokens.values()) == {10}
         assert (running.diary.moved > 0) == (cluster == "split")
+        assert running.diary.steps > 0
+        assert [means.worker for means in engine.means()] == list(running.cluster.executors)
 
     asyncio.run(main())
 

@@ -10,6 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from serving.messages import (
     Completed,
     Decision,
+    Detail,
     Dropped,
     End,
     Failed,
@@ -26,7 +27,7 @@ from serving.request import FinishReason, SamplingParams, SessionId, Slo, Turn, 
 P, D0, D1 = WorkerId("p0"), WorkerId("d0"), WorkerId("d1")
 A = TurnId("a")
 DISAGGREGATED = ((P, Role.PREFILL), (D0, Role.DECODE), (D1, Role.DECODE))
-DOCS = Path(__file__).parents[2] / "docs" / "metrics.md"
+DOCS = Path(__file__).parents[3] / "docs" / "metrics.md"
 
 
 def metrics(workers: tuple[tuple[WorkerId, Role], ...] = DISAGGREGATED) -> Metrics:
@@ -54,8 +55,10 @@ def turn(max_tokens: int = 10) -> Turn:
     return Turn(A, None, (1, 2, 3, 4), sampling, Slo(None, None), 0, "")
 
 
-def decided(kind: str, choice: str, reason: str) -> Decision:
-    return Decision(kind, A, choice, reason, SessionId("s"))
+def decided(kind: str, choice: str, reason: str, **details: Detail) -> Decision:
+    if kind == "route":
+        details = {"options": [], **details}
+    return Decision(kind, A, SessionId("s"), choice, reason, details)
 
 
 def read(observer: Metrics, name: str, **labels: str) -> float:
@@ -73,7 +76,7 @@ def read(observer: Metrics, name: str, **labels: str) -> float:
 def answered(observer: Metrics, outcome: Outcome) -> None:
     """Arrives at 1.0, tokens at 1.5, 1.6 (two) and 2.0, ends at 2.5; two of four tokens cached."""
     observer.on_arrival(turn(), 1.0)
-    observer.on_decision(decided("place", D1, "least_load"))
+    observer.on_decision(decided("place", D1, "least_load"), 1.0)
     observer.on_tokens([A], 1.5)
     for _ in range(2):
         observer.on_tokens([A], 1.6)
@@ -100,8 +103,13 @@ def test_documented_kinds_and_labels_are_the_scraped_ones():
 def test_every_series_exists_from_the_start_at_zero():
     for family in text_string_to_metric_families(metrics().scrape().decode()):
         assert family.samples
-        expected = 1 if family.name == "vllm:cache_config_info" else 0
-        assert {sample.value for sample in family.samples} == {expected}, family.name
+        values = {sample.value for sample in family.samples}
+        if family.name == "foretoken:worker_role":
+            assert values == {0, 1}
+            assert sum(sample.value for sample in family.samples) == len(DISAGGREGATED)
+        else:
+            expected = 1 if family.name == "vllm:cache_config_info" else 0
+            assert values == {expected}, family.name
         assert {sample.labels["engine"] for sample in family.samples} == {"0", "1", "2"}
 
 
@@ -155,7 +163,7 @@ def test_a_turn_is_forgotten_at_its_end():
     answered(observer, Completed(FinishReason.STOP))
     observer.on_tokens([A], 3.0)
     observer.on_end(End(A, Completed(FinishReason.STOP), 4, 4, 2), 3.0)
-    observer.on_decision(decided("route", D1, "other"))
+    observer.on_decision(decided("route", D1, "other"), 1.0)
     assert read(observer, "vllm:generation_tokens_total") == 4
     assert read(observer, "vllm:request_success_total") == 1
     assert read(observer, "foretoken:route_decisions_total") == 0
@@ -171,7 +179,7 @@ def test_a_rejected_turn_counts_for_engine_0():
 @pytest.mark.parametrize(
     ("workers", "choice", "reason", "path", "label"),
     [
-        (DISAGGREGATED, P, "shortest_prefill_queue", "remote_prefill", "shortest_prefill_queue"),
+        (DISAGGREGATED, P, "remote_fastest", "remote_prefill", "remote_fastest"),
         (DISAGGREGATED, D0, "no_prefill_worker", "append_prefill", "no_prefill_worker"),
         (((D0, Role.BOTH),), D0, "no_prefill_worker", "colocated", "no_prefill_worker"),
         (DISAGGREGATED, P, "brand_new", "remote_prefill", "other"),
@@ -182,8 +190,8 @@ def test_routes(
 ):
     observer = metrics(workers)
     observer.on_arrival(turn(), 1.0)
-    observer.on_decision(decided("place", D0, "least_load"))
-    observer.on_decision(decided("route", choice, reason))
+    observer.on_decision(decided("place", D0, "least_load"), 1.0)
+    observer.on_decision(decided("route", choice, reason), 1.0)
     assert read(observer, "foretoken:route_decisions_total") == 1
     assert read(observer, "foretoken:route_decisions_total", path=path, reason=label) == 1
 
@@ -192,7 +200,7 @@ def test_retries_and_preemptions():
     observer = metrics()
     observer.on_arrival(turn(), 1.0)
     for reason in ("preempted", "worker_lost", "brand_new"):
-        observer.on_decision(decided("retry", "attempt 1", reason))
+        observer.on_decision(decided("retry", "attempt 1", reason), 1.0)
     assert read(observer, "vllm:num_preemptions_total") == 1
     assert read(observer, "foretoken:turn_retries_total") == 3
     assert read(observer, "foretoken:turn_retries_total", reason="worker_lost") == 1
@@ -211,13 +219,22 @@ def test_transfers_and_compilations():
 
 def test_gauges_follow_the_reports_and_return_to_zero():
     observer = metrics()
-    observer.on_reports([LoadReport(D0, 3, 2, 6, 2, 2, 50)])
+    observer.on_reports([LoadReport(D0, 3, 2, 6, 2, 2, 1, 4, 50)])
     assert read(observer, "vllm:num_requests_waiting", engine="1") == 3
     assert read(observer, "vllm:num_requests_running", engine="1") == 2
     assert read(observer, "vllm:kv_cache_usage_perc", engine="1") == 0.6
-    observer.on_reports([LoadReport(D0, 0, 0, 0, 8, 2, 0)])
+    observer.on_reports([LoadReport(D0, 0, 0, 0, 8, 2, 0, 0, 0)])
     for name in ("num_requests_waiting", "num_requests_running", "kv_cache_usage_perc"):
         assert read(observer, f"vllm:{name}") == 0
+
+
+def test_what_pages_are_there_for():
+    observer = metrics()
+    observer.on_reports([LoadReport(D0, 3, 2, 6, 5, 2, 1, 4, 50)])
+    assert read(observer, "foretoken:kv_held_tokens", engine="1") == 6 * 16
+    assert read(observer, "foretoken:session_kv_retained_tokens", engine="1") == 5 * 16
+    assert read(observer, "foretoken:kv_reserved_tokens", engine="1") == 1 * 16
+    assert read(observer, "foretoken:kv_host_pages", engine="1") == 4
 
 
 def test_the_page_pool_is_described_once_it_is_known():
@@ -225,7 +242,7 @@ def test_the_page_pool_is_described_once_it_is_known():
     labels = {"block_size": "16", "cache_dtype": "float32", "engine": "1"}
     assert read(observer, "vllm:cache_config_info", num_gpu_blocks="0", **labels) == 1
     for _ in range(2):
-        observer.on_reports([LoadReport(D0, 3, 2, 6, 2, 2, 50)])
+        observer.on_reports([LoadReport(D0, 3, 2, 6, 2, 2, 1, 4, 50)])
     assert read(observer, "vllm:cache_config_info", num_gpu_blocks="10", **labels) == 1
     assert read(observer, "vllm:cache_config_info", **labels) == 1
 
@@ -239,7 +256,7 @@ def test_the_tokens_of_a_step_are_counted_turn_by_turn():
     observer = metrics()
     for name, owner in (("a", D0), ("b", D0), ("c", D1)):
         observer.on_arrival(replace(turn(), id=TurnId(name)), 0.0)
-        observer.on_decision(replace(decided("place", owner, "least_load"), turn=TurnId(name)))
+        observer.on_decision(replace(decided("place", owner, "least_load"), turn=TurnId(name)), 0.0)
     for now, names in ((1.0, "a"), (2.0, "ab"), (4.0, "abcx"), (8.0, "abc")):
         observer.on_tokens([TurnId(name) for name in names], now)
     for engine, firsts, gaps in (("1", 1 + 2, 1 + 2 + 2 + 4 + 4), ("2", 4, 4)):
