@@ -15,10 +15,10 @@ from typing import Any
 
 from model.config import load_config
 from serving.core.batcher import Batcher
-from serving.core.coordinator import Coordinator, CoordinatorLimits
+from serving.core.coordinator import Coordinator
 from serving.core.holdings import BatcherLimits
 from serving.core.plan import Launch, Output, StepPlan, StepResult
-from serving.core.rules import BatcherRules, CoordinatorRules
+from serving.core.rules import BatcherRules, CoordinatorLimits, CoordinatorRules
 from serving.core.sessions import Sessions
 from serving.costs.costs import Costs, Link
 from serving.costs.hardware import PRESETS

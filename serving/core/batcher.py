@@ -54,6 +54,7 @@ class Batcher:
         self._stepper = Stepper(self._state, rules)
         self._transfers = Transfers(self._state)
         self._early_grants = EarlyGrants(limits.transfer_timeout_s)
+        self._inbound: list[WorkerTask] = []  # rows that move here; perhaps some that have come
 
     @property
     def holdings(self) -> Holdings:
@@ -131,6 +132,19 @@ class Batcher:
         self.holdings.idle.now = now
         self._stepper.complete(plan, result, now)
         return self._state.take_out()
+
+    @property
+    def expects_row(self) -> bool:
+        """Whether a row that moves here lacks no more than one copy and its stop.
+
+        A step launched ahead of time would run before the row's first one here: its stop would
+        last a step longer.
+        """
+        if not self._inbound:
+            return False
+        self._inbound = [entry for entry in self._inbound if entry.stage is Stage.GRANTED]
+        one_copy = self.limits.move_pages * self.limits.page_size
+        return any(len(entry.tokens) - entry.kv_len <= one_copy for entry in self._inbound)
 
     def report(self) -> LoadReport:
         """Count what the worker holds."""
@@ -223,6 +237,7 @@ class Batcher:
         """A row wants to move here: there is room for it now, or it stays where it is."""
         reason = self.holdings.admit_at_once(entry)
         if reason is None:
+            self._inbound.append(entry)
             self._start(entry, now)
         else:
             self._state.out.append(Refused(self.worker, entry.task.id, reason))

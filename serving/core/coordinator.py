@@ -12,7 +12,6 @@ earlier attempt still sends is dropped by its attempt number, what comes early w
 Works per turn; only `Tokens` is per step, and does the least it can. Does no I/O, reads no clock.
 """
 
-from dataclasses import dataclass
 from typing import assert_never
 
 from serving.core.assignments import Assignments
@@ -24,7 +23,7 @@ from serving.core.outbox import Outbox
 from serving.core.prefix import chain
 from serving.core.rebalancer import Rebalancer, WantedMove
 from serving.core.roles import Roles
-from serving.core.rules import CoordinatorRules
+from serving.core.rules import CoordinatorLimits, CoordinatorRules
 from serving.core.sessions import Sessions
 from serving.costs.correction import Corrected, Correction, step_bucket
 from serving.forecast.length_model import LengthModel
@@ -63,18 +62,6 @@ from serving.messages import (
     WorkerMeans,
 )
 from serving.request import Slo, Turn, TurnId
-
-
-@dataclass(frozen=True, slots=True)
-class CoordinatorLimits:
-    """The fixed limits of a deployment, in turns, tokens and seconds."""
-
-    max_model_len: int
-    page_size: int
-    max_queue_size: int
-    queue_timeout_s: float | None
-    max_attempts: int
-    move_timeout_s: float
 
 
 class Coordinator:
@@ -240,8 +227,7 @@ class Coordinator:
         self._assign(live, now)
 
     def _move(self, wanted: WantedMove, now: float) -> None:
-        live = self._turns.get(wanted.turn)
-        if live is not None:
+        if (live := self._turns.get(wanted.turn)) is not None:
             self._moves.begin(live, wanted, now)
 
     # ---- progress ------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""How does a deployment decide? Its policies with what they are told, chosen once by name."""
+"""How does a deployment decide? Its limits, and its policies with what they are told."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,6 +12,18 @@ from serving.policy.rebalance_config import RebalanceConfig
 from serving.policy.roles import RolesConfig, RolesPolicy
 from serving.policy.route import RouteConfig, RoutePolicy
 from serving.request import Slo
+
+
+@dataclass(frozen=True, slots=True)
+class CoordinatorLimits:
+    """The fixed limits of a deployment, in turns, tokens and seconds."""
+
+    max_model_len: int
+    page_size: int
+    max_queue_size: int
+    queue_timeout_s: float | None
+    max_attempts: int
+    move_timeout_s: float
 
 
 @dataclass(frozen=True, slots=True)

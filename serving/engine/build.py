@@ -18,9 +18,9 @@ from model.sharding import param_shardings
 from model.weights import load_params
 from serving.config import ConfigError, ServerConfig, require
 from serving.core.batcher import Batcher
-from serving.core.coordinator import Coordinator, CoordinatorLimits
+from serving.core.coordinator import Coordinator
 from serving.core.holdings import BatcherLimits
-from serving.core.rules import BatcherRules
+from serving.core.rules import BatcherRules, CoordinatorLimits
 from serving.core.sessions import Sessions
 from serving.engine.connectors.in_process import InProcessConnector
 from serving.engine.executor import JaxExecutor
@@ -112,23 +112,36 @@ def load_workers(deployment: Deployment) -> list[ColdWorker]:
 def warm_up(
     cold: Sequence[ColdWorker], post: Post, clock: Callable[[], float]
 ) -> list[tuple[Worker, Role, int]]:
-    """Compile every bucket, with progress on standard error.
+    """Compile every bucket, with progress on standard error, and assemble the workers."""
+    compile_programs(cold)
+    return assemble(cold, post, clock)
 
-    Returns the workers, not started yet, with their roles and capacities in tokens.
-    """
+
+def compile_programs(cold: Sequence[ColdWorker]) -> None:
+    """Compile every bucket and run it once, with progress on standard error."""
     total = sum(worker.executor.num_programs for worker in cold)
     with tqdm(total=total, desc="warming up", unit="program") as bar:
         for worker in cold:
             worker.executor.warm_up(bar.update)
-    connector = InProcessConnector({w.mesh.worker: w.executor.payload_sharding for w in cold})
-    warm: list[tuple[Worker, Role, int]] = []
-    for worker in cold:
+
+
+def assemble(
+    compiled: Sequence[ColdWorker], post: Post, clock: Callable[[], float]
+) -> list[tuple[Worker, Role, int]]:
+    """Give compiled workers a connector and empty accounts.
+
+    Returns the workers, not started yet, with their roles and capacities in tokens. May be called
+    again once those of an earlier call have stopped: what these left in the pools is not known.
+    """
+    connector = InProcessConnector({w.mesh.worker: w.executor.payload_sharding for w in compiled})
+    workers: list[tuple[Worker, Role, int]] = []
+    for worker in compiled:
         batcher = Batcher(worker.mesh.worker, worker.limits, worker.rules)
         capacity = worker.limits.num_pages * worker.limits.page_size
-        warm.append(
+        workers.append(
             (Worker(batcher, worker.executor, connector, post, clock), worker.mesh.role, capacity)
         )
-    return warm
+    return workers
 
 
 def _limits(deployment: Deployment, mesh: WorkerMesh) -> BatcherLimits:

@@ -1,8 +1,9 @@
 """How does one worker run? A thread that carries out what its batcher says, on its own mesh.
 
 One round: take the messages that have come, plan and dispatch a step, then read the step before
-it. The device always has the next step queued while the host reads the last one's tokens. The
-thread sleeps only when nothing is queued, nothing runs and no message waits.
+it. The device always has the next step queued while the host reads the last one's tokens, but while
+a row is about to arrive from another worker: it shall ride in the very next step. The thread sleeps
+only when nothing is queued, nothing runs and no message waits.
 """
 
 import logging
@@ -170,10 +171,11 @@ class Worker:
             message = self._with_payload(self._inbox.popleft())
             self._act(self.batcher.on(message, self._clock()))
         queued = len(self._launched)
-        if queued < MAX_LAUNCHED:
+        most = 1 if self.batcher.expects_row else MAX_LAUNCHED
+        if queued < most:
             self._act(self.batcher.step(self._clock()))
         launched = len(self._launched) > queued
-        if self._launched and (len(self._launched) == MAX_LAUNCHED or not launched):
+        if self._launched and (len(self._launched) >= most or not launched):
             plan, pending = self._launched.popleft()
             result = self._executor.collect(pending)
             self._act(self.batcher.complete(plan, result, self._clock()))

@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from serving.core.batcher import Batcher
-from serving.core.coordinator import Coordinator, CoordinatorLimits
+from serving.core.coordinator import Coordinator
 from serving.core.holdings import BatcherLimits
-from serving.core.rules import CoordinatorRules
+from serving.core.rules import CoordinatorLimits, CoordinatorRules
 from serving.core.sessions import Sessions
 from serving.engine.connectors.in_process import InProcessConnector
 from serving.engine.worker import Executor, Moved, Worker

@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 
 from serving.core.batcher import Batcher
-from serving.core.coordinator import Coordinator, CoordinatorLimits
+from serving.core.coordinator import Coordinator
 from serving.core.holdings import BatcherLimits
+from serving.core.rules import CoordinatorLimits
 from serving.core.sessions import Sessions
 from serving.messages import Role, WorkerId
 from serving.request import Slo

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from serving.core.batcher import Batcher
-from serving.core.coordinator import Coordinator, CoordinatorLimits
+from serving.core.coordinator import Coordinator
+from serving.core.rules import CoordinatorLimits
 from serving.core.sessions import Sessions
 from serving.engine.loop import EngineLoop
 from serving.engine.worker import Worker
