@@ -36,8 +36,6 @@ class Moves:
             return False
         if live.owner is None or live.owner == wanted.to:
             return False
-        if live.replied < live.moved_len:
-            return False  # its last source has yet to tell some, or is lost: one at a time
         live.moves += 1
         live.move = PendingMove(
             number=live.moves,
@@ -70,7 +68,7 @@ class Moves:
         self._fleet.end_decode(live.owner, live.turn.id, len(live.tokens))
         self._fleet.begin_decode(worker, live.turn.id, len(live.tokens))
         source, live.owner, live.move, live.moved_at = live.owner, worker, None, now
-        live.moved_from, live.moved_len = source, len(reply)
+        live.untold[source] = len(reply)
         if live.turn.sampling.logprobs is None:
             for index in range(live.replied, len(reply)):
                 live.early[index] = SampledToken(index, reply[index], None)
@@ -107,7 +105,7 @@ class Moves:
         """
         if live.move is not None and live.move.to == worker:
             self._ask_back(live)
-        return live.moved_from == worker and live.replied < live.moved_len
+        return live.replied < live.untold.pop(worker, 0)
 
     def forget(self, live: LiveTurn) -> None:
         """Take a move off the books."""
