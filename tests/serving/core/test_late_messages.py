@@ -125,7 +125,7 @@ def test_pages_of_a_move_that_failed_do_not_count_for_the_next_one(seed: int):
     fleet.submit(make_turn("reader", fleet.replies[A].turn.tokens, max_tokens=1, session="s"))
     complete(fleet)
     owner = {d.turn: d.choice for d in fleet.decisions if d.kind == "place"}
-    assert owner["reader"] == "d1"
+    assert owner[TurnId("reader")] == "d1"
 
 
 @pytest.mark.parametrize("logprobs", [None, 0])
