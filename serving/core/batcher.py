@@ -462,9 +462,8 @@ class Batcher:
         if over:
             self.holdings.retire(entry)
             return
-        self._out.append(
-            Adopted(self.worker, entry.task.id, tuple(entry.tokens[entry.prompt_len :]))
-        )
+        reply = tuple(entry.tokens[entry.prompt_len :])
+        self._out.append(Adopted(self.worker, entry.task.id, reply, entry.move))
         self._load_slot(entry)
         self._decode_on(entry, now, token=entry.tokens[-1])
 

@@ -14,7 +14,7 @@ from serving.core.live_turn import LiveTurn, PendingMove
 from serving.core.outbox import Outbox
 from serving.core.rebalancer import WantedMove
 from serving.core.sessions import Sessions
-from serving.messages import Cancel, Decode, MoveAbort, MoveOut, SampledToken, WorkerId
+from serving.messages import Adopted, Cancel, Decode, MoveAbort, MoveOut, SampledToken, WorkerId
 
 
 class Moves:
@@ -54,15 +54,15 @@ class Moves:
         self._outbox.to_worker(live.owner, MoveOut(live.task, wanted.to, live.moves))
         return True
 
-    def adopted(self, live: LiveTurn, worker: WorkerId, reply: tuple[int, ...], now: float) -> None:
+    def adopted(self, live: LiveTurn, adopted: Adopted, now: float) -> None:
         """A worker decodes a task now; if that ends a move, it owns the session from now on.
 
         If that one leaves, the session is not its own: it is placed anew, or stays where it was.
-        What the source has told of the `reply` may still be on its way, or lost with it. Tokens
+        What the source has told of the reply may still be on its way, or lost with it. Tokens
         without log-probabilities need not wait for it.
         """
-        move = live.move
-        if move is None or worker != move.to or live.owner is None:
+        move, worker, reply = live.move, adopted.worker, adopted.reply
+        if move is None or adopted.move != move.number or live.owner is None:
             return
         self._fleet.add_load(live.owner, -live.expected_len, -1)
         self._fleet.end_decode(live.owner, live.turn.id, len(live.tokens))
