@@ -165,8 +165,9 @@ def test_a_late_word_of_the_hand_off_does_not_pass_for_the_return_of_the_row():
     fleet.run_until(lambda: bool(fleet.replies[A].samples))
     go(fleet, D1)
     fleet.run_until(lambda: not fleet.workers[D0].batcher.holdings.tasks)
-    fleet.held = {("d1", "d0")}  # whatever d1 sends back
+    fleet.held.add(("d1", "d0"))  # the row is not back before d0 has told the rest
     begin(fleet, D0)
+    fleet.held.remove(("d0", COORDINATOR))
     fleet.run_until(lambda: ("d0", COORDINATOR) not in fleet.channels)
     assert said(fleet, "moved") == [("d1", "test")]
     complete(fleet)
