@@ -141,11 +141,13 @@ class Adopted:
     """A worker has a task's whole KV and decodes it from now on: a hand-off or a move is done.
 
     `reply` are the turn's reply tokens so far: those that the source told last may be lost with it.
+    `move` is the number of the move, None for a hand-off.
     """
 
     worker: WorkerId
     task: TaskId
     reply: tuple[int, ...]
+    move: int | None
 
 
 @dataclass(frozen=True, slots=True)

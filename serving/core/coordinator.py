@@ -295,8 +295,8 @@ class Coordinator:
                 self._settle(live, now)
             case Refused(worker, _, reason):
                 self._on_refused(live, worker, reason, now)
-            case Adopted(worker, _, reply):
-                self._moves.adopted(live, worker, reply, now)
+            case Adopted():
+                self._moves.adopted(live, event, now)
                 self._settle(live, now)
                 self._roles.settle_all(now)
             case MoveFailed(_, _, move, reason):

@@ -36,9 +36,9 @@ class LiveTurn:
     `prefill` is the worker prefilling it remotely, `move` the move of its row under way, `moves`
     counts all that were begun. `names` are the chained names of its prompt's pages. `slo` are the
     targets that count. `curve` is the forecast of the reply tokens that come after the first
-    `curve_from`. `moved_from` is the last source of its row, which told, or is still to tell, the
-    first `moved_len` reply tokens. `resumes_at` is the place in the reply of the first token to
-    come from where it moved to.
+    `curve_from`. `untold` are the sources of its row, which told, or are still to tell, so many
+    reply tokens. `resumes_at` is the place in the reply of the first token to come from where it
+    moved to, out of `resumes_from`.
     """
 
     turn: Turn
@@ -64,9 +64,9 @@ class LiveTurn:
     predicted_ttft_s: float | None = None
     last_at: float | None = None
     moved_at: float = -inf
-    moved_from: WorkerId | None = None
-    moved_len: int = 0
+    untold: dict[WorkerId, int] = field(default_factory=dict[WorkerId, int])
     resumes_at: int | None = None
+    resumes_from: WorkerId | None = None
     failures: int = 0
     early: dict[int, SampledToken] = field(default_factory=dict[int, SampledToken])
     finish: tuple[FinishReason, int] | None = None

@@ -14,7 +14,7 @@ from serving.core.live_turn import LiveTurn, PendingMove
 from serving.core.outbox import Outbox
 from serving.core.rebalancer import WantedMove
 from serving.core.sessions import Sessions
-from serving.messages import Cancel, Decode, MoveAbort, MoveOut, SampledToken, WorkerId
+from serving.messages import Adopted, Cancel, Decode, MoveAbort, MoveOut, SampledToken, WorkerId
 
 
 class Moves:
@@ -36,8 +36,6 @@ class Moves:
             return False
         if live.owner is None or live.owner == wanted.to:
             return False
-        if live.replied < live.moved_len:
-            return False  # its last source has yet to tell some, or is lost: one at a time
         live.moves += 1
         live.move = PendingMove(
             number=live.moves,
@@ -61,21 +59,22 @@ class Moves:
         self._outbox.to_worker(live.owner, MoveOut(live.task, wanted.to, live.moves))
         return True
 
-    def adopted(self, live: LiveTurn, worker: WorkerId, reply: tuple[int, ...], now: float) -> None:
+    def adopted(self, live: LiveTurn, adopted: Adopted, now: float) -> None:
         """A worker decodes a task now; if that ends a move, it owns the session from now on.
 
         If that one leaves, the session is not its own: it is placed anew, or stays where it was.
-        What the source has told of the `reply` may still be on its way, or lost with it. Tokens
+        What the source has told of the reply may still be on its way, or lost with it. Tokens
         without log-probabilities need not wait for it.
         """
-        move = live.move
-        if move is None or worker != move.to or live.owner is None:
+        move, worker, reply = live.move, adopted.worker, adopted.reply
+        if move is None or adopted.move != move.number or live.owner is None:
             return
         self._fleet.add_load(live.owner, -live.expected_len, -1)
         self._fleet.end_decode(live.owner, live.turn.id, len(live.tokens))
         self._fleet.begin_decode(worker, live.turn.id, len(live.tokens))
         source, live.owner, live.move, live.moved_at = live.owner, worker, None, now
-        live.moved_from, live.moved_len, live.resumes_at = source, len(reply), len(reply)
+        live.untold[source] = len(reply)
+        live.resumes_at, live.resumes_from = len(reply), source
         if live.turn.sampling.logprobs is None:
             for index in range(live.replied, len(reply)):
                 live.early[index] = SampledToken(index, reply[index], None)
@@ -97,7 +96,7 @@ class Moves:
         if live.owner is None or live.last_at is None:
             return
         details = {
-            "from": live.moved_from,
+            "from": live.resumes_from,
             "stop_s": now - live.last_at,
             "replied": live.replied,
         }
@@ -125,7 +124,7 @@ class Moves:
         """
         if live.move is not None and live.move.to == worker:
             self._ask_back(live)
-        return live.moved_from == worker and live.replied < live.moved_len
+        return live.replied < live.untold.pop(worker, 0)
 
     def forget(self, live: LiveTurn) -> None:
         """Take a move off the books."""

@@ -77,8 +77,8 @@ class Transfers:
         if over:
             self._state.retire(entry)
             return
-        self._state.out.append(
-            Adopted(self._state.worker, entry.task.id, tuple(entry.tokens[entry.prompt_len :]))
-        )
+        reply = tuple(entry.tokens[entry.prompt_len :])
+        adopted = Adopted(self._state.worker, entry.task.id, reply, entry.move)
+        self._state.out.append(adopted)
         self._state.load_slot(entry)
         self._state.decode(entry, now, token=entry.tokens[-1])

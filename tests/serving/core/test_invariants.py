@@ -11,7 +11,13 @@ from hypothesis import HealthCheck, Phase, given, settings
 from serving.messages import Completed, Failed, WorkerId
 from serving.request import Turn
 from tests.support.fake_fleet import FakeFleet
-from tests.support.scenarios import Scenario, calm_scenarios, faulty_scenarios, play
+from tests.support.scenarios import (
+    Scenario,
+    calm_scenarios,
+    faulty_scenarios,
+    moving_scenarios,
+    play,
+)
 from tests.support.shape import Shape
 from tests.support.turns import make_turn
 
@@ -34,6 +40,12 @@ def test_every_turn_ends_once_and_nothing_leaks_whatever_fails(scenario: Scenari
     play(scenario)
 
 
+@QUICK
+@given(moving_scenarios())
+def test_rows_that_move_all_the_time_say_the_same_and_leave_nothing(scenario: Scenario):
+    play(scenario)
+
+
 @pytest.mark.slow
 @LONG
 @given(calm_scenarios())
@@ -45,6 +57,13 @@ def test_every_turn_completes_at_length(scenario: Scenario):
 @LONG
 @given(faulty_scenarios())
 def test_every_turn_ends_once_at_length(scenario: Scenario):
+    play(scenario)
+
+
+@pytest.mark.slow
+@LONG
+@given(moving_scenarios())
+def test_rows_that_move_all_the_time_say_the_same_at_length(scenario: Scenario):
     play(scenario)
 
 

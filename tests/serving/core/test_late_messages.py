@@ -153,3 +153,22 @@ def test_a_row_that_reaches_a_worker_which_leaves_does_not_bring_its_session_the
     fleet.run()
     assert again.end is not None
     assert isinstance(again.end.outcome, Completed)
+
+
+def test_a_late_word_of_the_hand_off_does_not_pass_for_the_return_of_the_row():
+    """d0 took the row from the prefill worker, gave it away, and is asked to take it back."""
+    fleet = FakeFleet(replace(SHAPE, prefill_workers=1))
+    fleet.run()
+    fleet.held.add(("d0", COORDINATOR))
+    fleet.submit(make_turn("a", range(9), max_tokens=100, seed=7))
+    fleet.run_until(lambda: bool(fleet.workers[D0].batcher.report().running))
+    fleet.run_until(lambda: bool(fleet.replies[A].samples))
+    go(fleet, D1)
+    fleet.run_until(lambda: not fleet.workers[D0].batcher.holdings.tasks)
+    fleet.held.add(("d1", "d0"))  # the row is not back before d0 has told the rest
+    begin(fleet, D0)
+    fleet.held.remove(("d0", COORDINATOR))
+    fleet.run_until(lambda: ("d0", COORDINATOR) not in fleet.channels)
+    assert said(fleet, "moved") == [("d1", "test")]
+    complete(fleet)
+    assert said(fleet, "moved") == [("d1", "test"), ("d0", "test")]
