@@ -87,6 +87,18 @@ def profile(checkpoint: str, out: Path, repeats: int, **values: Any) -> None:
 
 
 @cli.command(context_settings=ONE_SPELLING)
+@click.argument("log", type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--turn", default=None, help="One turn, by its id or the beginning of it.")
+def explain(log: Path, turn: str | None) -> None:
+    """Tell what happened by the decision log LOG (`serve --decision-log`): all turns, or one."""
+    from serving.metrics.explain import explain_all, explain_turn, find_turn
+    from serving.metrics.history import read_history
+
+    history = read_history(log)
+    click.echo(explain_all(history) if turn is None else explain_turn(find_turn(history, turn)))
+
+
+@cli.command(context_settings=ONE_SPELLING)
 @click.argument("checkpoint")
 @click.option("--prompt", required=True, help="The text to continue, or the user's message.")
 @click.option("--chat/--no-chat", default=False, help="Wrap the prompt in the chat template.")

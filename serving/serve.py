@@ -12,6 +12,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
@@ -29,10 +30,11 @@ from serving.config import ConfigError, EndpointConfig, ServerConfig
 from serving.engine.build import ColdWorker, load_workers, make_coordinator, settle, warm_up
 from serving.engine.loop import EngineLoop
 from serving.engine.meshes import make_cpu_devices, name_workers
+from serving.engine.observer import Observers
 from serving.engine.programs import cache_directory, keep_compiled
 from serving.flags import describe, masked
 from serving.messages import EngineState
-from serving.metrics import Metrics, ServerLabels
+from serving.metrics import DecisionLog, Metrics, ServerLabels
 
 SWITCH_INTERVAL_S = 0.0005
 """How long a thread may keep the interpreter while another waits. Python's 5 ms is several steps
@@ -80,15 +82,36 @@ def run_server(config: ServerConfig) -> int:
     )
     metrics = Metrics(labels)
     count_compilations(metrics)
-    engine = EngineLoop(make_coordinator(deployment), metrics, time.monotonic)
+    decisions = open_decision_log(config, labels)
+    observers = Observers([metrics] if decisions is None else [metrics, decisions])
+    engine = EngineLoop(make_coordinator(deployment), observers, time.monotonic)
     model = ServedModel(names, deployment.max_model_len, int(time.time()), config.model.seed)
     service = Service(engine, tokenizer, config.endpoint, model, metrics)
     app = build_app(service, version=version("foretoken"), settings=masked(config))
-    with bind(config.endpoint) as listening:
-        click.echo(describe(config), err=True)
-        cold = load_workers(deployment)
-        uvloop.run(_serve(config, engine, cold, app, listening))
+    try:
+        with bind(config.endpoint) as listening:
+            click.echo(describe(config), err=True)
+            cold = load_workers(deployment)
+            uvloop.run(_serve(config, engine, cold, app, listening))
+    finally:
+        if decisions is not None:
+            decisions.close()
     return 0
+
+
+def open_decision_log(config: ServerConfig, labels: ServerLabels) -> DecisionLog | None:
+    """Open the log of decisions, if one is wanted; raises ConfigError if that cannot be."""
+    path = config.policy.decision_log
+    if path is None:
+        return None
+    policies = asdict(config.policy)
+    del policies["decision_log"]
+    opening = {
+        "version": version("foretoken"),
+        "workers": {worker: role.value for worker, role in labels.workers},
+        "policies": policies,
+    }
+    return DecisionLog(Path(path), opening, time.monotonic())
 
 
 def count_compilations(metrics: Metrics) -> None:

@@ -3,6 +3,7 @@
 Knows nothing of turns.
 """
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any
 
@@ -51,7 +52,8 @@ def probes(service: Service, version: str) -> APIRouter:
         """Return the metrics in Prometheus' text format."""
         service.metrics.on_reports(service.engine.reports())
         service.metrics.on_means(service.engine.means())
-        return Response(service.metrics.scrape(), media_type=CONTENT_TYPE_LATEST)
+        text = await asyncio.to_thread(service.metrics.scrape)  # thousands of lines
+        return Response(text, media_type=CONTENT_TYPE_LATEST)
 
     return router
 

@@ -1,6 +1,7 @@
-"""What does the server tell Prometheus? An observer beside the engine; see docs/metrics.md."""
+"""What does the server tell of itself? Observers beside the engine: metrics and decisions."""
 
+from serving.metrics.decision_log import DecisionLog
 from serving.metrics.engines import ServerLabels
 from serving.metrics.observer import Metrics
 
-__all__ = ["Metrics", "ServerLabels"]
+__all__ = ["DecisionLog", "Metrics", "ServerLabels"]

@@ -53,7 +53,7 @@ class Metrics:
         self._registry.register(Collector(catalog.series))
 
     def scrape(self) -> bytes:
-        """Return everything in Prometheus' text format."""
+        """Return everything in Prometheus' text format. May be called from any thread."""
         return generate_latest(self._registry)
 
     def on_request(self, n: int) -> None:

@@ -1,7 +1,8 @@
 """How are numbers kept until they are scraped? Plain lists behind a prometheus_client collector.
 
 Knows nothing of what is measured. The client library's own metric objects take a lock and more than
-a microsecond per observation; here a count is a list item, and one thread writes.
+a microsecond per observation; here a count is a list item, and one thread writes. Another one may
+read: it sees each number as it is or as it was a moment ago.
 """
 
 from bisect import bisect_left
@@ -49,7 +50,7 @@ class Values:
         """Return what a scrape shows."""
         build = CounterMetricFamily if self._kind == "counter" else GaugeMetricFamily
         family = build(self._name, self._help, labels=self._labels)
-        for row, value in self._values.items():
+        for row, value in list(self._values.items()):
             family.add_metric(row, value)
         return family
 

@@ -1,0 +1,235 @@
+"""What happened, for people? One turn of a decision log, or all of them, on one screen of text.
+
+Knows nothing of files.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from statistics import fmean, median
+
+from serving.config import ConfigError
+from serving.metrics.stories import Attempt, History, Move, Record, Story
+
+SLOWEST = 3
+"""Turns named at the end of a summary, to look at next."""
+
+
+def find_turn(history: History, name: str) -> Story:
+    """Find a turn by its id or the beginning of it; raises ConfigError unless there is just one."""
+    found = [story for turn, story in history.stories.items() if turn.startswith(name)]
+    exact = history.stories.get(name)
+    if exact is not None or len(found) == 1:
+        return exact or found[0]
+    if not found:
+        raise ConfigError(f"no turn of this log begins with {name!r}")
+    some = ", ".join(story.turn for story in found[:3])
+    raise ConfigError(f"{len(found)} turns begin with {name!r}: {some} ...")
+
+
+def explain_turn(story: Story) -> str:
+    """Tell one turn, event by event; times count from its arrival."""
+    out = [f"turn {story.turn}"]
+    if story.session is not None:
+        out.append(f"session {story.session}, its turn {story.number}")
+    events: list[tuple[float, list[str]]] = [(story.arrived, [_arrival(story)])]
+    events += [(attempt.t, _attempt(attempt)) for attempt in story.attempts]
+    if story.first is not None:
+        events.append((story.first.t, [_first(story)]))
+    for move in story.moves:
+        events += _moving(move)
+    if story.end is not None:
+        events.append((story.end.t, [_end(story)]))
+    for t, lines in sorted(events, key=lambda event: event[0]):
+        out.append(f"{t - story.arrived:9.3f} s  {lines[0]}")
+        out += [f"{'':13}{line}" for line in lines[1:]]
+    return "\n".join(out)
+
+
+def explain_all(history: History) -> str:
+    """Tell a whole run: where turns were prefilled and why, what was predicted, what came."""
+    stories = list(history.stories.values())
+    policies: Record = history.opening["policies"]
+    out = [
+        f"{len(stories)} turns in {history.until:.1f} s, from {history.opening['time']}",
+        f"route {policies['route_policy']}, rebalance {policies['rebalance_policy']}, "
+        f"roles {policies['roles_policy']}; "
+        + ", ".join(f"{name} {role}" for name, role in history.opening["workers"].items()),
+        f"ended: {_counts(_ending(story) for story in stories)}",
+        "",
+        *_paths(stories),
+        "",
+        *_predictions(stories),
+        *_moves([move for story in stories for move in story.moves]),
+    ]
+    again = [a.again for story in stories for a in story.attempts if a.again is not None]
+    if again:
+        out.append(f"begun anew: {_counts(again)}")
+    if history.workers:
+        out.append(f"workers: {_counts(str(one['kind']) for one in history.workers)}")
+    slow = [story for story in stories if story.first is not None]
+    slow.sort(key=lambda story: -story.first.ttft_s if story.first else 0.0)
+    if slow:
+        out.append("slowest first tokens (see --turn):")
+        out += [
+            f"  {story.turn}  {_s(story.first and story.first.ttft_s)}" for story in slow[:SLOWEST]
+        ]
+    return "\n".join(out)
+
+
+# ---- one turn ------------------------------------------------------------------------------------
+
+
+def _arrival(story: Story) -> str:
+    targets = [
+        f"{name} target {_s(target)}"
+        for name, target in (("TTFT", story.ttft_target_s), ("TPOT", story.tpot_target_s))
+        if target is not None
+    ]
+    size = f"arrives: {story.prompt_len} prompt tokens, a reply of at most {story.max_tokens}"
+    return ", ".join([size, *targets])
+
+
+def _attempt(attempt: Attempt) -> list[str]:
+    new_len = attempt.prompt_len - attempt.cached_len
+    begin = "" if attempt.again is None else f"begins anew ({attempt.again}): "
+    where = "itself prefills" if attempt.local else f"{attempt.prefill} prefills for it"
+    out = [
+        f"{begin}owner {attempt.owner} ({attempt.place_reason}); {where} ({attempt.route_reason})",
+        f"{new_len} tokens to compute, {attempt.cached_len} cached"
+        + ("" if attempt.history is None else f"; history: {attempt.history}"),
+    ]
+    if attempt.options:
+        out.append(f"  {'option':26} {'TTFT':>9} {'harm':>7} {'sent':>9} {'score':>8}")
+    for i, option in enumerate(attempt.options):
+        name = option["choice"] + (f" {option['history']}" if option["history"] else "")
+        out.append(
+            f"{'>' if i == 0 else ' '} {name:26} {_s(option['ttft_s']):>9} "
+            f"{_number(option['harm']):>7} {_bytes(option['moved_bytes']):>9} "
+            f"{_number(option['score']):>8}"
+        )
+    return out
+
+
+def _first(story: Story) -> str:
+    first = story.first
+    assert first is not None
+    text = f"first token after {_s(first.ttft_s)}"
+    if first.predicted_s is not None:
+        text += f" (predicted {_s(first.predicted_s)})"
+    waited = max(0.0, first.ttft_s - first.prefill_s)
+    return f"{text}: {_s(waited)} in queues, {_s(first.prefill_s)} for {first.computed} tokens"
+
+
+def _moving(move: Move) -> list[tuple[float, list[str]]]:
+    gain = f", predicted gain {_s(move.gain_s)} a step" if move.gain_s else ""
+    begin = f"its row is to move from {move.source} to {move.to} ({move.reason}{gain})"
+    out = [(move.t, [begin])]
+    if move.outcome == "failed" and move.done_t is not None:
+        out.append((move.done_t, [f"it stays ({move.why_not})"]))
+    elif move.resumed_t is not None:
+        text = f"goes on at {move.to}: its client waited {_s(move.stop_s)} between two tokens"
+        per_token = f"time per token {_s(move.itl_before_s)} before, {_s(move.itl_after_s)} after"
+        out.append((move.resumed_t, [text, per_token]))
+    return out
+
+
+def _end(story: Story) -> str:
+    end = story.end
+    assert end is not None
+    text = f"{_ending(story)} after {end.reply_len} tokens"
+    if story.tpot_s is not None:
+        text += f", {_s(story.tpot_s)} a token"
+    return f"{text}; {end.cached_len} of {story.prompt_len} prompt tokens were cached"
+
+
+# ---- all of them ---------------------------------------------------------------------------------
+
+
+def _ending(story: Story) -> str:
+    return "still running" if story.end is None else f"{story.end.outcome} ({story.end.reason})"
+
+
+def _paths(stories: Sequence[Story]) -> list[str]:
+    """One line for each way and reason, the most frequent first."""
+    groups: dict[tuple[str, str], list[Story]] = {}
+    for story in stories:
+        if story.first is not None and story.attempts:
+            attempt = story.attempts[0]
+            key = ("its owner" if attempt.local else attempt.prefill, attempt.route_reason)
+            groups.setdefault(key, []).append(story)
+    out = [
+        f"{'prefilled by':12} {'because':20} {'turns':>6} {'computed':>9} {'cached':>9} "
+        f"{'TTFT mean':>10} {'predicted':>10}"
+    ]
+    for (where, reason), group in sorted(groups.items(), key=lambda item: -len(item[1])):
+        firsts = [story.first for story in group if story.first is not None]
+        predicted = [first.predicted_s for first in firsts if first.predicted_s is not None]
+        computed = sum(first.computed for first in firsts)
+        cached = sum(story.prompt_len for story in group) - computed
+        out.append(
+            f"{where:12} {reason:20} {len(group):6} {computed:9} {cached:9} "
+            f"{_s(fmean(first.ttft_s for first in firsts)):>10} "
+            f"{_s(fmean(predicted) if predicted else None):>10}"
+        )
+    return out
+
+
+def _predictions(stories: Sequence[Story]) -> list[str]:
+    firsts = [story.first for story in stories if story.first is not None]
+    pairs = [(f.predicted_s, f.ttft_s) for f in firsts if f.predicted_s is not None]
+    if not pairs:
+        return []
+    off = median(abs(predicted - came) for predicted, came in pairs)
+    ratio = sum(predicted for predicted, _ in pairs) / sum(came for _, came in pairs)
+    return [
+        f"TTFT: predictions are off by {_s(off)} (median); their sum is {ratio:.2f} of what came"
+    ]
+
+
+def _moves(moves: Sequence[Move]) -> list[str]:
+    if not moves:
+        return []
+    out = [f"moves: {_counts(_fate(move) for move in moves)}"]
+    stops = [move.stop_s for move in moves if move.stop_s is not None]
+    if stops:
+        out.append(f"  clients waited {_s(median(stops))} (median), at most {_s(max(stops))}")
+    pairs = [
+        (move.itl_before_s, move.itl_after_s)
+        for move in moves
+        if move.itl_before_s is not None and move.itl_after_s is not None
+    ]
+    if pairs:
+        before, after = (fmean(times) for times in zip(*pairs, strict=True))
+        out.append(f"  mean time per token {_s(before)} before, {_s(after)} after")
+    return out
+
+
+def _fate(move: Move) -> str:
+    match move.outcome:
+        case "moved":
+            return f"done ({move.reason})"
+        case "failed":
+            return f"given up ({move.why_not})"
+        case _:
+            return "not finished"
+
+
+# ---- numbers -------------------------------------------------------------------------------------
+
+
+def _counts(names: Iterable[str]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in Counter(names).most_common())
+
+
+def _s(seconds: float | None) -> str:
+    if seconds is None:
+        return "-"
+    return f"{seconds * 1e3:.1f} ms" if abs(seconds) < 1 else f"{seconds:.2f} s"
+
+
+def _bytes(count: int) -> str:
+    return f"{count / 2**20:.1f} MiB" if count >= 2**20 else f"{count / 2**10:.0f} KiB"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
