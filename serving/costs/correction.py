@@ -11,7 +11,7 @@ the correction. Pure state: no clock, no I/O, and `observe` does no more than ke
 from bisect import bisect_left, insort
 from collections import deque
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import StrEnum
 from math import hypot
 from typing import NamedTuple
 
@@ -23,8 +23,8 @@ LOWEST, HIGHEST = 0.5, 2.0  # a model further off is wrong, not uncorrected; it 
 SIGMA_SHARE = 0.1587  # of a normal distribution lies below one standard deviation under its mean
 
 
-class Kind(Enum):
-    """What a time was predicted for."""
+class Kind(StrEnum):
+    """What a time was predicted for. Hashed for every prediction: as a plain string."""
 
     DECODE = "decode"
     PREFILL = "prefill"
