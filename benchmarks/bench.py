@@ -15,7 +15,10 @@ LEAST_REPLIES = 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scale:
-    """How much is measured. Lengths in tokens; `run_s` is what one served run aims at."""
+    """How much is measured. Lengths in tokens; `run_s` is what one served run aims at.
+
+    `decision_s`: each case of a decision is asked for so long. `balance_s`: one run of a policy.
+    """
 
     rows: tuple[int, ...]
     repeats: int
@@ -24,6 +27,8 @@ class Scale:
     reply_len: int
     turns: int
     turn_len: int
+    decision_s: float
+    balance_s: float
 
     @property
     def context(self) -> int:
@@ -39,9 +44,19 @@ FULL = Scale(
     reply_len=448,
     turns=10,
     turn_len=200,
+    decision_s=0.5,
+    balance_s=24.0,
 )
 QUICK = Scale(
-    rows=(1, 16), repeats=1, run_s=0.5, prompt_len=32, reply_len=96, turns=3, turn_len=200
+    rows=(1, 16),
+    repeats=1,
+    run_s=0.5,
+    prompt_len=32,
+    reply_len=96,
+    turns=3,
+    turn_len=200,
+    decision_s=0.02,
+    balance_s=5.0,
 )
 """Shows that every part works; its figures mean little."""
 

@@ -11,7 +11,7 @@ the correction. Pure state: no clock, no I/O, and `observe` does no more than ke
 from bisect import bisect_left, insort
 from collections import deque
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import StrEnum
 from math import hypot
 from typing import NamedTuple
 
@@ -23,8 +23,8 @@ LOWEST, HIGHEST = 0.5, 2.0  # a model further off is wrong, not uncorrected; it 
 SIGMA_SHARE = 0.1587  # of a normal distribution lies below one standard deviation under its mean
 
 
-class Kind(Enum):
-    """What a time was predicted for."""
+class Kind(StrEnum):
+    """What a time was predicted for. Hashed for every prediction: as a plain string."""
 
     DECODE = "decode"
     PREFILL = "prefill"
@@ -55,12 +55,18 @@ def transfer_bucket(num_bytes: int) -> Bucket:
 
 @dataclass(slots=True)
 class _Ratios:
-    """The last ratios, in the order they came and sorted."""
+    """The last ratios, in the order they came and sorted.
+
+    What they say is worked out when it is first asked for after a new one: routing a turn asks more
+    often than steps end.
+    """
 
     recent: deque[float] = field(default_factory=deque[float])
     ordered: list[float] = field(default_factory=list[float])
+    _verdict: tuple[float, float] | None = None
 
     def add(self, ratio: float) -> None:
+        self._verdict = None
         ordered = self.ordered
         if len(ordered) == WINDOW:
             del ordered[bisect_left(ordered, self.recent.popleft())]
@@ -68,15 +74,25 @@ class _Ratios:
         insort(ordered, ratio)
 
     @property
-    def median(self) -> float:
+    def verdict(self) -> tuple[float, float]:
+        """The factor, which is their median within bounds, and the relative error it leaves.
+
+        That error is their spread, and what the bounds have left uncorrected.
+        """
+        if self._verdict is None:
+            median = self._median()
+            factor = min(max(median, LOWEST), HIGHEST)
+            self._verdict = factor, hypot(self._spread(median), median / factor - 1)
+        return self._verdict
+
+    def _median(self) -> float:
         middle = len(self.ordered) // 2
         return (self.ordered[middle] + self.ordered[~middle]) / 2
 
-    @property
-    def spread(self) -> float:
-        """The relative standard deviation, from the middle two thirds: outliers do not count."""
+    def _spread(self, median: float) -> float:
+        """Return the relative standard deviation, from the middle two thirds: no outliers."""
         low = int(SIGMA_SHARE * (len(self.ordered) - 1) + 0.5)
-        return (self.ordered[~low] - self.ordered[low]) / 2 / self.median
+        return (self.ordered[~low] - self.ordered[low]) / 2 / median
 
 
 class Correction:
@@ -108,15 +124,12 @@ class Correction:
         return _factor(self._of_kind(kind))
 
     def correct(self, bucket: Bucket, estimate: Estimate) -> Estimate:
-        """Return a prediction corrected.
-
-        Its error is the spread of the ratios, and what the clamp has left uncorrected.
-        """
+        """Return a prediction corrected, with the error that the correction leaves."""
         ratios = self._of(bucket)
         if ratios is None:
             return estimate
-        factor = _factor(ratios)
-        return Estimate(estimate.seconds * factor, hypot(ratios.spread, ratios.median / factor - 1))
+        factor, error = ratios.verdict
+        return Estimate(estimate.seconds * factor, error)
 
     def _of(self, bucket: Bucket) -> _Ratios | None:
         """Return the ratios that speak for a bucket."""
@@ -129,7 +142,7 @@ class Correction:
 
 
 def _factor(ratios: _Ratios | None) -> float:
-    return 1.0 if ratios is None else min(max(ratios.median, LOWEST), HIGHEST)
+    return 1.0 if ratios is None else ratios.verdict[0]
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ A mixed step is thus a prefill of the chunk and the decode tokens, plus the read
 (the marginal rule, as in aiconfigurator). Knows nothing of padded buckets.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from serving.costs.costs import Estimate, Link, StepModel
 from serving.costs.hardware import HardwareSpec
@@ -30,12 +30,38 @@ NOTHING = Estimate(0.0, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
+class _Rates:
+    """What the descriptions come to: seconds, and work per second that is really reached."""
+
+    weights_s: float
+    flops_per_token: int
+    matmul_flops_per_s: float
+    kv_token_s: float
+    attention_flops_per_s: float
+    fixed_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Roofline:
     """`Costs` of a worker of `tp` devices, from descriptions alone."""
 
     shape: ModelShape
     hardware: HardwareSpec
     tp: int
+    _rates: _Rates = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Work out once what every prediction needs; routing a turn asks for a dozen of them."""
+        shape, hardware = self.shape, self.hardware
+        rates = _Rates(
+            weights_s=shape.weight_bytes / (hardware.eta_w * hardware.bytes_per_s),
+            flops_per_token=2 * shape.matmul_params,
+            matmul_flops_per_s=hardware.eta_f * hardware.flops_per_s,
+            kv_token_s=shape.kv_bytes_per_token / (hardware.eta_kv * hardware.bytes_per_s),
+            attention_flops_per_s=hardware.eta_a * hardware.flops_per_s,
+            fixed_s=shape.num_layers * hardware.layer_s + hardware.host_s,
+        )
+        object.__setattr__(self, "_rates", rates)
 
     @property
     def kv_bytes_per_token(self) -> int:
@@ -55,15 +81,15 @@ class Roofline:
         tokens = rows + new_len
         if tokens == 0:
             return NOTHING
-        hardware = self.hardware
-        read_kv = self.shape.kv_bytes_per_token / (hardware.eta_kv * hardware.bytes_per_s)
-        work = self._matmuls(tokens) + kv_tokens * read_kv
+        rates = self._rates
+        matmuls_s = rates.flops_per_token * tokens / rates.matmul_flops_per_s
+        work = max(rates.weights_s, matmuls_s) + kv_tokens * rates.kv_token_s
         if new_len:
             pairs = new_len * cached_len + new_len * new_len / 2
-            rate = hardware.eta_a * hardware.flops_per_s
-            work += max(self.shape.attention_flops * pairs / rate, cached_len * read_kv)
-        fixed = self.shape.num_layers * hardware.layer_s + hardware.host_s
-        return Estimate(work / self.tp + fixed + self._all_reduces(tokens), hardware.error)
+            attention_s = self.shape.attention_flops * pairs / rates.attention_flops_per_s
+            work += max(attention_s, cached_len * rates.kv_token_s)
+        seconds = work / self.tp + rates.fixed_s + self._all_reduces(tokens)
+        return Estimate(seconds, self.hardware.error)
 
     def transfer(self, num_bytes: int, link: Link) -> Estimate:
         """Predict moving KV over a link; nothing takes no time."""
@@ -80,13 +106,6 @@ class Roofline:
                 for context in PLANE_CONTEXTS
             ]
         )
-
-    def _matmuls(self, tokens: int) -> float:
-        """Seconds of all matmuls on one device."""
-        hardware = self.hardware
-        read = self.shape.weight_bytes / (hardware.eta_w * hardware.bytes_per_s)
-        flops = 2 * self.shape.matmul_params * tokens
-        return max(read, flops / (hardware.eta_f * hardware.flops_per_s))
 
     def _all_reduces(self, tokens: int) -> float:
         """Seconds of summing every layer's two outputs over the devices."""
