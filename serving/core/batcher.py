@@ -331,7 +331,7 @@ class Batcher:
             if entry.stage is Stage.PULLING:
                 self._prefill(entry)  # the history did not come: compute it
             else:
-                self._cancel(entry.task.id)
+                self._give_up(entry.task.id, "transfer_failed")
 
     # ---- moves ---------------------------------------------------------------------------------
 
@@ -439,6 +439,7 @@ class Batcher:
         if entry is None or entry.move != ready.move:
             self._out += [DropTransfer(ready.transfer), ack]
             return
+        entry.taken.add(ready.transfer)
         stop = ready.first_page + ready.num_pages
         if not self.holdings.extend(entry, stop):
             self._out += [DropTransfer(ready.transfer), ack]
@@ -469,7 +470,7 @@ class Batcher:
 
     def _transfer_failed(self, task: TaskId, transfer: TransferId) -> None:
         entry = self.holdings.tasks.get(task)
-        if entry is None:
+        if entry is None or transfer in entry.taken:  # announced twice: the second time in vain
             return
         stays = self._departures.abort(task, "transfer_failed")
         if stays:

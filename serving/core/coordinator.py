@@ -236,6 +236,7 @@ class Coordinator:
         if live.predicted_ttft_s is None and routed.predicted_ttft_s is not None:
             live.predicted_ttft_s = now - live.arrived + routed.predicted_ttft_s
         self._outbox.decide("route", live, live.queued_at, routed.reason, routed.details)
+        live.sender = routed.prefill
         task = live.make_task()
         if routed.prefill is None:
             self._outbox.to_worker(owner, Prefill(task, None, pull=False, reuse=True))
@@ -360,6 +361,8 @@ class Coordinator:
             case Refused(worker, _, reason):
                 self._on_refused(live, worker, reason, now)
             case Adopted():
+                if event.move is None:
+                    live.sender = None
                 self._moves.adopted(live, event, now)
                 self._settle(live, now)
                 self._roles.settle_all(now)
@@ -398,7 +401,7 @@ class Coordinator:
         self._outbox.decide("first_token", live, done.worker, "observed", details)
 
     def _on_refused(self, live: LiveTurn, worker: WorkerId, reason: str, now: float) -> None:
-        if self._moves.refused(live, worker) or worker not in live.workers:
+        if self._moves.refused(live, worker) or worker not in (*live.workers, live.sender):
             return
         if reason == "transfer_failed":
             live.failures += 1
