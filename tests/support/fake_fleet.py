@@ -115,6 +115,7 @@ class FakeFleet:
         self.rounds = 0
         self.on_end: Callable[[Reply], None] = lambda reply: None
         self.break_transfer: Callable[[SendPages], str | None] = lambda send: None
+        self.twice = False  # whether transfers and what confirms them are announced twice
         self.lose_ack: Callable[[Ack], bool] = lambda ack: False
         for i in range(shape.prefill_workers):
             self.join(WorkerId(f"p{i}"), Role.PREFILL)
@@ -287,7 +288,10 @@ class FakeFleet:
                     worker.executor.execute(output)
                 case ToWorker(to, message):
                     lost = isinstance(message, Ack) and self.lose_ack(message)
-                    if to in self.workers and not lost:
+                    copies = (
+                        0 if lost else 1 + (self.twice and isinstance(message, PagesReady | Ack))
+                    )
+                    for _ in range(copies if to in self.workers else 0):
                         self._post(name, to, message)
                 case _:
                     self._post(name, COORDINATOR, output)
