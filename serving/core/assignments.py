@@ -68,6 +68,7 @@ class Assignments:
         if live.predicted_ttft_s is None and routed.predicted_ttft_s is not None:
             live.predicted_ttft_s = now - live.arrived + routed.predicted_ttft_s
         self._outbox.decide("route", live, live.queued_at, routed.reason, routed.details)
+        live.sender = routed.prefill
         task = live.make_task()
         if routed.prefill is None:
             self._outbox.to_worker(owner, Prefill(task, None, pull=False, reuse=True))

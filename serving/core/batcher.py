@@ -229,7 +229,7 @@ class Batcher:
             if entry.stage is Stage.PULLING:
                 self._state.prefill(entry)  # the history did not come: compute it
             else:
-                self._state.cancel(entry.task.id)
+                self._state.give_up(entry.task.id, "transfer_failed")
 
     # ---- moves ---------------------------------------------------------------------------------
 

@@ -296,6 +296,8 @@ class Coordinator:
             case Refused(worker, _, reason):
                 self._on_refused(live, worker, reason, now)
             case Adopted():
+                if event.move is None:
+                    live.sender = None
                 self._moves.adopted(live, event, now)
                 self._settle(live, now)
                 self._roles.settle_all(now)
@@ -332,7 +334,7 @@ class Coordinator:
         self._outbox.decide("first_token", live, done.worker, "observed", details)
 
     def _on_refused(self, live: LiveTurn, worker: WorkerId, reason: str, now: float) -> None:
-        if self._moves.refused(live, worker) or worker not in live.workers:
+        if self._moves.refused(live, worker) or worker not in (*live.workers, live.sender):
             return
         if reason == "transfer_failed":
             live.failures += 1

@@ -33,12 +33,12 @@ class PendingMove:
 class LiveTurn:
     """A turn between its arrival and its end.
 
-    `prefill` is the worker prefilling it remotely, `move` the move of its row under way, `moves`
-    counts all that were begun. `names` are the chained names of its prompt's pages. `slo` are the
-    targets that count. `curve` is the forecast of the reply tokens that come after the first
-    `curve_from`. `untold` are the sources of its row, which told, or are still to tell, so many
-    reply tokens. `resumes_at` is the place in the reply of the first token to come from where it
-    moved to, out of `resumes_from`.
+    `prefill` is the worker prefilling it remotely, `sender` the one whose pages its owner has yet
+    to take, `move` the move of its row under way; `moves` counts all that were begun. `names` are
+    the chained names of its prompt's pages. `slo` are the targets that count. `curve` is the
+    forecast of the reply tokens that come after the first `curve_from`. `untold` are the sources
+    of its row, which told, or are still to tell, so many reply tokens. `resumes_at` is the place
+    in the reply of the first token to come from where it moved to, out of `resumes_from`.
     """
 
     turn: Turn
@@ -54,6 +54,7 @@ class LiveTurn:
     curve_from: int = 0
     owner: WorkerId | None = None
     prefill: WorkerId | None = None
+    sender: WorkerId | None = None
     move: PendingMove | None = None
     moves: int = 0
     decoding: bool = False

@@ -32,6 +32,7 @@ class Transfers:
         if entry is None or entry.move != ready.move:
             self._state.out += [DropTransfer(ready.transfer), ack]
             return
+        entry.taken.add(ready.transfer)
         stop = ready.first_page + ready.num_pages
         if not self._state.holdings.extend(entry, stop):
             self._state.out += [DropTransfer(ready.transfer), ack]
@@ -53,7 +54,7 @@ class Transfers:
     def failed(self, task: TaskId, transfer: TransferId) -> None:
         """A transfer broke: a row that leaves stays, any other task begins anew elsewhere."""
         entry = self._state.holdings.tasks.get(task)
-        if entry is None:
+        if entry is None or transfer in entry.taken:  # announced twice: the second time in vain
             return
         stays = self._state.departures.abort(task, "transfer_failed")
         if stays:

@@ -16,6 +16,7 @@ Positions of the tokens:  [0 .. matched_len .. kv_len .. len(tokens)]
     below kv_len       KV is in the task's pages, or is being written by a step already launched
     the rest           still to be run through the model
 
+`unacked` are the transfers sent whose receiver has said nothing, `taken` those that came.
 `passed` counts the tasks behind it in the queue that were started before it; `started_at` is when
 it was admitted itself (seconds); `restored` are the
 host slots, and the pages to copy them into, that its admission found beyond the pool's own.
@@ -82,6 +83,7 @@ class WorkerTask:
     reuse: bool = True
     pull: bool = True
     unannounced: Outgoing | None = None
+    taken: set[TransferId] = field(default_factory=set[TransferId])
     unacked: set[TransferId] = field(default_factory=set[TransferId])
     deadline: float | None = None
     prompt_logprobs: list[TokenLogprobs] = field(default_factory=list[TokenLogprobs])

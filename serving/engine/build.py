@@ -25,7 +25,6 @@ from serving.core.sessions import Sessions
 from serving.engine.connectors.in_process import InProcessConnector
 from serving.engine.executor import JaxExecutor
 from serving.engine.meshes import WorkerMesh, make_meshes, name_workers
-from serving.engine.program_store import ProgramStore
 from serving.engine.programs import ExecutorSizes, Site
 from serving.engine.rules import batcher_rules, coordinator_rules, costs_by_role, length_model
 from serving.engine.worker import Post, Worker
@@ -102,9 +101,8 @@ def load_workers(deployment: Deployment) -> list[ColdWorker]:
     limits = [_limits(deployment, mesh) for mesh in meshes]
     costs = costs_by_role(deployment.config, deployment.model, jax.devices()[0].device_kind)
     rules = {role: batcher_rules(deployment.config, known) for role, known in costs.items()}
-    store = ProgramStore()
     return [
-        ColdWorker(mesh, own, rules[mesh.role], _executor(deployment, mesh, own, store))
+        ColdWorker(mesh, own, rules[mesh.role], _executor(deployment, mesh, own))
         for mesh, own in zip(meshes, limits, strict=True)
     ]
 
@@ -167,9 +165,7 @@ def _limits(deployment: Deployment, mesh: WorkerMesh) -> BatcherLimits:
         raise ConfigError(str(error)) from error
 
 
-def _executor(
-    deployment: Deployment, mesh: WorkerMesh, limits: BatcherLimits, store: ProgramStore
-) -> JaxExecutor:
+def _executor(deployment: Deployment, mesh: WorkerMesh, limits: BatcherLimits) -> JaxExecutor:
     """Load one worker's weights and allocate its pool."""
     model = deployment.model
     sizes = ExecutorSizes(
@@ -193,7 +189,7 @@ def _executor(
     config = deployment.config
     role = Role.BOTH if config.mesh.flexible_roles else mesh.role
     moves = len(name_workers(config.mesh)) > 1
-    return JaxExecutor(params, site, role, store, moves_pages=moves or limits.host_pages > 0)
+    return JaxExecutor(params, site, role, moves_pages=moves or limits.host_pages > 0)
 
 
 def _free_bytes(deployment: Deployment, mesh: WorkerMesh) -> int | None:

@@ -26,7 +26,6 @@ from serving.core.plan import LoadSlot, StepPlan, StepResult
 from serving.engine import slots
 from serving.engine.buckets import Bucket, Buckets, make_buckets
 from serving.engine.host_memory import HostMemory
-from serving.engine.program_store import ProgramStore
 from serving.engine.programs import ExecutorSizes, Programs, Site
 from serving.engine.steps import StepOutput
 from serving.messages import Role
@@ -45,13 +44,10 @@ class Pending:
 class JaxExecutor:
     """The device side of one worker."""
 
-    def __init__(
-        self, params: Params, site: Site, role: Role, store: ProgramStore, *, moves_pages: bool
-    ) -> None:
+    def __init__(self, params: Params, site: Site, role: Role, *, moves_pages: bool) -> None:
         """Allocate the pool and the slots. `params` lie on the site's mesh as its table says.
 
-        Executors that share a `store` compile what they have in common once. Without `moves_pages`
-        neither `gather` nor `offload` and what undoes them can be called.
+        Without `moves_pages` neither `gather` nor `offload` and what undoes them can be called.
         """
         sizes = site.sizes
         self._params = params
@@ -64,7 +60,7 @@ class JaxExecutor:
             max_pages=sizes.max_pages if moves_pages else 0,
         )
         self._host = HostMemory()
-        self._programs = Programs(site, self._buckets, store)
+        self._programs = Programs(site, self._buckets)
         self._layouts = {bucket: site.layout(bucket) for bucket in self._buckets.steps}
         allocate = jax.jit(
             lambda: jnp.zeros(site.pool_shape, site.config.dtype), out_shardings=site.pool_sharding

@@ -26,7 +26,6 @@ from model.sharding import TENSOR, Table, param_partitions, pool_partition
 from serving.engine import slots
 from serving.engine.buckets import Bucket, Buckets
 from serving.engine.layout import StepLayout
-from serving.engine.program_store import ProgramStore
 from serving.engine.steps import Step
 
 COMPILE_THREADS = 4  # XLA compiles without holding the interpreter's lock
@@ -96,10 +95,9 @@ class Site:
 class Programs:
     """The compiled programs of one worker; each is absent until `compile` has run."""
 
-    def __init__(self, site: Site, buckets: Buckets, store: ProgramStore) -> None:
-        """Plan the programs; compiles nothing. `store` has what other workers have compiled."""
+    def __init__(self, site: Site, buckets: Buckets) -> None:
+        """Plan the programs; compiles nothing."""
         self._site = site
-        self._store = store
         self.buckets = buckets
         self.step: dict[Bucket, Compiled] = {}
         self.gather: dict[int, Compiled] = {}
@@ -189,23 +187,15 @@ class Programs:
         out_specs: Any,
         donated: tuple[int, ...],
     ) -> Compiled:
-        mesh = self._site.mesh
         in_specs = jax.tree.map(lambda x: x.sharding.spec, arguments)
-
-        def build() -> Compiled:
-            mapped = jax.shard_map(
-                function,
-                mesh=mesh,
-                in_specs=in_specs,
-                out_specs=out_specs,
-                check_vma=False,  # samples are equal on every shard, which the types cannot tell
-            )
-            return jax.jit(mapped, donate_argnums=donated).lower(*arguments).compile()
-
-        leaves, tree = jax.tree.flatten(arguments)
-        shapes = tuple((leaf.shape, leaf.dtype, leaf.sharding.spec) for leaf in leaves)
-        key = (function, tree, shapes, out_specs, donated, tuple(mesh.shape.items()))
-        return self._store.get(key, mesh.devices.flatten().tolist(), build)
+        mapped = jax.shard_map(
+            function,
+            mesh=self._site.mesh,
+            in_specs=in_specs,
+            out_specs=out_specs,
+            check_vma=False,  # what is sampled is equal on every shard, which the types cannot tell
+        )
+        return jax.jit(mapped, donate_argnums=donated).lower(*arguments).compile()
 
 
 def keep_compiled(directory: Path) -> None:

@@ -46,7 +46,6 @@ from serving.messages import (
     Tick,
     ToWorker,
     TransferFailed,
-    TransferId,
     WorkerId,
     WorkerJoined,
     WorkerLost,
@@ -107,7 +106,6 @@ class FakeFleet:
         self.coordinator = shape.coordinator()
         self.workers: dict[WorkerId, FakeWorker] = {}
         self.connector = Connector()
-        self.broken_on_the_way: set[TransferId] = set()
         self.channels: dict[tuple[str, str], deque[Event | WorkerMessage]] = {}
         self.held: set[tuple[str, str]] = set()  # channels whose messages stay on their way
         self.slow: frozenset[tuple[str, str]] = frozenset()  # those that lag behind the others
@@ -117,6 +115,7 @@ class FakeFleet:
         self.rounds = 0
         self.on_end: Callable[[Reply], None] = lambda reply: None
         self.break_transfer: Callable[[SendPages], str | None] = lambda send: None
+        self.twice = False  # whether transfers and what confirms them are announced twice
         self.lose_ack: Callable[[Ack], bool] = lambda ack: False
         for i in range(shape.prefill_workers):
             self.join(WorkerId(f"p{i}"), Role.PREFILL)
@@ -249,8 +248,8 @@ class FakeFleet:
             self._act(self.coordinator.on(message, self.now))  # type: ignore[arg-type]
             return
         worker = self.workers[WorkerId(receiver)]
-        if isinstance(message, PagesReady) and message.transfer in self.broken_on_the_way:
-            message = TransferFailed(message.task, message.transfer, "link_down")
+        if isinstance(message, PagesReady) and message.transfer not in self.connector.payloads:
+            message = TransferFailed(message.task, message.transfer, "no payload")
         self._call(worker, message)  # type: ignore[arg-type]
 
     def _step(self, name: str) -> None:
@@ -285,13 +284,14 @@ class FakeFleet:
                     worker.launched.append((plan, worker.executor.launch(plan)))
                 case SendPages():
                     todo.extend(self._send(worker, output))
-                case ReceivePages():
-                    todo.extend(self._receive(worker, output))
-                case LoadSlot() | DropTransfer() | OffloadPages() | RestorePages():
+                case LoadSlot() | ReceivePages() | DropTransfer() | OffloadPages() | RestorePages():
                     worker.executor.execute(output)
                 case ToWorker(to, message):
                     lost = isinstance(message, Ack) and self.lose_ack(message)
-                    if to in self.workers and not lost:
+                    copies = (
+                        0 if lost else 1 + (self.twice and isinstance(message, PagesReady | Ack))
+                    )
+                    for _ in range(copies if to in self.workers else 0):
                         self._post(name, to, message)
                 case _:
                     self._post(name, COORDINATOR, output)
@@ -307,16 +307,8 @@ class FakeFleet:
             return []
         self.connector.failed.add(send.transfer)
         if broken == "receiver":
-            self.broken_on_the_way.add(send.transfer)
             return []
         return self._failed(worker, TransferFailed(send.task, send.transfer, "link_down"))
-
-    def _receive(self, worker: FakeWorker, receive: ReceivePages) -> list[Output]:
-        if receive.transfer in self.connector.failed:
-            failed = TransferFailed(receive.task, receive.transfer, "no payload")
-            return self._failed(worker, failed)
-        worker.executor.execute(receive)
-        return []
 
     def _failed(self, worker: FakeWorker, failed: TransferFailed) -> list[Output]:
         """Tell the batcher at once; what it answers comes behind what it said before."""

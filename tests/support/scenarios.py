@@ -70,6 +70,7 @@ class Scenario:
     lost_acks: frozenset[int] = frozenset()
     silent_losses: bool = True
     slow: frozenset[tuple[str, str]] = frozenset()
+    twice: bool = False
     expected: frozenset[type] = frozenset({Completed})
 
     @property
@@ -96,6 +97,7 @@ class Play:
         self.fleet.break_transfer = self._breaks
         self.fleet.lose_ack = self._loses_ack
         self.fleet.slow = self.scenario.slow
+        self.fleet.twice = self.scenario.twice
         self.fleet.run()  # the workers join
         for conversation in self.scenario.conversations:
             self._ask(conversation, (), deque(conversation.asks))
@@ -343,6 +345,7 @@ def moving_scenarios(draw: st.DrawFn) -> Scenario:
         broken_transfers=draw(st.frozensets(st.integers(1, 40), max_size=2)),
         lost_acks=draw(st.frozensets(st.integers(1, 40), max_size=2)),
         silent_losses=draw(st.booleans()),
+        twice=draw(st.booleans()),
         slow=draw(st.frozensets(st.tuples(names, names), max_size=6)),
         expected=frozenset({Completed, Dropped, Failed, Rejected}),
     )
@@ -370,5 +373,6 @@ def faulty_scenarios(draw: st.DrawFn) -> Scenario:
         breaks_at=draw(st.sampled_from(("sender", "receiver"))),
         lost_acks=draw(few),
         silent_losses=draw(st.booleans()),
+        twice=draw(st.booleans()),
         expected=frozenset({Completed, Dropped, Failed, Rejected}),
     )

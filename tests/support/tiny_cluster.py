@@ -19,7 +19,6 @@ from serving.core.holdings import BatcherLimits
 from serving.engine.connectors.in_process import InProcessConnector
 from serving.engine.executor import JaxExecutor
 from serving.engine.meshes import make_meshes
-from serving.engine.program_store import ProgramStore
 from serving.engine.programs import ExecutorSizes, Site
 from serving.request import SamplingParams
 from tests.support.local_fleet import LocalFleet
@@ -48,7 +47,6 @@ MODEL = ModelConfig(
     bos_id=None,
 )
 PARAMS = init_params(MODEL, jax.random.key(7))
-STORE = ProgramStore()  # all clusters have the same sizes: each program is compiled once
 SIZES = ExecutorSizes(
     num_pages=49,
     page_size=4,
@@ -81,7 +79,7 @@ class Cluster:
         for one in make_meshes(mesh, MODEL, jax.devices()):
             site = Site(MODEL, one.mesh, one.table, SIZES, "blocked")
             params = jax.device_put(PARAMS, param_shardings(MODEL, one.mesh, one.table))
-            executor = JaxExecutor(params, site, one.role, STORE, moves_pages=True)
+            executor = JaxExecutor(params, site, one.role, moves_pages=True)
             executor.warm_up(lambda _: None)
             self.executors[one.worker] = (one.role, executor)
         self.reconnect()

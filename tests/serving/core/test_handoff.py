@@ -263,7 +263,7 @@ def test_a_broken_transfer_refuses_the_task_and_leaves_nothing_to_find():
     worker.step()
     outputs = worker.on(ready(work, 1, 0, 2, 8))
     assert isinstance(outputs[0], ReceivePages)
-    failed = TransferFailed(work.id, TransferId(P0, 1), "no payload")
+    failed = TransferFailed(work.id, TransferId(P0, 2), "no payload")
     assert worker.on(failed) == [Refused(D0, work.id, "transfer_failed")]
     assert worker.is_empty()
     again = task("b", range(9))

@@ -15,7 +15,6 @@ from model.sharding import DECODE, PREFILL, TENSOR, param_shardings
 from serving.core.plan import LoadSlot
 from serving.engine.buckets import Bucket, Buckets
 from serving.engine.executor import JaxExecutor
-from serving.engine.program_store import ProgramStore
 from serving.engine.programs import ExecutorSizes, Programs, Site
 from serving.messages import Role
 from tests.model.test_sharding import CONFIG
@@ -43,7 +42,6 @@ def make(role, first_device, degree, table=DECODE):
         params,
         Site(CONFIG, mesh, table, SIZES, "blocked"),
         role,
-        ProgramStore(),
         moves_pages=True,
     )
     executor.warm_up(lambda done: None)
@@ -245,7 +243,7 @@ def test_a_step_makes_no_copy_of_the_pool_in_between():
     bucket = Bucket(2, 16, 2)
     mesh = Mesh(np.array(jax.devices()[:1]), (TENSOR,))
     site = Site(CONFIG, mesh, DECODE, replace(SIZES, num_pages=2**16), "blocked")
-    programs = Programs(site, Buckets((bucket,), ()), ProgramStore())
+    programs = Programs(site, Buckets((bucket,), ()))
     programs.compile(lambda done: None)
     pool_bytes = 2**16 * page_bytes(CONFIG, page_size=PAGE)
     memory = programs.step[bucket].memory_analysis()
@@ -302,7 +300,7 @@ def test_a_sliding_window_in_bfloat16_equals_the_oracle():
     mesh = Mesh(np.array(jax.devices()[:1]), (TENSOR,))
     there = jax.device_put(params, param_shardings(config, mesh, DECODE))
     site = Site(config, mesh, DECODE, SIZES, "blocked")
-    executor = JaxExecutor(there, site, Role.BOTH, ProgramStore(), moves_pages=True)
+    executor = JaxExecutor(there, site, Role.BOTH, moves_pages=True)
     executor.warm_up(lambda done: None)
     tokens = prompt(20)
     first = prefill(executor, 1, tokens, pages(1), cut=13).chunk_ids
