@@ -79,7 +79,7 @@ def at(worker: WorkerId, *stages: Stage) -> Callable[[FakeFleet], bool]:
 
 
 def leaving(fleet: FakeFleet) -> bool:
-    return len(fleet.workers[D0].batcher._departures) > 0
+    return len(fleet.workers[D0].batcher.departures) > 0
 
 
 def restored(fleet: FakeFleet) -> bool:
