@@ -114,7 +114,7 @@ class FakeExecutor:
                     self.host[slot] = list(self.kv[page])
             case RestorePages(host_slots, pages):
                 for slot, page in zip(host_slots, pages, strict=True):
-                    assert self.holders(page) == 1, "a restored page is shared or free"
+                    assert self.holders(page) <= 1, "a restored page is shared"
                     self.kv[page] = list(self.host[slot])
 
     def poison(self, pages: list[int]) -> None:

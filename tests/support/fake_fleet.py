@@ -170,6 +170,12 @@ class FakeFleet:
         self.connector.forget(worker, announced)
         self._post("fleet", COORDINATOR, WorkerLost(worker))
 
+    def drop(self, sender: str, receiver: str) -> None:
+        """Whatever is on the way from one to the other never comes, nor do the payloads."""
+        for message in self.channels.pop((sender, receiver), ()):
+            if isinstance(message, PagesReady):
+                self.connector.drop(message.transfer)
+
     def tell(self, event: Event) -> None:
         """Post an event to the coordinator."""
         self._post("fleet", COORDINATOR, event)
