@@ -13,6 +13,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from statistics import fmean, pstdev
 from typing import Any, NamedTuple
@@ -99,7 +100,7 @@ def _figures(recorder: Recorder, steps: Steps, since: float, until: float) -> di
     gaps = [
         late - early
         for times in recorder.times.values()
-        for early, late in zip(times, times[1:], strict=False)
+        for early, late in pairwise(times)
         if since <= late < until
     ]
     kinds = [d.kind for at, d in recorder.decisions if since <= at < until]

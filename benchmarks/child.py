@@ -23,6 +23,11 @@ class Child:
             command, cwd=root, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
+    @property
+    def pid(self) -> int:
+        """The process's id."""
+        return self._process.pid
+
     def ask(self, question: dict[str, Any]) -> dict[str, Any]:
         """Send a question and wait for its answer. Raises ChildFailed if there is none."""
         try:

@@ -12,6 +12,7 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from random import Random
 from statistics import median
@@ -99,7 +100,7 @@ async def _move(
 def _figures(recorder: Recorder, source: Source, moved: tuple[int, Decision]) -> dict[str, Any]:
     asked_at, decision = moved
     times = recorder.times[TurnId(ROW)]
-    gaps = [late - early for early, late in zip(times, times[1:], strict=False)]
+    gaps = [late - early for early, late in pairwise(times)]
     first = min(i for i, worker in source.told_by.items() if worker == decision.choice)
     step_s = median(gaps[WARM_UP:asked_at])
     stop_s = gaps[first - 1]

@@ -103,6 +103,7 @@ def _timed(view: RebalanceView, config: RebalanceConfig) -> dict[str, Any]:
         "median_ms": median(wall),
         "worst_ms": max(wall),
         "cpu_median_ms": median(cpu),
+        "cpu_worst_ms": max(cpu),
         "moves": reasons,
     }
 

@@ -76,7 +76,8 @@ def measure(
     """Time every policy on an idle and on a busy fleet of `workers` prefill workers.
 
     Each is called for about `seconds`, with `costs` or with a model that takes no time. Returns
-    microseconds of processor time, in which other processes do not count, and the number of calls: `{fleet: {policy: {"median_us", "p99_us", "calls"}}}`.
+    microseconds of processor time, in which other processes do not count, and the number of calls:
+    `{fleet: {policy: {"median_us", "p99_us", "calls"}}}`.
     """
     context = RouteContext(costs or PlaneCosts(), RouteConfig(), None)
     gc.collect()

@@ -21,7 +21,19 @@ from tqdm import tqdm
 from benchmarks.bench import FULL, QUICK, Bench
 from benchmarks.child import ChildFailed
 from benchmarks.machine import describe_code, describe_machine, usable_cores
-from benchmarks.parts import control, memory, raw, served, startup, transformers, turns
+from benchmarks.parts import (
+    balance,
+    control,
+    decisions,
+    memory,
+    moves,
+    observers,
+    raw,
+    served,
+    startup,
+    transformers,
+    turns,
+)
 from benchmarks.results import PartResult, Results, ResultsError, load, save
 from benchmarks.server import ServerFailed
 from benchmarks.table import render
@@ -36,6 +48,10 @@ PARTS: Mapping[str, Callable[[Bench], dict[str, Any]]] = {
     "transformers": transformers.measure,
     "control": control.measure,
     "memory": memory.measure,
+    "decisions": decisions.measure,
+    "moves": moves.measure,
+    "balance": balance.measure,
+    "observers": observers.measure,
 }
 
 

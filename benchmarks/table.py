@@ -19,6 +19,12 @@ WARM_S = 10
 TRANSFORMERS = 2
 MEMORY_GIB = 2
 GIB = 2**30
+MIB = 2**20
+ROUTE_US = {"64 workers": 100, "1000 workers": 1000}
+OURS = "foretoken"
+REBALANCE_MS = {"64 workers, 4096 rows": 20, "512 workers, 65536 rows": 500}
+STOP_STEPS = 2
+OBSERVED_SHARE = 0.97
 
 Figures = Mapping[str, Any]
 
@@ -112,6 +118,68 @@ def _memory(figures: Figures) -> Iterator[Line]:
     yield _most("peak resident memory", peak, MEMORY_GIB, "{:.2f} GiB")
 
 
+def _decisions(figures: Figures) -> Iterator[Line]:
+    for size, fleets in figures["route"].items():
+        goal = ROUTE_US[size.split(", ")[0]]
+        others = {name for policies in fleets.values() for name in policies} - {OURS}
+        for label, names in ((OURS, {OURS}), ("slowest of the other policies", others)):
+            cells = [cell for ps in fleets.values() for name, cell in ps.items() if name in names]
+            worst = max(cells, key=lambda cell: cell["median_us"]["median"])
+            yield from _time(f"route, {size}: {label}", worst, goal, "us")
+    for size, kinds in figures["rebalance"].items():
+        worst = max(kinds.values(), key=lambda cell: cell["median_ms"]["median"])
+        yield from _time(f"rebalance, {size}", worst, REBALANCE_MS[size], "ms")
+    for window, cell in figures["order"].items():
+        yield from _time(f"order, window of {window}", cell, None, "us")
+
+
+def _time(what: str, cell: Figures, goal: float | None, unit: str) -> Iterator[Line]:
+    """The median, which has the goal, and the longest times."""
+    yield _most(what, cell[f"median_{unit}"]["median"], goal, f"{{:.0f}} {unit}")
+    rest = "p99_us" if unit == "us" else "worst_ms"
+    yield Line(f"  {rest.split('_')[0]}", f"{cell[rest]['median']:.0f} {unit}")
+
+
+def _moves(figures: Figures) -> Iterator[Line]:
+    for neighbours, lengths in figures["neighbours"].items():
+        beside = "a row alone" if neighbours == "0" else f"beside {neighbours} rows"
+        for length, cell in lengths.items():
+            what = f"stop of a move, {length} tokens, {beside}"
+            yield _most(what, cell["stop_steps"]["median"], STOP_STEPS, "{:.1f} steps")
+            stop, step = (cell[name]["median"] * 1e3 for name in ("stop_s", "step_s"))
+            yield Line("  stop / step", f"{stop:.1f} / {step:.1f} ms")
+            took, sent = cell["took_s"]["median"] * 1e3, cell["bytes"]["median"] / MIB
+            yield Line("  the whole move", f"{took:.0f} ms, {sent:.1f} MiB")
+
+
+def _balance(figures: Figures) -> Iterator[Line]:
+    for policy, cell in figures["policies"].items():
+        yield Line(f"{policy}: served", f"{cell['tokens_per_s']['median']:,.0f} tokens/s")
+        yield Line("  inter-token latency, p99", f"{cell['itl_p99_s']['median'] * 1e3:.0f} ms")
+        moves, sent = cell["moves"]["median"], cell["moved_bytes"]["median"] / MIB
+        yield Line("  moves", f"{moves:.0f}, {sent:.0f} MiB")
+        for name, what, unit, scale in (
+            ("step", "step time", "ms", 1e3),
+            ("predicted_step", "step time predicted for two devices", "ms", 1e3),
+            ("rows", "rows", "", 1.0),
+        ):
+            std, top = cell[name]["std"]["median"], cell[name]["max_over_mean"]["median"]
+            value = f"{std * scale:.2f} {unit}".strip()
+            yield Line(f"  {what}: std of workers, max/mean", f"{value}, {top:.2f}")
+    yield Line("two workers on one CPU share cores and memory: what evenness gains in speed", "")
+    yield Line("needs two devices; how evenly rows and predicted steps lie does not", "")
+
+
+def _observers(figures: Figures) -> Iterator[Line]:
+    for way in ("with", "without"):
+        rate = figures[way]["tokens_per_s"]["median"]
+        yield Line(f"{figures['clients']} clients, {way} metrics", f"{rate:,.0f} tokens/s")
+    yield _least("with / without", figures["ratio"]["median"], OBSERVED_SHARE, "{:.3f}")
+    yield Line("  spread", f"{figures['ratio']['min']:.3f} to {figures['ratio']['max']:.3f}")
+    cpu = figures["cpu_ratio"]
+    yield Line("  processor time per token, with / without", f"{cpu['median']:.3f}")
+
+
 def _least(what: str, value: float, goal: float | None, form: str) -> Line:
     if goal is None:
         return Line(what, form.format(value))
@@ -132,4 +200,8 @@ LINES: Mapping[str, Callable[[Figures], Iterator[Line]]] = {
     "transformers": _transformers,
     "control": _control,
     "memory": _memory,
+    "decisions": _decisions,
+    "moves": _moves,
+    "balance": _balance,
+    "observers": _observers,
 }
