@@ -8,8 +8,8 @@ The life of a turn here:
                     |  its row may move to another worker meanwhile (core/moves)
 
 Every accepted turn gets exactly one End, and its tokens are emitted in order, none twice: what an
-earlier attempt still sends is dropped by its attempt number, what comes early waits for its place.
-Works per turn; only `Tokens` is per step, and does the least it can. Does no I/O, reads no clock.
+earlier attempt still sends is dropped by its number, what comes early waits for its place. Works
+per turn; only `Tokens` is per step, and does the least it can. Does no I/O, reads no clock.
 """
 
 from typing import assert_never
@@ -202,8 +202,8 @@ class Coordinator:
 
     def _assign(self, live: LiveTurn, now: float) -> None:
         if not self._assignments.assign(live, now):
-            message = "No decode worker is left."
-            self._end(live, Failed("no_decode_capacity", message), now, kept=0)
+            failed = Failed("no_decode_capacity", "No decode worker is left.")
+            self._end(live, failed, now, kept=0)
 
     def _unassign(self, live: LiveTurn) -> None:
         self._assignments.unassign(live)
@@ -211,8 +211,8 @@ class Coordinator:
 
     def _retry(self, live: LiveTurn, reason: str, now: float) -> None:
         """Start a new attempt from the tokens emitted so far, unless they are the whole reply."""
-        attempt = f"attempt {live.task.attempt + 1}"
-        self._outbox.decide("retry", live, attempt, reason, {"replied": live.replied})
+        details = {"replied": live.replied}
+        self._outbox.decide("retry", live, f"attempt {live.task.attempt + 1}", reason, details)
         self._assignments.withdraw(live)
         finish = finish_after(live.turn.sampling, live.tokens[-1], live.replied)
         if live.replied and finish is not None:
@@ -296,8 +296,7 @@ class Coordinator:
             case Refused(worker, _, reason):
                 self._on_refused(live, worker, reason, now)
             case Adopted():
-                if event.move is None:
-                    live.sender = None
+                live.sender = live.sender if event.move else None
                 self._moves.adopted(live, event, now)
                 self._settle(live, now)
                 self._roles.settle_all(now)
@@ -388,12 +387,10 @@ class Coordinator:
         self._roles.look(now)
         for wanted in [*self._rebalancer.look(now), *self._roles.evacuate(live)]:
             self._move(wanted, now)
-        self._time_out(now)
+        if (limit := self.limits.queue_timeout_s) is not None:
+            self._time_out(limit, now)
 
-    def _time_out(self, now: float) -> None:
-        limit = self.limits.queue_timeout_s
-        if limit is None:
-            return
+    def _time_out(self, limit: float, now: float) -> None:
         overdue = [t for t in self._waiting if now - self._turns[t].arrived >= limit]
         for turn in overdue:
             live = self._turns[turn]

@@ -30,7 +30,6 @@ from serving.messages import (
     Action,
     Arrived,
     Cancelled,
-    Completed,
     Decision,
     Decode,
     Emit,
@@ -41,7 +40,6 @@ from serving.messages import (
     PagesReady,
     Prefill,
     Role,
-    SampledToken,
     SetRole,
     Tick,
     ToWorker,
@@ -51,9 +49,9 @@ from serving.messages import (
     WorkerLost,
     WorkerMessage,
 )
-from serving.request import FinishReason, TokenLogprobs, Turn, TurnId
+from serving.request import Turn, TurnId
+from tests.support.fake_client import Reply
 from tests.support.fake_executor import Connector, FakeExecutor
-from tests.support.fake_model import prompt_scores, reply_scores, reply_to
 from tests.support.shape import Shape
 
 COORDINATOR = "coordinator"
@@ -61,28 +59,6 @@ CLIENT = "client"
 CLOCK = "clock"
 STEP_SECONDS = 0.001
 QUICK_SHARE = 0.97
-
-
-@dataclass
-class Reply:
-    """What a client has received of one turn."""
-
-    turn: Turn
-    expected: list[int]
-    reason: FinishReason
-    samples: list[SampledToken] = field(default_factory=list)
-    prompt: tuple[TokenLogprobs | None, ...] | None = None
-    end: End | None = None
-
-    @property
-    def tokens(self) -> list[int]:
-        return [sample.token for sample in self.samples]
-
-    @property
-    def computed(self) -> int:
-        """Prompt tokens that were run through the model."""
-        assert self.end is not None
-        return self.end.prompt_len - self.end.cached_len
 
 
 @dataclass
@@ -126,8 +102,7 @@ class FakeFleet:
     # ---- what a test does ----------------------------------------------------------------------
 
     def submit(self, turn: Turn) -> Reply:
-        expected, reason = reply_to(turn)
-        reply = self.replies[turn.id] = Reply(turn, expected, reason)
+        reply = self.replies[turn.id] = Reply.to(turn)
         self._post(CLIENT, COORDINATOR, Arrived(turn))
         return reply
 
@@ -337,14 +312,12 @@ class FakeFleet:
                         self._post(COORDINATOR, worker, message)
                 case Emit(turns, samples):
                     for turn, sample in zip(turns, samples, strict=True):
-                        self._emit(self.replies[turn], sample)
+                        self.replies[turn].take(sample)
                 case EmitPrompt(turn, logprobs):
-                    reply = self.replies[turn]
-                    assert reply.prompt is None, "the prompt was scored twice"
-                    assert not reply.samples, "a token came before the prompt's scores"
-                    reply.prompt = logprobs
+                    self.replies[turn].take_prompt(logprobs)
                 case End(turn):
-                    self._end(self.replies[turn], action)
+                    self.replies[turn].close(action)
+                    self.on_end(self.replies[turn])
                 case Decision():
                     self.decisions.append(action)
 
@@ -355,34 +328,6 @@ class FakeFleet:
             decodes = isinstance(message, Decode) or message.owner is None
             assert record.takes_work, f"{worker} leaves and gets work"
             assert record.role is not (Role.PREFILL if decodes else Role.DECODE), "a wrong role"
-
-    def _emit(self, reply: Reply, sample: SampledToken) -> None:
-        assert reply.end is None, "a token after the end"
-        assert sample.reply_index == len(reply.samples), "a token is missing or came twice"
-        assert sample.token == reply.expected[sample.reply_index], "a wrong token"
-        reply.samples.append(sample)
-
-    def _end(self, reply: Reply, end: End) -> None:
-        assert reply.end is None, "a turn ended twice"
-        reply.end = end
-        assert end.reply_len == len(reply.samples)
-        assert end.prompt_len == reply.turn.prompt_len
-        assert 0 <= end.cached_len < end.prompt_len
-        if isinstance(end.outcome, Completed):
-            assert reply.tokens == reply.expected
-            assert end.outcome.reason == reply.reason
-            self._check_scores(reply)
-        self.on_end(reply)
-
-    def _check_scores(self, reply: Reply) -> None:
-        sampling = reply.turn.sampling
-        scores = [sample.logprobs for sample in reply.samples]
-        if sampling.logprobs is None:
-            assert scores == [None] * len(scores)
-        else:
-            assert scores == reply_scores(reply.turn, reply.expected)
-        wanted = prompt_scores(reply.turn) if sampling.prompt_logprobs is not None else None
-        assert reply.prompt == wanted
 
     # ---- the end -------------------------------------------------------------------------------
 

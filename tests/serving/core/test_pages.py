@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from serving.core.cached_pages import Ranking
-from serving.core.pages import NOTHING, PagePool, common_len
+from serving.core.pages import NOTHING, PagePool
 from serving.core.prefix import chain
 
 PAGE_SIZE = 3
@@ -276,12 +276,6 @@ def test_check_holders_sees_a_page_nobody_knows():
     pool.allocate(1)
     with pytest.raises(AssertionError):
         pool.check_holders({})
-
-
-def test_common_len():
-    assert common_len([1, 2, 3], [1, 2, 4]) == 2
-    assert common_len([1, 2], [1, 2, 4]) == 2
-    assert common_len([], [1]) == 0
 
 
 TOKENS = st.lists(st.integers(0, 1), min_size=1, max_size=PAGE_SIZE * 4)
