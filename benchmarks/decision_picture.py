@@ -108,7 +108,9 @@ class Picture:
             if None not in ends:
                 x = first.t - self._zero
                 colour = self._colour[_reason(story) or ""]
-                axes.plot([x, x], [y for y in ends if y is not None], color=colour, lw=0.6, zorder=1)
+                axes.plot(
+                    [x, x], [y for y in ends if y is not None], color=colour, lw=0.6, zorder=1
+                )
         for move in moved(story):
             assert move.resumed_t is not None
             assert move.stop_s is not None
@@ -167,7 +169,11 @@ class Picture:
         shapes = [
             Patch(color=QUEUE, label="waits"),
             Patch(color="#444444", label="prefill (full colour)"),
-            Patch(color="#444444", alpha=OPACITY[Doing.DECODE], label="decode; s2.3: session 2, turn 3"),
+            Patch(
+                color="#444444",
+                alpha=OPACITY[Doing.DECODE],
+                label="decode; s2.3: session 2, turn 3",
+            ),
         ]
         marks: list[Any] = [
             Line2D([], [], color="black", marker="o", ls="", ms=4, label="actual first token"),

@@ -25,7 +25,7 @@ from serving.engine.meshes import make_cpu_devices
 from serving.engine.programs import cache_directory, keep_compiled
 from serving.engine.worker import Moved
 from serving.flags import build_config
-from serving.messages import Decision, End, Event, ToWorker, WorkerId
+from serving.messages import Decision, End, Event, StepsTimed, ToWorker, WorkerId
 from serving.request import SamplingParams, SessionId, Slo, Turn, TurnId
 from serving.serve import SWITCH_INTERVAL_S
 
@@ -97,13 +97,16 @@ class Recorder:
     def on_end(self, end: End, now: float) -> None:
         """A turn ended."""
 
-    def on_decision(self, decision: Decision) -> None:
+    def on_decision(self, decision: Decision, now: float) -> None:
         """The coordinator decided something."""
-        self.decisions.append((time.monotonic(), decision))
+        self.decisions.append((now, decision))
 
     def on_moved(self, sender: WorkerId, to: WorkerId, num_bytes: int) -> None:
         """Pages left a worker."""
         self.moved_bytes += num_bytes
+
+    def on_steps(self, steps: StepsTimed) -> None:
+        """A worker told what its last steps took."""
 
     def owner(self, turn: TurnId) -> WorkerId | None:
         """Return where a turn was placed; None if it was not."""

@@ -23,7 +23,7 @@ from model.tokenizer import load_tokenizer
 from serving.api.app import build_app
 from serving.api.service import ServedModel, Service
 from serving.engine.meshes import name_workers
-from serving.messages import Decision, End, WorkerId
+from serving.messages import Decision, End, StepsTimed, WorkerId
 from serving.metrics import Metrics, ServerLabels
 from serving.request import Turn, TurnId
 
@@ -43,11 +43,14 @@ class Silent:
     def on_end(self, end: End, now: float) -> None:
         """A turn ended."""
 
-    def on_decision(self, decision: Decision) -> None:
+    def on_decision(self, decision: Decision, now: float) -> None:
         """The coordinator decided something."""
 
     def on_moved(self, sender: WorkerId, to: WorkerId, num_bytes: int) -> None:
         """Pages left a worker."""
+
+    def on_steps(self, steps: StepsTimed) -> None:
+        """A worker told what its last steps took."""
 
 
 @contextlib.asynccontextmanager

@@ -124,8 +124,9 @@ def test_a_row_that_never_moved_has_no_before_and_after():
 
 def test_failed_moves_are_counted_by_what_went_wrong():
     watched = Watched()
+    details: dict[str, Any] = {"from": D0}
     for reason in ("ending", "brand_new"):
-        watched.decide("move_failed", D1, reason, **{"from": D0})
+        watched.decide("move_failed", D1, reason, **details)
     assert watched.of("migrations_total", outcome="failed", reason="ending") == 1
     assert watched.of("migrations_total", outcome="failed", reason="other") == 1
 
