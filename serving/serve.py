@@ -80,7 +80,12 @@ def run_server(config: ServerConfig) -> int:
     )
     metrics = Metrics(labels)
     count_compilations(metrics)
-    engine = EngineLoop(make_coordinator(deployment), metrics, time.monotonic)
+    engine = EngineLoop(
+        make_coordinator(deployment),
+        metrics,
+        time.monotonic,
+        flexible_roles=config.mesh.flexible_roles,
+    )
     model = ServedModel(names, deployment.max_model_len, int(time.time()), config.model.seed)
     service = Service(engine, tokenizer, config.endpoint, model, metrics)
     app = build_app(service, version=version("foretoken"), settings=masked(config))

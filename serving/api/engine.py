@@ -6,7 +6,15 @@ Knows nothing of workers, pages or JAX: turns go in, tokens come out.
 from collections.abc import AsyncIterator, Sequence
 from typing import Protocol, runtime_checkable
 
-from serving.messages import Deliver, End, EngineState, LoadReport
+from serving.messages import (
+    Deliver,
+    End,
+    EngineState,
+    LoadReport,
+    Role,
+    WorkerId,
+    WorkerStatus,
+)
 from serving.request import Turn, TurnId
 
 
@@ -49,4 +57,15 @@ class Engine(Protocol):
 
     def reports(self) -> Sequence[LoadReport]:
         """Return the last report of every worker, in the workers' stable order."""
+        ...
+
+    def workers(self) -> Sequence[WorkerStatus]:
+        """Return what every worker does now, in their stable order."""
+        ...
+
+    def set_role(self, worker: WorkerId, role: Role | None) -> str | None:
+        """Let a worker take another role, or none, once it has drained.
+
+        Returns in one line why it cannot, and then changes nothing; None if it will.
+        """
         ...
