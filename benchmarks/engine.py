@@ -61,7 +61,12 @@ class Engines:
         config = self._deployment.config
         policy = replace(config.policy, **policies)
         deployment = replace(self._deployment, config=replace(config, policy=policy))
-        engine = EngineLoop(make_coordinator(deployment), observer, time.monotonic)
+        engine = EngineLoop(
+            make_coordinator(deployment),
+            observer,
+            time.monotonic,
+            flexible_roles=config.mesh.flexible_roles,
+        )
 
         def post(leaving: Leaving) -> None:
             if tap is not None:

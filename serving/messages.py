@@ -204,6 +204,24 @@ class WorkerMeans(NamedTuple):
     itl_s: float | None
 
 
+@dataclass(frozen=True, slots=True)
+class WorkerStatus:
+    """A worker as operators see it.
+
+    `leaving`: it takes no new work, and becomes `next_role`, or nothing, once it has none left.
+    `turns` are those that it owns or is about to; `tokens` what these are expected to hold, out of
+    `capacity`.
+    """
+
+    worker: WorkerId
+    role: Role
+    leaving: bool
+    next_role: Role | None
+    turns: int
+    tokens: int
+    capacity: int
+
+
 class StepTime(NamedTuple):
     """How long a step of `rows` decode rows and `new_len` prompt tokens took, and was to take."""
 

@@ -84,7 +84,12 @@ def run_server(config: ServerConfig) -> int:
     count_compilations(metrics)
     decisions = open_decision_log(config, labels)
     observers = Observers([metrics] if decisions is None else [metrics, decisions])
-    engine = EngineLoop(make_coordinator(deployment), observers, time.monotonic)
+    engine = EngineLoop(
+        make_coordinator(deployment),
+        observers,
+        time.monotonic,
+        flexible_roles=config.mesh.flexible_roles,
+    )
     model = ServedModel(names, deployment.max_model_len, int(time.time()), config.model.seed)
     service = Service(engine, tokenizer, config.endpoint, model, metrics)
     app = build_app(service, version=version("foretoken"), settings=masked(config))

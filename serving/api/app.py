@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from serving.api.admin import admin
 from serving.api.auth import Auth
 from serving.api.chat import answer_chat
 from serving.api.completions import answer_completion
@@ -37,6 +38,8 @@ def build_app(service: Service, *, version: str, settings: Mapping[str, Any]) ->
         operators(service, settings, admin=config.enable_admin_api),
     ):
         app.include_router(router)
+    if config.enable_admin_api:
+        app.include_router(admin(service.engine))
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Exception, _bug)

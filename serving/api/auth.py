@@ -14,6 +14,7 @@ from serving.api.errors import ApiError, error_response
 from serving.api.identity import bearer
 
 OPERATOR_PATHS = frozenset({"/abort_requests", "/reset_prefix_cache", "/server_info"})
+GUARDED = ("/v1/", "/admin/")
 
 
 def route_path(scope: Scope) -> str:
@@ -44,7 +45,7 @@ class Auth:
 
     def _may_ask(self, scope: Scope) -> bool:
         path = route_path(scope)
-        if not (path == "/v1" or path.startswith("/v1/") or path in OPERATOR_PATHS):
+        if not (path == "/v1" or path.startswith(GUARDED) or path in OPERATOR_PATHS):
             return True
         sent = bearer(Headers(scope=scope)).encode("latin-1", "replace")
         # Every key is compared, each in constant time: the time tells nothing about any of them.

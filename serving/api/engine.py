@@ -6,7 +6,16 @@ Knows nothing of workers, pages or JAX: turns go in, tokens come out.
 from collections.abc import AsyncIterator, Sequence
 from typing import Protocol, runtime_checkable
 
-from serving.messages import Deliver, End, EngineState, LoadReport, WorkerMeans
+from serving.messages import (
+    Deliver,
+    End,
+    EngineState,
+    LoadReport,
+    Role,
+    WorkerId,
+    WorkerMeans,
+    WorkerStatus,
+)
 from serving.request import Turn, TurnId
 
 
@@ -57,4 +66,15 @@ class Engine(Protocol):
 
     def means(self) -> Sequence[WorkerMeans]:
         """Return what the policies see of the workers' last seconds."""
+        ...
+
+    def workers(self) -> Sequence[WorkerStatus]:
+        """Return what every worker does now, in their stable order."""
+        ...
+
+    def set_role(self, worker: WorkerId, role: Role | None) -> str | None:
+        """Let a worker take another role, or none, once it has drained.
+
+        Returns in one line why it cannot, and then changes nothing; None if it will.
+        """
         ...

@@ -9,6 +9,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from serving.api.errors import ApiError, bad_request
+from serving.messages import Role
 
 Int64 = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
@@ -121,6 +122,12 @@ class AbortBody(Body):
     """`POST /abort_requests`."""
 
     request_ids: list[str]
+
+
+class RoleBody(Body):
+    """`POST /admin/workers/{id}/role`; the role must be there, if only as null."""
+
+    role: Role | None
 
 
 BodyT = TypeVar("BodyT", bound=Body)

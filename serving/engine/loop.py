@@ -28,6 +28,7 @@ from serving.messages import (
     Event,
     LoadReport,
     Role,
+    SetRole,
     StepsTimed,
     Tick,
     ToWorker,
@@ -35,6 +36,7 @@ from serving.messages import (
     WorkerJoined,
     WorkerLost,
     WorkerMeans,
+    WorkerStatus,
 )
 from serving.request import Turn, TurnId
 
@@ -45,10 +47,19 @@ class EngineLoop:
     """The engine as the endpoint sees it. Everything here runs in the event loop's thread."""
 
     def __init__(
-        self, coordinator: Coordinator, observer: Observer, clock: Callable[[], float]
+        self,
+        coordinator: Coordinator,
+        observer: Observer,
+        clock: Callable[[], float],
+        *,
+        flexible_roles: bool,
     ) -> None:
-        """Start without workers: turns are rejected until `start`."""
+        """Start without workers: turns are rejected until `start`.
+
+        Without `flexible_roles` a worker has the programs of its first role only.
+        """
         self._coordinator = coordinator
+        self._flexible_roles = flexible_roles
         self._observer = observer
         self._clock = clock
         self._workers: dict[WorkerId, Worker] = {}
@@ -76,6 +87,42 @@ class EngineLoop:
     def means(self) -> Sequence[WorkerMeans]:
         """Return what the policies see of the workers' last seconds."""
         return self._coordinator.means(self._clock())
+
+    def workers(self) -> Sequence[WorkerStatus]:
+        """Return what every worker does now, in their stable order."""
+        return [
+            WorkerStatus(
+                worker=record.id,
+                role=record.role,
+                leaving=record.leaving,
+                next_role=record.next_role,
+                turns=record.turns,
+                tokens=record.load,
+                capacity=record.capacity,
+            )
+            for record in self._coordinator.fleet.workers.values()
+        ]
+
+    def set_role(self, worker: WorkerId, role: Role | None) -> str | None:
+        """Let a worker take another role, or none, once it has drained.
+
+        Returns in one line why it cannot, and then changes nothing; None if it will.
+        """
+        change = SetRole(worker, role)
+        problem = self._coordinator.role_problem(change) or self._not_compiled(change)
+        if problem is None:
+            self._take(change)
+        return problem
+
+    def _not_compiled(self, change: SetRole) -> str | None:
+        """Say why a worker lacks the programs of a role; None if it has them."""
+        own = {status.worker: status.role for status in self.workers()}[change.worker]
+        if self._flexible_roles or change.role in (None, own):
+            return None
+        return (
+            f"Worker {change.worker} is compiled as {own} alone: start the server with "
+            "--flexible-roles to change roles, or drain the worker with null."
+        )
 
     def post(self, leaving: Sequence[Event | ToWorker | Moved]) -> None:
         """Take what leaves a worker, in order. Called from the workers' threads."""

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -234,3 +235,31 @@ def test_a_port_in_use_is_one_line_and_status_2():
     assert result.returncode == 2
     assert result.stderr.count("\n") == 1
     assert "choose another --port" in result.stderr
+
+
+@pytest.mark.slow
+def test_an_operator_changes_roles_without_losing_a_turn():
+    flags = ("--prefill-workers", "1", "--decode-workers", "2", "--flexible-roles")
+    with serving(*flags, "--enable-admin-api") as served:
+        with ThreadPoolExecutor() as threads:
+            replies = [
+                threads.submit(
+                    served.client.completions.create,
+                    model="demo",
+                    prompt=[5 + i] * 8,
+                    max_tokens=300,
+                    extra_body={"ignore_eos": True},
+                )
+                for i in range(4)
+            ]
+            time.sleep(0.3)
+            url = f"{served.url}/admin/workers"
+            answer = httpx.post(f"{url}/decode-0/role", json={"role": "prefill"})
+            assert answer.status_code == 200
+            assert [reply.result().usage.completion_tokens for reply in replies] == [300] * 4
+        roles = {one["id"]: one["role"] for one in httpx.get(url).json()["workers"]}
+        assert roles == {"prefill-0": "prefill", "decode-0": "prefill", "decode-1": "decode"}
+        refused = httpx.post(f"{url}/decode-1/role", json={"role": "prefill"})
+        assert refused.status_code == 400
+        again = served.client.completions.create(model="demo", prompt="1", max_tokens=4)
+        assert again.choices[0].finish_reason in ("length", "stop")

@@ -3,7 +3,7 @@
 import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from serving.messages import (
     Completed,
@@ -13,8 +13,11 @@ from serving.messages import (
     EngineState,
     LoadReport,
     Outcome,
+    Role,
     SampledToken,
+    WorkerId,
     WorkerMeans,
+    WorkerStatus,
 )
 from serving.request import FinishReason, TokenLogprobs, Turn, TurnId
 
@@ -127,6 +130,8 @@ class FakeEngine:
         self.script: Callable[[Turn], Script] = lambda turn: each(b"ok")
         self.state = EngineState.READY
         self.load: Sequence[LoadReport] = ()
+        self.fleet: Sequence[WorkerStatus] = ()
+        self.role_problem: str | None = None
         self.turns: list[Turn] = []
         self.resets = 0
         self.cancels: list[tuple[TurnId, str]] = []
@@ -152,6 +157,18 @@ class FakeEngine:
 
     def means(self) -> Sequence[WorkerMeans]:
         return self.seconds
+
+    def workers(self) -> Sequence[WorkerStatus]:
+        return self.fleet
+
+    def set_role(self, worker: WorkerId, role: Role | None) -> str | None:
+        """Every change begins, unless the test has written down a `role_problem`."""
+        if self.role_problem is None:
+            self.fleet = [
+                replace(one, leaving=True, next_role=role) if one.worker == worker else one
+                for one in self.fleet
+            ]
+        return self.role_problem
 
     @property
     def waits_for_the_end(self) -> list[bool]:

@@ -66,7 +66,13 @@ class Diary:
 class Running:
     """An engine on a cluster's executors, started on entry and stopped on exit."""
 
-    def __init__(self, cluster: Cluster, max_queue_size: int = 100, **limits: Any) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        max_queue_size: int = 100,
+        flexible_roles: bool = False,
+        **limits: Any,
+    ) -> None:
         self.cluster, self.limits = cluster, replace(LIMITS, **limits)
         self.diary = Diary()
         coordinator = Coordinator(
@@ -75,7 +81,9 @@ class Running:
             Sessions(max_sessions=100, ttl_s=1e9, page_size=4),
             SharpLengths(16),
         )
-        self.engine = EngineLoop(coordinator, self.diary, time.monotonic)
+        self.engine = EngineLoop(
+            coordinator, self.diary, time.monotonic, flexible_roles=flexible_roles
+        )
 
     async def __aenter__(self) -> EngineLoop:
         workers = []
