@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 
 from benchmarks.lanes import Doing, Lane, Span, lanes, moved
 from serving.metrics.history import read_history
@@ -41,7 +42,7 @@ class Picture:
         self._zero = self._stories[0].arrived if self._stories else 0.0
         self._span = max(history.until - self._zero, 1e-3)
         counts = Counter(_reason(story) for story in self._stories)
-        self._counts = {reason: n for reason, n in counts.most_common() if reason is not None}
+        self._counts = {reason: counts[reason] for reason in sorted(r for r in counts if r)}
         self._colour = {r: COLOURS[i % len(COLOURS)] for i, r in enumerate(self._counts)}
         self._base: dict[str, float] = {}
         top = 0.0
@@ -75,7 +76,13 @@ class Picture:
             fontweight="bold",
         )
         figure.legend(
-            handles=self._legend(), loc="outside lower center", ncols=5, fontsize=8, frameon=False
+            handles=self._legend(),
+            title="A bar is a turn at a worker; its colour says why it was prefilled where it was.",
+            title_fontsize=8,
+            loc="outside lower center",
+            ncols=5,
+            fontsize=8,
+            frameon=False,
         )
         return figure
 
@@ -157,7 +164,9 @@ class Picture:
         axes.set_yscale("log")
         axes.set_ylabel("first token\nafter (ms)", fontsize=9)
         axes.set_xlabel("seconds since the first turn arrived", fontsize=9)
-        axes.yaxis.set_major_formatter(mpl.ticker.FormatStrFormatter("%g"))
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
         axes.grid(axis="y", color="#DDDDDD", lw=0.6)
         axes.spines[["top", "right"]].set_visible(False)
 

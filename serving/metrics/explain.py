@@ -49,8 +49,10 @@ def explain_all(history: History) -> str:
     """Tell a whole run: where turns were prefilled and why, what was predicted, what came."""
     stories = list(history.stories.values())
     policies: Record = history.opening["policies"]
+    began = min((story.arrived for story in stories), default=history.until)
     out = [
-        f"{len(stories)} turns in {history.until:.1f} s, from {history.opening['time']}",
+        f"{len(stories)} turns in {history.until - began:.1f} s; "
+        f"the server started at {history.opening['time']}",
         f"route {policies['route_policy']}, rebalance {policies['rebalance_policy']}, "
         f"roles {policies['roles_policy']}; "
         + ", ".join(f"{name} {role}" for name, role in history.opening["workers"].items()),

@@ -175,8 +175,9 @@ def test_a_client_that_leaves_frees_everything(split):
         time.sleep(0.05)
 
 
-def test_sigterm_lets_running_turns_finish_and_refuses_new_ones():
-    with serving("--prefill-workers", "0") as served:
+def test_sigterm_lets_running_turns_finish_and_refuses_new_ones(tmp_path):
+    log = tmp_path / "decisions.jsonl"
+    with serving("--prefill-workers", "0", "--decision-log", str(log)) as served:
         body = {
             "model": "demo",
             "prompt": "1 2 3",
@@ -199,6 +200,13 @@ def test_sigterm_lets_running_turns_finish_and_refuses_new_ones():
         assert rest[-1] == "data: [DONE]"
         assert '"completion_tokens":600' in rest[-2]
         assert served.process.wait(60) == 0
+    told = run("explain", str(log))
+    assert told.returncode == 0
+    assert told.stdout.startswith("2 turns in ")
+    assert "ended: 1 completed (length), 1 rejected (draining)" in told.stdout
+    missing = run("explain", str(log), "--turn", "nobody")
+    assert missing.returncode == 2
+    assert missing.stderr.startswith("foretoken: no turn of this log begins with 'nobody'")
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -216,6 +224,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         ([str(DEMO), "--decode-tp", "3"], "degree 3 does not divide"),
         ([str(DEMO), "--kv-pages", "3"], "raise --kv-pages or lower --max-model-len"),
         ([str(DEMO), "--max-model-len", "1000000"], "--max-model-len 1000000 is above"),
+        ([str(DEMO), "--decision-log", "no-such-directory/log"], "log: cannot be written (No such"),
     ],
 )
 def test_what_cannot_be_served_is_one_line_and_status_2(flags, problem):

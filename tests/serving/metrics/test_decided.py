@@ -180,6 +180,7 @@ def test_no_reason_that_the_scheduler_gives_is_unknown(seed: int):
     """A fleet in trouble: small pools, a lost worker, moves. Every label must be on its list."""
     shape = Shape(decode_workers=2, prefill_workers=1, max_model_len=64, num_pages=24)
     fleet = FakeFleet(shape, seed=seed)
+    fleet.run()
     metrics = Metrics(ServerLabels("m", 64, WORKERS, 4, "float32"))
     for i in range(10):
         turn = make_turn(f"t{i}", [i % 3] * (5 + i), max_tokens=30, seed=i)

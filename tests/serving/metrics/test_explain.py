@@ -1,0 +1,238 @@
+"""`foretoken explain`: a decision log put together again, turn by turn, and told to people."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from serving.config import ConfigError
+from serving.messages import Decision, WorkerId
+from serving.metrics import decision_log
+from serving.metrics.explain import explain_all, explain_turn, find_turn
+from serving.metrics.history import read_history, tell
+from serving.metrics.stories import History, Story
+from serving.request import TurnId
+from tests.support.fake_fleet import FakeFleet
+from tests.support.shape import Shape
+from tests.support.turns import make_turn
+
+ROOT = Path(__file__).parents[3]
+LOG = ROOT / "docs" / "decisions.jsonl"
+OPENING = {
+    "t": 0.0,
+    "kind": "start",
+    "time": "2026-01-01T00:00:00+00:00",
+    "workers": {"p0": "prefill", "d0": "decode", "d1": "decode"},
+    "policies": {"route_policy": "foretoken", "rebalance_policy": "none", "roles_policy": "none"},
+}
+
+
+def said(t: float, kind: str, choice: str = "", reason: str = "", **details: Any) -> dict[str, Any]:
+    return {
+        "t": t,
+        "kind": kind,
+        "turn": "chat-1",
+        "session": "s1",
+        "choice": choice,
+        "reason": reason,
+        "details": details,
+    }
+
+
+ARRIVAL = said(1.0, "arrival", prompt_len=40, max_tokens=99, ttft_target_s=0.25, tpot_target_s=None)
+PLACE = said(1.0, "place", "d0", "least_load")
+OPTIONS = [
+    {
+        "choice": "p0",
+        "history": "recompute",
+        "ttft_s": 0.5,
+        "harm": 0.0,
+        "moved_bytes": 3 * 2**20,
+        "score": 1.0,
+    },
+    {
+        "choice": "local",
+        "history": None,
+        "ttft_s": 0.75,
+        "harm": 0.25,
+        "moved_bytes": 0,
+        "score": 2.0,
+    },
+]
+ROUTE = said(
+    1.0,
+    "route",
+    "p0",
+    "remote_fastest",
+    prompt_len=40,
+    cached_len=16,
+    history="recompute",
+    options=OPTIONS,
+)
+FIRST = said(
+    2.0, "first_token", "p0", ttft_s=1.0, predicted_ttft_s=0.5, prefill_s=0.75, computed=24
+)
+MOVE = said(4.0, "move", "d1", "spread", kv_len=42, replied=2, gain_s=0.001, **{"from": "d0"})
+MOVED = said(4.5, "moved", "d1", "spread", replied=2, **{"from": "d0"})
+RESUMED = said(5.0, "resumed", "d1", "observed", replied=3, stop_s=1.0, **{"from": "d0"})
+END = said(5.5, "end", "completed", "stop", prompt_len=40, reply_len=5, cached_len=16)
+
+
+def told(*records: dict[str, Any]) -> History:
+    return tell(OPENING, records)
+
+
+def story_of(*records: dict[str, Any]) -> Story:
+    (story,) = told(*records).stories.values()
+    return story
+
+
+def test_one_turn_from_its_arrival_to_its_end():
+    text = explain_turn(story_of(ARRIVAL, PLACE, ROUTE, FIRST, MOVE, MOVED, RESUMED, END))
+    assert text.splitlines() == [
+        "turn chat-1",
+        "session s1, its turn 1",
+        "    0.000 s  arrives: 40 prompt tokens, a reply of at most 99, TTFT target 250.0 ms",
+        "    0.000 s  owner d0 (least_load); p0 prefills for it (remote_fastest)",
+        "             24 tokens to compute, 16 cached; history: recompute",
+        "               option                          TTFT    harm      sent    score",
+        "             > p0 recompute                500.0 ms   0.000   3.0 MiB    1.000",
+        "               local                       750.0 ms   0.250     0 KiB    2.000",
+        "    1.000 s  first token after 1.00 s (predicted 500.0 ms): "
+        "250.0 ms in queues, 750.0 ms for 24 tokens",
+        "    3.000 s  its row is to move from d0 to d1 (spread, predicted gain 1.0 ms a step)",
+        "    4.000 s  goes on at d1: its client waited 1.00 s between two tokens",
+        "             time per token 1.00 s before, 500.0 ms after",
+        "    4.500 s  completed (stop) after 5 tokens, 875.0 ms a token; "
+        "16 of 40 prompt tokens were cached",
+    ]
+
+
+def test_a_move_that_is_given_up_says_why():
+    failed = said(4.5, "move_failed", "d1", "ending", **{"from": "d0"})
+    text = explain_turn(story_of(ARRIVAL, PLACE, ROUTE, FIRST, MOVE, failed))
+    assert "    3.500 s  it stays (ending)" in text.splitlines()
+
+
+def test_a_turn_that_begins_anew_says_why():
+    again = [said(3.0, "retry", "attempt 1", "preempted", replied=1), PLACE, {**ROUTE, "t": 3.0}]
+    story = story_of(ARRIVAL, PLACE, ROUTE, FIRST, *again, END)
+    assert [attempt.again for attempt in story.attempts] == [None, "preempted"]
+    assert "begins anew (preempted): owner d0" in explain_turn(story)
+    assert "begun anew: 1 preempted" in explain_all(told(ARRIVAL, PLACE, ROUTE, FIRST, *again, END))
+
+
+def test_a_rejected_turn_has_a_story_too():
+    end = said(1.0, "end", "rejected", "queue_full", prompt_len=40, reply_len=0, cached_len=0)
+    story = story_of(ARRIVAL, {**end, "session": None})
+    assert "rejected (queue_full) after 0 tokens" in explain_turn(story)
+
+
+def test_the_summary_counts_ways_reasons_and_endings():
+    text = explain_all(told(ARRIVAL, PLACE, ROUTE, FIRST, MOVE, MOVED, RESUMED, END))
+    assert text.startswith("1 turns in 4.5 s;")
+    assert "ended: 1 completed (stop)" in text
+    row = next(line for line in text.splitlines() if line.startswith("p0"))
+    assert row.split() == ["p0", "remote_fastest", "1", "24", "16", "1.00", "s", "500.0", "ms"]
+    assert "off by 500.0 ms (median); their sum is 0.50 of what came" in text
+    assert "moves: 1 done (spread)" in text
+    assert "clients waited 1.00 s (median), at most 1.00 s" in text
+    assert "mean time per token 1.00 s before, 500.0 ms after" in text
+    assert len(text.splitlines()) < 24
+
+
+def test_turns_of_a_session_are_numbered():
+    second = [{**one, "turn": "chat-2", "t": 9.0} for one in (ARRIVAL, PLACE, ROUTE)]
+    stories = told(ARRIVAL, PLACE, ROUTE, *second).stories
+    assert [story.number for story in stories.values()] == [1, 2]
+
+
+def test_a_log_without_turns_can_be_told():
+    assert explain_all(told()).startswith("0 turns in 0.0 s")
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"), [("chat", "2 turns begin with 'chat'"), ("cmpl", "no turn of this log")]
+)
+def test_a_turn_must_be_named_well_enough(name: str, problem: str):
+    history = told(ARRIVAL, {**ARRIVAL, "turn": "chat-12"})
+    assert find_turn(history, "chat-1").turn == "chat-1"
+    assert find_turn(history, "chat-12").turn == "chat-12"
+    with pytest.raises(ConfigError, match=problem):
+        find_turn(history, name)
+
+
+def write(path: Path, records: Sequence[dict[str, Any]], rest: str = "") -> Path:
+    path.write_text("".join(json.dumps(one) + "\n" for one in records) + rest)
+    return path
+
+
+def test_the_last_run_of_a_file_counts_and_a_line_cut_short_does_not(tmp_path: Path):
+    other = {**ARRIVAL, "turn": "old"}
+    records = [OPENING, other, OPENING, ARRIVAL]
+    history = read_history(write(tmp_path / "log", records, '{"t": 2.0, "ki'))
+    assert list(history.stories) == ["chat-1"]
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("", "no decision log"),
+        ('{"t": 1.0, "kind": "arrival", "turn": "a"}\n', "no decision log"),
+        ("[1]\n", "log:1: no record of a decision log"),
+        ("not json\n", "log:1: not valid JSON"),
+    ],
+)
+def test_what_is_no_log_is_one_clear_error(tmp_path: Path, text: str, problem: str):
+    (tmp_path / "log").write_text(text)
+    with pytest.raises(ConfigError, match=problem):
+        read_history(tmp_path / "log")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_history(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_every_record_that_a_fleet_makes_can_be_told(seed: int):
+    """Moves, preemptions and a lost worker; what is told of a move is what the fleet decided."""
+    fleet = FakeFleet(
+        Shape(decode_workers=2, prefill_workers=1, max_model_len=64, num_pages=24), seed=seed
+    )
+    fleet.run()
+    turns = [make_turn(f"t{i}", [i % 3] * (5 + i), max_tokens=30, seed=i) for i in range(8)]
+    for turn in turns:
+        fleet.submit(turn)
+    for i in range(3000):
+        if i in (80, 140, 200):
+            fleet.move(TurnId(f"t{i // 60}"), WorkerId("d0" if i == 140 else "d1"))
+        if not fleet.round():
+            break
+        doomed = fleet.coordinator.fleet.workers.get(WorkerId("d1"))
+        if i > 200 and "d1" in fleet.workers and doomed is not None and doomed.decoding:
+            fleet.lose(WorkerId("d1"))
+    happened: list[Any] = [*turns, *fleet.decisions]
+    happened += [reply.end for reply in fleet.replies.values() if reply.end is not None]
+    records = [json.loads(decision_log.line(decision_log.record(one, 1.0))) for one in happened]
+    history = tell(OPENING, records)
+    assert len(explain_all(history).splitlines()) < 40
+    for story in history.stories.values():
+        explain_turn(story)
+
+    def count(kind: str) -> int:
+        return sum(isinstance(d, Decision) and d.kind == kind for d in fleet.decisions)
+
+    moves = [move for story in history.stories.values() for move in story.moves]
+    assert len(moves) == count("move")
+    assert sum(move.outcome == "moved" for move in moves) == count("moved")
+    assert sum(move.stop_s is not None for move in moves) == count("resumed")
+    again = [a for story in history.stories.values() for a in story.attempts if a.again]
+    assert moves
+    assert 0 < len(again) <= count("retry")
+
+
+def test_the_readme_shows_what_explain_prints_of_the_log_beside_it():
+    readme = (ROOT / "README.md").read_text()
+    moved = next(s for s in read_history(LOG).stories.values() if s.moves)
+    assert explain_turn(moved) in readme
+    assert moved.turn[:17] in readme
