@@ -63,6 +63,8 @@ def test_every_arrow_has_two_ends():
     moves = [(story, move) for story in history.stories.values() for move in moved(story)]
     assert moves
     for story, move in moves:
+        assert move.resumed_t is not None
+        assert move.stop_s is not None
         assert by_name[move.source].row_at(story, move.resumed_t - move.stop_s) is not None
         assert by_name[move.to].row_at(story, move.resumed_t) is not None
         assert by_name[move.to].row_at(story, story.arrived) is None

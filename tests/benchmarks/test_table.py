@@ -40,6 +40,76 @@ def test_the_served_share_has_a_goal_at_16_rows_only():
     assert shares == [[], [], [">=", "0.7", "MISSED"], [">=", "0.4", "met"]]
 
 
+def value(median: float) -> dict:
+    return {"median": median, "min": median, "max": median, "repeats": 1}
+
+
+def verdicts(table: str, goal: str) -> list[str]:
+    return [line.split()[-1] for line in table.splitlines() if goal in line]
+
+
+def test_the_slowest_fleet_of_a_policy_counts_for_its_goal():
+    def times(median: float) -> dict:
+        return {"median_us": value(median), "p99_us": value(2 * median)}
+
+    fleets = {
+        "idle": {"foretoken": times(90), "ppd": times(50)},
+        "busy": {"foretoken": times(60), "ppd": times(120)},
+    }
+    kinds = {"level": {"median_ms": value(3), "worst_ms": value(4)}}
+    figures = {
+        "route": {"64 workers, profile": fleets},
+        "rebalance": {"64 workers, 4096 rows": kinds},
+        "order": {"8": times(400)},
+    }
+    table = rendered("decisions", figures)
+    assert verdicts(table, "<= 100") == ["met", "MISSED"]
+    assert verdicts(table, "<= 20") == ["met"]
+    assert "400 us" in table
+
+
+@pytest.mark.parametrize(("steps", "verdict"), [(1.9, "met"), (2.1, "MISSED")])
+def test_a_move_stops_a_row_for_two_steps_at_most(steps: float, verdict: str):
+    cell = {
+        "stop_steps": value(steps),
+        "stop_s": value(0.02),
+        "step_s": value(0.01),
+        "took_s": value(0.1),
+        "bytes": value(2**20),
+    }
+    table = rendered("moves", {"neighbours": {"0": {"64": cell}, "8": {"64": cell}}})
+    assert verdicts(table, "<= 2") == [verdict] * 2
+    assert "100 ms, 1.0 MiB" in table
+
+
+def test_the_balance_says_what_a_cpu_cannot_show():
+    spread = {"mean": value(1), "std": value(0.002), "max_over_mean": value(1.2)}
+    cell = {
+        "tokens_per_s": value(1000),
+        "itl_p99_s": value(0.03),
+        "moves": value(4),
+        "moved_bytes": value(2**21),
+        **dict.fromkeys(("step", "predicted_step", "rows"), spread),
+    }
+    table = rendered("balance", {"policies": {"none": cell, "predicted": cell}})
+    assert "predicted: served" in table
+    assert "2.00 ms, 1.20" in table
+    assert "needs two devices" in table
+
+
+@pytest.mark.parametrize(("ratio", "verdict"), [(0.98, "met"), (0.96, "MISSED")])
+def test_observers_may_take_three_percent(ratio: float, verdict: str):
+    way = {"tokens_per_s": value(1000), "cpu_us_per_token": value(100)}
+    figures = {
+        "clients": 16,
+        "with": way,
+        "without": way,
+        "ratio": value(ratio),
+        "cpu_ratio": value(1.01),
+    }
+    assert verdicts(rendered("observers", figures), ">= 0.97") == [verdict]
+
+
 def test_a_skipped_part_says_why():
     assert "skipped: no torch here" in rendered("transformers", {"skipped": "no torch here"})
 

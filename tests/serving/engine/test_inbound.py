@@ -1,0 +1,113 @@
+"""A row that is about to arrive waits behind no step that was queued ahead of time."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from serving.core.batcher import Batcher
+from serving.core.plan import LoadSlot, StepPlan, StepResult
+from serving.engine.worker import Worker
+from serving.messages import Cancel, PagesReady, TransferId, WorkerId, WorkerMessage
+from tests.support.one_worker import D0, LIMITS, P0, decode, prefill, task
+from tests.support.rules import batcher_rules
+
+PAGE, ROUNDS = LIMITS.page_size, 6
+GUEST_LEN = 3 * LIMITS.move_pages * PAGE
+"""Three copies long: it is about to arrive when one of them is left."""
+
+
+class Device:
+    """Samples zeros, and notes how many steps were launched when one was read."""
+
+    def __init__(self) -> None:
+        self.in_flight = 0
+        self.depths: list[int] = []
+
+    def load_slot(self, load: LoadSlot) -> None:
+        pass
+
+    def launch(self, plan: StepPlan) -> StepPlan:
+        self.in_flight += 1
+        return plan
+
+    def collect(self, pending: StepPlan) -> StepResult:
+        self.depths.append(self.in_flight)
+        self.in_flight -= 1
+        return StepResult([0] * pending.num_decode, [0] * len(pending.chunks), None, None, {})
+
+    def scatter(self, payload: Any, pages: Sequence[int]) -> None:
+        pass
+
+    def gather(self, pages: Sequence[int]) -> None:
+        raise NotImplementedError
+
+    def offload(self, pages: Sequence[int], host_slots: Sequence[int]) -> None:
+        raise NotImplementedError
+
+    def restore(self, host_slots: Sequence[int], pages: Sequence[int]) -> None:
+        raise NotImplementedError
+
+
+class Payloads:
+    """A connector to which everything has come."""
+
+    def take(self, transfer: TransferId) -> str:
+        return "kv"
+
+    def send(self, transfer: TransferId, payload: Any, to: WorkerId) -> int:
+        raise NotImplementedError
+
+    def drop(self, transfer: TransferId) -> None:
+        pass
+
+    def lose(self, worker: WorkerId) -> None:
+        pass
+
+
+class Bench:
+    """One worker without its thread, on which a row decodes."""
+
+    def __init__(self) -> None:
+        self.device = Device()
+        batcher = Batcher(D0, LIMITS, batcher_rules())
+        self.worker = Worker(batcher, self.device, Payloads(), lambda leaving: None, lambda: 0.0)
+        self.worker.deliver(prefill(task("mine", range(4), max_tokens=50)))
+        self.rounds()
+
+    def tell(self, message: WorkerMessage) -> None:
+        self.worker.deliver(message)
+        self.rounds()
+
+    def rounds(self) -> None:
+        for _ in range(ROUNDS):
+            self.worker.round()
+        self.worker.batcher.check()
+
+    @property
+    def depth(self) -> int:
+        """Steps in flight, the one being read among them, as of late."""
+        return max(self.device.depths[-2:])
+
+
+def test_steps_are_queued_ahead_until_one_copy_is_left_and_again_after_the_row_came():
+    bench = Bench()
+    guest = task("guest", range(100, 100 + GUEST_LEN), max_tokens=20)
+    pages = LIMITS.move_pages
+    bench.tell(decode(guest, P0, moving=True))
+    assert bench.depth == 2  # nothing has come of it: its stop is far away
+    for number in (1, 2):
+        first = (number - 1) * pages
+        transfer, stop = TransferId(P0, number), number * pages * PAGE
+        bench.tell(PagesReady(guest.id, transfer, first, pages, stop, None, None))
+        assert bench.depth == (2 if number == 1 else 1)
+    last = PagesReady(guest.id, TransferId(P0, 3), 2 * pages, pages, GUEST_LEN, (7,), None)
+    bench.tell(last)
+    assert bench.depth == 2
+
+
+def test_a_row_that_will_not_come_holds_nothing_up():
+    bench = Bench()
+    guest = task("guest", range(100, 104), max_tokens=20)
+    bench.tell(decode(guest, P0, moving=True))
+    assert bench.depth == 1
+    bench.tell(Cancel(guest.id))
+    assert bench.depth == 2
