@@ -38,23 +38,23 @@ class Device:
         pass
 
     def gather(self, pages: Sequence[int]) -> None:
-        raise NotImplementedError
+        raise AssertionError("no page leaves")
 
     def offload(self, pages: Sequence[int], host_slots: Sequence[int]) -> None:
-        raise NotImplementedError
+        raise AssertionError("no page leaves")
 
     def restore(self, host_slots: Sequence[int], pages: Sequence[int]) -> None:
-        raise NotImplementedError
+        raise AssertionError("no page leaves")
 
 
 class Payloads:
     """A connector to which everything has come."""
 
-    def take(self, transfer: TransferId) -> str:
+    def take(self, transfer: TransferId) -> Any:
         return "kv"
 
     def send(self, transfer: TransferId, payload: Any, to: WorkerId) -> int:
-        raise NotImplementedError
+        raise AssertionError("no page leaves")
 
     def drop(self, transfer: TransferId) -> None:
         pass
@@ -92,14 +92,14 @@ def test_steps_are_queued_ahead_until_one_copy_is_left_and_again_after_the_row_c
     bench = Bench()
     guest = task("guest", range(100, 100 + GUEST_LEN), max_tokens=20)
     pages = LIMITS.move_pages
-    bench.tell(decode(guest, P0, moving=True))
+    bench.tell(decode(guest, P0, move=1))
     assert bench.depth == 2  # nothing has come of it: its stop is far away
     for number in (1, 2):
         first = (number - 1) * pages
         transfer, stop = TransferId(P0, number), number * pages * PAGE
-        bench.tell(PagesReady(guest.id, transfer, first, pages, stop, None, None))
+        bench.tell(PagesReady(guest.id, transfer, first, pages, stop, None, None, 1))
         assert bench.depth == (2 if number == 1 else 1)
-    last = PagesReady(guest.id, TransferId(P0, 3), 2 * pages, pages, GUEST_LEN, (7,), None)
+    last = PagesReady(guest.id, TransferId(P0, 3), 2 * pages, pages, GUEST_LEN, (7,), None, 1)
     bench.tell(last)
     assert bench.depth == 2
 
@@ -107,7 +107,7 @@ def test_steps_are_queued_ahead_until_one_copy_is_left_and_again_after_the_row_c
 def test_a_row_that_will_not_come_holds_nothing_up():
     bench = Bench()
     guest = task("guest", range(100, 104), max_tokens=20)
-    bench.tell(decode(guest, P0, moving=True))
+    bench.tell(decode(guest, P0, move=1))
     assert bench.depth == 1
     bench.tell(Cancel(guest.id))
     assert bench.depth == 2
