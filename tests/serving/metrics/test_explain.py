@@ -13,11 +13,11 @@ from serving.metrics import decision_log
 from serving.metrics.explain import explain_all, explain_turn, find_turn
 from serving.metrics.history import read_history, tell
 from serving.metrics.stories import History, Story
-from serving.request import TurnId
 from tests.support.fake_fleet import FakeFleet
 from tests.support.shape import Shape
 from tests.support.turns import make_turn
 
+D0, D1 = WorkerId("d0"), WorkerId("d1")
 ROOT = Path(__file__).parents[3]
 LOG = ROOT / "docs" / "decisions.jsonl"
 OPENING = {
@@ -203,14 +203,15 @@ def test_every_record_that_a_fleet_makes_can_be_told(seed: int):
     turns = [make_turn(f"t{i}", [i % 3] * (5 + i), max_tokens=30, seed=i) for i in range(8)]
     for turn in turns:
         fleet.submit(turn)
+    workers = fleet.coordinator.fleet.workers
     for i in range(3000):
-        if i in (80, 140, 200):
-            fleet.move(TurnId(f"t{i // 60}"), WorkerId("d0" if i == 140 else "d1"))
+        for here, there in ((D0, D1), (D1, D0)):
+            if i % 40 == 0 and {here, there} <= workers.keys() and workers[here].decoding:
+                fleet.move(next(iter(workers[here].decoding)), there)
+        if i > 200 and D1 in fleet.workers and workers[D1].decoding:
+            fleet.lose(D1)
         if not fleet.round():
             break
-        doomed = fleet.coordinator.fleet.workers.get(WorkerId("d1"))
-        if i > 200 and "d1" in fleet.workers and doomed is not None and doomed.decoding:
-            fleet.lose(WorkerId("d1"))
     happened: list[Any] = [*turns, *fleet.decisions]
     happened += [reply.end for reply in fleet.replies.values() if reply.end is not None]
     records = [json.loads(decision_log.line(decision_log.record(one, 1.0))) for one in happened]
