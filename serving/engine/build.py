@@ -121,6 +121,7 @@ def warm_up(
     connector = InProcessConnector({w.mesh.worker: w.executor.payload_sharding for w in cold})
     warm: list[tuple[Worker, Role, int]] = []
     for worker in cold:
+        connector.warm_up(worker.executor.blank_payloads())
         batcher = Batcher(worker.mesh.worker, worker.limits, worker.rules)
         capacity = worker.limits.num_pages * worker.limits.page_size
         warm.append(
