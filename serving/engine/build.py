@@ -134,6 +134,7 @@ def assemble(
     connector = InProcessConnector({w.mesh.worker: w.executor.payload_sharding for w in compiled})
     workers: list[tuple[Worker, Role, int]] = []
     for worker in compiled:
+        connector.warm_up(worker.executor.blank_payloads())
         batcher = Batcher(worker.mesh.worker, worker.limits, worker.rules)
         capacity = worker.limits.num_pages * worker.limits.page_size
         workers.append(

@@ -10,7 +10,7 @@ Only one thread may use it at a time. The pool and the slots' history are donate
 that changes them, so the attributes always hold the newest ones and nobody else may keep them.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,6 +106,11 @@ class JaxExecutor:
             nowhere = [kv_pages.WRITE_OFF_PAGE] * count
             self.scatter(self.gather(nowhere), nowhere)
         jax.block_until_ready(self._pool)
+
+    def blank_payloads(self) -> Iterator[jax.Array]:
+        """Gather a payload of every size in which pages move; what is in them means nothing."""
+        for count in self._buckets.pages:
+            yield self.gather([kv_pages.WRITE_OFF_PAGE] * count)
 
     def load_slot(self, load: LoadSlot) -> None:
         """Prepare a slot for a new row."""

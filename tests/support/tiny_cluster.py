@@ -20,6 +20,7 @@ from serving.engine.connectors.in_process import InProcessConnector
 from serving.engine.executor import JaxExecutor
 from serving.engine.meshes import make_meshes
 from serving.engine.programs import ExecutorSizes, Site
+from serving.messages import Role
 from serving.request import SamplingParams
 from tests.support.local_fleet import LocalFleet
 from tests.support.rules import coordinator_rules
@@ -71,18 +72,22 @@ LIMITS = BatcherLimits(
 class Cluster:
     """Warm executors of one mesh configuration; every fleet on them starts with fresh accounts.
 
-    Pools and slots are not cleared between fleets: leftovers must not matter.
+    Pools and slots are not cleared between fleets: leftovers must not matter. With `any_role` each
+    can do what any worker does.
     """
 
-    def __init__(self, mesh: MeshConfig) -> None:
+    def __init__(self, mesh: MeshConfig, *, any_role: bool = False) -> None:
         self.executors = {}
         for one in make_meshes(mesh, MODEL, jax.devices()):
             site = Site(MODEL, one.mesh, one.table, SIZES, "blocked")
             params = jax.device_put(PARAMS, param_shardings(MODEL, one.mesh, one.table))
-            executor = JaxExecutor(params, site, one.role, moves_pages=True)
+            role = Role.BOTH if any_role else one.role
+            executor = JaxExecutor(params, site, role, moves_pages=True)
             executor.warm_up(lambda _: None)
             self.executors[one.worker] = (one.role, executor)
-        self.reconnect()
+        connector = self.reconnect()
+        for _, executor in self.executors.values():
+            connector.warm_up(executor.blank_payloads())
 
     def reconnect(self) -> InProcessConnector:
         """Connect the workers anew: a connector remembers whom it has given up."""
@@ -91,11 +96,22 @@ class Cluster:
         return self.connector
 
     def fleet(
-        self, *, forecast: int = 16, route: str = "pd-delta", rebalance: str = "none", **limits
+        self,
+        *,
+        forecast: int = 16,
+        route: str = "pd-delta",
+        rebalance: str = "none",
+        role: Role | None = None,
+        **limits,
     ) -> LocalFleet:
+        """Start a fleet; with `role` all workers have that one."""
         rules = coordinator_rules(route=route, rebalance=rebalance)
         own = replace(LIMITS, **limits)
-        return LocalFleet(self.executors, self.reconnect(), own, rules, forecast)
+        executors = {
+            name: (role or planned, executor)
+            for name, (planned, executor) in self.executors.items()
+        }
+        return LocalFleet(executors, self.reconnect(), own, rules, forecast)
 
 
 def prompt(length: int, seed: int = 0) -> list[int]:

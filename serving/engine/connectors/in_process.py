@@ -1,6 +1,6 @@
 """How do pages cross between meshes of one process? By `device_put`, which also reshards."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from threading import Lock
 
 import jax
@@ -17,6 +17,16 @@ class InProcessConnector:
         self._shardings = dict(shardings)
         self._payloads: dict[TransferId, tuple[WorkerId, jax.Array]] = {}
         self._lock = Lock()
+
+    def warm_up(self, payloads: Iterable[jax.Array]) -> None:
+        """Copy payloads of every size from one worker to all others, so that no copy compiles later.
+
+        Between meshes of one degree shard goes to shard, which needs no program.
+        """
+        for payload in payloads:
+            for sharding in self._shardings.values():
+                if sharding.num_devices != payload.sharding.num_devices:
+                    jax.block_until_ready(jax.device_put(payload, sharding))
 
     def send(self, transfer: TransferId, payload: jax.Array, to: WorkerId) -> int:
         """Start the copy. Raises KeyError for a worker that is unknown or lost."""

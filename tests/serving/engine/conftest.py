@@ -19,4 +19,6 @@ def split() -> Cluster:
 
 @pytest.fixture(scope="session")
 def wide_decode() -> Cluster:
-    return Cluster(MeshConfig(prefill_workers=1, decode_workers=1, prefill_tp=1, decode_tp=2))
+    """Two workers of different degrees, either of which could do the other's work."""
+    mesh = MeshConfig(prefill_workers=1, decode_workers=1, prefill_tp=1, decode_tp=2)
+    return Cluster(mesh, any_role=True)
