@@ -50,7 +50,7 @@ class Device:
 class Payloads:
     """A connector to which everything has come."""
 
-    def take(self, transfer: TransferId) -> str:
+    def take(self, transfer: TransferId) -> Any:
         return "kv"
 
     def send(self, transfer: TransferId, payload: Any, to: WorkerId) -> int:
