@@ -19,7 +19,7 @@ class InProcessConnector:
         self._lock = Lock()
 
     def warm_up(self, payloads: Iterable[jax.Array]) -> None:
-        """Copy payloads of every size from one worker to all others, so that no copy compiles later.
+        """Copy payloads of every size from one worker to all others: no copy compiles later.
 
         Between meshes of one degree shard goes to shard, which needs no program.
         """
