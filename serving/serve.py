@@ -27,9 +27,9 @@ from serving.api.app import build_app
 from serving.api.service import ServedModel, Service
 from serving.config import ConfigError, EndpointConfig, ServerConfig
 from serving.engine.build import ColdWorker, load_workers, make_coordinator, settle, warm_up
+from serving.engine.compile_cache import keep_compiled
 from serving.engine.loop import EngineLoop
 from serving.engine.meshes import make_cpu_devices, name_workers
-from serving.engine.programs import keep_compiled
 from serving.flags import describe, masked
 from serving.messages import EngineState
 from serving.metrics import Metrics, ServerLabels
@@ -68,7 +68,7 @@ def run_server(config: ServerConfig) -> int:
     tokenizer = load_tokenizer(Path(config.checkpoint))
     make_cpu_devices(config.mesh.devices_needed)
     if config.model.compilation_cache and jax.default_backend() != "tpu":
-        keep_compiled(cache_directory())
+        keep_compiled(cache_directory(), least_seconds=0.0)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     names = config.endpoint.served_model_name or (config.checkpoint.rstrip("/"),)
     labels = ServerLabels(

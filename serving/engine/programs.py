@@ -7,7 +7,6 @@ nothing of plans or of when a program is called.
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -195,15 +194,3 @@ class Programs:
             check_vma=False,  # what is sampled is equal on every shard, which the types cannot tell
         )
         return jax.jit(mapped, donate_argnums=donated).lower(*arguments).compile()
-
-
-def keep_compiled(directory: Path) -> None:
-    """Keep compiled programs on disk, so that the next start only reads them.
-
-    A setting of the whole process; call it before anything is compiled. Entries belong to the
-    devices they were compiled for. On a TPU, reading an entry back for devices that do not start
-    at the first one has crashed JAX (jax-ml/jax#38004): leave it off there.
-    """
-    jax.config.update("jax_compilation_cache_dir", str(directory))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
