@@ -20,9 +20,9 @@ from serving.engine.build import (
     make_coordinator,
     settle,
 )
+from serving.engine.compile_cache import cache_directory, keep_compiled
 from serving.engine.loop import EngineLoop, Observer
 from serving.engine.meshes import make_cpu_devices
-from serving.engine.programs import cache_directory, keep_compiled
 from serving.engine.worker import Moved
 from serving.flags import build_config
 from serving.messages import Decision, End, Event, StepsTimed, ToWorker, WorkerId
@@ -39,7 +39,7 @@ class Engines:
         """Load and compile, as `foretoken serve` does with these settings; takes a while."""
         self._deployment = settle(build_config(str(checkpoint), settings))
         make_cpu_devices(self._deployment.config.mesh.devices_needed)
-        keep_compiled(cache_directory())
+        keep_compiled(cache_directory(), least_seconds=0.0)
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         self._workers = load_workers(self._deployment)
         compile_programs(self._workers)

@@ -28,10 +28,10 @@ from serving.api.app import build_app
 from serving.api.service import ServedModel, Service
 from serving.config import ConfigError, EndpointConfig, ServerConfig
 from serving.engine.build import ColdWorker, load_workers, make_coordinator, settle, warm_up
+from serving.engine.compile_cache import cache_directory, keep_compiled
 from serving.engine.loop import EngineLoop
 from serving.engine.meshes import make_cpu_devices, name_workers
 from serving.engine.observer import Observers
-from serving.engine.programs import cache_directory, keep_compiled
 from serving.flags import describe, masked
 from serving.messages import EngineState
 from serving.metrics import DecisionLog, Metrics, ServerLabels
@@ -70,7 +70,7 @@ def run_server(config: ServerConfig) -> int:
     tokenizer = load_tokenizer(Path(config.checkpoint))
     make_cpu_devices(config.mesh.devices_needed)
     if config.model.compilation_cache and jax.default_backend() != "tpu":
-        keep_compiled(cache_directory())
+        keep_compiled(cache_directory(), least_seconds=0.0)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     names = config.endpoint.served_model_name or (config.checkpoint.rstrip("/"),)
     labels = ServerLabels(

@@ -33,10 +33,11 @@ from serving.costs.measured import (
 from serving.costs.shape import shape_of
 from serving.engine import raw_loop
 from serving.engine.build import ColdWorker, Deployment, load_workers, settle
+from serving.engine.compile_cache import cache_directory, keep_compiled
 from serving.engine.executor import JaxExecutor
 from serving.engine.meshes import make_cpu_devices
 from serving.engine.profile_grid import Plan, Work, plan_grid
-from serving.engine.programs import ExecutorSizes, cache_directory, keep_compiled
+from serving.engine.programs import ExecutorSizes
 
 STEPS = 8  # of one run: enough that the loop's first and last half-idle step do not show
 MAD_TO_SIGMA = 1.4826  # standard deviation of a normal distribution by its median deviation
@@ -74,7 +75,7 @@ def profile(config: ServerConfig, out: Path, repeats: int) -> None:
     deployment = settle(replace(config, mesh=mesh))
     make_cpu_devices(mesh.devices_needed)
     if config.model.compilation_cache and jax.default_backend() != "tpu":
-        keep_compiled(cache_directory())
+        keep_compiled(cache_directory(), least_seconds=0.0)
     origin = Origin(shape_of(deployment.model), jax.devices()[0].device_kind, jax.__version__)
     measured = start_file(out, origin)
     workers = _warm(deployment)

@@ -4,11 +4,9 @@ Every program runs under shard_map over the worker's mesh, also when that is one
 nothing of plans or of when a program is called.
 """
 
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -196,24 +194,3 @@ class Programs:
             check_vma=False,  # what is sampled is equal on every shard, which the types cannot tell
         )
         return jax.jit(mapped, donate_argnums=donated).lower(*arguments).compile()
-
-
-def keep_compiled(directory: Path) -> None:
-    """Keep compiled programs on disk, so that the next start only reads them.
-
-    A setting of the whole process; call it before anything is compiled. Entries belong to the
-    devices they were compiled for. On a TPU, reading an entry back for devices that do not start
-    at the first one has crashed JAX (jax-ml/jax#38004): leave it off there.
-    """
-    jax.config.update("jax_compilation_cache_dir", str(directory))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-
-
-def cache_directory() -> Path:
-    """Say where compiled programs are kept: JAX's own variable, else the user's cache."""
-    chosen = os.environ.get("JAX_COMPILATION_CACHE_DIR")
-    if chosen:
-        return Path(chosen)
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "foretoken" / "compiled"

@@ -1,24 +1,35 @@
 """Warm executors of a tiny model on three mesh configurations, compiled once for all tests."""
 
+from pathlib import Path
+
 import pytest
 
 from serving.config import MeshConfig
+from serving.engine.compile_cache import keep_compiled
 from tests.support.tiny_cluster import Cluster
 
 
+@pytest.fixture(scope="session", autouse=True)
+def kept_programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Clusters of equal sizes compile what they share once, as a server does."""
+    directory = tmp_path_factory.mktemp("compiled")
+    keep_compiled(directory, least_seconds=0.0)
+    return directory
+
+
 @pytest.fixture(scope="session")
-def colocated() -> Cluster:
+def colocated(kept_programs: Path) -> Cluster:
     return Cluster(MeshConfig(prefill_workers=0, decode_workers=1))
 
 
 @pytest.fixture(scope="session")
-def split() -> Cluster:
+def split(kept_programs: Path) -> Cluster:
     """Different degrees on the two sides: every transfer reshards."""
     return Cluster(MeshConfig(prefill_workers=1, decode_workers=2, prefill_tp=2, decode_tp=1))
 
 
 @pytest.fixture(scope="session")
-def wide_decode() -> Cluster:
+def wide_decode(kept_programs: Path) -> Cluster:
     """Two workers of different degrees, either of which could do the other's work."""
     mesh = MeshConfig(prefill_workers=1, decode_workers=1, prefill_tp=1, decode_tp=2)
     return Cluster(mesh, any_role=True)
