@@ -37,7 +37,8 @@ def cache() -> Iterator[Counter[str]]:
 def cold(first_device: int, degree: int) -> JaxExecutor:
     mesh = Mesh(np.array(jax.devices()[first_device : first_device + degree]), (TENSOR,))
     params = jax.device_put(PARAMS, param_shardings(MODEL, mesh, DECODE))
-    return JaxExecutor(params, Site(MODEL, mesh, DECODE, SIZES, "blocked"), Role.DECODE)
+    site = Site(MODEL, mesh, DECODE, SIZES, "blocked")
+    return JaxExecutor(params, site, Role.DECODE, moves_pages=True)
 
 
 def reply(executor: JaxExecutor) -> tuple[list[int], list[float]]:
