@@ -1,0 +1,94 @@
+"""The ledger of workers: what is booked is unbooked, and roles decide who may do what."""
+
+import pytest
+
+from serving.core.fleet import Fleet
+from serving.messages import LoadReport, Role, WorkerId
+from serving.request import TurnId
+
+P0, D0, B0 = WorkerId("p0"), WorkerId("d0"), WorkerId("b0")
+A = TurnId("a")
+
+
+def fleet() -> Fleet:
+    made = Fleet(page_size=4, window_s=10.0)
+    made.join(P0, Role.PREFILL, 100, 0.0)
+    made.join(D0, Role.DECODE, 100, 0.0)
+    made.join(B0, Role.BOTH, 100, 0.0)
+    return made
+
+
+def ids(records: list) -> list[WorkerId]:
+    return [record.id for record in records]
+
+
+def test_roles_say_who_owns_sessions_and_who_prefills_for_others():
+    made = fleet()
+    assert ids(made.owners()) == [D0, B0]
+    assert ids(made.prefillers()) == [P0]
+
+
+def test_a_worker_that_leaves_gets_no_work():
+    made = fleet()
+    made.workers[P0].leaving = made.workers[D0].leaving = True
+    assert ids(made.owners()) == [B0]
+    assert made.prefillers() == []
+
+
+def test_an_id_is_taken_once():
+    with pytest.raises(ValueError, match="joined already"):
+        fleet().join(P0, Role.BOTH, 1, 0.0)
+
+
+def test_what_is_booked_and_unbooked_leaves_nothing():
+    made = fleet()
+    record = made.workers[D0]
+    made.add_load(D0, 30, 1)
+    made.add_prefill(D0, 7, 0.1, 1)
+    made.add_prefill(D0, 7, 0.2, 1)
+    assert (record.load, record.turns, record.queued_len, record.prefilling) == (30, 1, 14, 2)
+    assert not record.idle
+    made.add_prefill(D0, -7, -0.1, -1)
+    made.add_prefill(D0, -7, -0.2, -1)
+    made.add_load(D0, -30, -1)
+    assert (record.load, record.queued_len, record.queued_s) == (0, 0, 0.0)
+    assert record.idle
+
+
+def test_a_row_is_counted_once_and_taken_off_once():
+    made = fleet()
+    record = made.workers[D0]
+    made.begin_decode(D0, A, 10)
+    made.begin_decode(D0, A, 10)
+    assert (record.kv_tokens, list(record.decoding)) == (10, [A])
+    record.stepped_at = 5.0
+    made.end_decode(D0, A, 10)
+    made.end_decode(D0, A, 10)
+    assert (record.kv_tokens, record.decoding, record.stepped_at) == (0, {}, None)
+
+
+def test_a_lost_worker_takes_no_bookings():
+    made = fleet()
+    made.leave(D0)
+    made.add_load(D0, 3, 1)
+    made.add_prefill(D0, 3, 1.0, 1)
+    made.begin_decode(D0, A, 3)
+    made.end_decode(D0, A, 3)
+    assert D0 not in made.workers
+
+
+def test_pages_that_are_promised_are_not_available():
+    record = fleet().workers[D0]
+    assert record.available_pages is None
+    record.report = LoadReport(
+        worker=D0,
+        waiting=0,
+        running=1,
+        pages_used=5,
+        pages_cached=4,
+        pages_free=3,
+        pages_promised=2,
+        pages_on_host=0,
+        waiting_tokens=0,
+    )
+    assert record.available_pages == 5

@@ -1,0 +1,241 @@
+"""Pages and slots of one worker: admission, growth, release, and what comes back from the host."""
+
+from dataclasses import replace
+
+import pytest
+
+from serving.core.holdings import BatcherLimits, Holdings
+from serving.core.rules import BatcherRules
+from serving.core.worker_task import Stage, WorkerTask, open_task
+from serving.messages import Role
+from tests.support.one_worker import P0, decode, prefill, task
+from tests.support.rules import batcher_rules
+from tests.support.shape import Shape
+
+SHAPE = Shape(max_model_len=40, num_pages=11)  # ten pages of four tokens
+
+
+def holdings(rules: BatcherRules | None = None, **limits: int) -> Holdings:
+    own = replace(SHAPE.limits(Role.BOTH), **limits)
+    return Holdings(own, rules or batcher_rules())
+
+
+def queued(kept: Holdings, name: str, tokens, **more) -> WorkerTask:
+    entry = open_task(prefill(task(name, tokens, **more)), 4)
+    kept.tasks[entry.task.id] = entry
+    kept.queue.add(entry)
+    return entry
+
+
+def admitted(kept: Holdings, name: str, tokens, **more) -> WorkerTask:
+    entry = queued(kept, name, tokens, **more)
+    assert kept.admit_next(0.0) is entry
+    return entry
+
+
+def computed(kept: Holdings, entry: WorkerTask) -> WorkerTask:
+    """The KV of all its tokens is there."""
+    entry.kv_len = len(entry.tokens)
+    entry.stage = Stage.DECODE
+    kept.name_full_pages(entry)
+    return entry
+
+
+def over(kept: Holdings, name: str, tokens, **more) -> None:
+    """A task comes, is computed and leaves its pages."""
+    kept.retire(computed(kept, admitted(kept, name, tokens, **more)))
+    kept.take_evicted(())
+    kept.check()
+
+
+# ---- admission and growth -----------------------------------------------------------------------
+
+
+def test_a_pool_that_holds_no_conversation_of_full_length_is_refused():
+    with pytest.raises(ValueError, match="do not hold one conversation"):
+        BatcherLimits(10, 4, 40, 1, 1, 1, 1.0, 1, 0)
+    BatcherLimits(11, 4, 40, 1, 1, 1, 1.0, 1, 0)
+
+
+def test_pages_for_the_prompt_are_held_and_those_for_the_reply_promised():
+    kept = holdings()
+    entry = admitted(kept, "a", range(9), forecast=8)
+    assert (len(entry.pages), kept.promised) == (3, 2)
+    computed(kept, entry)
+    entry.tokens += [1] * 4
+    assert kept.extend(entry, 4)
+    assert kept.promised == 1
+
+
+def test_what_is_promised_is_not_given_to_another():
+    kept = holdings()
+    admitted(kept, "a", range(12), forecast=16, max_tokens=16)  # 3 pages, 4 promised
+    queued(kept, "b", range(50, 62), forecast=4)  # 3 pages and 1: 3 are left
+    assert kept.admit_next(0.0) is None
+    kept.check()
+
+
+def test_nobody_overtakes_a_task_that_waits_for_room():
+    kept = holdings()
+    admitted(kept, "a", range(20), forecast=4)
+    queued(kept, "large", range(50, 70), forecast=4)
+    queued(kept, "small", [99], forecast=0)
+    assert kept.admit_next(0.0) is None
+
+
+def test_a_task_that_moves_here_never_waits_and_never_overtakes():
+    kept = holdings()
+    mover = open_task(decode(task("m", range(8)), P0, move=1), 4)
+    admitted(kept, "a", range(30), forecast=8)
+    assert kept.admit_at_once(mover) == "no_room"
+    queued(kept, "b", range(50, 70))
+    assert kept.admit_at_once(mover) == "busy"
+    assert mover.task.id not in kept.tasks
+
+
+def test_a_row_that_comes_back_before_its_old_copies_are_confirmed_is_refused():
+    kept = holdings()
+    old = computed(kept, admitted(kept, "m", range(8)))
+    old.stage = Stage.SENDING
+    assert kept.admit_at_once(open_task(decode(old.task, P0, move=2), 4)) == "busy"
+
+
+def test_a_row_short_of_pages_takes_them_from_the_one_whose_loss_costs_least():
+    kept = holdings(max_rows=3)
+    first = computed(kept, admitted(kept, "first", range(16), forecast=0))
+    second = computed(kept, admitted(kept, "second", range(50, 66), forecast=0))
+    third = computed(kept, admitted(kept, "third", range(70, 78), forecast=0))
+    for row in (first, second):
+        assert row.slot is not None
+        kept.rows.activate(row.slot, position=16, reply_index=1, left=9, token=1)
+    assert kept.grow() == [third]
+    assert (third.stage, third.pages, third.slot) == (Stage.GONE, [], None)
+    assert (len(first.pages), len(second.pages)) == (5, 5)
+    kept.check()
+
+
+def test_a_row_that_outgrows_its_reserve_is_promised_no_more_than_it_has_said():
+    kept = holdings()
+    entry = computed(kept, admitted(kept, "a", range(8), forecast=0, max_tokens=30))
+    assert entry.slot is not None
+    entry.tokens += [1, 1]
+    kept.rows.activate(entry.slot, position=8, reply_index=1, left=9, token=1)
+    kept.grow()
+    assert len(entry.pages) == 3
+    assert entry.reserved_pages == 3, "two tokens said, two more expected: 12 in all"
+
+
+# ---- what is left behind ------------------------------------------------------------------------
+
+
+def test_a_prompt_continues_in_the_pages_that_were_left_down_to_the_last_token():
+    kept = holdings()
+    over(kept, "a", range(10))
+    entry = admitted(kept, "b", [*range(10), 77])
+    assert (entry.kv_len, entry.matched_len) == (10, 10)
+
+
+def test_the_last_token_of_a_cached_prompt_is_computed():
+    kept = holdings()
+    over(kept, "a", range(8))
+    assert admitted(kept, "b", range(8)).kv_len == 4
+
+
+def test_a_task_without_reuse_sees_nothing():
+    kept = holdings()
+    over(kept, "a", range(8))
+    entry = open_task(replace(prefill(task("b", range(12))), reuse=False), 4)
+    kept.tasks[entry.task.id] = entry
+    kept.queue.add(entry)
+    assert kept.admit_next(0.0) is entry
+    assert entry.kv_len == 0
+
+
+def test_what_did_not_come_whole_is_not_found_again():
+    kept = holdings()
+    over(kept, "a", range(4))
+    entry = computed(kept, admitted(kept, "b", range(12)))
+    kept.distrust(entry)
+    kept.retire(entry)
+    kept.check()
+    assert admitted(kept, "c", range(12)).kv_len == 4
+
+
+# ---- host memory --------------------------------------------------------------------------------
+
+
+def crowded(kept: Holdings) -> None:
+    """A prompt of three pages is over, and another of ten has evicted it."""
+    over(kept, "a", range(12))
+    over(kept, "crowd", range(100, 140))
+
+
+def test_evicted_pages_are_offered_to_the_host():
+    kept = holdings(host_pages=20)
+    over(kept, "a", range(12))
+    crowd = admitted(kept, "crowd", range(100, 136), forecast=0)
+    pages, slots = kept.take_evicted(())
+    assert len(pages) == len(slots) == 2
+    assert set(pages) <= set(crowd.pages)
+    assert kept.take_evicted(()) == ((), ())
+
+
+def test_without_host_memory_nothing_is_offered():
+    kept = holdings()
+    over(kept, "a", range(12))
+    admitted(kept, "crowd", range(100, 136), forecast=0)
+    assert kept.take_evicted(()) == ((), ())
+
+
+def test_a_prompt_that_returns_takes_its_pages_back():
+    kept = holdings(host_pages=20)
+    crowded(kept)
+    entry = admitted(kept, "b", [*range(12), 7])
+    assert entry.restored is not None
+    slots, pages = entry.restored
+    assert list(slots) == [kept.host._slot_of[name] for name in entry.names[1:4]]
+    assert list(pages) == entry.pages[:3]
+    assert (entry.kv_len, entry.matched_len) == (12, 0)
+
+
+def test_pages_that_are_still_in_the_pool_are_not_copied():
+    kept = holdings(host_pages=20)
+    crowded(kept)
+    computed(kept, admitted(kept, "b", range(5)))  # its first page is held
+    kept.take_evicted(())
+    entry = admitted(kept, "c", [*range(12), 7])
+    assert entry.restored is not None
+    assert list(entry.restored[1]) == entry.pages[1:3]
+    assert entry.kv_len == 12
+
+
+def test_the_last_token_of_a_prompt_on_the_host_is_computed():
+    kept = holdings(host_pages=20)
+    crowded(kept)
+    entry = admitted(kept, "b", range(12))
+    assert entry.kv_len == 8
+
+
+def test_a_prompt_that_is_scored_is_run_as_a_whole():
+    kept = holdings(host_pages=20)
+    crowded(kept)
+    entry = admitted(kept, "b", [*range(12), 7], prompt_logprobs=0)
+    assert (entry.kv_len, entry.restored) == (0, None)
+
+
+def test_what_is_faster_computed_is_not_fetched():
+    slow = replace(batcher_rules(), host_link=replace(batcher_rules().host_link, latency_s=1.0))
+    kept = holdings(slow, host_pages=20)
+    crowded(kept)
+    assert admitted(kept, "b", [*range(12), 7]).restored is None
+
+
+def test_slots_about_to_be_fetched_do_not_give_way_to_what_is_evicted_for_it():
+    kept = holdings(host_pages=3)
+    crowded(kept)
+    held = dict(kept.host._slot_of)
+    entry = admitted(kept, "b", [*range(12), 7])
+    assert entry.restored is not None
+    assert len(kept._evicted) == 4, "it takes pages of the other one"
+    assert kept.take_evicted(entry.restored[0]) == ((), ())
+    assert dict(kept.host._slot_of) == held

@@ -1,0 +1,67 @@
+"""What idle sessions are worth, with chances that a person can follow."""
+
+from dataclasses import replace
+
+from serving.core.idle import IdleSessions
+from serving.forecast.returns import ReturnPrior
+from tests.support.rules import batcher_rules
+
+
+def idle(*, weight: float = 1.0) -> IdleSessions:
+    prior = ReturnPrior(returns=0.5, median_s=30.0, weight=weight)
+    return IdleSessions(replace(batcher_rules(), returns=prior), 4)
+
+
+def at(sessions: IdleSessions, now: float) -> IdleSessions:
+    sessions.now = now
+    return sessions
+
+
+def test_a_session_is_idle_from_its_leave_to_its_return():
+    sessions = idle()
+    sessions.left("a")
+    assert len(sessions) == 1
+    sessions.returned("a")
+    sessions.returned("never left")
+    assert len(sessions) == 0
+
+
+def test_of_two_alike_the_one_idle_for_longer_goes_first():
+    """Whoever has not come back for an hour hardly will: the tail of gaps is heavy."""
+    sessions = idle()
+    at(sessions, 0.0).left("old")
+    at(sessions, 3590.0).left("young")
+    assert list(at(sessions, 3600.0).rank({"young": 5, "old": 5})) == ["old", "young"]
+
+
+def test_of_two_equally_old_the_one_whose_pages_save_less_each_goes_first():
+    """A prefill has a fixed cost, so each page of a short history saves more than one of many."""
+    sessions = idle()
+    sessions.left("short")
+    sessions.left("long")
+    assert list(at(sessions, 1.0).rank({"short": 1, "long": 50})) == ["long", "short"]
+
+
+def test_a_session_with_no_page_left_counts_as_lost_and_is_forgotten():
+    sessions = idle()
+    sessions.left("gone")
+    sessions.left("here")
+    before = sessions._returns.chance(10.0, 100.0)
+    assert list(at(sessions, 500.0).rank({"here": 3})) == ["here"]
+    assert len(sessions) == 1
+    assert sessions._returns.chance(10.0, 100.0) < before
+
+
+def test_returns_are_learned_from():
+    sessions = idle()
+    before = sessions._returns.chance(1.0, 10.0)
+    for i in range(20):
+        at(sessions, 100.0 * i).left("a")
+        at(sessions, 100.0 * i + 5.0).returned("a")
+    assert sessions._returns.chance(1.0, 10.0) > before
+
+
+def test_a_session_that_left_pages_but_is_active_counts_as_just_left():
+    sessions = at(idle(), 100.0)
+    sessions.left("idle")
+    assert list(at(sessions, 5000.0).rank({"active": 3, "idle": 3})) == ["idle", "active"]

@@ -1,0 +1,69 @@
+"""Steps of one worker run one after another: how long each took, and was to take."""
+
+import pytest
+
+from serving.core.step_clock import REPORT_STEPS, StepClock
+from serving.messages import StepTime, WorkerId
+from tests.support.fake_costs import LinearCosts
+
+COSTS = LinearCosts(base_s=1.0, new_s=0.1, row_s=0.5)
+
+
+def clock() -> StepClock:
+    return StepClock(WorkerId("w"), COSTS)
+
+
+def launch(times: StepClock, now: float, *, rows: int = 2, new_len: int = 0) -> None:
+    times.launched(now, rows=rows, kv_tokens=0, new_len=new_len, cached_len=0)
+
+
+def test_a_step_takes_from_its_launch_or_from_the_end_of_the_one_before():
+    times = clock()
+    launch(times, 10.0)  # 10 to 13, then the device is free
+    launch(times, 11.0)  # runs from 13
+    assert times.ended(13.0) is None
+    times.ended(15.0)
+    launch(times, 20.0)
+    times.ended(24.0)
+    assert [step.observed_s for step in times._times] == [3.0, 2.0, 4.0]
+
+
+@pytest.mark.parametrize(("rows", "new_len", "seconds"), [(2, 0, 2.0), (2, 10, 3.0), (0, 10, 2.0)])
+def test_each_kind_of_step_is_predicted_by_its_own_cost(rows: int, new_len: int, seconds: float):
+    times = clock()
+    launch(times, 0.0, rows=rows, new_len=new_len)
+    assert times.in_flight_s(0.0) == pytest.approx(seconds)
+
+
+def test_what_is_in_flight_shrinks_as_time_passes_and_never_below_nothing():
+    times = clock()
+    assert times.in_flight_s(5.0) == 0.0
+    launch(times, 0.0)
+    launch(times, 0.0)
+    assert times.in_flight_s(0.5) == pytest.approx(3.5)
+    times.ended(2.0)
+    assert times.in_flight_s(2.5) == pytest.approx(1.5)
+    assert times.in_flight_s(9.0) == 0.0
+
+
+def test_times_are_reported_in_batches_with_the_model_s_own_prediction():
+    times = clock()
+    reports = []
+    for i in range(2 * REPORT_STEPS):
+        launch(times, 10.0 * i)
+        reports.append(times.ended(10.0 * i + 3.0))
+    told = {i: report for i, report in enumerate(reports) if report is not None}
+    assert list(told) == [REPORT_STEPS - 1, 2 * REPORT_STEPS - 1]
+    last = told[2 * REPORT_STEPS - 1]
+    assert last.worker == "w"
+    assert last.steps == (StepTime(2, 0, 2.0, 3.0),) * REPORT_STEPS
+
+
+def test_predictions_follow_what_is_observed():
+    times = clock()
+    for i in range(20):
+        launch(times, 10.0 * i)
+        times.ended(10.0 * i + 3.0)
+    launch(times, 1000.0)
+    assert times.in_flight_s(1000.0) == pytest.approx(3.0)
+    assert times.corrected.decode(2, 0).seconds == pytest.approx(3.0)
