@@ -1,6 +1,7 @@
 """How large is the deployment of a test? Small numbers, so that every limit is met soon."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from serving.core.batcher import Batcher
 from serving.core.coordinator import Coordinator
@@ -63,7 +64,8 @@ class Shape:
     def batcher(self, worker: WorkerId, role: Role) -> Batcher:
         return Batcher(worker, self.limits(role), batcher_rules(order_window=self.order_window))
 
-    def coordinator(self) -> Coordinator:
+    def coordinator(self, **rules: Any) -> Coordinator:
+        """A coordinator; `rules` override single ones."""
         limits = CoordinatorLimits(
             max_model_len=self.max_model_len,
             page_size=self.page_size,
@@ -75,10 +77,11 @@ class Shape:
         sessions = Sessions(
             max_sessions=self.max_sessions, ttl_s=self.session_ttl_s, page_size=self.page_size
         )
-        rules = coordinator_rules(
+        named = coordinator_rules(
             route=self.route,
             rebalance=self.rebalance,
             rebalance_every_s=self.rebalance_every_s,
             slo=Slo(self.ttft_s, self.tpot_s),
         )
-        return Coordinator(limits, rules, sessions, SharpLengths(self.reserve_tokens))
+        own = replace(named, **rules)
+        return Coordinator(limits, own, sessions, SharpLengths(self.reserve_tokens))

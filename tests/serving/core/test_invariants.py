@@ -1,6 +1,8 @@
-"""Invariants 1, 2, 3 and 6 of ARCHITECTURE.md, under whatever hypothesis comes up with.
+"""Invariants 1, 2 and 3 of ARCHITECTURE.md, under whatever hypothesis comes up with.
 
-The fleet compares every token with the oracle, counts ends, and checks pages after each event.
+Every policy of routing and rebalancing, targets, host memory, moves, changes of role, lost workers
+and broken transfers. The fleet compares every token with the oracle, counts ends, and checks pages
+after each event; at rest nothing is held, and the coordinator knows what can be found where.
 """
 
 from dataclasses import replace

@@ -8,6 +8,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from serving.engine.connectors.in_process import InProcessConnector
 from serving.messages import TransferId, WorkerId
+from tests.support.compiles import no_compiles
 
 P0, D0, D1 = WorkerId("p0"), WorkerId("d0"), WorkerId("d1")
 FIRST, SECOND = TransferId(P0, 1), TransferId(P0, 2)
@@ -44,3 +45,16 @@ def test_nothing_is_kept_for_a_worker_that_was_lost_before(connector):
     with pytest.raises(KeyError):
         connector.send(FIRST, jnp.arange(3), D0)
     assert len(connector) == 0
+
+
+def test_a_copy_to_a_mesh_of_another_degree_compiles_nothing_once_it_is_warm():
+    one = NamedSharding(Mesh(np.array(jax.devices()[4:5]), ("x",)), PartitionSpec())
+    two = NamedSharding(Mesh(np.array(jax.devices()[5:7]), ("x",)), PartitionSpec("x"))
+    connector = InProcessConnector({P0: one, D0: two})
+    payload = jax.device_put(np.arange(26.0), one)  # of a size that no other test sends
+    connector.warm_up([payload])
+    with no_compiles():
+        connector.send(FIRST, payload, D0)
+        taken = connector.take(FIRST)
+    assert taken.sharding == two
+    assert taken.tolist() == list(range(26))

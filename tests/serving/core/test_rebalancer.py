@@ -1,0 +1,189 @@
+"""What does the rebalancing policy get to see, and when is it asked?"""
+
+import numpy as np
+import pytest
+
+from serving.messages import (
+    Adopted,
+    LoadReport,
+    MoveOut,
+    MoveWanted,
+    Role,
+    SetRole,
+    TaskId,
+    Tick,
+    WorkerId,
+    WorkerLost,
+)
+from serving.policy.rebalance_config import Move
+from serving.policy.route import Local, RouteReason
+from serving.policy.views import RebalanceView
+from serving.request import TurnId
+from tests.support.coordinating import Desk
+
+D0, D1, D2 = (WorkerId(name) for name in ("d0", "d1", "d2"))
+ROLES = {"p0": Role.PREFILL, "d0": Role.DECODE, "d1": Role.DECODE, "d2": Role.DECODE}
+EVERY_S = 10.0
+
+
+class Spy:
+    """A rebalancing policy that moves nothing unless told, and remembers what it was shown."""
+
+    def __init__(self) -> None:
+        self.shown: list[RebalanceView] = []
+        self.answer: tuple[Move, ...] = ()
+
+    def __call__(self, view, config):
+        self.shown.append(view)
+        return self.answer
+
+
+def desk(**roles: Role) -> tuple[Desk, Spy]:
+    spy = Spy()
+    rules = {"rebalance": spy, "rebalance_every_s": EVERY_S, "cool_down_s": 25.0}
+    return Desk(roles or ROLES, route=stay, **rules), spy
+
+
+def stay(turn, owner, prefills, context):
+    return Local(RouteReason.COLOCATED, ())
+
+
+def decoding(desk: Desk, name: str, length: int, *, max_tokens: int = 100) -> None:
+    """A row with this prompt decodes at the worker that its session was placed at."""
+    desk.arrive(name, [ord(name[0])] * length, max_tokens=max_tokens)
+    place = desk.decided("place")[-1].choice
+    desk.prefilled(name, place)
+
+
+def look(desk: Desk, spy: Spy) -> RebalanceView:
+    desk.now += EVERY_S
+    desk.on(Tick())
+    return spy.shown[-1]
+
+
+def test_rows_stand_with_their_workers_and_lengths():
+    one, spy = desk()
+    for name, length in (("a", 30), ("b", 9), ("c", 9), ("d", 9)):
+        decoding(one, name, length)
+    view = look(one, spy)
+    assert view.workers == ("d0", "d1", "d2"), "a prefill worker is none of them"
+    assert view.owner.tolist() == [0, 1, 1, 2]
+    assert view.kv_len.tolist() == [31, 10, 10, 10]
+    assert view.alive.shape == (4, len(view.grid))
+    assert (view.alive[:, 0] == 1).all()
+    assert (np.diff(view.alive, axis=1) <= 0).all()
+    assert view.capacity.tolist() == [400, 400, 400]
+    assert view.movable.all()
+    assert view.may_send.all()
+    assert view.may_receive.all()
+
+
+def test_queued_prefills_and_rows_on_their_way_are_pinned():
+    one, spy = desk()
+    decoding(one, "a", 30)  # at d0
+    one.arrive("b", [1] * 12)  # at d1, not prefilled yet
+    one.on(MoveWanted(TurnId("a"), D2, "test"))
+    view = look(one, spy)
+    assert view.pinned.tolist() == [0, 12, 31]
+
+
+def test_a_move_under_way_keeps_both_its_ends_out_of_others():
+    one, spy = desk()
+    decoding(one, "a", 30)
+    decoding(one, "b", 9)
+    one.on(MoveWanted(TurnId("a"), D2, "test"))
+    view = look(one, spy)
+    assert view.may_send.tolist() == [False, True, True]
+    assert view.may_receive.tolist() == [True, True, False]
+    assert view.movable.tolist() == [False, True]
+
+
+def test_a_worker_that_leaves_may_send_and_not_receive():
+    one, spy = desk()
+    decoding(one, "a", 30)
+    one.on(SetRole(D0, None))
+    view = look(one, spy)
+    assert view.may_receive.tolist() == [False, True, True]
+    assert view.may_send.tolist()[1:] == [True, True]
+
+
+def test_a_row_that_has_moved_rests_for_a_while():
+    one, spy = desk()
+    decoding(one, "a", 30)
+    one.now = 100.0
+    one.on(MoveWanted(TurnId("a"), D2, "test"))
+    one.on(Adopted(D2, TaskId(TurnId("a"), 0), (1,), 1))
+    assert [look(one, spy).movable.tolist() for _ in range(3)] == [[False], [False], [True]]
+    assert spy.shown[-1].owner.tolist() == [2]
+
+
+def test_a_row_about_to_end_is_not_movable():
+    one, spy = desk()
+    decoding(one, "a", 30, max_tokens=3)
+    assert look(one, spy).movable.tolist() == [False]
+
+
+def test_it_looks_at_an_interval():
+    one, spy = desk()
+    decoding(one, "a", 30)
+    for now in (EVERY_S - 1, EVERY_S, EVERY_S + 1, 2 * EVERY_S - 1, 2 * EVERY_S):
+        one.now = now
+        one.on(Tick())
+    assert len(spy.shown) == 2
+
+
+def test_it_looks_at_once_where_pages_are_short():
+    one, spy = desk()
+    decoding(one, "a", 30)
+    one.on(LoadReport(D0, 0, 1, 95, 2, 3, 0, 0, 0))
+    one.on(Tick())
+    assert spy.shown == []
+    one.on(LoadReport(D0, 0, 1, 96, 1, 3, 0, 0, 0))
+    one.on(Tick())
+    assert len(spy.shown) == 1
+
+
+@pytest.mark.parametrize("roles", [{"d0": Role.BOTH}, {"d0": Role.DECODE, "p0": Role.PREFILL}])
+def test_one_worker_that_decodes_has_nothing_to_balance(roles: dict[str, Role]):
+    one, spy = desk(**roles)
+    decoding(one, "a", 30)
+    one.now += EVERY_S
+    one.on(Tick())
+    assert spy.shown == []
+
+
+def test_without_rows_nobody_is_asked():
+    one, spy = desk()
+    one.now += EVERY_S
+    one.on(Tick())
+    assert spy.shown == []
+
+
+def test_what_the_policy_wants_is_begun():
+    one, spy = desk()
+    decoding(one, "a", 30)
+    decoding(one, "b", 9)
+    spy.answer = (Move(1, D1, D2, 0.5, "worst_step"),)
+    look(one, spy)
+    assert one.told("d1", MoveOut) == [MoveOut(TaskId(TurnId("b"), 0), D2, 1)]
+    (decision,) = one.decided("move")
+    assert (decision.choice, decision.reason) == ("d2", "worst_step")
+    assert decision.details["gain_s"] == 0.5
+
+
+def test_a_lost_worker_is_no_more_in_the_view():
+    one, spy = desk()
+    decoding(one, "a", 30)
+    decoding(one, "b", 9)
+    one.on(WorkerLost(D2))
+    view = look(one, spy)
+    assert view.workers == ("d0", "d1")
+    assert view.owner.tolist() == [0, 1]
+
+
+def test_who_was_over_loaded_is_told_at_the_next_look():
+    one, spy = desk()
+    decoding(one, "a", 200, max_tokens=50)
+    decoding(one, "b", 9)
+    assert look(one, spy).was_over == frozenset()
+    assert look(one, spy).was_over == {"d0"}

@@ -1,0 +1,170 @@
+"""How a worker changes its role. That no turn is lost over it: test_bad_cases, test_invariants."""
+
+import pytest
+
+from serving.messages import (
+    Adopted,
+    Finished,
+    MoveOut,
+    MoveWanted,
+    Role,
+    SetRole,
+    TaskId,
+    Tick,
+    WorkerId,
+)
+from serving.policy.route import Local, RouteReason
+from serving.request import FinishReason, TurnId
+from tests.support.coordinating import Desk
+
+P0, D0, D1 = (WorkerId(name) for name in ("p0", "d0", "d1"))
+ROLES = {"p0": Role.PREFILL, "d0": Role.DECODE, "d1": Role.DECODE}
+
+
+def stay(turn, owner, prefills, context):
+    return Local(RouteReason.COLOCATED, ())
+
+
+def desk(roles: dict[str, Role] = ROLES) -> Desk:
+    return Desk(roles, route=stay)
+
+
+def role(one: Desk, worker: str) -> tuple[Role, bool]:
+    record = one.coordinator.fleet.workers[WorkerId(worker)]
+    return record.role, record.takes_work
+
+
+def decoding(one: Desk, name: str, length: int = 9) -> None:
+    one.arrive(name, [ord(name[0])] * length, max_tokens=50)
+    one.prefilled(name, one.decided("place")[-1].choice)
+
+
+def finish(one: Desk, name: str, worker: str) -> None:
+    one.on(Finished(WorkerId(worker), TaskId(TurnId(name), 0), FinishReason.STOP, 1))
+
+
+def decided(one: Desk) -> list[tuple[str, str, str]]:
+    kinds = ("drain", "role", "role_refused")
+    found = [d for kind in kinds for d in one.decided(kind)]
+    return [(d.kind, str(d.details["worker"]), d.choice) for d in found]
+
+
+def test_an_idle_worker_changes_at_once():
+    one = desk()
+    one.on(SetRole(D0, Role.PREFILL))
+    assert role(one, "d0") == (Role.PREFILL, True)
+    assert decided(one) == [("drain", "d0", "prefill"), ("role", "d0", "prefill")]
+
+
+def test_a_role_change_waits_for_the_last_row():
+    one = desk()
+    decoding(one, "a")
+    one.on(SetRole(D0, Role.PREFILL))
+    assert role(one, "d0") == (Role.DECODE, False)
+    finish(one, "a", "d0")
+    assert role(one, "d0") == (Role.PREFILL, True)
+
+
+def test_a_prefill_worker_waits_for_its_last_prompt():
+    one = Desk(ROLES)  # remotely, by the plain rules
+    one.arrive("a", range(9))
+    one.on(SetRole(P0, Role.DECODE))
+    assert role(one, "p0") == (Role.PREFILL, False)
+    one.prefilled("a", "p0")
+    finish(one, "a", "d0")
+    assert role(one, "p0") == (Role.DECODE, True)
+
+
+@pytest.mark.parametrize("wanted", [Role.PREFILL, None])
+def test_the_last_worker_that_decodes_never_leaves(wanted: Role | None):
+    one = desk({"p0": Role.PREFILL, "d0": Role.BOTH})
+    problem = one.coordinator.role_problem(SetRole(D0, wanted))
+    assert problem is not None
+    assert "last that decodes" in problem
+    one.on(SetRole(D0, wanted))
+    assert role(one, "d0") == (Role.BOTH, True)
+    assert [d.kind for d in one.decided("role_refused")] == ["role_refused"]
+
+
+def test_the_last_one_that_does_not_leave_already_stays_too():
+    one = desk()
+    decoding(one, "a")
+    one.on(SetRole(D0, None))
+    one.on(SetRole(D1, Role.PREFILL))
+    assert role(one, "d1") == (Role.DECODE, True)
+
+
+def test_an_unknown_worker_is_named_with_those_there_are():
+    problem = desk().coordinator.role_problem(SetRole(WorkerId("x"), None))
+    assert problem == "There is no worker x; workers: p0, d0, d1."
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [(Role.BOTH, Role.DECODE), (Role.DECODE, Role.BOTH), (Role.BOTH, Role.BOTH)]
+)
+def test_who_decodes_before_and_after_goes_on_with_its_rows(old: Role, new: Role):
+    """Also where nobody else decodes: there is nobody to wait for."""
+    one = desk({"d0": old})
+    decoding(one, "a")
+    one.on(SetRole(D0, new))
+    assert role(one, "d0") == (new, True)
+    assert one.decided("drain") == []
+
+
+def test_a_worker_that_leaves_may_be_asked_to_stay():
+    one = desk()
+    decoding(one, "a")
+    one.on(SetRole(D0, None))
+    one.on(SetRole(D0, Role.DECODE))
+    assert role(one, "d0") == (Role.DECODE, True)
+    finish(one, "a", "d0")
+    assert role(one, "d0") == (Role.DECODE, True)
+
+
+def test_a_worker_at_rest_comes_back_in_any_role():
+    one = desk()
+    one.on(SetRole(D0, None))
+    assert role(one, "d0") == (Role.DECODE, False)
+    one.on(SetRole(D0, Role.PREFILL))
+    assert role(one, "d0") == (Role.PREFILL, True)
+
+
+def test_sessions_of_a_worker_that_leaves_have_no_owner():
+    one = desk()
+    decoding(one, "a")
+    assert one.coordinator.sessions.owned_by(D0) == 1
+    one.on(SetRole(D0, Role.PREFILL))
+    assert one.coordinator.sessions.owned_by(D0) == 0
+
+
+def test_its_rows_move_to_the_least_loaded_others_one_after_the_other():
+    one = desk({"d0": Role.BOTH, "d1": Role.BOTH, "d2": Role.BOTH})
+    for name in ("a", "b", "c", "x", "y"):  # d0 has a and x, d1 b and y, d2 c
+        decoding(one, name)
+    one.on(SetRole(D0, None))
+    one.on(Tick())
+    one.on(Tick())
+    assert one.told("d0", MoveOut) == [MoveOut(TaskId(TurnId("a"), 0), WorkerId("d2"), 1)]
+    one.on(Adopted(WorkerId("d2"), TaskId(TurnId("a"), 0), (1,), 1))
+    one.on(Tick())
+    assert one.told("d0", MoveOut)[1:] == [MoveOut(TaskId(TurnId("x"), 0), D1, 1)]
+    one.on(Adopted(D1, TaskId(TurnId("x"), 0), (1,), 1))
+    one.on(SetRole(D0, Role.PREFILL))
+    assert role(one, "d0") == (Role.PREFILL, True)
+
+
+def test_a_row_that_arrives_at_a_worker_which_leaves_does_not_bring_its_session():
+    one = desk()
+    decoding(one, "a")
+    from_d0 = TaskId(TurnId("a"), 0)
+    one.on(move_to(D1))
+    one.on(SetRole(D1, Role.PREFILL))
+    one.on(Adopted(D1, from_d0, (1,), 1))
+    assert one.coordinator.sessions.owned_by(D1) == 0
+    assert role(one, "d1") == (Role.DECODE, False)
+    finish(one, "a", "d1")
+    assert role(one, "d1") == (Role.PREFILL, True)
+
+
+def move_to(worker: WorkerId):
+    return MoveWanted(TurnId("a"), worker, "test")
