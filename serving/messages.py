@@ -164,8 +164,9 @@ class MoveFailed:
 class Refused:
     """A worker will not go on with a task, and holds nothing for it any more.
 
-    `reason`: preempted, transfer_failed, worker_lost; for a task that was to move there: busy,
-    no_room; and moved_away from a source that has let go of it. The coordinator decides again.
+    `reason`: preempted, transfer_failed, worker_lost; timeout if it was granted room and never
+    came; for a task that was to move there: busy, no_room; and moved_away from a source that has
+    let go of it. The coordinator decides again.
     """
 
     worker: WorkerId

@@ -218,7 +218,8 @@ class Batcher:
                 self._state.give_up(entry.task.id, "worker_lost")
 
     def _expire(self, now: float) -> None:
-        self._early_grants.expire(now)
+        for task in self._early_grants.expire(now):
+            self._state.out.append(Refused(self.worker, task, "timeout"))
         self._state.out += self._state.departures.expire(now)
         overdue = [
             entry

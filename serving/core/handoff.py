@@ -24,7 +24,8 @@ from serving.request import FinishReason
 class EarlyGrants:
     """Grants that overtook their tasks: owner and coordinator are not ordered with each other.
 
-    A grant whose task is gone already looks the same, so each is kept for a limited time.
+    A grant whose task is gone already looks the same, so each is kept for a limited time. If its
+    task comes after all, nobody would grant it again: hence the coordinator is told.
     """
 
     def __init__(self, keep_s: float) -> None:
@@ -44,10 +45,15 @@ class EarlyGrants:
         grant = self._grants.pop((task, move), None)
         return None if grant is None else grant[0]
 
-    def expire(self, now: float) -> None:
-        """Forget the grants that were kept for long enough."""
-        for key in [key for key, (_, deadline) in self._grants.items() if deadline <= now]:
+    def expire(self, now: float) -> list[TaskId]:
+        """Forget the grants that were kept for long enough; returns the tasks of hand-offs.
+
+        Moves have deadlines of their own.
+        """
+        old = [key for key, (_, deadline) in self._grants.items() if deadline <= now]
+        for key in old:
             del self._grants[key]
+        return [task for task, move in old if move is None]
 
 
 def lend(

@@ -36,7 +36,7 @@ OTHER = "other"
 """The label of a reason that stands on none of these lists."""
 PLACE_REASONS = ("session_owner", "least_load", "prefix", OTHER)
 RETRY_REASONS = (
-    *("preempted", "transfer_failed", "worker_lost", "moved_away", "move_lost"),
+    *("preempted", "transfer_failed", "worker_lost", "timeout", "moved_away", "move_lost"),
     OTHER,
 )
 MOVE_REASONS = ("worst_step", "memory", "spread", "drain", OTHER)

@@ -1,4 +1,4 @@
-"""Live moves whose messages come late: what is left of an earlier move changes no later one.
+"""Messages that come late: what is left of an earlier move changes no later one, above all.
 
 Messages are ordered between two parties only, so whatever one of them said of a move that failed
 may arrive when the next move of the same row has begun.
@@ -172,3 +172,16 @@ def test_a_late_word_of_the_hand_off_does_not_pass_for_the_return_of_the_row():
     assert said(fleet, "moved") == [("d1", "test")]
     complete(fleet)
     assert said(fleet, "moved") == [("d1", "test"), ("d0", "test")]
+
+
+def test_a_task_that_comes_when_its_grant_is_forgotten_begins_anew():
+    """Else it would expect that grant for ever, and its owner its pages."""
+    fleet = FakeFleet(replace(SHAPE, prefill_workers=1))
+    fleet.run()
+    fleet.held.add((COORDINATOR, "p0"))
+    fleet.submit(make_turn("a", range(9), max_tokens=5))
+    fleet.run()
+    fleet.advance(SHAPE.transfer_timeout_s + 1)
+    fleet.run()
+    complete(fleet)
+    assert said(fleet, "retry") == [("attempt 1", "timeout")]
