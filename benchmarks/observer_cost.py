@@ -7,9 +7,11 @@ it is in `benchmarks.run`.
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from serving.engine.observer import Observer, Observers
+from serving.engine.raw_loop import GREEDY
 from serving.messages import (
     Completed,
     Decision,
@@ -21,27 +23,11 @@ from serving.messages import (
     WorkerId,
 )
 from serving.metrics import DecisionLog, Metrics, ServerLabels
-from serving.request import FinishReason, SamplingParams, SessionId, Slo, Turn, TurnId
+from serving.request import FinishReason, SessionId, Slo, Turn, TurnId
 
 WORKERS = (("p0", Role.PREFILL), ("d0", Role.DECODE), ("d1", Role.DECODE))
 TURNS, STEPS, ROWS, FLUSH_EVERY = 5000, 5000, 16, 50
-SAMPLING = SamplingParams(
-    max_tokens=100,
-    min_tokens=0,
-    temperature=0.0,
-    top_k=None,
-    top_p=1.0,
-    min_p=0.0,
-    repetition_penalty=1.0,
-    presence_penalty=0.0,
-    frequency_penalty=0.0,
-    logit_bias=(),
-    allowed_ids=None,
-    stop_ids=(),
-    seed=0,
-    logprobs=None,
-    prompt_logprobs=None,
-)
+SAMPLING = replace(GREEDY, max_tokens=100)
 OPTION: dict[str, Detail] = {
     "choice": "local",
     "history": None,

@@ -1,4 +1,4 @@
-"""Which idle session's pages go first, and are they worth a place in host memory?
+"""Which idle session's pages go first, and is KV in host memory worth fetching?
 
 The value of keeping a page is what it saves when its session returns, times the chance that it
 does (ours; papers.md leaves eviction open). Knows neither pages nor how chances are learned
@@ -18,14 +18,6 @@ def evict(idle: Sequence[IdleView]) -> list[int]:
     that would free nothing comes last.
     """
     return sorted(range(len(idle)), key=lambda i: (_value_per_page(idle[i]), i))
-
-
-def worth_keeping_on_host(idle: IdleView, *, fetch_s: float) -> bool:
-    """Say whether a copy in host memory is expected to save time.
-
-    Its worth is `returns * (restore_s - fetch_s)`, where `fetch_s` is the transfer back.
-    """
-    return idle.returns > 0 and fetch_beats_compute(fetch_s=fetch_s, compute_s=idle.restore_s)
 
 
 def fetch_beats_compute(*, fetch_s: float, compute_s: float) -> bool:

@@ -1,30 +1,16 @@
 """Make plans by hand, and drive an executor row by row, for tests of the compiled step."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from serving.core.plan import Chunk, DecodeRows, StepPlan
 from serving.messages import TaskId
-from serving.request import SamplingParams, TurnId
+from serving.request import TurnId
+from tests.support.turns import SAMPLING
 
-NEUTRAL = SamplingParams(
-    max_tokens=1000,
-    min_tokens=0,
-    temperature=0.0,
-    top_k=None,
-    top_p=1.0,
-    min_p=0.0,
-    repetition_penalty=1.0,
-    presence_penalty=0.0,
-    frequency_penalty=0.0,
-    logit_bias=(),
-    allowed_ids=None,
-    stop_ids=(),
-    seed=0,
-    logprobs=None,
-    prompt_logprobs=None,
-)
+NEUTRAL = replace(SAMPLING, max_tokens=1000, temperature=0.0)
 
 
 def table(pages: Sequence[int], max_pages: int) -> np.ndarray:

@@ -4,7 +4,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.policy.evict import evict, fetch_beats_compute, worth_keeping_on_host
+from serving.policy.evict import evict, fetch_beats_compute
 from serving.policy.views import IdleView
 
 
@@ -38,12 +38,6 @@ def test_equal_value_goes_by_age():
 
 def test_a_session_that_would_free_nothing_comes_last():
     assert evict([idle(pages=0), idle(restore_s=100, returns=1)]) == [1, 0]
-
-
-def test_a_copy_on_the_host_pays_if_fetching_is_faster_and_somebody_may_fetch():
-    assert worth_keeping_on_host(idle(restore_s=2), fetch_s=1)
-    assert not worth_keeping_on_host(idle(restore_s=2), fetch_s=2)
-    assert not worth_keeping_on_host(idle(restore_s=2, returns=0), fetch_s=1)
 
 
 def test_restoring_beats_computing_only_if_it_is_faster():
