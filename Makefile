@@ -24,7 +24,7 @@ test: setup
 	$(RUN) -m pytest -q -m "not slow and not gpu and not tpu"
 
 test-slow: setup
-	$(RUN) -m pytest -q -m "slow and not gpu and not tpu"
+	$(RUN) -m pytest -q -m "slow and not gpu and not tpu" --hypothesis-profile explore
 
 check: lint imports types lock test
 

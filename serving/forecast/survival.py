@@ -59,13 +59,12 @@ class Survival:
         """Return the mean of min(remaining tokens, `horizon`): the area under the curve."""
         area = 0.0
         for i, left in enumerate(EDGES[:-1]):
-            right, before, after = EDGES[i + 1], self.alive[i], self.alive[i + 1]
+            before, after = self.alive[i], self.alive[i + 1]
             if left >= horizon or before == 0:
                 break
-            if right > horizon:
-                after = _between(before, after, (horizon - left) / (right - left))
-                right = horizon
-            area += (right - left) * _mean(before, after)
+            width = EDGES[i + 1] - left
+            seen = min(width, horizon - left)
+            area += seen * _mean(before, after, seen / width)
         return area
 
     def quantile(self, q: float) -> int:
@@ -137,10 +136,11 @@ def _between(before: float, after: float, share: float) -> float:
     return max(after, before * (after / before) ** share)
 
 
-def _mean(before: float, after: float) -> float:
-    """Return the mean height of a fall from `before` to `after` as `_between` draws it."""
+def _mean(before: float, after: float, share: float) -> float:
+    """Return the mean height over the first `share` of the way, as `_between` draws it."""
+    reached = _between(before, after, share)
     if after == 0:
-        return before / 2
-    rise = (before - after) / after
-    # log1p, because before / after rounds away the fall where it is slight.
-    return after * rise / log1p(rise) if rise > 0 else before
+        return (before + reached) / 2
+    rise = (before - reached) / reached
+    # log1p, because before / reached rounds away the fall where it is slight.
+    return reached * rise / log1p(rise) if rise > 0 else before

@@ -58,6 +58,14 @@ def test_the_mean_is_the_area_under_the_chances(curve, horizon):
     assert curve.expected(horizon) == pytest.approx(area, rel=1e-3)
 
 
+def test_a_straight_fall_is_straight_where_a_horizon_cuts_it():
+    last = len(EDGES) - 5
+    curve = Survival((*[1.0] * last, *[0.0] * 5))
+    left, right = EDGES[last - 1], EDGES[last]
+    quarter = (right - left) / 4
+    assert curve.expected(left + quarter) == pytest.approx(left + quarter * (1 + 0.75) / 2)
+
+
 def test_the_mean_of_a_constant_hazard_is_its_own():
     assert geometric(300).expected() == pytest.approx(300, rel=1e-9)
 
