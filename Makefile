@@ -36,7 +36,7 @@ imports: setup
 	$(VENV)/bin/lint-imports
 
 types: setup
-	$(VENV)/bin/pyright
+	$(VENV)/bin/pyright --pythonpath $(RUN)
 
 lock:
 	! grep -nE '://|--(extra-)?index-url|--find-links|--trusted-host' requirements.lock
