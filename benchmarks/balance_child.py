@@ -11,7 +11,7 @@ import json
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -21,10 +21,11 @@ from typing import Any, NamedTuple
 import jax
 import uvloop
 
-from benchmarks.engine import Engines, Leaving, Recorder, finish, make_turn
+from benchmarks.engine import Engines, Recorder, finish, make_turn
 from benchmarks.figures import percentile
 from benchmarks.skewed_load import Ask, asks
 from serving.engine.loop import EngineLoop
+from serving.engine.worker import Leaving
 from serving.messages import StepsTimed, WorkerId
 
 SESSIONS = 24
@@ -48,7 +49,7 @@ class Steps:
 
     seen: list[Timed] = field(default_factory=list)
 
-    def __call__(self, leaving: Leaving) -> None:
+    def __call__(self, leaving: Sequence[Leaving]) -> None:
         """Note the step times that leave a worker."""
         now = time.monotonic()
         for event in leaving:

@@ -23,13 +23,11 @@ from serving.engine.build import (
 from serving.engine.compile_cache import cache_directory, keep_compiled
 from serving.engine.loop import EngineLoop, Observer
 from serving.engine.meshes import make_cpu_devices
-from serving.engine.worker import Moved
+from serving.engine.worker import Leaving
 from serving.flags import build_config
-from serving.messages import Decision, End, Event, StepsTimed, ToWorker, WorkerId
+from serving.messages import Decision, End, StepsTimed, WorkerId
 from serving.request import SamplingParams, SessionId, Slo, Turn, TurnId
 from serving.serve import SWITCH_INTERVAL_S
-
-Leaving = Sequence[Event | ToWorker | Moved]
 
 
 class Engines:
@@ -51,7 +49,10 @@ class Engines:
 
     @asynccontextmanager
     async def running(
-        self, observer: Observer, tap: Callable[[Leaving], None] | None = None, **policies: str
+        self,
+        observer: Observer,
+        tap: Callable[[Sequence[Leaving]], None] | None = None,
+        **policies: str,
     ) -> AsyncIterator[EngineLoop]:
         """Run an engine for as long as the context is open.
 
@@ -68,7 +69,7 @@ class Engines:
             flexible_roles=config.mesh.flexible_roles,
         )
 
-        def post(leaving: Leaving) -> None:
+        def post(leaving: Sequence[Leaving]) -> None:
             if tap is not None:
                 tap(leaving)
             engine.post(leaving)

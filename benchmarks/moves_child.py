@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -21,8 +21,9 @@ from typing import Any
 import jax
 import uvloop
 
-from benchmarks.engine import Engines, Leaving, Recorder, finish, make_turn
+from benchmarks.engine import Engines, Recorder, finish, make_turn
 from serving.engine.loop import EngineLoop
+from serving.engine.worker import Leaving
 from serving.messages import Decision, MoveWanted, Tokens, WorkerId
 from serving.request import TurnId
 
@@ -45,7 +46,7 @@ class Source:
 
     told_by: dict[int, WorkerId] = field(default_factory=dict)
 
-    def __call__(self, leaving: Leaving) -> None:
+    def __call__(self, leaving: Sequence[Leaving]) -> None:
         """Note the tokens that leave a worker."""
         for event in leaving:
             if isinstance(event, Tokens):

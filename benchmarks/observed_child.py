@@ -1,15 +1,18 @@
-"""Serves with or without observers, in one process, so that the two can be compared.
+"""Serves under one observer or another, in one process, so that they can be compared.
 
-A question has `observed`: whether the next server's engine tells the metrics what happens, or an
-observer that does nothing. The answer's `port` is where it serves, until the next question. Nothing
-is compiled anew: each server is a fresh endpoint and engine on the same workers.
+A question has `watching`: whom the next server's engine tells what happens. That is an observer
+that does nothing (`none`), the metrics, or the metrics and a decision log (`log`). The answer's
+`port` is where it serves, until the next question. Nothing is compiled anew: each server is a fresh
+endpoint and engine on the same workers.
 """
 
 import asyncio
 import contextlib
 import json
 import sys
-from collections.abc import AsyncIterator, Sequence
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -22,9 +25,11 @@ from benchmarks.server import MODEL
 from model.tokenizer import load_tokenizer
 from serving.api.app import build_app
 from serving.api.service import ServedModel, Service
+from serving.engine.loop import Observer
 from serving.engine.meshes import name_workers
+from serving.engine.observer import Observers
 from serving.messages import Decision, End, StepsTimed, WorkerId
-from serving.metrics import Metrics, ServerLabels
+from serving.metrics import DecisionLog, Metrics, ServerLabels
 from serving.request import Turn, TurnId
 
 POLL_S = 0.01
@@ -53,8 +58,21 @@ class Silent:
         """A worker told what its last steps took."""
 
 
+@contextlib.contextmanager
+def observer_named(watching: str, metrics: Metrics) -> Iterator[Observer]:
+    """Make the observer that a question asks for; the log's file is gone at the end."""
+    if watching != "log":
+        yield {"none": Silent(), "metrics": metrics}[watching]
+        return
+    with tempfile.TemporaryDirectory() as directory:
+        opening = {"version": version("foretoken"), "workers": {}, "policies": {}}
+        log = DecisionLog(Path(directory) / "decisions.jsonl", opening, time.monotonic())
+        with contextlib.closing(log):
+            yield Observers([metrics, log])
+
+
 @contextlib.asynccontextmanager
-async def serving(engines: Engines, checkpoint: Path, *, observed: bool) -> AsyncIterator[int]:
+async def serving(engines: Engines, checkpoint: Path, *, watching: str) -> AsyncIterator[int]:
     """Serve on a free port for as long as the context is open."""
     deployment = engines.deployment
     metrics = Metrics(
@@ -66,38 +84,39 @@ async def serving(engines: Engines, checkpoint: Path, *, observed: bool) -> Asyn
             cache_dtype=deployment.model.dtype,
         )
     )
-    async with engines.running(metrics if observed else Silent()) as engine:
-        model = ServedModel((MODEL,), deployment.max_model_len, created=0, seed=0)
-        # The endpoint itself counts one thing per request; that is the same with and without.
-        service = Service(
-            engine, load_tokenizer(checkpoint), deployment.config.endpoint, model, metrics
-        )
-        app = build_app(service, version=version("foretoken"), settings={})
-        server = uvicorn.Server(
-            uvicorn.Config(
-                app,
-                host="127.0.0.1",
-                port=0,
-                log_level="warning",
-                lifespan="off",
-                access_log=False,
-                timeout_keep_alive=KEEP_ALIVE_S,
+    with observer_named(watching, metrics) as observer:
+        async with engines.running(observer) as engine:
+            model = ServedModel((MODEL,), deployment.max_model_len, created=0, seed=0)
+            # The endpoint itself counts one thing per request; that is the same with and without.
+            service = Service(
+                engine, load_tokenizer(checkpoint), deployment.config.endpoint, model, metrics
             )
-        )
-        task = asyncio.create_task(server.serve())
-        while not server.started:
-            await asyncio.sleep(POLL_S)
-        yield server.servers[0].sockets[0].getsockname()[1]
-        server.should_exit = True
-        await task
+            app = build_app(service, version=version("foretoken"), settings={})
+            server = uvicorn.Server(
+                uvicorn.Config(
+                    app,
+                    host="127.0.0.1",
+                    port=0,
+                    log_level="warning",
+                    lifespan="off",
+                    access_log=False,
+                    timeout_keep_alive=KEEP_ALIVE_S,
+                )
+            )
+            task = asyncio.create_task(server.serve())
+            while not server.started:
+                await asyncio.sleep(POLL_S)
+            yield server.servers[0].sockets[0].getsockname()[1]
+            server.should_exit = True
+            await task
 
 
 async def answer(engines: Engines, checkpoint: Path) -> None:
     """Serve what each line of standard input asks for, until it ends."""
     question = await asyncio.to_thread(sys.stdin.readline)
     while question:
-        observed = json.loads(question)["observed"]
-        async with serving(engines, checkpoint, observed=observed) as port:
+        watching = json.loads(question)["watching"]
+        async with serving(engines, checkpoint, watching=watching) as port:
             print(json.dumps({"port": port}), flush=True)
             question = await asyncio.to_thread(sys.stdin.readline)
 

@@ -171,13 +171,16 @@ def _balance(figures: Figures) -> Iterator[Line]:
 
 
 def _observers(figures: Figures) -> Iterator[Line]:
-    for way in ("with", "without"):
-        rate = figures[way]["tokens_per_s"]["median"]
-        yield Line(f"{figures['clients']} clients, {way} metrics", f"{rate:,.0f} tokens/s")
-    yield _least("with / without", figures["ratio"]["median"], OBSERVED_SHARE, "{:.3f}")
-    yield Line("  spread", f"{figures['ratio']['min']:.3f} to {figures['ratio']['max']:.3f}")
-    cpu = figures["cpu_ratio"]
-    yield Line("  processor time per token, with / without", f"{cpu['median']:.3f}")
+    watching = {"none": "nothing", "metrics": "metrics", "log": "metrics and decision log"}
+    for name, what in watching.items():
+        rate = figures[name]["tokens_per_s"]["median"]
+        yield Line(f"{figures['clients']} clients, watched by {what}", f"{rate:,.0f} tokens/s")
+    for name, ratios in figures["ratios"].items():
+        share, cpu = ratios["tokens_per_s"], ratios["cpu"]
+        yield _least(f"{watching[name]} / nothing", share["median"], OBSERVED_SHARE, "{:.3f}")
+        yield Line("  spread", f"{share['min']:.3f} to {share['max']:.3f}")
+        spread = f"{cpu['median']:.3f} ({cpu['min']:.3f} to {cpu['max']:.3f})"
+        yield Line("  processor time per token", spread)
 
 
 def _least(what: str, value: float, goal: float | None, form: str) -> Line:

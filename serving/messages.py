@@ -224,10 +224,14 @@ class WorkerStatus:
 
 
 class StepTime(NamedTuple):
-    """How long a step of `rows` decode rows and `new_len` prompt tokens took, and was to take."""
+    """How long a step of `rows` decode rows and `new_len` prompt tokens took, and was to take.
+
+    `held_back`: prompt tokens that had room in it and were left out for the rows' sake.
+    """
 
     rows: int
     new_len: int
+    held_back: int
     predicted_s: float
     observed_s: float
 
@@ -548,8 +552,9 @@ Detail = str | float | int | bool | None | Sequence["Detail"] | Mapping[str, "De
 class Decision:
     """A decision and its reason, or what became of one, for metrics and the decision log.
 
-    `turn` and `session` are None where a worker is concerned. `details` hold what was known:
-    predictions beside alternatives for a choice, what was observed beside what was predicted.
+    It comes from the coordinator, or from the worker that decided by itself. `turn` and `session`
+    are None where a worker is concerned. `details` hold what was known: predictions beside
+    alternatives for a choice, what was observed beside what was predicted.
     """
 
     kind: str

@@ -1,7 +1,8 @@
-"""What do the metrics cost? Served tokens a second, against an observer that does nothing.
+"""What does watching cost? Served tokens a second with metrics, with a decision log too, with none.
 
-Rounds of both, the first of a round alternating, so that a machine that slows down slows both. The
-ratio of a round's processor time per token is steadier than that of its rates: it is shown too.
+Rounds of all three, from first to last and back in turn, so that a machine that slows down slows
+all. The ratio of a round's processor time per token is steadier than that of its rates: it is shown
+too.
 """
 
 from dataclasses import replace
@@ -17,21 +18,22 @@ from benchmarks.load import LoadSpec
 
 CLIENTS = 16
 ROUNDS_A_REPEAT = 4
-WAYS = {"with": True, "without": False}
+WAYS = ("none", "metrics", "log")
+"""What watches, as `benchmarks.observed_child` names it."""
 
 
 class Way:
-    """The runs with, or those without."""
+    """The runs with one observer."""
 
-    def __init__(self, *, observed: bool) -> None:
+    def __init__(self, watching: str) -> None:
         """Start without runs."""
-        self.observed = observed
+        self.watching = watching
         self.rates: list[float] = []
         self.cpu_us: list[float] = []
 
     def run(self, child: Child, generator: Generator, spec: LoadSpec | None) -> LoadSpec:
         """Serve anew and warm up; with a `spec` measure it, without one choose it."""
-        port = child.ask({"observed": self.observed})["port"]
+        port = child.ask({"watching": self.watching})["port"]
         if spec is None:
             return generator.sized(port, CLIENTS, stream=False)
         here = replace(spec, port=port)
@@ -45,15 +47,15 @@ class Way:
 
 
 def measure(bench: Bench) -> dict[str, Any]:
-    """Serve with and without in turn, `ROUNDS_A_REPEAT` rounds a repeat."""
-    ways = {name: Way(observed=observed) for name, observed in WAYS.items()}
+    """Serve with each in turn, `ROUNDS_A_REPEAT` rounds a repeat."""
+    ways = {name: Way(name) for name in WAYS}
     rounds = ROUNDS_A_REPEAT * bench.scale.repeats
     bench.say("starting")
     with (
         bench.child("benchmarks.observed_child", str(bench.checkpoint)) as child,
         Generator(bench) as generator,
     ):
-        spec = ways["with"].run(child, generator, None)
+        spec = ways["log"].run(child, generator, None)
         for number in range(rounds):
             for name in list(ways) if number % 2 else list(reversed(ways)):
                 bench.say(f"round {number + 1} of {rounds}, {name}")
@@ -66,8 +68,13 @@ def measure(bench: Bench) -> dict[str, Any]:
             name: {"tokens_per_s": figure(way.rates), "cpu_us_per_token": figure(way.cpu_us)}
             for name, way in ways.items()
         },
-        "ratio": ratio(ways["with"].rates, ways["without"].rates),
-        "cpu_ratio": ratio(ways["with"].cpu_us, ways["without"].cpu_us),
+        "ratios": {
+            name: {
+                "tokens_per_s": ratio(ways[name].rates, ways["none"].rates),
+                "cpu": ratio(ways[name].cpu_us, ways["none"].cpu_us),
+            }
+            for name in WAYS[1:]
+        },
     }
 
 

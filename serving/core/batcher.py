@@ -88,6 +88,7 @@ class Batcher:
                 self.holdings.pool.clear_cached()
             case Tick():
                 self._expire(now)
+                self._state.decisions.tell_evicted()
             case _:
                 self._on_peer(message, now)
         return self._state.take_out()
@@ -189,6 +190,7 @@ class Batcher:
             entry.stage = Stage.GRANTED
             granted = Granted(entry.task.id, self.worker, entry.kv_len, entry.move)
             self._state.out.append(ToWorker(entry.source, granted))
+            self._state.load_slot(entry)  # most of the load is then done before its first step
             return
         self._state.load_slot(entry)
         entry.sent_pages = entry.held_len // self.limits.page_size

@@ -93,11 +93,15 @@ class CachedPages:
             if not self._continued[left.parent]:
                 del self._continued[left.parent]
 
-    def evict(self) -> int:
-        """Take out the page that is worth least. Raises StopIteration if there is none."""
+    def evict(self) -> tuple[int, Group | None]:
+        """Take out the page that is worth least; returns it and the group that had left it.
+
+        Raises StopIteration if there is none.
+        """
         page = next(iter(self._left)) if self._ranking is None else self._least(self._ranking)
+        group = self._left[page].group
         self.discard(page)
-        return page
+        return page, group
 
     def clear(self) -> list[int]:
         """Take out all pages; returns them, oldest release first."""

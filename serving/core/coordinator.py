@@ -350,7 +350,7 @@ class Coordinator:
         record = self.fleet.observe(event)
         if record is not None and isinstance(event, StepsTimed):
             correction = self._corrections[record.role]
-            for rows, new_len, predicted_s, observed_s in event.steps:
+            for rows, new_len, _, predicted_s, observed_s in event.steps:
                 correction.observe(step_bucket(rows, new_len), predicted_s, observed_s)
 
     def _on_fleet(

@@ -12,13 +12,14 @@ from math import inf
 from serving.core.cached_pages import Ranking
 from serving.core.host_store import HostStore
 from serving.core.idle import IdleSessions
-from serving.core.pages import NOTHING, Match, PagePool
+from serving.core.own_decisions import OwnDecisions
+from serving.core.pages import NOTHING, Evicted, Match, PagePool
 from serving.core.rows import Rows
 from serving.core.rules import BatcherRules
 from serving.core.waiting import Waiting
 from serving.core.worker_task import Stage, WorkerTask
 from serving.messages import TaskId
-from serving.policy.admit import Defer, admit, pages_for
+from serving.policy.admit import Admit, Defer, admit, pages_for
 from serving.policy.evict import fetch_beats_compute
 from serving.policy.preempt import preempt
 from serving.policy.views import GrowthView, HolderView, PoolView, QueuedView
@@ -54,18 +55,19 @@ class BatcherLimits:
 class Holdings:
     """The only writer of one worker's pages, slots and queue."""
 
-    def __init__(self, limits: BatcherLimits, rules: BatcherRules) -> None:
-        """Start empty."""
+    def __init__(self, limits: BatcherLimits, rules: BatcherRules, decisions: OwnDecisions) -> None:
+        """Start empty; what is decided here is noted in `decisions`."""
         self.limits = limits
+        self._decisions = decisions
         self._rules = rules
         self.idle = IdleSessions(rules, limits.page_size)
         self.host = HostStore(capacity=limits.host_pages)
-        self._evicted: list[tuple[int, bytes]] = []
+        self._evicted: list[Evicted] = []
         self.pool = PagePool(
             num_pages=limits.num_pages,
             page_size=limits.page_size,
             ranking=Ranking(self.idle.rank, RANK_EVERY),
-            on_evict=self._on_evict if limits.host_pages else None,
+            on_evict=self._evicted.append,
         )
         self.rows = Rows(
             slots=limits.max_rows,
@@ -84,9 +86,17 @@ class Holdings:
         Nobody overtakes it: a large task would else wait for ever.
         """
         task = self.queue.next(now)
-        if task is None or not self._admit(task):
+        if task is None:
             return None
-        self.queue.start(task)
+        verdict = self._admit(task)
+        if isinstance(verdict, Defer):
+            self._defer(task, verdict)
+            return None
+        passed_over = self.queue.start(task)
+        if passed_over:
+            self._decisions.about("order", task, "deadlines", {"passed_over": passed_over})
+        details = {"cached_len": task.kv_len, "pages": len(task.pages), "reserved": verdict.reserve}
+        self._decisions.about("admit", task, verdict.reason, details)
         return task
 
     def admit_at_once(self, task: WorkerTask) -> str | None:
@@ -97,7 +107,7 @@ class Holdings:
         """
         if self.queue or task.task.id in self.tasks:
             return "busy"
-        if not self._admit(task):
+        if isinstance(self._admit(task), Defer):
             return "no_room"
         self.tasks[task.task.id] = task
         return None
@@ -138,8 +148,9 @@ class Holdings:
         """
         pages: list[int] = []
         slots: list[int] = []
-        for page, name in self._evicted:
-            slot = self.host.offer(name, keep)
+        for page, name, session in self._evicted:
+            slot = None if name is None else self.host.offer(name, keep)
+            self._decisions.evicted(session, "dropped" if slot is None else "offloaded")
             if slot is not None:
                 pages.append(page)
                 slots.append(slot)
@@ -198,9 +209,15 @@ class Holdings:
         self.pool.check_holders(holders)
         assert not self._evicted, "an evicted page was offered to nobody"
 
-    def _admit(self, task: WorkerTask) -> bool:
+    def _defer(self, task: WorkerTask, verdict: Defer) -> None:
+        """A task waits for room; it is told once, though it is asked for before every step."""
+        if not task.deferred:
+            task.deferred = True
+            self._decisions.about("defer", task, verdict.reason, {"waiting": len(self.queue)})
+
+    def _admit(self, task: WorkerTask) -> Admit | Defer:
         if not self.rows.num_free:
-            return False
+            return Defer("slots")
         match = self._match(task)
         missing = pages_for(len(task.tokens), self.limits.page_size) - match.num_pages
         verdict = admit(
@@ -211,7 +228,7 @@ class Holdings:
             quantile=self._rules.reserve_quantile,
         )
         if isinstance(verdict, Defer):
-            return False
+            return verdict
         self.idle.returned(task.task.session)
         host_slots = self._on_host(task, match)
         task.pages = self.pool.take(match)
@@ -226,7 +243,7 @@ class Holdings:
         task.slot = self.rows.open(wants_logprobs=task.task.turn.sampling.logprobs is not None)
         self.rows.add_pages(task.slot, task.pages)
         self.by_slot[task.slot] = task
-        return True
+        return verdict
 
     def _match(self, task: WorkerTask) -> Match:
         if not self._may_reuse(task):
@@ -253,10 +270,11 @@ class Holdings:
         costs = self._rules.costs
         fetch_s = costs.transfer(length * costs.kv_bytes_per_token, self._rules.host_link).seconds
         compute_s = costs.prefill(length, match.cached_len).seconds
-        return tuple(slots) if fetch_beats_compute(fetch_s=fetch_s, compute_s=compute_s) else ()
-
-    def _on_evict(self, page: int, name: bytes) -> None:
-        self._evicted.append((page, name))
+        fetched = fetch_beats_compute(fetch_s=fetch_s, compute_s=compute_s)
+        reason = "fetch_faster" if fetched else "compute_faster"
+        details = {"tokens": length, "fetch_s": fetch_s, "compute_s": compute_s}
+        self._decisions.about("restore", task, reason, details)
+        return tuple(slots) if fetched else ()
 
     def _growth_view(self, task: WorkerTask) -> GrowthView:
         left = task.task.turn.sampling.max_tokens - task.replied if task.decodes_here else 0

@@ -14,6 +14,7 @@ Knows nothing of tasks, workers or time. Which cached page goes first: core/cach
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from serving.core.cached_pages import CachedPages, Group, Ranking
 from serving.core.name_changes import NameChanges
@@ -35,6 +36,14 @@ class Match:
     def num_pages(self) -> int:
         """Pages that need not be allocated."""
         return len(self.full) + (self.tail is not None)
+
+
+class Evicted(NamedTuple):
+    """A cached page that was given away, what it was named if it was full, and who had left it."""
+
+    page: int
+    name: bytes | None
+    group: Group | None
 
 
 NOTHING = Match(full=(), tail=None, cached_len=0, idle=0)
@@ -59,12 +68,12 @@ class PagePool:
         num_pages: int,
         page_size: int,
         ranking: Ranking | None = None,
-        on_evict: Callable[[int, bytes], None] | None = None,
+        on_evict: Callable[[Evicted], None] | None = None,
     ) -> None:
         """Make a pool of `num_pages` pages, page 0 included.
 
         With a `ranking` cached pages are evicted by the value of the session that left them, else
-        least recently released first. `on_evict(page, name)` is told of every full page evicted.
+        least recently released first. `on_evict` is told of every page evicted.
         """
         self._on_evict = on_evict
         self.num_pages = num_pages
@@ -138,9 +147,9 @@ class PagePool:
             if self._free:
                 page = self._free.pop()
             else:
-                page = self._cached.evict()
-                if self._on_evict is not None and page in self._name_of:
-                    self._on_evict(page, self._name_of[page])
+                page, group = self._cached.evict()
+                if self._on_evict is not None:
+                    self._on_evict(Evicted(page, self._name_of.get(page), group))
                 self._forget(page)
             self._holders[page] = 1
             pages.append(page)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.messages import Event, TaskId, ToWorker, TransferId, WorkerId
+from serving.messages import Decision, Event, TaskId, ToWorker, TransferId, WorkerId
 from serving.request import SamplingParams, TokenLogprobs
 
 
@@ -17,7 +17,8 @@ from serving.request import SamplingParams, TokenLogprobs
 class LoadSlot:
     """Prepare a slot for a row: its sampling, and the history that penalties look at.
 
-    Must come before the first step that uses the slot for this row.
+    Must come before the first step that uses the slot for this row. It may come again as the reply
+    grows elsewhere.
     """
 
     slot: int
@@ -155,4 +156,4 @@ class Launch:
     plan: StepPlan
 
 
-Output = Command | Launch | Event | ToWorker
+Output = Command | Launch | Event | ToWorker | Decision

@@ -22,6 +22,7 @@ class _Launched:
 
     rows: int
     new_len: int
+    held_back: int
     at: float
     predicted_s: float
 
@@ -40,7 +41,14 @@ class StepClock:
         self._times: list[StepTime] = []
 
     def launched(
-        self, now: float, *, rows: int, kv_tokens: int, new_len: int, cached_len: int
+        self,
+        now: float,
+        *,
+        rows: int,
+        kv_tokens: int,
+        new_len: int,
+        held_back: int,
+        cached_len: int,
     ) -> None:
         """A step was dispatched; `cached_len` is the history of its chunks (their mean)."""
         if not new_len:
@@ -49,7 +57,7 @@ class StepClock:
             estimate = self._costs.mixed(rows, kv_tokens, new_len, cached_len)
         else:
             estimate = self._costs.prefill(new_len, cached_len)
-        self._launched.append(_Launched(rows, new_len, now, estimate.seconds))
+        self._launched.append(_Launched(rows, new_len, held_back, now, estimate.seconds))
 
     def ended(self, now: float) -> StepsTimed | None:
         """The oldest step has ended; returns a report now and then."""
@@ -58,7 +66,8 @@ class StepClock:
         self._ended_at = now
         bucket = step_bucket(step.rows, step.new_len)
         self._correction.observe(bucket, step.predicted_s, observed_s)
-        self._times.append(StepTime(step.rows, step.new_len, step.predicted_s, observed_s))
+        time = StepTime(step.rows, step.new_len, step.held_back, step.predicted_s, observed_s)
+        self._times.append(time)
         if len(self._times) < REPORT_STEPS:
             return None
         times, self._times = tuple(self._times), []

@@ -14,7 +14,7 @@ from serving.core.samples import take_decoded, take_first
 from serving.core.step_clock import StepClock
 from serving.core.worker_state import WorkerState
 from serving.core.worker_task import Stage, WorkerTask
-from serving.policy.batch import ChunkLimits, batch
+from serving.policy.batch import ChunkLimits, batch, room_for
 from serving.policy.views import ChunkView, DecodingView
 from serving.request import TokenLogprobs
 
@@ -38,7 +38,7 @@ class Stepper:
         """Plan the next step, if there is anything to run."""
         decoding, rows = self._decoding(), self._state.holdings.rows
         kv_tokens = rows.kv_tokens()
-        shares = self._shares(len(decoding), kv_tokens, now)
+        shares, held_back = self._shares(len(decoding), kv_tokens, now)
         if not decoding and not shares:
             return
         chosen = self._state.prefilling[: len(shares)]
@@ -49,6 +49,7 @@ class Stepper:
             rows=len(decoding),
             kv_tokens=kv_tokens,
             new_len=new_len,
+            held_back=held_back,
             cached_len=past // new_len if new_len else 0,
         )
         logprobs = rows.wants_logprobs()
@@ -84,17 +85,16 @@ class Stepper:
                 logprobs = result.chunk_logprobs[i] if result.chunk_logprobs else None
                 self._complete_prefill(entry, result.chunk_ids[i], logprobs, now)
 
-    def _shares(self, rows: int, kv_tokens: int, now: float) -> list[int]:
-        """Decide how many tokens of which prompts ride in the next step."""
+    def _shares(self, rows: int, kv_tokens: int, now: float) -> tuple[list[int], int]:
+        """Decide how many tokens of which prompts ride in the next step; count those held back."""
         if not self._state.prefilling:
-            return []
+            return [], 0
         slack_s = self._state.holdings.rows.slack_s(now) - self._clock.in_flight_s(now)
-        return batch(
-            [ChunkView(len(e.tokens) - e.kv_len, e.kv_len) for e in self._state.prefilling],
-            DecodingView(rows, kv_tokens, slack_s),
-            costs=self._clock.corrected,
-            limits=self._chunk_limits,
-        )
+        waiting = [ChunkView(len(e.tokens) - e.kv_len, e.kv_len) for e in self._state.prefilling]
+        limits = self._chunk_limits
+        decoding = DecodingView(rows, kv_tokens, slack_s)
+        shares = batch(waiting, decoding, costs=self._clock.corrected, limits=limits)
+        return shares, room_for(waiting, limits) - sum(shares)
 
     def _decoding(self) -> list[WorkerTask]:
         by_slot = self._state.holdings.by_slot

@@ -69,9 +69,10 @@ class Waiting:
                 self._chosen = window[order(views, now, max_passes=self._max_passes)[0]]
         return self._chosen
 
-    def start(self, task: WorkerTask) -> None:
-        """The task whose turn it was starts; those before it have been passed over."""
+    def start(self, task: WorkerTask) -> int:
+        """The task whose turn it was starts; returns how many before it have been passed over."""
         place = self._tasks.index(task)
         for passed in self._tasks[:place]:
             passed.passed += 1
         self.remove(task)
+        return place

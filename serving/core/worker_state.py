@@ -8,6 +8,7 @@ from bisect import insort
 
 from serving.core.departures import Departures
 from serving.core.holdings import BatcherLimits, Holdings
+from serving.core.own_decisions import OwnDecisions
 from serving.core.plan import DropTransfer, LoadSlot, OffloadPages, Output
 from serving.core.rules import BatcherRules
 from serving.core.waiting import age
@@ -22,7 +23,8 @@ class WorkerState:
         """Start empty."""
         self.worker = worker
         self.limits = limits
-        self.holdings = Holdings(limits, rules)
+        self.decisions = OwnDecisions(worker)
+        self.holdings = Holdings(limits, rules, self.decisions)
         self.prefilling: list[WorkerTask] = []
         self.departures = Departures(worker, self.holdings, self.next_transfer)
         self.out: list[Output] = []
@@ -98,9 +100,10 @@ class WorkerState:
             self.out.append(DropTransfer(entry.unannounced.transfer))
 
     def take_out(self) -> list[Output]:
-        """Return what is to be done, in order, and which pages can be found since."""
+        """Return what is to be done, in order, what can be found since, and what was decided."""
         added, removed = self.holdings.pool.take_changes()
         if added or removed:
             self.out.append(PagesChanged(self.worker, added, removed))
+        self.out += self.decisions.take()
         out, self.out = self.out, []
         return out

@@ -75,6 +75,7 @@ class WorkerTask:
     named_pages: int = 0
     reserved_pages: int = 0
     passed: int = 0
+    deferred: bool = False
     started_at: float = 0.0
     restored: tuple[tuple[int, ...], tuple[int, ...]] | None = None
     held_len: int = 0

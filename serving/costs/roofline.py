@@ -31,13 +31,16 @@ NOTHING = Estimate(0.0, 0.0)
 
 @dataclass(frozen=True, slots=True)
 class _Rates:
-    """What the descriptions come to: seconds, and work per second that is really reached."""
+    """What the descriptions come to, in seconds.
+
+    Of reading the weights, of a token's matmuls, of reading a token's KV, of a pair of tokens that
+    attend to each other, and of what every step takes.
+    """
 
     weights_s: float
-    flops_per_token: int
-    matmul_flops_per_s: float
+    token_s: float
     kv_token_s: float
-    attention_flops_per_s: float
+    pair_s: float
     fixed_s: float
 
 
@@ -55,10 +58,9 @@ class Roofline:
         shape, hardware = self.shape, self.hardware
         rates = _Rates(
             weights_s=shape.weight_bytes / (hardware.eta_w * hardware.bytes_per_s),
-            flops_per_token=2 * shape.matmul_params,
-            matmul_flops_per_s=hardware.eta_f * hardware.flops_per_s,
+            token_s=2 * shape.matmul_params / (hardware.eta_f * hardware.flops_per_s),
             kv_token_s=shape.kv_bytes_per_token / (hardware.eta_kv * hardware.bytes_per_s),
-            attention_flops_per_s=hardware.eta_a * hardware.flops_per_s,
+            pair_s=shape.attention_flops / (hardware.eta_a * hardware.flops_per_s),
             fixed_s=shape.num_layers * hardware.layer_s + hardware.host_s,
         )
         object.__setattr__(self, "_rates", rates)
@@ -82,13 +84,13 @@ class Roofline:
         if tokens == 0:
             return NOTHING
         rates = self._rates
-        matmuls_s = rates.flops_per_token * tokens / rates.matmul_flops_per_s
-        work = max(rates.weights_s, matmuls_s) + kv_tokens * rates.kv_token_s
+        work = max(rates.weights_s, rates.token_s * tokens) + kv_tokens * rates.kv_token_s
         if new_len:
-            pairs = new_len * cached_len + new_len * new_len / 2
-            attention_s = self.shape.attention_flops * pairs / rates.attention_flops_per_s
+            attention_s = rates.pair_s * new_len * (cached_len + new_len / 2)
             work += max(attention_s, cached_len * rates.kv_token_s)
-        seconds = work / self.tp + rates.fixed_s + self._all_reduces(tokens)
+        seconds = work / self.tp + rates.fixed_s
+        if self.tp > 1:
+            seconds += self._all_reduces(tokens)
         return Estimate(seconds, self.hardware.error)
 
     def transfer(self, num_bytes: int, link: Link) -> Estimate:
@@ -109,8 +111,6 @@ class Roofline:
 
     def _all_reduces(self, tokens: int) -> float:
         """Seconds of summing every layer's two outputs over the devices."""
-        if self.tp == 1:
-            return 0.0
         link = self.hardware.interconnect
         num_bytes = tokens * self.shape.hidden_size * self.shape.dtype_bytes
         ring = 2 * (self.tp - 1) / self.tp * num_bytes / link.bytes_per_s

@@ -13,7 +13,7 @@ from typing import assert_never
 from serving.core.coordinator import Coordinator
 from serving.engine.observer import Observer
 from serving.engine.reply import LoopReply
-from serving.engine.worker import Moved, Worker
+from serving.engine.worker import Leaving, Moved, Worker
 from serving.messages import (
     Action,
     Arrived,
@@ -124,9 +124,9 @@ class EngineLoop:
             "--flexible-roles to change roles, or drain the worker with null."
         )
 
-    def post(self, leaving: Sequence[Event | ToWorker | Moved]) -> None:
+    def post(self, leaving: Sequence[Leaving]) -> None:
         """Take what leaves a worker, in order. Called from the workers' threads."""
-        events: list[Event | Moved] = []
+        events: list[Event | Moved | Decision] = []
         for item in leaving:
             if isinstance(item, ToWorker):
                 self._hand_over(events)
@@ -192,16 +192,19 @@ class EngineLoop:
                 self._take(worker.report)
             self._take(Tick())
 
-    def _hand_over(self, events: Sequence[Event | Moved]) -> None:
+    def _hand_over(self, events: Sequence[Event | Moved | Decision]) -> None:
         if events and self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._take_all, events)
 
-    def _take_all(self, events: Sequence[Event | Moved]) -> None:
+    def _take_all(self, events: Sequence[Event | Moved | Decision]) -> None:
         for event in events:
-            if isinstance(event, Moved):
-                self._observer.on_moved(event.sender, event.to, event.num_bytes)
-            else:
-                self._take(event)
+            match event:
+                case Moved(sender, to, num_bytes):
+                    self._observer.on_moved(sender, to, num_bytes)
+                case Decision():
+                    self._observer.on_decision(event, self._clock())
+                case _:
+                    self._take(event)
 
     def _take(self, event: Event) -> None:
         """Let the coordinator decide, and carry its actions out."""

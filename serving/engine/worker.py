@@ -2,8 +2,9 @@
 
 One round: take the messages that have come, plan and dispatch a step, then read the step before
 it. The device always has the next step queued while the host reads the last one's tokens, but while
-a row is about to arrive from another worker: it shall ride in the very next step. The thread sleeps
-only when nothing is queued, nothing runs and no message waits.
+a row is about to arrive from another worker: it shall ride in the very next step, which is queued
+as soon as the row is here. The thread sleeps only when nothing is queued, nothing runs and no
+message waits.
 """
 
 import logging
@@ -28,6 +29,7 @@ from serving.core.plan import (
 )
 from serving.engine.connectors.connector import Connector
 from serving.messages import (
+    Decision,
     Event,
     LoadReport,
     PagesReady,
@@ -42,6 +44,7 @@ from serving.messages import (
 LOG = logging.getLogger(__name__)
 MAX_LAUNCHED = 2  # one step runs, one is queued behind it: the device never waits for the host
 REPORT_EVERY_S = 0.02
+POLL_S = 1e-4  # how late the end of a step may be seen while a row is about to arrive
 
 
 @runtime_checkable
@@ -54,6 +57,10 @@ class Executor(Protocol):
 
     def launch(self, plan: StepPlan) -> Any:
         """Dispatch a step; returns what `collect` needs."""
+        ...
+
+    def has_run(self, pending: Any) -> bool:
+        """Say whether `collect` would return at once."""
         ...
 
     def collect(self, pending: Any) -> StepResult:
@@ -86,7 +93,9 @@ class Moved:
     num_bytes: int
 
 
-Post = Callable[[Sequence[Event | ToWorker | Moved]], None]
+Leaving = Event | ToWorker | Moved | Decision
+"""What comes out of a worker: for the coordinator, a peer, or the observers alone."""
+Post = Callable[[Sequence[Leaving]], None]
 
 
 class Worker:
@@ -175,6 +184,8 @@ class Worker:
         if queued < most:
             self._act(self.batcher.step(self._clock()))
         launched = len(self._launched) > queued
+        if most == 1 and self._message_comes_first():
+            return True
         if self._launched and (len(self._launched) >= most or not launched):
             plan, pending = self._launched.popleft()
             result = self._executor.collect(pending)
@@ -183,6 +194,17 @@ class Worker:
         self._refresh_report()
         return worked or launched
 
+    def _message_comes_first(self) -> bool:
+        """Wait for the oldest step or a message; whether a message has come before its end."""
+        with self._wake:
+            while not self._inbox:
+                if self._stopping or not self._launched:
+                    return False
+                if self._executor.has_run(self._launched[0][1]):
+                    return False
+                self._wake.wait(POLL_S)
+            return True
+
     def _refresh_report(self) -> None:
         now = self._clock()
         if not self._launched or now - self._reported_at >= REPORT_EVERY_S:
@@ -190,7 +212,7 @@ class Worker:
 
     def _act(self, outputs: Sequence[Output]) -> None:
         """Carry outputs out in their order; what leaves is posted in one go, in the same order."""
-        leaving: list[Event | ToWorker | Moved] = []
+        leaving: list[Leaving] = []
         todo = deque(outputs)
         while todo:
             output = todo.popleft()
@@ -228,7 +250,7 @@ class Worker:
     def _move(
         self,
         command: SendPages | ReceivePages | DropTransfer,
-        leaving: list[Event | ToWorker | Moved],
+        leaving: list[Leaving],
     ) -> list[Output]:
         """Move pages. A send that fails ends the task's attempt, not the worker."""
         match command:
@@ -251,6 +273,6 @@ class Worker:
         return []
 
 
-def _announced(leaving: Sequence[Event | ToWorker | Moved]) -> list[TransferId]:
+def _announced(leaving: Sequence[Leaving]) -> list[TransferId]:
     messages = [item.message for item in leaving if isinstance(item, ToWorker)]
     return [message.transfer for message in messages if isinstance(message, PagesReady)]

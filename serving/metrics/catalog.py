@@ -49,6 +49,15 @@ MIGRATIONS = (
     *(("moved", reason) for reason in MOVE_REASONS),
     *(("failed", reason) for reason in MOVE_FAILURES),
 )
+ADMITTED_REASONS = ("fits", "alone", OTHER)
+DEFERRED_REASONS = ("slots", "pages", "growth", OTHER)
+ADMISSIONS = (
+    *(("admitted", reason) for reason in ADMITTED_REASONS),
+    *(("deferred", reason) for reason in DEFERRED_REASONS),
+)
+EVICTION_REASONS = ("dropped", "offloaded", OTHER)
+RESTORE_REASONS = ("fetch_faster", "compute_faster", OTHER)
+CHUNK_REASONS = ("full", "slack")
 DIRECTIONS = ("p2d", "d2d", "d2p")
 PHASES = ("queue", "prefill")
 STEP_KINDS = ("decode", "prefill", "mixed")
@@ -77,6 +86,7 @@ class Catalog:
         self._predictions()
         self._migrations()
         self._workers()
+        self._own_decisions()
 
     @property
     def series(self) -> Mapping[str, Series]:
@@ -227,4 +237,21 @@ class Catalog:
         self._gauge("foretoken:worker_draining", "1 while a worker takes no new work.")
         self._counter(
             "foretoken:role_changes", "Changes of a worker's role.", outcome=ROLE_OUTCOMES
+        )
+
+    def _own_decisions(self) -> None:
+        """What workers decide by themselves."""
+        name = "foretoken:admissions"
+        labels = ["model_name", "engine", "outcome", "reason"]
+        rows = self._rows(ADMISSIONS)
+        self.values[name] = Values("counter", name, "Tasks that got room or wait.", labels, rows)
+        self._counter("foretoken:reordered", "Tasks started before older ones, for deadlines.")
+        self._counter(
+            "foretoken:evicted_pages", "Cached pages given away.", reason=EVICTION_REASONS
+        )
+        self._counter(
+            "foretoken:restore_decisions", "Pages in host memory.", reason=RESTORE_REASONS
+        )
+        self._counter(
+            "foretoken:chunk_decisions", "Steps with prompts in them.", reason=CHUNK_REASONS
         )

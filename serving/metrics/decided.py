@@ -9,10 +9,14 @@ from typing import Any
 
 from serving.messages import Decision, Detail, Role, WorkerId
 from serving.metrics.catalog import (
+    ADMITTED_REASONS,
+    DEFERRED_REASONS,
+    EVICTION_REASONS,
     MOVE_FAILURES,
     MOVE_REASONS,
     OTHER,
     PLACE_REASONS,
+    RESTORE_REASONS,
     RETRY_REASONS,
     ROLES,
     Catalog,
@@ -70,10 +74,13 @@ class Decided:
             case "move" | "moved" | "move_failed" | "resumed":
                 self._move(decision, seen, now)
             case _:
-                return
+                self._by_worker(decision)
 
     def on_worker(self, decision: Decision) -> None:
         """Count a decision about a worker."""
+        if decision.kind == "evict":
+            self._by_worker(decision)
+            return
         worker = WorkerId(str(decision.details["worker"]))
         row, changes = self._engines.row(worker), self._values["foretoken:role_changes"]
         match decision.kind:
@@ -87,6 +94,27 @@ class Decided:
                 self.show_role(worker)
             case "role_refused":
                 changes.add((*row, "refused"), 1)
+            case _:
+                return
+
+    def _by_worker(self, decision: Decision) -> None:
+        """Count what a worker, the decision's choice, has decided by itself."""
+        row = self._engines.row(WorkerId(decision.choice))
+        match decision.kind:
+            case "admit":
+                admitted = (*row, "admitted")
+                self._count("foretoken:admissions", admitted, decision, ADMITTED_REASONS)
+            case "defer":
+                deferred = (*row, "deferred")
+                self._count("foretoken:admissions", deferred, decision, DEFERRED_REASONS)
+            case "order":
+                self._values["foretoken:reordered"].add(row, 1)
+            case "restore":
+                self._count("foretoken:restore_decisions", row, decision, RESTORE_REASONS)
+            case "evict":
+                details: Mapping[str, Any] = decision.details
+                reason = decision.reason if decision.reason in EVICTION_REASONS else OTHER
+                self._values["foretoken:evicted_pages"].add((*row, reason), details["pages"])
             case _:
                 return
 

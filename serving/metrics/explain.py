@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from statistics import fmean, median
 
 from serving.config import ConfigError
-from serving.metrics.stories import Attempt, History, Move, Record, Story
+from serving.metrics.stories import Attempt, History, Move, Record, Room, Story
 
 SLOWEST = 3
 """Turns named at the end of a summary, to look at next."""
@@ -33,6 +33,7 @@ def explain_turn(story: Story) -> str:
         out.append(f"session {story.session}, its turn {story.number}")
     events: list[tuple[float, list[str]]] = [(story.arrived, [_arrival(story)])]
     events += [(attempt.t, _attempt(attempt)) for attempt in story.attempts]
+    events += [(room.t, [_room(room)]) for room in story.rooms]
     if story.first is not None:
         events.append((story.first.t, [_first(story)]))
     for move in story.moves:
@@ -66,6 +67,13 @@ def explain_all(history: History) -> str:
     again = [a.again for story in stories for a in story.attempts if a.again is not None]
     if again:
         out.append(f"begun anew: {_counts(again)}")
+    rooms = [room for story in stories for room in story.rooms]
+    for kind, what in (("defer", "had to wait for room"), ("order", "overtook older ones")):
+        if reasons := [room.reason for room in rooms if room.kind == kind]:
+            out.append(f"{what}: {_counts(reasons)}")
+    if history.evicted:
+        pages = ", ".join(f"{count} {what}" for what, count in history.evicted.items())
+        out.append(f"pages evicted: {pages}")
     if history.workers:
         out.append(f"workers: {_counts(str(one['kind']) for one in history.workers)}")
     slow = [story for story in stories if story.first is not None]
@@ -110,6 +118,22 @@ def _attempt(attempt: Attempt) -> list[str]:
             f"{_number(option['score']):>8}"
         )
     return out
+
+
+def _room(room: Room) -> str:
+    details = room.details
+    match room.kind:
+        case "admit":
+            text = f"has room ({room.reason}): {details['pages']} pages, {details['reserved']} more"
+            text += " set aside for its growth"
+        case "defer":
+            text = f"waits for room ({room.reason}), {details['waiting']} in the queue"
+        case "order":
+            text = f"overtakes {details['passed_over']} older ({room.reason})"
+        case _:
+            text = f"{details['tokens']} tokens lie in host memory ({room.reason}: "
+            text += f"{_s(details['fetch_s'])} to fetch, {_s(details['compute_s'])} to compute)"
+    return f"at {room.worker}: {text}"
 
 
 def _first(story: Story) -> str:

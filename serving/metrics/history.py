@@ -4,12 +4,13 @@ Knows nothing of how they are shown.
 """
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from serving.config import ConfigError
-from serving.metrics.stories import Attempt, Ending, FirstToken, History, Move, Record, Story
+from serving.metrics.stories import Attempt, Ending, FirstToken, History, Move, Record, Room, Story
 
 
 def read_history(path: Path) -> History:
@@ -40,7 +41,7 @@ def tell(opening: Record, records: Sequence[Record]) -> History:
     for one in records:
         teller.take(one)
     until = records[-1]["t"] if records else 0.0
-    return History(opening, teller.stories, teller.workers, until)
+    return History(opening, teller.stories, teller.workers, teller.evicted, until)
 
 
 def _parse(text: str, where: str) -> Record:
@@ -59,6 +60,7 @@ class _Teller:
     def __init__(self) -> None:
         self.stories: dict[str, Story] = {}
         self.workers: list[Record] = []
+        self.evicted: Counter[str] = Counter()
         self._turns_of: dict[str, int] = {}
         self._placed: dict[str, Record] = {}
         self._again: dict[str, str] = {}
@@ -69,6 +71,8 @@ class _Teller:
         turn, details = one.get("turn"), one.get("details", {})
         if one["kind"] == "arrival":
             self.stories[one["turn"]] = Story(one["turn"], one["t"], **details)
+        elif one["kind"] == "evict":
+            self.evicted[one["reason"]] += details["pages"]
         elif turn is None:
             self.workers.append(one)
         elif turn in self.stories:
@@ -94,6 +98,9 @@ class _Teller:
                     details["computed"],
                 )
                 self._since[story.turn] = (one["t"], 1)
+            case "admit" | "defer" | "order" | "restore":
+                room = Room(one["t"], one["choice"], one["kind"], one["reason"], details)
+                story.rooms.append(room)
             case "end":
                 self._leave(story, one["t"], details["reply_len"])
                 lengths = details["reply_len"], details["cached_len"]

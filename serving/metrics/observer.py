@@ -135,7 +135,10 @@ class Metrics:
         errors = self._histograms["foretoken:step_prediction_abs_error_seconds"]
         predicted = self._values["foretoken:step_predicted_seconds"]
         observed = self._values["foretoken:step_observed_seconds"]
-        for rows, new_len, predicted_s, observed_s in steps.steps:
+        chunks = self._values["foretoken:chunk_decisions"]
+        for rows, new_len, held_back, predicted_s, observed_s in steps.steps:
+            if new_len:
+                chunks.add((*base, "slack" if held_back else "full"), 1)
             row = (*base, "decode" if not new_len else "mixed" if rows else "prefill")
             errors.observe(row, abs(predicted_s - observed_s), 1)
             predicted.add(row, predicted_s)

@@ -66,6 +66,17 @@ class Move:
 
 
 @dataclass(frozen=True, slots=True)
+class Room:
+    """What a worker decided about a turn's place there; `kind` and `details` as in the log."""
+
+    t: float
+    worker: str
+    kind: str
+    reason: str
+    details: Record
+
+
+@dataclass(frozen=True, slots=True)
 class Ending:
     """How a turn ended."""
 
@@ -91,6 +102,7 @@ class Story:
     attempts: list[Attempt] = field(default_factory=list[Attempt])
     first: FirstToken | None = None
     moves: list[Move] = field(default_factory=list[Move])
+    rooms: list[Room] = field(default_factory=list[Room])
     end: Ending | None = None
 
     @property
@@ -103,9 +115,13 @@ class Story:
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """One run of a server. `opening` is the log's first line, `workers` events about no turn."""
+    """One run of a server. `opening` is the log's first line.
+
+    `workers` are changes of workers, `evicted` counts pages by what became of them.
+    """
 
     opening: Record
     stories: Mapping[str, Story]
     workers: Sequence[Record]
+    evicted: Mapping[str, int]
     until: float

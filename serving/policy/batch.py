@@ -46,7 +46,7 @@ def batch(
     `log2(max_tokens / min_tokens)` times more.
     """
     candidates = waiting[: limits.max_rows]
-    most = min(limits.max_tokens, sum(task.remaining for task in candidates))
+    most = room_for(waiting, limits)
     if decoding.rows == 0 or decoding.slack_s == inf or most <= limits.min_tokens:
         return _share(candidates, most)
     if _keeps_slack(candidates, most, decoding, costs):
@@ -60,6 +60,11 @@ def batch(
         else:
             breaks = middle
     return _share(candidates, fits * limits.min_tokens)
+
+
+def room_for(waiting: Sequence[ChunkView], limits: ChunkLimits) -> int:
+    """Return how many prefill tokens one step could take, whatever the rows beside them need."""
+    return min(limits.max_tokens, sum(task.remaining for task in waiting[: limits.max_rows]))
 
 
 def _share(waiting: Sequence[ChunkView], tokens: int) -> list[int]:

@@ -1,8 +1,8 @@
 """How long would a turn's prefill take on its owner, or on a prefill worker with its transfers?
 
 Asks the latency model and knows neither weights nor targets but those that shrink a chunk. Of a
-prefill's many full chunks only the first and the last are asked for: what a chunk takes grows in a
-straight line with the KV before it, so their mean is the mean of all.
+prefill's many full chunks only the middle one is asked for: what a chunk takes grows in a straight
+line with the KV before it, so the middle is the mean of all.
 """
 
 from collections.abc import Callable
@@ -49,10 +49,8 @@ def split(
     last_s = step_s(last_len, cached_len + before_last)
     if full == 0:
         return Steps(0, 0.0, last_len, last_s)
-    full_s = step_s(chunk_len, cached_len)
-    if full > 1:
-        full_s = (full_s + step_s(chunk_len, cached_len + before_last - chunk_len)) / 2
-    return Steps(full, full_s, last_len, last_s)
+    middle = cached_len + (before_last - chunk_len) // 2
+    return Steps(full, step_s(chunk_len, middle), last_len, last_s)
 
 
 class PrefillTimes:

@@ -102,12 +102,13 @@ def test_observers_may_take_three_percent(ratio: float, verdict: str):
     way = {"tokens_per_s": value(1000), "cpu_us_per_token": value(100)}
     figures = {
         "clients": 16,
-        "with": way,
-        "without": way,
-        "ratio": value(ratio),
-        "cpu_ratio": value(1.01),
+        **dict.fromkeys(("none", "metrics", "log"), way),
+        "ratios": {
+            "metrics": {"tokens_per_s": value(1), "cpu": value(1)},
+            "log": {"tokens_per_s": value(ratio), "cpu": value(1.01)},
+        },
     }
-    assert verdicts(rendered("observers", figures), ">= 0.97") == [verdict]
+    assert verdicts(rendered("observers", figures), ">= 0.97") == ["met", verdict]
 
 
 def test_a_skipped_part_says_why():

@@ -274,6 +274,8 @@ class FakeFleet:
                     )
                     for _ in range(copies if to in self.workers else 0):
                         self._post(name, to, message)
+                case Decision():
+                    self.decisions.append(output)
                 case _:
                     self._post(name, COORDINATOR, output)
         worker.executor.poison(worker.batcher.holdings.pool._free)

@@ -13,7 +13,7 @@ from serving.core.holdings import BatcherLimits
 from serving.core.rules import CoordinatorLimits, CoordinatorRules
 from serving.core.sessions import Sessions
 from serving.engine.connectors.in_process import InProcessConnector
-from serving.engine.worker import Executor, Moved, Worker
+from serving.engine.worker import Executor, Leaving, Moved, Worker
 from serving.messages import (
     Arrived,
     Cancelled,
@@ -112,7 +112,7 @@ class LocalFleet:
         """Rounds so far."""
         return self.now
 
-    def post(self, leaving: Sequence[Event | ToWorker | Moved]) -> None:
+    def post(self, leaving: Sequence[Leaving]) -> None:
         """Deliver at once, in order."""
         for item in leaving:
             match item:
@@ -120,6 +120,8 @@ class LocalFleet:
                     self.workers[worker].deliver(message)
                 case Moved(_, _, num_bytes):
                     self.moved_bytes += num_bytes
+                case Decision():
+                    self.decisions.append(item)
                 case _:
                     self.give(item)
 

@@ -11,6 +11,7 @@ from serving.core.plan import (
     StepResult,
 )
 from serving.messages import (
+    Decision,
     Decode,
     PagesChanged,
     Prefill,
@@ -40,6 +41,7 @@ class Worker:
     def __init__(self, name: WorkerId = P0, **limits: int) -> None:
         self.batcher = Batcher(name, replace(LIMITS, **limits), batcher_rules())
         self.now = 0.0
+        self.decisions: list[Decision] = []
 
     def on(self, message: WorkerMessage) -> list[Output]:
         return self._checked(self.batcher.on(message, self.now))
@@ -67,7 +69,8 @@ class Worker:
     def _checked(self, outputs: list[Output]) -> list[Output]:
         """Check the accounts; what only informs the coordinator is left out."""
         self.batcher.check()
-        return [o for o in outputs if not isinstance(o, PagesChanged | StepsTimed)]
+        self.decisions += [o for o in outputs if isinstance(o, Decision)]
+        return [o for o in outputs if not isinstance(o, PagesChanged | StepsTimed | Decision)]
 
 
 def task(

@@ -22,7 +22,7 @@ def leave(cached: CachedPages, group: str | None, *pages: int, after: str = "") 
 
 
 def evicted(cached: CachedPages, count: int) -> list[int]:
-    return [cached.evict() for _ in range(count)]
+    return [cached.evict()[0] for _ in range(count)]
 
 
 def ranked(every: int = 1) -> CachedPages:
@@ -196,7 +196,8 @@ def carry_out(cached: CachedPages, acts: list[tuple], every: int) -> None:
     for what, how in acts:
         if what == "evict":
             if slow.left:
-                page = cached.evict()
+                page, group = cached.evict()
+                assert group == slow.left[page]
                 assert slow.may_go(page), "a page is evicted that another one continues"
                 assert every > 1 or page == slow.least()
                 del slow.left[page]
@@ -210,7 +211,7 @@ def carry_out(cached: CachedPages, acts: list[tuple], every: int) -> None:
         cached.check({page: str(page).encode() for page in slow.left})
         assert cached.pages() == slow.left.keys()
     while slow.left:
-        page = cached.evict()
+        page, _ = cached.evict()
         assert slow.may_go(page)
         del slow.left[page]
     cached.check({})

@@ -1,13 +1,16 @@
 """Pages and slots of one worker: admission, growth, release, and what comes back from the host."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from serving.core.holdings import BatcherLimits, Holdings
+from serving.core.own_decisions import OwnDecisions
 from serving.core.rules import BatcherRules
 from serving.core.worker_task import Stage, WorkerTask, open_task
 from serving.messages import Role
+from serving.request import Slo
 from tests.support.one_worker import P0, decode, prefill, task
 from tests.support.rules import batcher_rules
 from tests.support.shape import Shape
@@ -17,7 +20,13 @@ SHAPE = Shape(max_model_len=40, num_pages=11)  # ten pages of four tokens
 
 def holdings(rules: BatcherRules | None = None, **limits: int) -> Holdings:
     own = replace(SHAPE.limits(Role.BOTH), **limits)
-    return Holdings(own, rules or batcher_rules())
+    return Holdings(own, rules or batcher_rules(), OwnDecisions(P0))
+
+
+def told(kept: Holdings, kind: str) -> list[tuple[str, Any]]:
+    """Reasons and details of the decisions of a kind that were made since this was last asked."""
+    made = kept._decisions.take()
+    return [(decision.reason, decision.details) for decision in made if decision.kind == kind]
 
 
 def queued(kept: Holdings, name: str, tokens, **more) -> WorkerTask:
@@ -109,6 +118,7 @@ def test_a_row_short_of_pages_takes_them_from_the_one_whose_loss_costs_least():
         assert row.slot is not None
         kept.rows.activate(row.slot, position=16, reply_index=1, left=9, token=1)
     assert kept.grow() == [third]
+    kept.take_evicted(())
     assert (third.stage, third.pages, third.slot) == (Stage.GONE, [], None)
     assert (len(first.pages), len(second.pages)) == (5, 5)
     kept.check()
@@ -239,3 +249,77 @@ def test_slots_about_to_be_fetched_do_not_give_way_to_what_is_evicted_for_it():
     assert len(kept._evicted) == 4, "it takes pages of the other one"
     assert kept.take_evicted(entry.restored[0]) == ((), ())
     assert dict(kept.host._slot_of) == held
+
+
+# ---- what is told of it -------------------------------------------------------------------------
+
+
+def test_an_admission_says_what_was_given_and_set_aside():
+    kept = holdings()
+    admitted(kept, "a", range(6), forecast=8)
+    assert told(kept, "admit") == [("alone", {"cached_len": 0, "pages": 2, "reserved": 2})]
+    admitted(kept, "b", range(3), forecast=4)
+    assert told(kept, "admit") == [("fits", {"cached_len": 0, "pages": 1, "reserved": 1})]
+
+
+@pytest.mark.parametrize(
+    ("reason", "limits", "length", "forecast"),
+    [
+        ("slots", {"max_rows": 1}, 4, 0),
+        ("pages", {}, 36, 0),
+        ("growth", {}, 8, 30),
+    ],
+)
+def test_a_task_that_waits_for_room_is_told_of_once(reason, limits, length, forecast):
+    kept = holdings(**limits)
+    first = computed(kept, admitted(kept, "a", range(100, 120), forecast=0))
+    queued(kept, "b", range(length), forecast=forecast, max_tokens=30)
+    for _ in range(3):
+        assert kept.admit_next(0.0) is None
+    assert told(kept, "defer") == [(reason, {"waiting": 1})]
+    kept.retire(first)
+    assert kept.admit_next(0.0) is not None
+    assert told(kept, "defer") == []
+
+
+def test_a_task_that_overtakes_older_ones_says_why():
+    kept = holdings(batcher_rules(order_window=2))
+    queued(kept, "long", range(32))
+    urgent = queued(kept, "urgent", range(4))
+    urgent.task = replace(urgent.task, slo=Slo(0.002, None))
+    assert kept.admit_next(0.0) is urgent
+    assert told(kept, "order") == [("deadlines", {"passed_over": 1})]
+    kept.retire(computed(kept, urgent))
+    kept.take_evicted(())
+    assert kept.admit_next(0.0) is not None
+    assert told(kept, "order") == []
+
+
+@pytest.mark.parametrize(("host_pages", "outcome"), [(0, "dropped"), (20, "offloaded")])
+def test_evictions_are_counted_by_session_and_by_what_became_of_the_pages(host_pages, outcome):
+    kept = holdings(host_pages=host_pages)
+    over(kept, "a", range(8))
+    over(kept, "b", range(50, 54))
+    admitted(kept, "crowd", range(100, 136), forecast=0)
+    kept.take_evicted(())
+    assert told(kept, "evict") == []
+    kept._decisions.tell_evicted()
+    kept._decisions.tell_evicted()
+    evicted = [d for d in kept._decisions.take() if d.kind == "evict"]
+    assert {d.session for d in evicted} <= {"session of a", "session of b"}
+    assert {d.reason for d in evicted} == {outcome}
+    pages: list[Any] = [d.details["pages"] for d in evicted]
+    assert sum(pages) == 2  # ten pages: nine for the crowd
+
+
+@pytest.mark.parametrize(("latency_s", "reason"), [(0.0, "fetch_faster"), (1.0, "compute_faster")])
+def test_host_memory_is_weighed_against_computing(latency_s, reason):
+    link = replace(batcher_rules().host_link, latency_s=latency_s)
+    kept = holdings(replace(batcher_rules(), host_link=link), host_pages=20)
+    crowded(kept)
+    told(kept, "restore")
+    admitted(kept, "b", [*range(12), 7])
+    ((why, details),) = told(kept, "restore")
+    assert why == reason
+    assert details["tokens"] == 12
+    assert (details["fetch_s"] < details["compute_s"]) == (reason == "fetch_faster")

@@ -14,7 +14,7 @@ def clock() -> StepClock:
 
 
 def launch(times: StepClock, now: float, *, rows: int = 2, new_len: int = 0) -> None:
-    times.launched(now, rows=rows, kv_tokens=0, new_len=new_len, cached_len=0)
+    times.launched(now, rows=rows, kv_tokens=0, new_len=new_len, held_back=0, cached_len=0)
 
 
 def test_a_step_takes_from_its_launch_or_from_the_end_of_the_one_before():
@@ -56,7 +56,7 @@ def test_times_are_reported_in_batches_with_the_model_s_own_prediction():
     assert list(told) == [REPORT_STEPS - 1, 2 * REPORT_STEPS - 1]
     last = told[2 * REPORT_STEPS - 1]
     assert last.worker == "w"
-    assert last.steps == (StepTime(2, 0, 2.0, 3.0),) * REPORT_STEPS
+    assert last.steps == (StepTime(2, 0, 0, 2.0, 3.0),) * REPORT_STEPS
 
 
 def test_predictions_follow_what_is_observed():

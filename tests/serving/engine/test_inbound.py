@@ -1,6 +1,6 @@
-"""A row that is about to arrive waits behind no step that was queued ahead of time."""
+"""A row that is about to arrive waits behind no step but the one that runs."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from serving.core.batcher import Batcher
@@ -16,18 +16,31 @@ GUEST_LEN = 3 * LIMITS.move_pages * PAGE
 
 
 class Device:
-    """Samples zeros, and notes how many steps were launched when one was read."""
+    """Samples zeros, and notes how many steps were launched when one was read.
+
+    `while_running` happens once, while a step runs that the worker waits for.
+    """
 
     def __init__(self) -> None:
         self.in_flight = 0
         self.depths: list[int] = []
+        self.rows: list[int] = []
+        self.while_running: Callable[[], None] | None = None
 
     def load_slot(self, load: LoadSlot) -> None:
         pass
 
     def launch(self, plan: StepPlan) -> StepPlan:
         self.in_flight += 1
+        self.rows.append(plan.num_decode)
         return plan
+
+    def has_run(self, pending: StepPlan) -> bool:
+        event, self.while_running = self.while_running, None
+        if event is None:
+            return True
+        event()
+        return False
 
     def collect(self, pending: StepPlan) -> StepResult:
         self.depths.append(self.in_flight)
@@ -111,3 +124,16 @@ def test_a_row_that_will_not_come_holds_nothing_up():
     assert bench.depth == 1
     bench.tell(Cancel(guest.id))
     assert bench.depth == 2
+
+
+def test_a_row_that_comes_while_a_step_runs_is_queued_behind_it_at_once():
+    bench = Bench()
+    guest = task("guest", range(100, 104), max_tokens=20)
+    bench.tell(decode(guest, P0, move=1))
+    last = PagesReady(guest.id, TransferId(P0, 1), 0, 1, 4, (7,), None, 1)
+    bench.device.while_running = lambda: bench.worker.deliver(last)
+    bench.worker.round()
+    read, launched = len(bench.device.depths), len(bench.device.rows)
+    bench.worker.round()
+    assert bench.device.rows[launched:] == [2]  # the row that was here, and the guest
+    assert bench.device.depths[read:] == [2]  # launched before the step that ran was read

@@ -127,6 +127,10 @@ def test_concurrent_clients_get_what_the_oracle_says(request, cluster):
             await until_idle(engine)
         assert [tokens for tokens, _ in answers] == [oracle(p, wanted) for p in prompts]
         assert all(isinstance(end.outcome, Completed) for _, end in answers)
+        decided = {kind: set[TurnId | None]() for kind in ("place", "admit")}
+        for decision in running.diary.decisions:
+            decided.setdefault(decision.kind, set()).add(decision.turn)
+        assert decided["admit"] == decided["place"] == {f"t{i}" for i in range(12)}
         assert running.diary.ends == sorted(
             (end for _, end in answers), key=running.diary.ends.index
         )

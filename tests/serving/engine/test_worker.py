@@ -11,10 +11,9 @@ import pytest
 
 from serving.core.batcher import Batcher
 from serving.core.plan import LoadSlot, StepPlan, StepResult
-from serving.engine.worker import Moved, Worker
+from serving.engine.worker import Leaving, Moved, Worker
 from serving.messages import (
     Ack,
-    Event,
     Granted,
     PagesReady,
     Refused,
@@ -47,6 +46,9 @@ class Device:
         if self.steps == self.last_step:
             raise RuntimeError("the device is gone")
         return plan
+
+    def has_run(self, pending: StepPlan) -> bool:
+        return True
 
     def collect(self, pending: StepPlan) -> StepResult:
         ids = [0] * pending.num_decode, [0] * len(pending.chunks)
@@ -92,7 +94,7 @@ class Bench:
     """One worker without its thread, and what has left it."""
 
     def __init__(self, name: WorkerId, device: Device | None = None) -> None:
-        self.left: list[Event | ToWorker | Moved] = []
+        self.left: list[Leaving] = []
         self.gone = Signal()
         self.device = device or Device()
         self.payloads = Payloads()
@@ -104,7 +106,7 @@ class Bench:
             lambda: 0.0,
         )
 
-    def _post(self, leaving: Sequence[Event | ToWorker | Moved]) -> None:
+    def _post(self, leaving: Sequence[Leaving]) -> None:
         self.left += leaving
         if any(isinstance(item, WorkerLost) for item in leaving):
             self.gone.set()

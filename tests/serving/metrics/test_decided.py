@@ -162,7 +162,11 @@ def test_a_worker_drains_and_takes_another_role():
 
 def test_steps_are_compared_by_kind():
     metrics = Metrics(ServerLabels("m", 1000, WORKERS, 16, "float32"))
-    times = (StepTime(4, 0, 0.5, 0.25), StepTime(0, 64, 1.0, 2.0), StepTime(3, 8, 1.0, 1.0))
+    times = (
+        StepTime(4, 0, 0, 0.5, 0.25),
+        StepTime(0, 64, 0, 1.0, 2.0),
+        StepTime(3, 8, 56, 1.0, 1.0),
+    )
     metrics.on_steps(StepsTimed(D1, times))
     for kind, error, predicted, observed in (
         ("decode", 0.25, 0.5, 0.25),
@@ -173,6 +177,40 @@ def test_steps_are_compared_by_kind():
         assert read(metrics, "foretoken:step_prediction_abs_error_seconds_sum", **labels) == error
         assert read(metrics, "foretoken:step_predicted_seconds_total", **labels) == predicted
         assert read(metrics, "foretoken:step_observed_seconds_total", **labels) == observed
+    for reason in ("full", "slack"):
+        labels = {"engine": "2", "reason": reason}
+        assert read(metrics, "foretoken:chunk_decisions_total", **labels) == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason", "series", "labels"),
+    [
+        ("admit", "fits", "admissions_total", {"outcome": "admitted", "reason": "fits"}),
+        ("admit", "a whim", "admissions_total", {"outcome": "admitted", "reason": "other"}),
+        ("defer", "growth", "admissions_total", {"outcome": "deferred", "reason": "growth"}),
+        ("order", "deadlines", "reordered_total", {}),
+        ("restore", "compute_faster", "restore_decisions_total", {"reason": "compute_faster"}),
+    ],
+)
+def test_what_a_worker_decides_by_itself_counts_for_that_worker(kind, reason, series, labels):
+    watched = Watched()
+    watched.decide(kind, D1, reason)
+    assert watched.of(series, engine="2", **labels) == 1
+    assert watched.of(series, **labels) == 1
+
+
+def test_evicted_pages_are_counted_by_what_became_of_them():
+    watched = Watched()
+    for session, outcome, pages in (
+        ("s", "dropped", 3),
+        ("t", "dropped", 2),
+        ("s", "offloaded", 4),
+    ):
+        details = {"worker": D0, "pages": pages}
+        evicted = Decision("evict", None, SessionId(session), D0, outcome, details)
+        watched.metrics.on_decision(evicted, 1.0)
+    assert watched.of("evicted_pages_total", engine="1", reason="dropped") == 5
+    assert watched.of("evicted_pages_total", engine="1", reason="offloaded") == 4
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -110,6 +110,37 @@ def test_one_turn_from_its_arrival_to_its_end():
     ]
 
 
+def test_a_workers_own_decisions_about_a_turn_are_told_where_they_fell():
+    records = [
+        said(1.25, "defer", "p0", "growth", waiting=3),
+        said(1.5, "order", "p0", "deadlines", passed_over=2),
+        said(1.5, "admit", "p0", "fits", cached_len=16, pages=3, reserved=4),
+        said(1.5, "restore", "p0", "fetch_faster", tokens=16, fetch_s=0.001, compute_s=0.004),
+    ]
+    lines = explain_turn(story_of(ARRIVAL, PLACE, ROUTE, *records, FIRST)).splitlines()
+    assert [line for line in lines if " at p0: " in line] == [
+        "    0.250 s  at p0: waits for room (growth), 3 in the queue",
+        "    0.500 s  at p0: overtakes 2 older (deadlines)",
+        "    0.500 s  at p0: has room (fits): 3 pages, 4 more set aside for its growth",
+        "    0.500 s  at p0: 16 tokens lie in host memory (fetch_faster: 1.0 ms to fetch, "
+        "4.0 ms to compute)",
+    ]
+
+
+def test_a_run_counts_what_waited_what_overtook_and_what_was_evicted():
+    evicted = [
+        {**said(1.5, "evict", "d0", outcome, worker="d0", pages=pages), "turn": None}
+        for outcome, pages in (("dropped", 2), ("offloaded", 1), ("dropped", 3))
+    ]
+    defer = said(1.25, "defer", "p0", "growth", waiting=3)
+    order = said(1.25, "order", "p0", "deadlines", passed_over=1)
+    lines = explain_all(told(ARRIVAL, PLACE, ROUTE, defer, order, *evicted)).splitlines()
+    assert "had to wait for room: 1 growth" in lines
+    assert "overtook older ones: 1 deadlines" in lines
+    assert "pages evicted: 5 dropped, 1 offloaded" in lines
+    assert not any(line.startswith("workers:") for line in lines)
+
+
 def test_a_move_that_is_given_up_says_why():
     failed = said(4.5, "move_failed", "d1", "ending", **{"from": "d0"})
     text = explain_turn(story_of(ARRIVAL, PLACE, ROUTE, FIRST, MOVE, failed))
