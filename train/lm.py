@@ -127,7 +127,7 @@ def train_chunk(
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Checkpoint directory.")
 @click.option("--runs", type=click.Path(path_type=Path), default=Path("runs/demo-model"))
 @click.option("--seed", type=int, default=0)
-@click.option("--chunks", type=click.IntRange(min=1), default=84, help="Length of the run.")
+@click.option("--chunks", type=click.IntRange(min=1), default=72, help="Length of the run.")
 @click.option("--topics", type=click.IntRange(min=1), default=1000, help="Topics per chunk.")
 @click.option("--prompts", type=click.IntRange(min=1), default=100, help="Tested per family.")
 def main(out: Path, runs: Path, seed: int, chunks: int, topics: int, prompts: int) -> None:

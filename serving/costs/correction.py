@@ -13,7 +13,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from enum import StrEnum
 from math import hypot
-from typing import NamedTuple
+from typing import TypeAlias
 
 from serving.costs.costs import Costs, Estimate, Link, StepModel
 
@@ -32,25 +32,22 @@ class Kind(StrEnum):
     TRANSFER = "transfer"
 
 
-class Bucket(NamedTuple):
-    """Work of like size: `rows` and `size` (new tokens, or bytes) are doublings, rounded up."""
-
-    kind: Kind
-    rows: int
-    size: int
+Bucket: TypeAlias = tuple[Kind, int, int]
+"""Work of like size: rows and size (new tokens, or bytes) in doublings, rounded up."""
 
 
 def step_bucket(rows: int, new_len: int) -> Bucket:
     """Return the bucket of a step of `rows` decode rows and `new_len` new prompt tokens."""
+    doublings = (rows - 1).bit_length() if rows else 0
     if not new_len:
-        return Bucket(Kind.DECODE, (rows - 1).bit_length() if rows else 0, 0)
+        return (Kind.DECODE, doublings, 0)
     kind = Kind.MIXED if rows else Kind.PREFILL
-    return Bucket(kind, (rows - 1).bit_length() if rows else 0, (new_len - 1).bit_length())
+    return (kind, doublings, (new_len - 1).bit_length())
 
 
 def transfer_bucket(num_bytes: int) -> Bucket:
     """Return the bucket of a transfer."""
-    return Bucket(Kind.TRANSFER, 0, num_bytes.bit_length())
+    return (Kind.TRANSFER, 0, num_bytes.bit_length())
 
 
 @dataclass(slots=True)
@@ -111,9 +108,9 @@ class Correction:
         own = self._buckets.get(bucket)
         if own is None:
             own = self._buckets[bucket] = _Ratios()
-            self._kinds.setdefault(bucket.kind, _Ratios())
+            self._kinds.setdefault(bucket[0], _Ratios())
         own.add(ratio)
-        self._kinds[bucket.kind].add(ratio)
+        self._kinds[bucket[0]].add(ratio)
 
     def factor(self, bucket: Bucket) -> float:
         """Return what to multiply a prediction by: 1 until enough was observed."""
@@ -134,11 +131,13 @@ class Correction:
     def _of(self, bucket: Bucket) -> _Ratios | None:
         """Return the ratios that speak for a bucket."""
         own = self._buckets.get(bucket)
-        return own if own and len(own.ordered) >= LEAST else self._of_kind(bucket.kind)
+        if own is not None and len(own.ordered) >= LEAST:
+            return own
+        return self._of_kind(bucket[0])
 
     def _of_kind(self, kind: Kind) -> _Ratios | None:
         ratios = self._kinds.get(kind)
-        return ratios if ratios and len(ratios.ordered) >= LEAST else None
+        return ratios if ratios is not None and len(ratios.ordered) >= LEAST else None
 
 
 def _factor(ratios: _Ratios | None) -> float:

@@ -11,6 +11,7 @@ last edge nothing runs.
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
 from math import ceil, inf, log, log1p
+from operator import neg
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,7 +74,7 @@ class Survival:
         `q` lies in (0, 1).
         """
         limit = 1 - q
-        index = next(i for i, alive in enumerate(self.alive) if alive <= limit)
+        index = bisect_left(self.alive, -limit, key=neg)
         if index == 0:
             return 0
         before, after = self.alive[index - 1], self.alive[index]

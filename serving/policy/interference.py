@@ -21,12 +21,11 @@ def tpot_added(owner: OwnerView, steps: Steps, decode_s: float) -> NDArray[np.fl
     remaining length, one token a step.
     """
     expected = owner.residents.expected_len
-    stays = expected - -(-owner.queued_len // owner.chunk_len)
-    in_full = np.minimum(np.maximum(stays, 0.0), steps.full)
-    in_last = np.minimum(np.maximum(stays - steps.full, 0.0), 1.0)
-    added = in_full * max(0.0, steps.full_s - decode_s) + in_last * max(
-        0.0, steps.last_s - decode_s
-    )
+    stays = np.maximum(expected - -(-owner.queued_len // owner.chunk_len), 0.0)
+    in_full = np.minimum(stays, steps.full)
+    in_last = np.minimum(stays - in_full, 1.0)
+    added = in_full * max(0.0, steps.full_s - decode_s)
+    added += in_last * max(0.0, steps.last_s - decode_s)
     return added / np.maximum(expected, 1.0)
 
 
