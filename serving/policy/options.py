@@ -163,8 +163,10 @@ def _alike(prefills: Iterable[PrefillView]) -> list[list[PrefillView]]:
             group = groups.setdefault((chunk_len, link.latency_s, link.bytes_per_s), {})
         cached_len, queued_s = worker.cached_len, worker.queued_s
         other = group.get(cached_len)
-        if other is None or queued_s < other.queued_s:
-            group[cached_len] = worker
-        elif queued_s == other.queued_s and worker.worker < other.worker:
+        if (
+            other is None
+            or queued_s < other.queued_s
+            or (queued_s == other.queued_s and worker.worker < other.worker)
+        ):
             group[cached_len] = worker
     return [list(group.values()) for group in groups.values()]
