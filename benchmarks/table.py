@@ -24,7 +24,7 @@ ROUTE_US = {"64 workers": 100, "1000 workers": 1000}
 OURS = "foretoken"
 REBALANCE_MS = {"64 workers, 4096 rows": 20, "512 workers, 65536 rows": 500}
 STOP_STEPS = 2
-OBSERVED_SHARE = 0.97
+WATCHING_PERCENT = 3.0
 
 Figures = Mapping[str, Any]
 
@@ -176,11 +176,12 @@ def _observers(figures: Figures) -> Iterator[Line]:
         rate = figures[name]["tokens_per_s"]["median"]
         yield Line(f"{figures['clients']} clients, watched by {what}", f"{rate:,.0f} tokens/s")
     for name, ratios in figures["ratios"].items():
-        share, cpu = ratios["tokens_per_s"], ratios["cpu"]
-        yield _least(f"{watching[name]} / nothing", share["median"], OBSERVED_SHARE, "{:.3f}")
-        yield Line("  spread", f"{share['min']:.3f} to {share['max']:.3f}")
-        spread = f"{cpu['median']:.3f} ({cpu['min']:.3f} to {cpu['max']:.3f})"
-        yield Line("  processor time per token", spread)
+        share = figures[name]["watching_share"]["median"] * 100
+        what = f"{watching[name]}, of the server's processor time"
+        yield _most(what, share, WATCHING_PERCENT, "{:.2f} %")
+        for what, ratio in (("tokens/s", ratios["tokens_per_s"]), ("its time", ratios["cpu"])):
+            spread = f"{ratio['median']:.3f} ({ratio['min']:.3f} to {ratio['max']:.3f})"
+            yield Line(f"  {what}, of one that nothing watches", spread)
 
 
 def _least(what: str, value: float, goal: float | None, form: str) -> Line:

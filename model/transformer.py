@@ -17,6 +17,7 @@ from model.parameters import Params
 from model.rope import rotate, rotation
 
 KV = TypeVar("KV")
+Kept = TypeVar("Kept")
 
 Attend = Callable[[Any, jax.Array, jax.Array, jax.Array, jax.Array], tuple[Any, jax.Array]]
 """(kv, layer, q [T...,K,G,H], k [T...,K,H], v [T...,K,H]) -> (kv, out [T...,K,G,H]).
@@ -42,10 +43,32 @@ def forward(
     Layers run by `lax.scan` with kv as carry, so the kv that `attend` returns must keep its
     structure, shapes and dtypes. `axis` names the mesh axis under shard_map; None outside.
     """
+    hidden, kv, _ = forward_keeping(
+        params, tokens, positions, kv, attend, lambda x: None, config=config, axis=axis
+    )
+    return hidden, kv
+
+
+def forward_keeping(  # noqa: PLR0913 - what `forward` takes, and `keep`
+    params: Params,
+    tokens: Int[Array, "*T"],
+    positions: Int[Array, "*T"],
+    kv: KV,
+    attend: Attend,
+    keep: Callable[[jax.Array], Kept],
+    *,
+    config: ModelConfig,
+    axis: str | None,
+) -> tuple[Float[Array, "*T D"], KV, Kept]:
+    """Do as `forward`, and keep `keep(x)` of every layer's output x [T..., D].
+
+    What is kept comes third, with a leading axis of layers. It is not normed; the last layer's
+    output is what the final norm makes into hidden states.
+    """
     x = embed(tokens, params["embed"], axis=axis)
     cos, sin = rotation(positions, config.rope, config.head_dim)
 
-    def block(carry: tuple[jax.Array, KV], xs: tuple[Params, jax.Array]) -> tuple[Any, None]:
+    def block(carry: tuple[jax.Array, KV], xs: tuple[Params, jax.Array]) -> tuple[Any, Kept]:
         x, kv = carry
         layer, index = xs
         with jax.named_scope("attention"):
@@ -56,11 +79,11 @@ def forward(
         with jax.named_scope("mlp"):
             normed = rms_norm(x, layer["mlp_norm"], eps=config.norm_eps)
             x = x + gated_mlp(normed, layer, axis=axis)
-        return (x, kv), None
+        return (x, kv), keep(x)
 
     indices = jnp.arange(config.num_layers, dtype=jnp.int32)
-    (x, kv), _ = jax.lax.scan(block, (x, kv), (params["layers"], indices))
-    return rms_norm(x, params["final_norm"], eps=config.norm_eps), kv
+    (x, kv), kept = jax.lax.scan(block, (x, kv), (params["layers"], indices))
+    return rms_norm(x, params["final_norm"], eps=config.norm_eps), kv, kept
 
 
 def _queries_keys_values(

@@ -16,21 +16,8 @@ from operator import neg
 import numpy as np
 from numpy.typing import NDArray
 
-MAX_TOKENS = 2**18
-EDGES_PER_DOUBLING = 3
+from predictor.edges import EDGES, MAX_TOKENS
 
-
-def _log_spaced(most: int, per_doubling: int) -> tuple[int, ...]:
-    edges = {0, most}
-    power = 0
-    while (edge := round(2 ** (power / per_doubling))) < most:
-        edges.add(edge)
-        power += 1
-    return tuple(sorted(edges))
-
-
-EDGES = _log_spaced(MAX_TOKENS, EDGES_PER_DOUBLING)
-"""Token counts at which curves are known, ascending from 0."""
 _EDGES_ARRAY = np.array(EDGES, np.float64)
 
 

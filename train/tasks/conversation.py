@@ -58,6 +58,19 @@ def draw_topic(rng: random.Random) -> list[Turn]:
     return turns
 
 
+def draw_script(family: str, rng: random.Random) -> list[str]:
+    """Draw what a user asks in one session: a problem of a family and its follow-ups."""
+    problem = FAMILIES[family](rng)
+    questions = [problem.ask(rng)]
+    while rng.random() < FOLLOW_UP_PROBABILITY:
+        following = problem.follow(rng)
+        if following is None:
+            break
+        problem = following.problem
+        questions.append(following.text)
+    return questions
+
+
 def draw_system(rng: random.Random) -> str | None:
     """Draw a system prompt, mostly none."""
     return rng.choice(SYSTEM_PROMPTS) if rng.random() < SYSTEM_PROBABILITY else None

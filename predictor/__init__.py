@@ -1,0 +1,1 @@
+"""How many tokens will a reply still have? Read from the model's own hidden states."""

@@ -1,0 +1,322 @@
+"""Which replies does a model give, and what did its hidden states look like on the way?
+
+`python -m predictor.collect CHECKPOINT --out DIR --sessions N` plays sessions through the engine,
+at several temperatures and several times each, and writes records of them. An interrupted run goes
+on behind its last shard. A program on top of everything: nobody imports it.
+"""
+
+import asyncio
+import itertools
+import json
+import random
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import exp, log
+from pathlib import Path
+from typing import Any
+
+import click
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import SingleDeviceSharding
+from tqdm import tqdm
+
+from model.config import ModelConfig
+from model.errors import CheckpointError
+from model.parameters import Params, abstract_params
+from model.tokenizer import ChatTokenizer, load_tokenizer
+from model.weights import load_params
+from predictor.fingerprint import checkpoint_fingerprint, tokenizer_fingerprint
+from predictor.play import Reply, Script, play
+from predictor.positions import sampled_places
+from predictor.records import (
+    SPLITS,
+    Manifest,
+    Origin,
+    Records,
+    RecordsError,
+    add_shard,
+    open_manifest,
+    split_of,
+)
+from predictor.states import check_layers, hidden_states
+from serving.config import ConfigError
+from serving.engine.build import (
+    Deployment,
+    load_workers,
+    make_coordinator,
+    settle,
+    warm_up,
+)
+from serving.engine.compile_cache import cache_directory, keep_compiled
+from serving.engine.loop import EngineLoop
+from serving.engine.meshes import MeshError
+from serving.engine.observer import Observers
+from serving.flags import build_config
+from train.tasks.conversation import draw_script
+from train.tasks.families import FAMILIES
+
+AT_ONCE = 64
+"""Sessions that are played at the same time."""
+REPLIES_OF_A_SHARD = 2**16
+"""Numbers set aside for the replies of each shard, so that no two share one."""
+SMALLEST_CAP = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The questions of one session, and the family that they belong to."""
+
+    family: str
+    questions: tuple[str, ...]
+
+
+def task_sessions(seed: int) -> Iterator[Asked]:
+    """Yield sessions of the demo model's tasks without end, every family equally often."""
+    for number, family in enumerate(itertools.cycle(FAMILIES)):
+        rng = random.Random(f"session {seed} {number}")
+        yield Asked(family, tuple(draw_script(family, rng)))
+
+
+def read_sessions(path: Path) -> list[Asked]:
+    """Read sessions from JSON lines with `family` and `questions`; raises RecordsError."""
+    sessions: list[Asked] = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            one = json.loads(line)
+            questions = tuple(str(question) for question in one["questions"])
+            sessions.append(Asked(str(one.get("family", "")), questions))
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise RecordsError(f"{path}:{number}: no session ({error})") from error
+    return sessions
+
+
+def scripts_of(number: int, asked: Asked, family: int, origin: Origin) -> list[Script]:
+    """Say how a session is played: at every temperature, `samples` times.
+
+    A share of the replies is capped, at lengths spread evenly over their logarithms: servers see
+    limits of all kinds.
+    """
+    rng = random.Random(f"script {origin.seed} {number}")
+    scripts: list[Script] = []
+    for temperature in origin.temperatures:
+        for _ in range(origin.samples):
+            caps = tuple(_cap(origin, rng) for _ in asked.questions)
+            seed = rng.randrange(2**31)
+            scripts.append(Script(number, family, asked.questions, caps, temperature, seed))
+    return scripts
+
+
+def _cap(origin: Origin, rng: random.Random) -> int:
+    if rng.random() >= origin.cap_share:
+        return origin.max_tokens
+    return round(exp(rng.uniform(log(SMALLEST_CAP), log(origin.max_tokens))))
+
+
+def records_of(
+    replies: Sequence[Reply],
+    first: int,
+    config: ModelConfig,
+    params: Params,
+    origin: Origin,
+) -> Records:
+    """Take records of replies, numbered from `first` on."""
+    places: list[list[int]] = []
+    for number, reply in enumerate(replies, first):
+        rng = random.Random(f"places {origin.seed} {number}")
+        places.append(sampled_places(len(reply.tokens), origin.stride, rng))
+    states = hidden_states(
+        params,
+        [[*reply.prompt, *reply.tokens] for reply in replies],
+        # What samples token r of a reply is the state at the token before it.
+        [[len(r.prompt) - 1 + p for p in own] for r, own in zip(replies, places, strict=True)],
+        config=config,
+        layers=origin.layers,
+    )
+    counts = [len(own) for own in places]
+
+    def each(values: Sequence[int] | Sequence[float] | Sequence[bool], dtype: type) -> np.ndarray:
+        return np.repeat(np.array(values, dtype), counts)
+
+    generated = np.array([place for own in places for place in own], np.int32)
+    return Records(
+        hidden=np.concatenate(states),
+        generated=generated,
+        prompt_len=each([len(r.prompt) for r in replies], np.int32),
+        turn=each([r.turn for r in replies], np.int32),
+        remaining=each([len(r.tokens) for r in replies], np.int32) - generated,
+        limit=each([r.limit for r in replies], np.int32) - generated,
+        censored=each([r.censored for r in replies], np.bool_),
+        session=each([r.script.number for r in replies], np.int32),
+        reply=each(range(first, first + len(replies)), np.int32),
+        family=each([r.script.family for r in replies], np.int32),
+        temperature=each([r.script.temperature for r in replies], np.float32),
+    )
+
+
+def shards(sessions: int, per_shard: int) -> list[tuple[str, list[int]]]:
+    """Deal session numbers to shards by split: names, and whose sessions each holds."""
+    dealt: list[tuple[str, list[int]]] = []
+    for split in SPLITS:
+        own = [number for number in range(sessions) if split_of(number) == split]
+        for start in range(0, len(own), per_shard):
+            name = f"{split}-{start // per_shard:05}.npz"
+            dealt.append((name, own[start : start + per_shard]))
+    return dealt
+
+
+class Collector:
+    """Plays sessions on one engine and writes their records, shard by shard."""
+
+    def __init__(self, deployment: Deployment, tokenizer: ChatTokenizer, params: Params) -> None:
+        """Records are taken with `params`, which are those that the engine serves."""
+        self._deployment = deployment
+        self._tokenizer = tokenizer
+        self._params = params
+
+    async def run(
+        self, sessions: Sequence[Asked], manifest: Manifest, out: Path, per_shard: int
+    ) -> Manifest:
+        """Collect what no shard holds yet, with a progress bar; returns the manifest."""
+        dealt = shards(len(sessions), per_shard)
+        missing = [one for one in dealt if one[0] not in manifest.shards]
+        if not missing:
+            return manifest
+        engine = EngineLoop(
+            make_coordinator(self._deployment), Observers([]), time.monotonic, flexible_roles=False
+        )
+        await engine.start(warm_up(load_workers(self._deployment), engine.post, time.monotonic))
+        done = len(sessions) - sum(len(numbers) for _, numbers in missing)
+        try:
+            with tqdm(total=len(sessions), initial=done, desc="collecting", unit="session") as bar:
+                for name, numbers in missing:
+                    scripts = self._scripts(numbers, sessions, manifest)
+                    replies = await play(
+                        engine,
+                        self._tokenizer,
+                        scripts,
+                        max_total=self._deployment.max_model_len,
+                        at_once=AT_ONCE,
+                    )
+                    first = dealt.index((name, numbers)) * REPLIES_OF_A_SHARD
+                    records = records_of(
+                        replies, first, self._deployment.model, self._params, manifest.origin
+                    )
+                    manifest = add_shard(out, manifest, name, records)
+                    bar.update(len(numbers))
+        finally:
+            await engine.stop()
+        return manifest
+
+    def _scripts(
+        self, numbers: Sequence[int], sessions: Sequence[Asked], manifest: Manifest
+    ) -> list[Script]:
+        family_of = {family: index for index, family in enumerate(manifest.families)}
+        return [
+            script
+            for number in numbers
+            for script in scripts_of(
+                number, sessions[number], family_of[sessions[number].family], manifest.origin
+            )
+        ]
+
+
+@click.command()
+@click.argument("checkpoint", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True)
+@click.option("--sessions", type=click.IntRange(min=1), required=True, help="How many to play.")
+@click.option(
+    "--prompts",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="JSON lines with `questions` and `family`; without it, the demo model's tasks.",
+)
+@click.option("--samples", type=click.IntRange(min=1), default=2, show_default=True)
+@click.option(
+    "--temperature",
+    "temperatures",
+    type=click.FloatRange(min=0),
+    multiple=True,
+    default=(0.8,),
+    show_default=True,
+    help="May be given several times.",
+)
+@click.option(
+    "--layer",
+    "layers",
+    type=click.IntRange(min=1),
+    multiple=True,
+    help="A layer whose output is recorded, from 1; may be given several times. Default: the last.",
+)
+@click.option("--stride", type=click.IntRange(min=1), default=20, show_default=True)
+@click.option(
+    "--max-tokens", type=click.IntRange(min=SMALLEST_CAP), default=2048, show_default=True
+)
+@click.option("--cap-share", type=click.FloatRange(0, 1), default=0.15, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--shard-sessions", type=click.IntRange(min=1), default=40, show_default=True)
+def main(
+    checkpoint: Path,
+    out: Path,
+    sessions: int,
+    prompts: Path | None,
+    shard_sessions: int,
+    **how: Any,
+) -> None:
+    """Play sessions with CHECKPOINT and write records of the replies to OUT."""
+    try:
+        run(checkpoint, out, sessions, prompts, shard_sessions, how)
+    except (CheckpointError, ConfigError, MeshError, RecordsError, ValueError) as error:
+        raise click.ClickException(str(error)) from error
+
+
+def run(
+    checkpoint: Path,
+    out: Path,
+    count: int,
+    prompts: Path | None,
+    per_shard: int,
+    how: Mapping[str, Any],
+) -> None:
+    """Do what `main` was asked for; raises what its parts raise."""
+    deployment = settle(build_config(str(checkpoint), {"prefill_workers": 0, "decode_workers": 1}))
+    keep_compiled(cache_directory(), least_seconds=0.0)
+    config = deployment.model
+    layers = how["layers"] or (config.num_layers,)
+    check_layers(layers, config)
+    origin = Origin(
+        checkpoint=checkpoint_fingerprint(checkpoint),
+        tokenizer=tokenizer_fingerprint(checkpoint),
+        hidden_size=config.hidden_size,
+        layers=tuple(layers),
+        seed=how["seed"],
+        samples=how["samples"],
+        temperatures=tuple(how["temperatures"]),
+        stride=how["stride"],
+        max_tokens=how["max_tokens"],
+        cap_share=how["cap_share"],
+    )
+    source = task_sessions(how["seed"]) if prompts is None else iter(read_sessions(prompts))
+    sessions = list(itertools.islice(source, count))
+    if len(sessions) < count:
+        raise RecordsError(f"{prompts}: holds {len(sessions)} sessions, {count} are wanted")
+    families = tuple(sorted({one.family for one in sessions}))
+    manifest = open_manifest(out, origin, families)
+    params = load_params(checkpoint, config, _here(config), jnp.dtype(config.dtype), None)
+    collector = Collector(deployment, load_tokenizer(checkpoint), params)
+    manifest = asyncio.run(collector.run(sessions, manifest, out, per_shard))
+    for split in SPLITS:
+        own = [shard for name, shard in manifest.shards.items() if name.startswith(f"{split}-")]
+        records, replies = sum(s.records for s in own), sum(s.replies for s in own)
+        click.echo(f"{split}: {records} records of {replies} replies")
+
+
+def _here(config: ModelConfig) -> dict[str, Any]:
+    """Place whole parameters on the first device."""
+    whole = SingleDeviceSharding(jax.devices()[0])
+    return jax.tree.map(lambda _: whole, abstract_params(config))
+
+
+if __name__ == "__main__":
+    main()

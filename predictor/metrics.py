@@ -1,0 +1,86 @@
+"""How good are predictions of remaining lengths? Errors, ranks and coverage, by group.
+
+A capped reply's remaining tokens are those that came: whoever predicts knows the limit, so
+predictions are cut at it before they are compared (papers.md 5.3). Knows no heads.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import kendalltau
+
+from predictor.records import Records
+
+Floats = NDArray[np.float64]
+DECILES = 10
+LEAST = 30
+"""Records of a group whose figures are shown: fewer say nothing."""
+
+
+def progress_deciles(records: Records) -> NDArray[np.int64]:
+    """Return in which tenth of its reply each record lies, 0 to 9."""
+    generated = records.generated.astype(np.int64)
+    return np.minimum(generated * DECILES // (generated + records.remaining), DECILES - 1)
+
+
+def position_deciles(records: Records) -> NDArray[np.int64]:
+    """Return into which tenth of all places in replies, by tokens before it, each record falls."""
+    edges = np.quantile(records.generated, np.arange(1, DECILES) / DECILES)
+    return np.searchsorted(edges, records.generated, side="right")
+
+
+def mean_absolute_error(records: Records, predicted: Floats) -> float:
+    """Return the mean distance, in tokens; predictions are cut at the limits."""
+    return float(np.abs(np.minimum(predicted, records.limit) - records.remaining).mean())
+
+
+def rank_correlation(records: Records, predicted: Floats) -> float:
+    """Return Kendall's tau-b of predicted and true lengths; nan if one of them is constant."""
+    found: Any = kendalltau(np.minimum(predicted, records.limit), records.remaining)
+    return float(found.statistic)
+
+
+def coverage(records: Records, stated: Floats) -> float:
+    """Return how often the truth is at most the stated quantile, which is cut at the limits."""
+    return float((records.remaining <= np.minimum(stated, records.limit)).mean())
+
+
+def by_group(groups: NDArray[np.int64], names: Mapping[int, str]) -> dict[str, NDArray[np.bool_]]:
+    """Return which records belong to each group that has enough of them."""
+    masks = {name: groups == group for group, name in names.items()}
+    return {name: mask for name, mask in masks.items() if mask.sum() >= LEAST}
+
+
+def report(
+    records: Records, middle: Floats, high: Floats | None, families: tuple[str, ...]
+) -> dict[str, Any]:
+    """Measure one predictor: `middle` its point prediction, `high` its stated 90 % quantile."""
+    whole = ~records.censored
+    tenths = {decile: str(decile) for decile in range(DECILES)}
+    groups = {
+        "family": by_group(records.family.astype(np.int64), dict(enumerate(families))),
+        "progress": by_group(progress_deciles(records), tenths),
+        "position": by_group(position_deciles(records), tenths),
+    }
+
+    def figures(mask: NDArray[np.bool_]) -> dict[str, float]:
+        some = records[mask]
+        found = {
+            "records": float(mask.sum()),
+            "mae": mean_absolute_error(some, middle[mask]),
+            "tau": rank_correlation(some, middle[mask]),
+        }
+        if high is not None:
+            found["covered_q90"] = coverage(some, high[mask])
+        return found
+
+    return {
+        "all": figures(np.ones(len(records), bool)),
+        "uncapped": figures(whole),
+        **{
+            kind: {name: figures(mask) for name, mask in masks.items()}
+            for kind, masks in groups.items()
+        },
+    }

@@ -1,0 +1,90 @@
+"""Which hidden states did the model have while it made a reply? Recomputed in one pass.
+
+The model is causal: its states at each position are those of the step that ran it, up to rounding
+(tests/predictor compare them with the engine's own). Knows no records and no engine.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+from numpy.typing import NDArray
+
+from model.config import ModelConfig
+from model.parameters import Params
+from model.transformer import forward_keeping
+
+QUERY_BLOCK = 256
+LEAST_LENGTH = 128
+TOKENS_AT_ONCE = 8192
+"""Positions of one pass, padding included (ours: keeps a demo-sized pass under 100 MB)."""
+
+
+def check_layers(layers: tuple[int, ...], config: ModelConfig) -> None:
+    """Raise ValueError unless `layers` are layers of this model, counted from 1."""
+    if not layers or any(not 1 <= layer <= config.num_layers for layer in layers):
+        raise ValueError(f"layers {layers}: this model's layers are 1 to {config.num_layers}")
+
+
+def hidden_states(
+    params: Params,
+    sequences: list[list[int]],
+    positions: list[list[int]],
+    *,
+    config: ModelConfig,
+    layers: tuple[int, ...],
+) -> list[NDArray[np.float16]]:
+    """Return the states at `positions[i]` of `sequences[i]`, [n, len(layers), D] each.
+
+    Layer l is the output of the first l layers, not normed. Sequences of like length run together.
+    Raises ValueError for layers that the model does not have.
+    """
+    check_layers(layers, config)
+    out: list[NDArray[np.float16]] = [np.zeros(0, np.float16)] * len(sequences)
+    order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
+    while order:
+        length = max(LEAST_LENGTH, 1 << (len(sequences[order[0]]) - 1).bit_length())
+        most = max(1, TOKENS_AT_ONCE // length)
+        batch = [i for i in order[:most] if len(sequences[i]) <= length]
+        order = order[len(batch) :]
+        tokens = np.zeros((most, length), np.int32)
+        for row, i in enumerate(batch):
+            tokens[row, : len(sequences[i])] = sequences[i]
+        states = np.asarray(_pass(params, tokens, config=config, layers=layers))
+        for row, i in enumerate(batch):
+            out[i] = states[:, row, positions[i]].transpose(1, 0, 2).astype(np.float16)
+    return out
+
+
+@partial(jax.jit, static_argnames=("config", "layers"))
+def _pass(
+    params: Params, tokens: Int[Array, "B S"], *, config: ModelConfig, layers: tuple[int, ...]
+) -> Float[Array, "L B S D"]:
+    length = tokens.shape[1]
+    positions = jnp.broadcast_to(jnp.arange(length), tokens.shape)
+    block = min(QUERY_BLOCK, length)
+
+    def attend(
+        kv: jax.Array, layer: jax.Array, q: jax.Array, k: jax.Array, v: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        del layer
+
+        def some(start: jax.Array) -> jax.Array:
+            queries = jax.lax.dynamic_slice_in_dim(q, start, block, axis=1)
+            at = start + jnp.arange(block)[:, None]
+            seen = jnp.arange(length)[None, :] <= at
+            if config.sliding_window is not None:
+                seen &= jnp.arange(length)[None, :] > at - config.sliding_window
+            scores = jnp.einsum("btkgh,bskh->bkgts", queries * q.shape[-1] ** -0.5, k)
+            scores = jnp.where(seen, scores.astype(jnp.float32), -jnp.inf)
+            return jnp.einsum("bkgts,bskh->btkgh", jax.nn.softmax(scores).astype(v.dtype), v)
+
+        blocks = jax.lax.map(some, jnp.arange(0, length, block))
+        return kv, jnp.moveaxis(blocks, 0, 1).reshape(q.shape)
+
+    _, _, kept = forward_keeping(
+        params, tokens, positions, jnp.zeros(()), attend, lambda x: x, config=config, axis=None
+    )
+    return kept[jnp.array([layer - 1 for layer in layers])]

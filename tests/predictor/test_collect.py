@@ -1,0 +1,101 @@
+"""From sessions to records."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from predictor.collect import Asked, read_sessions, records_of, scripts_of, shards, task_sessions
+from predictor.play import Reply
+from predictor.records import Origin, RecordsError, split_of
+from predictor.states import hidden_states
+from tests.support.tiny_cluster import MODEL, PARAMS
+
+ORIGIN = Origin("", "", MODEL.hidden_size, (1, 2), 0, 3, (0.5, 1.0), 20, 512, 0.5)
+ASKED = Asked("adding", ("a", "b"))
+
+
+def test_a_session_is_played_at_every_temperature_so_many_times():
+    scripts = scripts_of(4, ASKED, 1, ORIGIN)
+    assert [s.temperature for s in scripts] == [0.5] * 3 + [1.0] * 3
+    assert len({s.seed for s in scripts}) == 6
+    assert {(s.number, s.family, s.questions) for s in scripts} == {(4, 1, ("a", "b"))}
+    assert scripts == scripts_of(4, ASKED, 1, ORIGIN)
+    assert scripts != scripts_of(4, ASKED, 1, replace(ORIGIN, seed=1))
+
+
+def test_a_share_of_the_replies_is_capped_at_lengths_of_all_kinds():
+    caps = [c for n in range(200) for s in scripts_of(n, ASKED, 0, ORIGIN) for c in s.caps]
+    capped = [cap for cap in caps if cap < 512]
+    assert len(capped) / len(caps) == pytest.approx(0.5, abs=0.05)
+    assert min(capped) >= 16
+    assert np.median(capped) == pytest.approx(np.sqrt(16 * 512), rel=0.15)
+
+
+def test_every_session_is_in_one_shard_and_every_shard_in_one_split():
+    dealt = shards(50, 8)
+    assert sorted(n for _, numbers in dealt for n in numbers) == list(range(50))
+    for name, numbers in dealt:
+        assert {split_of(number) for number in numbers} == {name.split("-")[0]}
+        assert 1 <= len(numbers) <= 8
+    assert len({name for name, _ in dealt}) == len(dealt)
+
+
+def test_records_say_what_came_after_them():
+    script = scripts_of(3, ASKED, 1, ORIGIN)[0]
+    random = np.random.default_rng(0)
+    made = [
+        Reply(
+            script,
+            turn,
+            tuple(random.integers(0, 64, 10 + turn).tolist()),
+            tuple(random.integers(0, 64, length).tolist()),
+            limit=60,
+            censored=length == 60,
+        )
+        for turn, length in enumerate((1, 60))
+    ]
+    records = records_of(made, 100, MODEL, PARAMS, ORIGIN)
+    assert set(records.reply.tolist()) == {100, 101}
+    for number, reply in enumerate(made, 100):
+        own = records[records.reply == number]
+        assert own.generated[0] == 0
+        assert (own.generated + own.remaining == len(reply.tokens)).all()
+        assert (own.generated + own.limit == 60).all()
+        assert (own.censored == reply.censored).all()
+        assert (own.prompt_len == len(reply.prompt)).all()
+        assert (own.turn == reply.turn).all()
+        assert (own.temperature == np.float32(script.temperature)).all()
+        assert set(own.family.tolist()) == {1}
+        assert set(own.session.tolist()) == {3}
+
+
+def test_a_records_state_has_seen_the_tokens_generated_and_no_later_one():
+    script = scripts_of(3, ASKED, 1, ORIGIN)[0]
+    reply = Reply(script, 0, tuple(range(12)), tuple(range(20, 50)), limit=60, censored=False)
+    records = records_of([reply], 0, MODEL, PARAMS, ORIGIN)
+    for i in range(len(records)):
+        seen = [*reply.prompt, *reply.tokens[: records.generated[i]]]
+        wanted = hidden_states(PARAMS, [seen], [[len(seen) - 1]], config=MODEL, layers=(1, 2))
+        assert records.hidden[i] == pytest.approx(wanted[0][0], abs=2e-2)
+
+
+def test_task_sessions_go_round_the_families_and_repeat_by_seed():
+    def first(seed: int) -> list[Asked]:
+        return [one for one, _ in zip(task_sessions(seed), range(30), strict=False)]
+
+    assert first(1) == first(1)
+    assert first(1) != first(2)
+    assert len({one.family for one in first(1)}) == 13
+    assert any(len(one.questions) > 1 for one in first(1))
+
+
+def test_sessions_of_ones_own_come_from_json_lines(tmp_path: Path):
+    path = tmp_path / "sessions.jsonl"
+    path.write_text(json.dumps({"family": "x", "questions": ["a", "b"]}) + "\n")
+    assert read_sessions(path) == [Asked("x", ("a", "b"))]
+    path.write_text('{"family": "x"}\n')
+    with pytest.raises(RecordsError, match=r"sessions\.jsonl:1"):
+        read_sessions(path)
