@@ -5,6 +5,7 @@ Knows nothing of how a head is trained or served.
 
 import json
 from dataclasses import asdict, dataclass
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -52,36 +53,46 @@ class HeadSpec:
 def save_head(directory: Path, spec: HeadSpec, weights: Weights) -> None:
     """Write a head, in place of what was there."""
     directory.mkdir(parents=True, exist_ok=True)
+    path = directory / "weights"
     with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save((directory / "weights").absolute(), weights, force=True)
-    top = {"version": VERSION, **asdict(spec)}
+        checkpointer.save(path.absolute(), weights, force=True)
+    top = {"version": VERSION, "digest": _digest(path), **asdict(spec)}
     (directory / "head.json").write_text(json.dumps(top, indent=1) + "\n", encoding="utf-8")
 
 
 def load_head(directory: Path) -> tuple[HeadSpec, Weights]:
     """Read a head; raises HeadError naming what is missing, broken or unknown."""
-    spec = read_spec(directory)
+    spec, digest = _read_spec(directory)
     shapes = jax.eval_shape(lambda: spec.build().init(jax.random.key(0), spec.num_features))
     path = directory / "weights"
-    try:
-        with ocp.StandardCheckpointer() as checkpointer:
-            weights: Any = checkpointer.restore(path.absolute(), shapes)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = str(error).split("\n")[0]
-        raise HeadError(f"{path}: truncated, or no weights of this head ({reason})") from error
+    if digest != _digest(path):
+        raise HeadError(f"{path}: truncated, or not the weights that head.json beside it describes")
+    with ocp.StandardCheckpointer() as checkpointer:
+        weights: Any = checkpointer.restore(path.absolute(), shapes)
     for leaf in jax.tree.leaves(weights):
         if not bool(jnp.isfinite(leaf).all()):
             raise HeadError(f"{path}: holds weights that are not numbers")
     return spec, weights
 
 
-def read_spec(directory: Path) -> HeadSpec:
-    """Read what a head is; raises HeadError."""
+def _digest(directory: Path) -> str:
+    """Digest every file in a directory, with its place there."""
+    state = blake2b(digest_size=16)
+    for path in sorted(path for path in directory.rglob("*") if path.is_file()):
+        content = path.read_bytes()
+        state.update(f"{path.relative_to(directory).as_posix()} {len(content)} ".encode())
+        state.update(content)
+    return state.hexdigest()
+
+
+def _read_spec(directory: Path) -> tuple[HeadSpec, str]:
+    """Read what a head is, and the digest of its weights; raises HeadError."""
     path = directory / "head.json"
     try:
         top = json.loads(path.read_text(encoding="utf-8"))
         if top.pop("version") != VERSION:
             raise HeadError(f"{path}: was written by another version of foretoken")
+        digest = str(top.pop("digest"))
         lists = {name: tuple(top[name]) for name in ("widths", "layers")}
         spec = HeadSpec(**{**top, **lists})
     except OSError as error:
@@ -90,4 +101,4 @@ def read_spec(directory: Path) -> HeadSpec:
         raise HeadError(f"{path}: no description of a length head ({error})") from error
     if spec.kind not in HEADS:
         raise HeadError(f"{path}: kind {spec.kind!r} is unknown; known: {', '.join(HEADS)}")
-    return spec
+    return spec, digest

@@ -56,7 +56,7 @@ def test_weights_of_another_shape_are_named(tmp_path: Path):
     other = tmp_path / "other"
     saved(other, replace(SPEC, widths=(9,)))
     (other / "head.json").replace(tmp_path / "head.json")
-    with pytest.raises(HeadError, match=r"weights: truncated, or no weights of this head"):
+    with pytest.raises(HeadError, match=r"weights: truncated, or not the weights"):
         load_head(tmp_path)
 
 
