@@ -84,10 +84,14 @@ class Roofline:
         if tokens == 0:
             return NOTHING
         rates = self._rates
-        work = max(rates.weights_s, rates.token_s * tokens) + kv_tokens * rates.kv_token_s
+        matmuls_s = rates.token_s * tokens
+        # No `max`: a dozen of these are asked for a route, and calls are most of their time.
+        work = matmuls_s if matmuls_s > rates.weights_s else rates.weights_s
+        work += kv_tokens * rates.kv_token_s
         if new_len:
             attention_s = rates.pair_s * new_len * (cached_len + new_len / 2)
-            work += max(attention_s, cached_len * rates.kv_token_s)
+            read_s = cached_len * rates.kv_token_s
+            work += attention_s if attention_s > read_s else read_s
         seconds = work / self.tp + rates.fixed_s
         if self.tp > 1:
             seconds += self._all_reduces(tokens)

@@ -61,19 +61,14 @@ class PrefillTimes:
         self.turn = turn
         self.owner = owner
         self.costs = costs
+        self.kv_bytes_per_token = costs.kv_bytes_per_token
+        self.lacking_len = max(0, turn.prompt_len - owner.cached_len)
+        """Tokens whose KV the owner would have to be sent."""
+        self.uncached_len = max(1, self.lacking_len)
+        """Tokens that the owner would compute; the last one's hidden state is always needed."""
         self._min_chunk_len = min_chunk_len
         self._alone: dict[tuple[int, int], Steps] = {}
         self._transfers: dict[tuple[int, float, float], float] = {}
-
-    @property
-    def uncached_len(self) -> int:
-        """Tokens that the owner would compute; the last one's hidden state is always needed."""
-        return max(1, self.turn.prompt_len - self.owner.cached_len)
-
-    @property
-    def lacking_len(self) -> int:
-        """Tokens whose KV the owner would have to be sent."""
-        return max(0, self.turn.prompt_len - self.owner.cached_len)
 
     def local(self) -> Steps:
         """Predict the prefill on the owner, beside the rows that decode there now."""
@@ -107,7 +102,7 @@ class PrefillTimes:
         key = (tokens, link.latency_s, link.bytes_per_s)
         seconds = self._transfers.get(key)
         if seconds is None:
-            estimate = self.costs.transfer(tokens * self.costs.kv_bytes_per_token, link)
+            estimate = self.costs.transfer(tokens * self.kv_bytes_per_token, link)
             seconds = self._transfers[key] = estimate.seconds
         return seconds
 
@@ -134,7 +129,7 @@ class PrefillTimes:
             last_len = min(self.lacking_len, steps.last_len)
             computed_s = steps.total_s + self.transfer_s(last_len, worker)
             busy_s = max(computed_s, steps.full_s + sent_s)
-        return Sent(start_s + busy_s, moved_len * self.costs.kv_bytes_per_token)
+        return Sent(start_s + busy_s, moved_len * self.kv_bytes_per_token)
 
     def _prefill_s(self, new_len: int, cached_len: int) -> float:
         return self.costs.prefill(new_len, cached_len).seconds

@@ -27,7 +27,7 @@ def dense(sequence: list[int]) -> np.ndarray:
 
 def sequences() -> list[list[int]]:
     random = np.random.default_rng(0)
-    return [random.integers(0, MODEL.vocab_size, n).tolist() for n in (5, 130, 1, 64)]
+    return [random.integers(0, MODEL.vocab_size, n).tolist() for n in (5, 1, 64)]
 
 
 def test_the_last_layers_states_are_what_the_final_norm_makes_into_hidden_states():
@@ -54,3 +54,13 @@ def test_layers_come_in_the_order_asked_for():
 def test_layers_that_the_model_lacks_are_refused(layers):
     with pytest.raises(ValueError, match="layers"):
         hidden_states(PARAMS, [[1]], [[0]], config=MODEL, layers=layers)
+
+
+@pytest.mark.slow
+def test_a_sequence_of_several_query_blocks():
+    (long,) = [np.random.default_rng(1).integers(0, MODEL.vocab_size, 600).tolist()]
+    places = [0, 255, 256, 599]
+    (found,) = hidden_states(PARAMS, [long], [places], config=MODEL, layers=(MODEL.num_layers,))
+    state = found[:, 0].astype(np.float32)
+    normed = state / np.sqrt((state**2).mean(-1, keepdims=True) + MODEL.norm_eps)
+    assert normed * np.asarray(PARAMS["final_norm"]) == pytest.approx(dense(long)[places], abs=5e-3)
