@@ -9,6 +9,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -32,7 +33,7 @@ from serving.policy.rebalance_config import RebalanceConfig
 from serving.policy.roles import ROLES_POLICIES, RolesConfig
 from serving.policy.route import RouteConfig
 from serving.policy.routes import ROUTE_POLICIES
-from serving.request import SamplingParams, Slo, Turn, TurnId
+from serving.request import GREEDY, Slo, Turn, TurnId
 
 WORKER = WorkerId("d0")
 DEMO = Path(__file__).resolve().parent.parent / "checkpoints" / "demo"
@@ -166,23 +167,7 @@ def _coordinator_rules(costs: Costs) -> CoordinatorRules:
 
 
 def _turn(index: int, reply_len: int) -> Turn:
-    sampling = SamplingParams(
-        max_tokens=reply_len,
-        min_tokens=0,
-        temperature=1.0,
-        top_k=None,
-        top_p=1.0,
-        min_p=0.0,
-        repetition_penalty=1.0,
-        presence_penalty=0.0,
-        frequency_penalty=0.0,
-        logit_bias=(),
-        allowed_ids=None,
-        stop_ids=(0, 1),
-        seed=index,
-        logprobs=None,
-        prompt_logprobs=None,
-    )
+    sampling = replace(GREEDY, max_tokens=reply_len, temperature=1.0, stop_ids=(0, 1), seed=index)
     tokens = tuple(range(1000 * index, 1000 * index + PROMPT_LEN))
     return Turn(TurnId(f"turn-{index}"), None, tokens, sampling, Slo(None, None), 0, "")
 

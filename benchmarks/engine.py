@@ -26,7 +26,7 @@ from serving.engine.meshes import make_cpu_devices
 from serving.engine.worker import Leaving
 from serving.flags import build_config
 from serving.messages import Decision, End, StepsTimed, WorkerId
-from serving.request import SamplingParams, SessionId, Slo, Turn, TurnId
+from serving.request import GREEDY, SamplingParams, SessionId, Slo, Turn, TurnId
 from serving.serve import SWITCH_INTERVAL_S
 
 
@@ -122,23 +122,7 @@ class Recorder:
 
 def greedy(max_tokens: int) -> SamplingParams:
     """Describe a reply of exactly so many tokens: nothing stops it."""
-    return SamplingParams(
-        max_tokens=max_tokens,
-        min_tokens=0,
-        temperature=0.0,
-        top_k=None,
-        top_p=1.0,
-        min_p=0.0,
-        repetition_penalty=1.0,
-        presence_penalty=0.0,
-        frequency_penalty=0.0,
-        logit_bias=(),
-        allowed_ids=None,
-        stop_ids=(),
-        seed=0,
-        logprobs=None,
-        prompt_logprobs=None,
-    )
+    return replace(GREEDY, max_tokens=max_tokens)
 
 
 def make_turn(name: str, tokens: Sequence[int], max_tokens: int, session: str | None) -> Turn:

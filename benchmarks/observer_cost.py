@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from serving.engine.observer import Observer, Observers
-from serving.engine.raw_loop import GREEDY
 from serving.messages import (
     Completed,
     Decision,
@@ -23,7 +22,7 @@ from serving.messages import (
     WorkerId,
 )
 from serving.metrics import DecisionLog, Metrics, ServerLabels
-from serving.request import FinishReason, SessionId, Slo, Turn, TurnId
+from serving.request import GREEDY, FinishReason, SessionId, Slo, Turn, TurnId
 
 WORKERS = (("p0", Role.PREFILL), ("d0", Role.DECODE), ("d1", Role.DECODE))
 TURNS, STEPS, ROWS, FLUSH_EVERY = 5000, 5000, 16, 50

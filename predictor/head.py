@@ -6,8 +6,9 @@ says one number, trained by L1 on the remaining tokens themselves. Knows nothing
 come from, nor of how a head is trained.
 """
 
+from abc import ABC, abstractmethod
 from math import log
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Any, TypeAlias
 
 import flax.linen as nn
 import jax
@@ -23,31 +24,6 @@ Weights: TypeAlias = dict[str, dict[str, jax.Array]]
 USUAL_HAZARD = 0.15
 """Chance to end in an interval before anything is learned: about that of lengths spread evenly over
 their logarithms."""
-
-
-@runtime_checkable
-class Head(Protocol):
-    """A network with its loss. Immutable; its weights are kept apart."""
-
-    horizon: int
-
-    def init(self, key: jax.Array, num_features: int) -> Weights:
-        """Draw weights."""
-        ...
-
-    def loss(
-        self,
-        weights: Weights,
-        features: Float[Array, "N F"],
-        remaining: Int[Array, " N"],
-        censored: Bool[Array, " N"],
-    ) -> Float[Array, " N"]:
-        """Return what training makes small, for each record."""
-        ...
-
-    def alive(self, weights: Weights, features: Float[Array, "N F"]) -> Float[Array, "N E"]:
-        """Return the chance of more than `EDGES[i]` tokens still to come, up to the horizon."""
-        ...
 
 
 class Perceptron(nn.Module):
@@ -66,23 +42,27 @@ class Perceptron(nn.Module):
         return nn.Dense(self.outputs, bias_init=bias)(x)
 
 
-class HazardHead:
-    """One logit per interval of remaining tokens; censored survival likelihood."""
+class Head(ABC):
+    """A network with its loss, for remaining lengths of up to `horizon` tokens.
 
-    def __init__(self, widths: tuple[int, ...], horizon: int) -> None:
-        """Read remaining lengths of up to `horizon` tokens."""
+    Immutable; its weights are kept apart.
+    """
+
+    def __init__(self, net: Perceptron, horizon: int) -> None:
         self.horizon = horizon
-        bias = log(USUAL_HAZARD / (1 - USUAL_HAZARD))
-        self._net = Perceptron(widths, intervals_up_to(horizon), bias)
+        self._net = net
 
     def init(self, key: jax.Array, num_features: int) -> Weights:
         """Draw weights."""
-        return _init(self._net, key, num_features)
+        made: Any = self._net.init(key, jnp.zeros((1, num_features)))
+        return dict(made["params"])
 
-    def logits(self, weights: Weights, features: Float[Array, "N F"]) -> Float[Array, "N K"]:
-        """Return the hazards' logits."""
-        return _apply(self._net, weights, features)
+    def read(self, weights: Weights, features: Float[Array, "N F"]) -> Float[Array, "N O"]:
+        """Return what the network says."""
+        said: Any = self._net.apply({"params": weights}, features)
+        return said
 
+    @abstractmethod
     def loss(
         self,
         weights: Weights,
@@ -90,15 +70,33 @@ class HazardHead:
         remaining: Int[Array, " N"],
         censored: Bool[Array, " N"],
     ) -> Float[Array, " N"]:
-        """Return the negative log-likelihood of each record, in nats."""
-        return survival_nll(self.logits(weights, features), remaining, censored)
+        """Return what training makes small, for each record."""
 
+    @abstractmethod
     def alive(self, weights: Weights, features: Float[Array, "N F"]) -> Float[Array, "N E"]:
+        """Return the chance of more than `EDGES[i]` tokens still to come, up to the horizon."""
+
+
+class HazardHead(Head):
+    """One logit per interval of remaining tokens; censored survival likelihood, in nats."""
+
+    def __init__(self, widths: tuple[int, ...], horizon: int) -> None:
+        """Make the network."""
+        bias = log(USUAL_HAZARD / (1 - USUAL_HAZARD))
+        super().__init__(Perceptron(widths, intervals_up_to(horizon), bias), horizon)
+
+    def loss(
+        self, weights: Weights, features: jax.Array, remaining: jax.Array, censored: jax.Array
+    ) -> jax.Array:
+        """Return the negative log-likelihood of each record."""
+        return survival_nll(self.read(weights, features), remaining, censored)
+
+    def alive(self, weights: Weights, features: jax.Array) -> jax.Array:
         """Return the curves."""
-        return alive_at_edges(self.logits(weights, features))
+        return alive_at_edges(self.read(weights, features))
 
 
-class PointHead:
+class PointHead(Head):
     """One number: the remaining tokens. L1; a reply that was cut off counts as if it had ended.
 
     The number is learned in units of the horizon, with the same minimum: at the scale of tokens an
@@ -106,48 +104,23 @@ class PointHead:
     """
 
     def __init__(self, widths: tuple[int, ...], horizon: int) -> None:
-        """Read remaining lengths of up to `horizon` tokens."""
-        self.horizon = horizon
-        self._net = Perceptron(widths, 1, 0.0)
-
-    def init(self, key: jax.Array, num_features: int) -> Weights:
-        """Draw weights."""
-        return _init(self._net, key, num_features)
-
-    def remaining(self, weights: Weights, features: Float[Array, "N F"]) -> Float[Array, " N"]:
-        """Return the tokens still to come, at least 1."""
-        share = _apply(self._net, weights, features)[:, 0]
-        return jnp.clip(share * self.horizon, 1, self.horizon)
+        """Make the network."""
+        super().__init__(Perceptron(widths, 1, 0.0), horizon)
 
     def loss(
-        self,
-        weights: Weights,
-        features: Float[Array, "N F"],
-        remaining: Int[Array, " N"],
-        censored: Bool[Array, " N"],
-    ) -> Float[Array, " N"]:
+        self, weights: Weights, features: jax.Array, remaining: jax.Array, censored: jax.Array
+    ) -> jax.Array:
         """Return each record's absolute error, in horizons."""
         del censored
-        share = _apply(self._net, weights, features)[:, 0]
-        return jnp.abs(share - remaining / self.horizon)
+        return jnp.abs(self.read(weights, features)[:, 0] - remaining / self.horizon)
 
-    def alive(self, weights: Weights, features: Float[Array, "N F"]) -> Float[Array, "N E"]:
-        """Return curves that fall from 1 to 0 at the edge next to the number."""
+    def alive(self, weights: Weights, features: jax.Array) -> jax.Array:
+        """Return curves that fall from 1 to 0 at the edge next to the number, at least 1."""
+        number = jnp.clip(self.read(weights, features) * self.horizon, 1, self.horizon)
         edges = jnp.array(EDGES[: intervals_up_to(self.horizon) + 1], jnp.float32)
-        return (edges[None, :] < self.remaining(weights, features)[:, None]).astype(jnp.float32)
+        return (edges[None, :] < number).astype(jnp.float32)
 
 
 def num_parameters(weights: Weights) -> int:
     """Count the numbers in a head."""
     return sum(leaf.size for leaf in jax.tree.leaves(weights))
-
-
-def _init(net: Perceptron, key: jax.Array, num_features: int) -> Weights:
-    made: Any = net.init(key, jnp.zeros((1, num_features)))
-    return dict(made["params"])
-
-
-def _apply(net: Perceptron, weights: Weights, features: jax.Array) -> jax.Array:
-    out = net.apply({"params": weights}, features)
-    assert isinstance(out, jax.Array)
-    return out

@@ -6,12 +6,12 @@ on any engine that takes turns. Knows no records and no hidden states.
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 from model.tokenizer import ChatTokenizer
 from serving.messages import Completed, Deliver, End
-from serving.request import FinishReason, SamplingParams, SessionId, Slo, Turn, TurnId
+from serving.request import GREEDY, FinishReason, SessionId, Slo, Turn, TurnId
 
 
 @runtime_checkable
@@ -94,11 +94,18 @@ async def _play_one(
         if limit < 1:
             break
         name = f"{script.number}.{script.temperature}.{script.seed}"
+        sampling = replace(
+            GREEDY,
+            max_tokens=limit,
+            temperature=script.temperature,
+            stop_ids=tokenizer.eos_ids,
+            seed=script.seed + turn,
+        )
         asked = Turn(
             id=TurnId(f"{name}.{turn}"),
             session=SessionId(name),
             tokens=prompt,
-            sampling=_sampling(script, turn, limit, tokenizer.eos_ids),
+            sampling=sampling,
             slo=Slo(None, None),
             priority=0,
             salt="",
@@ -120,25 +127,3 @@ async def _read(engine: Engine, turn: Turn) -> tuple[tuple[int, ...], FinishReas
             return tuple(tokens), item.outcome.reason
         tokens += [sample.token for sample in item.samples]
     raise LostReply(f"turn {turn.id} had no end")
-
-
-def _sampling(
-    script: Script, turn: int, max_tokens: int, stop_ids: tuple[int, ...]
-) -> SamplingParams:
-    return SamplingParams(
-        max_tokens=max_tokens,
-        min_tokens=0,
-        temperature=script.temperature,
-        top_k=None,
-        top_p=1.0,
-        min_p=0.0,
-        repetition_penalty=1.0,
-        presence_penalty=0.0,
-        frequency_penalty=0.0,
-        logit_bias=(),
-        allowed_ids=None,
-        stop_ids=stop_ids,
-        seed=script.seed + turn,
-        logprobs=None,
-        prompt_logprobs=None,
-    )

@@ -77,6 +77,26 @@ class SamplingParams:
         )
 
 
+GREEDY = SamplingParams(
+    max_tokens=1,
+    min_tokens=0,
+    temperature=0.0,
+    top_k=None,
+    top_p=1.0,
+    min_p=0.0,
+    repetition_penalty=1.0,
+    presence_penalty=0.0,
+    frequency_penalty=0.0,
+    logit_bias=(),
+    allowed_ids=None,
+    stop_ids=(),
+    seed=0,
+    logprobs=None,
+    prompt_logprobs=None,
+)
+"""One token, the likeliest. Whoever builds parameters in code replaces what differs from it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Slo:
     """Targets in seconds; None means that the client set no target."""

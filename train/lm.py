@@ -24,6 +24,7 @@ from train.checkpoint import save_checkpoint, write_json
 from train.evaluate import evaluate, format_table
 from train.loop import TrainState, rate, start, train_step
 from train.packing import batches, draw_topics, row_lengths
+from train.resume import last_saved
 from train.tasks.conversation import Turn
 from train.tokenizer import END, token_id, train_tokenizer
 
@@ -88,10 +89,7 @@ def train(
     with ocp.CheckpointManager(
         directory.absolute(), options=ocp.CheckpointManagerOptions(max_to_keep=1)
     ) as manager:
-        done = manager.latest_step()
-        if done is not None:
-            abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
-            state = manager.restore(done, args=ocp.args.StandardRestore(abstract))
+        state, done = last_saved(manager, state)
         for chunk in range(done or 0, recipe.chunks):
             state = train_chunk(state, recipe, tokenizer, chunk, report)
             manager.save(chunk + 1, args=ocp.args.StandardSave(state))

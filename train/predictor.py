@@ -26,6 +26,7 @@ from predictor.features import features
 from predictor.head import Head, Weights, num_parameters
 from predictor.records import Records, RecordsError, read_records
 from predictor.saved import HEADS, HeadSpec, save_head
+from train.resume import last_saved
 
 AT_ONCE = 8192
 """Records whose features, or losses, are computed together."""
@@ -102,10 +103,7 @@ def train(
     with ocp.CheckpointManager(
         directory.absolute(), options=ocp.CheckpointManagerOptions(max_to_keep=1)
     ) as manager:
-        done = manager.latest_step()
-        if done is not None:
-            abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
-            state = State(*manager.restore(done, args=ocp.args.StandardRestore(abstract)))
+        state, done = last_saved(manager, state)
         for number in range(0 if done is None else done + 1, recipe.passes):
             if number - int(state.best_pass) > recipe.patience:
                 break

@@ -13,25 +13,7 @@ from serving.core.plan import Chunk, DecodeRows, LoadSlot, StepPlan
 from serving.engine.programs import ExecutorSizes
 from serving.engine.worker import Executor
 from serving.messages import TaskId
-from serving.request import SamplingParams, TurnId
-
-GREEDY = SamplingParams(
-    max_tokens=1,
-    min_tokens=0,
-    temperature=0.0,
-    top_k=None,
-    top_p=1.0,
-    min_p=0.0,
-    repetition_penalty=1.0,
-    presence_penalty=0.0,
-    frequency_penalty=0.0,
-    logit_bias=(),
-    allowed_ids=None,
-    stop_ids=(),
-    seed=0,
-    logprobs=None,
-    prompt_logprobs=None,
-)
+from serving.request import GREEDY, TurnId
 
 Tables = NDArray[np.int32]
 

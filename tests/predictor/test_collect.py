@@ -6,10 +6,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
-from predictor.collect import Asked, read_sessions, records_of, scripts_of, shards, task_sessions
+from predictor.collect import (
+    Asked,
+    main,
+    read_sessions,
+    records_of,
+    scripts_of,
+    shards,
+    task_sessions,
+)
 from predictor.play import Reply
-from predictor.records import Origin, RecordsError, split_of
+from predictor.records import Origin, RecordsError, add_shard, read_records, split_of
 from predictor.states import hidden_states
 from tests.support.tiny_cluster import MODEL, PARAMS
 
@@ -99,3 +108,29 @@ def test_sessions_of_ones_own_come_from_json_lines(tmp_path: Path):
     path.write_text('{"family": "x"}\n')
     with pytest.raises(RecordsError, match=r"sessions\.jsonl:1"):
         read_sessions(path)
+
+
+@pytest.mark.slow
+def test_sessions_are_played_through_the_engine_and_an_interrupted_run_goes_on(tmp_path: Path):
+    demo = Path(__file__).parents[2] / "checkpoints" / "demo"
+    asked = [str(demo), "--out", str(tmp_path), "--sessions", "20", "--samples", "1"]
+
+    def run(*more: str):
+        return CliRunner().invoke(main, [*asked, "--shard-sessions", "7", *more])
+
+    first = run()
+    assert first.exit_code == 0, first.output
+    manifest, records = read_records(tmp_path, "train")
+    assert len(manifest.shards) == 4
+    assert (records.remaining >= 1).all()
+    lost = tmp_path / "train-00001.npz"
+    whole = lost.read_bytes()
+    shards = {name: shard for name, shard in manifest.shards.items() if name != lost.name}
+    lost.unlink()
+    add_shard(tmp_path, replace(manifest, shards=shards), "test-00000.npz", records[:0])
+    again = run()
+    assert again.exit_code == 0, again.output
+    assert lost.read_bytes() == whole
+    other = run("--seed", "1")
+    assert other.exit_code == 1
+    assert "seed differs" in other.output

@@ -1,26 +1,10 @@
-"""How does a test ask for something? Turns with every field spelled out once."""
+"""How does a test ask for something? Turns that differ in what matters to it."""
 
 from dataclasses import replace
 
-from serving.request import SamplingParams, SessionId, Slo, Turn, TurnId
+from serving.request import GREEDY, SessionId, Slo, Turn, TurnId
 
-SAMPLING = SamplingParams(
-    max_tokens=8,
-    min_tokens=0,
-    temperature=1.0,
-    top_k=None,
-    top_p=1.0,
-    min_p=0.0,
-    repetition_penalty=1.0,
-    presence_penalty=0.0,
-    frequency_penalty=0.0,
-    logit_bias=(),
-    allowed_ids=None,
-    stop_ids=(),
-    seed=0,
-    logprobs=None,
-    prompt_logprobs=None,
-)
+SAMPLING = replace(GREEDY, max_tokens=8, temperature=1.0)
 
 
 def make_turn(

@@ -22,7 +22,7 @@ from serving.messages import (
 )
 from serving.metrics import Metrics, ServerLabels
 from serving.metrics.catalog import token_bounds
-from serving.request import FinishReason, SamplingParams, SessionId, Slo, Turn, TurnId
+from serving.request import GREEDY, FinishReason, SessionId, Slo, Turn, TurnId
 
 P, D0, D1 = WorkerId("p0"), WorkerId("d0"), WorkerId("d1")
 A = TurnId("a")
@@ -35,23 +35,7 @@ def metrics(workers: tuple[tuple[WorkerId, Role], ...] = DISAGGREGATED) -> Metri
 
 
 def turn(max_tokens: int = 10) -> Turn:
-    sampling = SamplingParams(
-        max_tokens=max_tokens,
-        min_tokens=0,
-        temperature=0.0,
-        top_k=None,
-        top_p=1.0,
-        min_p=0.0,
-        repetition_penalty=1.0,
-        presence_penalty=0.0,
-        frequency_penalty=0.0,
-        logit_bias=(),
-        allowed_ids=None,
-        stop_ids=(),
-        seed=0,
-        logprobs=None,
-        prompt_logprobs=None,
-    )
+    sampling = replace(GREEDY, max_tokens=max_tokens)
     return Turn(A, None, (1, 2, 3, 4), sampling, Slo(None, None), 0, "")
 
 

@@ -1,0 +1,80 @@
+"""Heads measured beside what needs no model, on records made up to be told by one feature."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from predictor.evaluate import main, measure
+from predictor.records import Manifest, Records, RecordsError, add_shard
+from predictor.saved import HeadError, HeadSpec, save_head
+from tests.predictor.test_records import FAMILIES, ORIGIN, made
+
+SPEC = HeadSpec("hazard", (), 200, ORIGIN.layers, 4, ORIGIN.checkpoint, ORIGIN.tokenizer)
+
+
+def some(seed: int, length: int) -> Records:
+    """Records at the first token of replies of exactly so many tokens."""
+    records = made(seed, 40)
+    return replace(
+        records,
+        generated=np.zeros(40, np.int32),
+        remaining=np.full(40, length, np.int32),
+        limit=np.full(40, 500, np.int32),
+        censored=np.zeros(40, bool),
+        reply=np.arange(40, dtype=np.int32),
+        temperature=np.full(40, 0.8, np.float32),
+    )
+
+
+@pytest.fixture
+def records(tmp_path: Path) -> Path:
+    manifest = Manifest(ORIGIN, FAMILIES, {})
+    manifest = add_shard(tmp_path, manifest, "train-00000.npz", some(1, 20))
+    add_shard(tmp_path, manifest, "test-00000.npz", some(2, 25))
+    return tmp_path
+
+
+def saved(directory: Path, spec: HeadSpec = SPEC) -> Path:
+    save_head(directory, spec, spec.build().init(jax.random.key(0), spec.num_features))
+    return directory
+
+
+def test_all_predictors_are_measured_on_the_test_sessions(records: Path, tmp_path: Path):
+    found = measure(records, [saved(tmp_path / "mine")], 0.8, 200)
+    figures = found["predictors"]
+    assert set(figures) == {"constant median", "median by position", "survivors", "mine"}
+    assert figures["constant median"]["all"]["mae"] == 5  # it says 20, and 25 come
+    assert figures["survivors"]["all"]["covered_q90"] == 0
+    assert found["parameters"]["mine"] > 0
+    assert (found["replies"], found["censored"]) == (40, 0)
+
+
+def test_a_temperature_that_was_not_collected_is_an_error(records: Path, tmp_path: Path):
+    with pytest.raises(RecordsError, match=r"temperature 0\.5"):
+        measure(records, [saved(tmp_path / "mine")], 0.5, 200)
+
+
+@pytest.mark.parametrize(
+    "change", [{"checkpoint": "other"}, {"tokenizer": "other"}, {"layers": (2, 1)}]
+)
+def test_a_head_of_another_model_is_refused(records: Path, tmp_path: Path, change):
+    other = saved(tmp_path / "mine", replace(SPEC, **change))
+    with pytest.raises(HeadError, match=f"another {next(iter(change))}"):
+        measure(records, [other], 0.8, 200)
+
+
+def test_the_command_writes_json_and_prints_a_table(records: Path, tmp_path: Path):
+    head, out = saved(tmp_path / "mine"), tmp_path / "found.json"
+    asked = ["--records", str(records), "--head", str(head), "--out", str(out)]
+    result = CliRunner().invoke(main, asked)
+    assert result.exit_code == 0, result.output
+    assert "| mine |" in result.output
+    assert json.loads(out.read_text())["temperature"] == 0.8
+    wrong = CliRunner().invoke(main, [*asked, "--temperature", "0.1"])
+    assert wrong.exit_code == 1
+    assert "Traceback" not in wrong.output
