@@ -13,6 +13,7 @@ from model.kv_pages import page_bytes
 from model.parameters import init_params
 from model.sharding import DECODE, PREFILL, TENSOR, param_shardings
 from serving.core.plan import LoadSlot
+from serving.engine import slots
 from serving.engine.buckets import Bucket, Buckets
 from serving.engine.executor import JaxExecutor
 from serving.engine.programs import ExecutorSizes, Programs, Site
@@ -306,3 +307,25 @@ def test_a_sliding_window_in_bfloat16_equals_the_oracle():
     first = prefill(executor, 1, tokens, pages(1), cut=13).chunk_ids
     wanted = generate(params, config, tokens, Sampling(), 31).tokens
     assert first + ids(decode(executor, 1, 20, pages(1), 30)) == list(wanted)
+
+
+def test_a_slot_that_holds_what_is_loaded_is_not_written_again(whole, monkeypatch):
+    writes: list[int] = []
+    load = whole._programs.slot[slots.load_scalars]
+
+    def counted(settings, packed):
+        writes.append(int(packed[0]))
+        return load(settings, packed)
+
+    monkeypatch.setitem(whole._programs.slot, slots.load_scalars, counted)
+    warm, cool = (replace(SAMPLED, seed=99, temperature=t) for t in (0.9, 0.1))
+    for slot, sampling in ((0, warm), (0, warm), (1, warm), (0, cool), (0, warm)):
+        whole.load_slot(LoadSlot(slot, sampling, (1, 2), (3,)))
+    assert writes == [0, 1, 0, 0]
+
+
+def test_a_step_that_was_read_has_run(whole):
+    whole.load_slot(LoadSlot(0, NEUTRAL, tuple(prompt(5)), ()))
+    pending = whole.launch(plan((), [chunk(0, 0, prompt(5), pages(1))], max_pages=MAX_PAGES))
+    whole.collect(pending)
+    assert whole.has_run(pending)
