@@ -42,6 +42,7 @@ from predictor.records import (
     split_of,
 )
 from predictor.states import check_layers, hidden_states
+from predictor.texts import texts_of
 from serving.config import ConfigError
 from serving.engine.build import (
     Deployment,
@@ -204,7 +205,12 @@ class Collector:
                     records = records_of(
                         replies, first, self._deployment.model, self._params, manifest.origin
                     )
-                    manifest = add_shard(out, manifest, name, records)
+                    texts = texts_of(
+                        range(first, first + len(replies)),
+                        [reply.prompt for reply in replies],
+                        [reply.tokens for reply in replies],
+                    )
+                    manifest = add_shard(out, manifest, name, records, texts)
                     bar.update(len(numbers))
         finally:
             await engine.stop()

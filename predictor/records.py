@@ -3,26 +3,32 @@
 A directory holds `manifest.json` and shards, `train-00003.npz` and the like. A session is in one
 split only, with all samples of its prompts: turns of a conversation share their text. Every shard
 carries the fingerprint of what it was collected from, so that shards of two runs cannot be mixed,
-and the manifest its digest, so that a truncated one is found. Knows neither models nor heads.
+and the manifest its digest, so that a truncated one is found. A shard also holds the texts of its
+replies. Knows neither models nor heads.
 """
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
-VERSION = 1
+from predictor.texts import Texts, joined_texts
+
+VERSION = 2
 SPLITS = ("train", "tune", "test")
 """For the gradient; for early stopping and calibration; for what is reported."""
 OF_TWENTY = {"train": 14, "tune": 3, "test": 3}
 """Shares of the sessions: 70, 15 and 15 %, as ARES splits requests (papers.md 4.2)."""
+
+Arrays: TypeAlias = dict[str, Any]
+"""A shard's arrays by name."""
 
 
 class RecordsError(ValueError):
@@ -143,10 +149,13 @@ def open_manifest(directory: Path, origin: Origin, families: tuple[str, ...]) ->
     return found
 
 
-def add_shard(directory: Path, manifest: Manifest, name: str, records: Records) -> Manifest:
+def add_shard(
+    directory: Path, manifest: Manifest, name: str, records: Records, texts: Texts
+) -> Manifest:
     """Write a shard, then the manifest that names it; each whole or not at all."""
     buffer = io.BytesIO()
     arrays = {f.name: getattr(records, f.name) for f in fields(records)}
+    arrays |= {f"text_{f.name}": getattr(texts, f.name) for f in fields(texts)}
     np.savez(buffer, origin=np.array(manifest.origin.fingerprint), **arrays)
     content = buffer.getvalue()
     shard = Shard(len(records), len(np.unique(records.reply)), digest(content))
@@ -178,33 +187,52 @@ def read_manifest(directory: Path) -> Manifest:
 
 def read_records(directory: Path, split: str) -> tuple[Manifest, Records]:
     """Read all shards of a split. Raises RecordsError naming the first file that is no good."""
+    manifest, shards = _read_shards(directory, split)
+    records: list[Records] = []
+    for path, arrays in shards:
+        some = Records(**{f.name: arrays[f.name] for f in fields(Records)})
+        if not np.isfinite(some.hidden).all():
+            raise RecordsError(f"{path}: holds hidden states that are not numbers")
+        records.append(some)
+    return manifest, joined(records)
+
+
+def read_texts(directory: Path, split: str) -> Texts:
+    """Read the texts of a split's replies. Raises RecordsError as `read_records`."""
+    _, shards = _read_shards(directory, split)
+    return joined_texts(
+        [Texts(**{f.name: arrays[f"text_{f.name}"] for f in fields(Texts)}) for _, arrays in shards]
+    )
+
+
+def _read_shards(directory: Path, split: str) -> tuple[Manifest, Iterator[tuple[Path, Arrays]]]:
     manifest = read_manifest(directory)
     names = sorted(name for name in manifest.shards if name.startswith(f"{split}-"))
     if not names:
         raise RecordsError(f"{directory}: no shard of the split {split!r}; collect more sessions")
-    return manifest, joined([_read_shard(directory / name, manifest) for name in names])
+    paths = (directory / name for name in names)
+    return manifest, ((path, _read_shard(path, manifest)) for path in paths)
 
 
-def _read_shard(path: Path, manifest: Manifest) -> Records:
+def _read_shard(path: Path, manifest: Manifest) -> Arrays:
     try:
         content = path.read_bytes()
     except OSError as error:
         raise RecordsError(f"{path}: cannot be read ({error.strerror})") from error
-    origin, arrays = _arrays(path, content)
-    if origin != manifest.origin.fingerprint:
+    arrays = _arrays(path, content)
+    if str(arrays["origin"]) != manifest.origin.fingerprint:
         raise RecordsError(f"{path}: belongs to another run than the manifest beside it")
     if digest(content) != manifest.shards[path.name].digest:
         raise RecordsError(f"{path}: is not the file that was written; collect it again")
-    records = Records(**arrays)
-    if not np.isfinite(records.hidden).all():
-        raise RecordsError(f"{path}: holds hidden states that are not numbers")
-    return records
+    return arrays
 
 
-def _arrays(path: Path, content: bytes) -> tuple[str, dict[str, Any]]:
+def _arrays(path: Path, content: bytes) -> Arrays:
+    wanted = ["origin", *(f.name for f in fields(Records))]
+    wanted += [f"text_{f.name}" for f in fields(Texts)]
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as archive:
-            return str(archive["origin"]), {f.name: archive[f.name] for f in fields(Records)}
+            return {name: archive[name] for name in wanted}
     except (ValueError, KeyError, OSError, EOFError, BadZipFile) as error:
         raise RecordsError(f"{path}: truncated, or no shard of records ({error})") from error
 

@@ -20,6 +20,7 @@ from predictor.collect import (
 from predictor.play import Reply
 from predictor.records import Origin, RecordsError, add_shard, read_records, split_of
 from predictor.states import hidden_states
+from predictor.texts import texts_of
 from tests.support.tiny_cluster import MODEL, PARAMS
 
 ORIGIN = Origin("", "", MODEL.hidden_size, (1, 2), 0, 3, (0.5, 1.0), 20, 512, 0.5)
@@ -127,7 +128,13 @@ def test_sessions_are_played_through_the_engine_and_an_interrupted_run_goes_on(t
     whole = lost.read_bytes()
     shards = {name: shard for name, shard in manifest.shards.items() if name != lost.name}
     lost.unlink()
-    add_shard(tmp_path, replace(manifest, shards=shards), "test-00000.npz", records[:0])
+    add_shard(
+        tmp_path,
+        replace(manifest, shards=shards),
+        "test-00000.npz",
+        records[:0],
+        texts_of([], [], []),
+    )
     again = run()
     assert again.exit_code == 0, again.output
     assert lost.read_bytes() == whole

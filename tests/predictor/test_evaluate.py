@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from predictor.evaluate import main, measure
 from predictor.records import Manifest, Records, RecordsError, add_shard
 from predictor.saved import HeadError, HeadSpec, save_head
+from predictor.texts import texts_of
 from tests.predictor.test_records import FAMILIES, ORIGIN, made
 
 SPEC = HeadSpec("hazard", (), 200, ORIGIN.layers, 4, ORIGIN.checkpoint, ORIGIN.tokenizer)
@@ -34,8 +35,8 @@ def some(seed: int, length: int) -> Records:
 @pytest.fixture
 def records(tmp_path: Path) -> Path:
     manifest = Manifest(ORIGIN, FAMILIES, {})
-    manifest = add_shard(tmp_path, manifest, "train-00000.npz", some(1, 20))
-    add_shard(tmp_path, manifest, "test-00000.npz", some(2, 25))
+    manifest = add_shard(tmp_path, manifest, "train-00000.npz", some(1, 20), texts_of([], [], []))
+    add_shard(tmp_path, manifest, "test-00000.npz", some(2, 25), texts_of([], [], []))
     return tmp_path
 
 

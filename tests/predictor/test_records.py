@@ -16,8 +16,10 @@ from predictor.records import (
     joined,
     open_manifest,
     read_records,
+    read_texts,
     split_of,
 )
+from predictor.texts import Texts, texts_of
 
 ORIGIN = Origin("weights", "tokens", 4, (1, 2), 0, 2, (0.8, 1.0), 20, 100, 0.1)
 FAMILIES = ("adding", "sorting")
@@ -44,6 +46,10 @@ def made(seed: int, count: int = 5) -> Records:
     )
 
 
+def said(seed: int) -> Texts:
+    return texts_of([seed, seed + 10], [[seed, 2], [3]], [[4], [5, 6, seed]])
+
+
 def same(a: Records, b: Records) -> bool:
     return all(np.array_equal(getattr(a, f.name), getattr(b, f.name)) for f in fields(Records))
 
@@ -52,7 +58,7 @@ def same(a: Records, b: Records) -> bool:
 def written(tmp_path: Path) -> Path:
     manifest = Manifest(ORIGIN, FAMILIES, {})
     for name, seed in (("train-00000.npz", 1), ("train-00001.npz", 2), ("test-00000.npz", 3)):
-        manifest = add_shard(tmp_path, manifest, name, made(seed))
+        manifest = add_shard(tmp_path, manifest, name, made(seed), said(seed))
     return tmp_path
 
 
@@ -61,6 +67,18 @@ def test_what_was_written_comes_back_by_split(written: Path):
     assert (manifest.origin, manifest.families) == (ORIGIN, FAMILIES)
     assert same(records, joined([made(1), made(2)]))
     assert same(read_records(written, "test")[1], made(3))
+
+
+def test_texts_come_back_by_their_reply(written: Path):
+    texts = read_texts(written, "train")
+    assert texts.reply.tolist() == [1, 11, 2, 12]
+    assert texts.prompt_len.tolist() == [2, 1, 2, 1]
+    assert [texts.text(i).tolist() for i in range(4)] == [
+        [1, 2, 4],
+        [3, 5, 6, 1],
+        [2, 2, 4],
+        [3, 5, 6, 2],
+    ]
 
 
 def test_a_run_goes_on_in_its_own_directory_only(written: Path):
@@ -93,7 +111,7 @@ def test_a_missing_shard_is_named(written: Path):
 def test_a_shard_of_another_run_is_named(written: Path, tmp_path_factory: pytest.TempPathFactory):
     other = tmp_path_factory.mktemp("other")
     manifest = Manifest(replace(ORIGIN, tokenizer="another"), FAMILIES, {})
-    add_shard(other, manifest, "train-00000.npz", made(1))
+    add_shard(other, manifest, "train-00000.npz", made(1), said(1))
     (other / "train-00000.npz").replace(written / "train-00000.npz")
     with pytest.raises(RecordsError, match=r"train-00000\.npz: belongs to another run"):
         read_records(written, "train")
@@ -108,7 +126,7 @@ def test_a_shard_that_was_replaced_by_one_of_the_same_run_is_named(written: Path
 def test_states_that_are_not_numbers_are_named(tmp_path: Path):
     records = made(1)
     records.hidden[2, 0, 1] = np.nan
-    add_shard(tmp_path, Manifest(ORIGIN, FAMILIES, {}), "train-00000.npz", records)
+    add_shard(tmp_path, Manifest(ORIGIN, FAMILIES, {}), "train-00000.npz", records, said(1))
     with pytest.raises(RecordsError, match=r"train-00000\.npz: holds hidden states"):
         read_records(tmp_path, "train")
 
