@@ -56,3 +56,31 @@ def _between(before: Floats, after: Floats, share: Floats) -> Floats:
         curved = before * (after / before) ** share
     straight = before * (1 - share)
     return np.where(before > 0, np.where(after > 0, curved, straight), 0)
+
+
+def after(alive: Floats, came: NDArray[np.int64]) -> Floats:
+    """Return the curves [N, E] of what remains once `came[n]` more tokens have come, [N, E].
+
+    `E` may be any number of `EDGES`; behind the last one curves stay at their height. Where a reply
+    has outlived its curve, the answer is that of serving/forecast/survival: half of such replies
+    go on for as long again.
+    """
+    edges = np.array(EDGES[: alive.shape[1]], np.float64)
+    at = came[:, None].astype(np.float64) + edges[None, :]
+    chances = _at(alive, at)
+    now = chances[:, :1]
+    outlived = at[:, :1] / np.maximum(at, 1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        kept = np.where(now > 0, np.minimum(chances / now, 1), outlived)
+    return np.minimum.accumulate(kept, axis=1)
+
+
+def _at(alive: Floats, tokens: Floats) -> Floats:
+    """Return the height of curves [N, E] at `tokens` [N, M]."""
+    edges = np.array(EDGES[: alive.shape[1]], np.float64)
+    right = np.clip(np.searchsorted(edges, tokens, side="right"), 1, len(edges) - 1)
+    left = right - 1
+    share = np.clip((tokens - edges[left]) / (edges[right] - edges[left]), 0, 1)
+    before = np.take_along_axis(alive, left, axis=1)
+    height = _between(before, np.take_along_axis(alive, right, axis=1), share)
+    return np.where(tokens >= edges[-1], np.minimum(height, alive[:, -1:]), height)

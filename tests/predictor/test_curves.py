@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from predictor.curves import mean_up_to, quantile
+from predictor.curves import after, mean_up_to, quantile
 from predictor.edges import EDGES
 from serving.forecast.survival import Survival
 
@@ -47,3 +47,12 @@ def test_a_curve_that_stays_up_says_its_last_edge():
     alive = np.full((1, K + 1), 0.9)
     alive[0, 0] = 1
     assert quantile(alive, 0.9).tolist() == [EDGES[K]]
+
+
+@settings(max_examples=60)
+@given(curves, st.integers(0, 2 * EDGES[K]))
+def test_what_remains_after_some_tokens(many, came):
+    whole = np.array([alone(one).alive for one in many])
+    found = after(whole, np.full(len(many), came))
+    wanted = np.array([alone(one).after(came).alive for one in many])
+    assert found[:, :-1] == pytest.approx(wanted[:, :-1], abs=1e-9)
