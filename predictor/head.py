@@ -1,9 +1,10 @@
 """Which networks read the remaining length off a row's features?
 
-Both give a curve: the chance of more tokens at each of `EDGES` up to the horizon. `HazardHead` is
+All give a curve: the chance of more tokens at each of `EDGES` up to the horizon. `HazardHead` is
 ours (papers.md 5.4), `PointHead` the one of ARES (arXiv 2510.13668): a four-layer perceptron that
-says one number, trained by L1 on the remaining tokens themselves. Knows nothing of where features
-come from, nor of how a head is trained.
+says one number, trained by L1 on the remaining tokens themselves. `BinsHead` is that of TRAIL
+(arXiv 2410.01035), which tells classes of equal width apart. Knows nothing of where features come
+from, nor of how a head is trained.
 """
 
 from abc import ABC, abstractmethod
@@ -13,7 +14,10 @@ from typing import Any, TypeAlias
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
+import optax
 from jaxtyping import Array, Bool, Float, Int
+from numpy.typing import NDArray
 
 from predictor.edges import EDGES, intervals_up_to
 from predictor.hazard import alive_at_edges, survival_nll
@@ -24,6 +28,8 @@ Weights: TypeAlias = dict[str, dict[str, jax.Array]]
 USUAL_HAZARD = 0.15
 """Chance to end in an interval before anything is learned: about that of lengths spread evenly over
 their logarithms."""
+
+BIN_TOKENS = 16
 
 
 class Perceptron(nn.Module):
@@ -119,6 +125,47 @@ class PointHead(Head):
         number = jnp.clip(self.read(weights, features) * self.horizon, 1, self.horizon)
         edges = jnp.array(EDGES[: intervals_up_to(self.horizon) + 1], jnp.float32)
         return (edges[None, :] < number).astype(jnp.float32)
+
+
+class BinsHead(Head):
+    """One logit per bin of `BIN_TOKENS` remaining tokens; cross-entropy, in nats.
+
+    A reply that was cut off counts as if it had ended. Longer ones fall into the last bin.
+    """
+
+    def __init__(self, widths: tuple[int, ...], horizon: int) -> None:
+        """Make the network."""
+        super().__init__(Perceptron(widths, num_bins(horizon), 0.0), horizon)
+
+    def loss(
+        self, weights: Weights, features: jax.Array, remaining: jax.Array, censored: jax.Array
+    ) -> jax.Array:
+        """Return the cross-entropy of each record."""
+        del censored
+        logits = self.read(weights, features)
+        own = jnp.minimum((remaining - 1) // BIN_TOKENS, logits.shape[1] - 1)
+        return optax.softmax_cross_entropy_with_integer_labels(logits, own)
+
+    def chances(self, weights: Weights, features: Float[Array, "N F"]) -> Float[Array, "N B"]:
+        """Return the chance of each bin."""
+        return jax.nn.softmax(self.read(weights, features))
+
+    def alive(self, weights: Weights, features: jax.Array) -> jax.Array:
+        """Return the curves."""
+        heights = self.chances(weights, features) @ bin_curves(self.horizon).astype(np.float32)
+        return jax.lax.cummin(heights.at[:, 0].set(1.0), axis=1)
+
+
+def num_bins(horizon: int) -> int:
+    """Count the bins up to `horizon` tokens."""
+    return -(-horizon // BIN_TOKENS)
+
+
+def bin_curves(horizon: int) -> NDArray[np.float64]:
+    """Return the curve of each bin, [B, E]: its mass is spread evenly over it."""
+    edges = np.array(EDGES[: intervals_up_to(horizon) + 1], np.float64)
+    ends = BIN_TOKENS * np.arange(1, num_bins(horizon) + 1)
+    return np.clip((ends[:, None] - edges[None, :]) / BIN_TOKENS, 0, 1)
 
 
 def num_parameters(weights: Weights) -> int:

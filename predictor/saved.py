@@ -14,10 +14,14 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from predictor.features import num_features
-from predictor.head import HazardHead, Head, PointHead, Weights
+from predictor.head import BinsHead, HazardHead, Head, PointHead, Weights
 
 VERSION = 1
-HEADS: dict[str, type[HazardHead] | type[PointHead]] = {"hazard": HazardHead, "point": PointHead}
+HEADS: dict[str, type[HazardHead] | type[PointHead] | type[BinsHead]] = {
+    "hazard": HazardHead,
+    "point": PointHead,
+    "bins": BinsHead,
+}
 
 
 class HeadError(ValueError):

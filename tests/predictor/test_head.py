@@ -1,4 +1,4 @@
-"""The two heads under their one interface."""
+"""The heads under their one interface."""
 
 import jax
 import jax.numpy as jnp
@@ -7,10 +7,24 @@ import optax
 import pytest
 
 from predictor.edges import EDGES, intervals_up_to
-from predictor.head import HazardHead, Head, PointHead, Weights, num_parameters
+from predictor.head import (
+    BIN_TOKENS,
+    BinsHead,
+    HazardHead,
+    Head,
+    PointHead,
+    Weights,
+    bin_curves,
+    num_bins,
+    num_parameters,
+)
 
 F, HORIZON = 5, 300
-HEADS = {"hazard": HazardHead((16,), HORIZON), "point": PointHead((16,), HORIZON)}
+HEADS = {
+    "hazard": HazardHead((16,), HORIZON),
+    "point": PointHead((16,), HORIZON),
+    "bins": BinsHead((16,), HORIZON),
+}
 
 
 def fitted(head: Head, x: jax.Array, remaining: jax.Array, censored: jax.Array) -> Weights:
@@ -66,6 +80,25 @@ def test_only_the_hazard_head_knows_that_replies_were_cut_off():
     at_80 = EDGES.index(81)
     assert alive["hazard"][at_80] > 0.9
     assert alive["hazard"][EDGES.index(20)] > 0.95
+
+
+def test_a_bins_mass_is_spread_evenly_over_it():
+    curves = bin_curves(HORIZON)
+    assert curves.shape == (num_bins(HORIZON), intervals_up_to(HORIZON) + 1)
+    assert curves[0, EDGES.index(4)] == 1 - 4 / BIN_TOKENS
+    assert curves[1, EDGES.index(16)] == 1
+    assert curves[1, EDGES.index(20)] == 1 - 4 / BIN_TOKENS
+    assert (curves[:, -1] <= 1).all()
+    assert (curves[:-1, -1] == 0).all()
+
+
+@pytest.mark.parametrize(("remaining", "own"), [(1, 0), (16, 0), (17, 1), (300, 18), (9999, 18)])
+def test_bins_hold_their_upper_end_and_the_last_all_that_is_longer(remaining: int, own: int):
+    head = BinsHead((), HORIZON)
+    weights = head.init(jax.random.key(3), F)
+    x = jax.random.normal(jax.random.key(4), (1, F))
+    loss = head.loss(weights, x, jnp.array([remaining]), jnp.array([False]))
+    assert float(loss[0]) == pytest.approx(-np.log(head.chances(weights, x)[0, own]), rel=1e-5)
 
 
 def test_parameters_are_counted():

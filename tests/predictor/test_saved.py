@@ -19,7 +19,7 @@ def saved(directory: Path, spec: HeadSpec = SPEC):
     return weights
 
 
-@pytest.mark.parametrize("kind", ["hazard", "point"])
+@pytest.mark.parametrize("kind", ["hazard", "point", "bins"])
 def test_a_head_comes_back_as_it_was(tmp_path: Path, kind: str):
     spec = replace(SPEC, kind=kind)
     weights = saved(tmp_path, spec)
@@ -78,5 +78,5 @@ def test_a_kind_that_is_unknown_is_named(tmp_path: Path):
     saved(tmp_path)
     path = tmp_path / "head.json"
     path.write_text(path.read_text().replace("hazard", "oracle"))
-    with pytest.raises(HeadError, match=r"'oracle' is unknown; known: hazard, point"):
+    with pytest.raises(HeadError, match=r"'oracle' is unknown; known: hazard, point, bins"):
         load_head(tmp_path)
