@@ -5,7 +5,9 @@ Knows neither heads nor engines.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
+from numpy.typing import NDArray
 
 NUM_SCALARS = 3
 EPSILON = 1e-6
@@ -35,3 +37,16 @@ def features(
     states = states * jax.lax.rsqrt(variance + EPSILON)
     counts = jnp.stack([generated, prompt_len, turn], axis=-1).astype(jnp.float32)
     return jnp.concatenate([states.reshape(len(states), -1), jnp.log1p(counts) / 4], axis=-1)
+
+
+def pick_layers(
+    hidden: NDArray[np.float16], recorded: tuple[int, ...], wanted: tuple[int, ...]
+) -> NDArray[np.float16]:
+    """Return those of the states [N, L, D] of `recorded` layers that a head wants, in its order.
+
+    Raises ValueError for a layer that was not recorded.
+    """
+    for layer in wanted:
+        if layer not in recorded:
+            raise ValueError(f"layer {layer} was not recorded; recorded are {recorded}")
+    return hidden[:, [recorded.index(layer) for layer in wanted]]

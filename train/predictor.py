@@ -8,8 +8,8 @@
 """
 
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import astuple, fields
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,30 +19,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import orbax.checkpoint as ocp
 from tqdm import tqdm
 
-from predictor.features import features
+from predictor.features import features, pick_layers
 from predictor.head import Head, Weights, num_parameters
-from predictor.records import Records, RecordsError, read_records
+from predictor.records import Records, read_records
 from predictor.saved import HEADS, HeadSpec, save_head
-from train.resume import last_saved
+from train.passes import Recipe, Taken, begin, take_passes
 
 AT_ONCE = 8192
 """Records whose features, or losses, are computed together."""
 FINAL_RATE_SHARE = 0.02
-WEIGHT_DECAY = 1e-4
-
-
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """What determines a run: equal recipes train equal heads on equal hardware."""
-
-    seed: int
-    passes: int
-    patience: int
-    batch: int
-    rate: float
+WIDTHS = (128, 64)
+"""Of the layers of a head unless others are asked for."""
 
 
 class Examples(NamedTuple):
@@ -53,21 +42,15 @@ class Examples(NamedTuple):
     censored: jax.Array
 
 
-class State(NamedTuple):
-    """A run after some passes; a pytree. `best` are the weights of the pass `best_pass`."""
+def examples(records: Records, recorded: tuple[int, ...], layers: tuple[int, ...]) -> Examples:
+    """Compute the features of records, as a server that looks at `layers` does.
 
-    weights: Weights
-    moments: optax.OptState
-    best: Weights
-    best_loss: jax.Array
-    best_pass: jax.Array
-
-
-def examples(records: Records) -> Examples:
-    """Compute the features of records, as a server does."""
+    Raises ValueError unless the layers `recorded` hold them.
+    """
     made = jax.jit(features)
     parts = [
-        made(some.hidden, some.generated, some.prompt_len, some.turn) for some in _parts(records)
+        made(pick_layers(some.hidden, recorded, layers), some.generated, some.prompt_len, some.turn)
+        for some in _parts(records)
     ]
     return Examples(
         jnp.concatenate(parts), jnp.asarray(records.remaining), jnp.asarray(records.censored)
@@ -94,34 +77,22 @@ def train(
     """
     steps = max(1, len(train_on.x) // recipe.batch)
     schedule = optax.cosine_decay_schedule(recipe.rate, steps * recipe.passes, FINAL_RATE_SHARE)
-    optimizer = optax.adamw(schedule, weight_decay=WEIGHT_DECAY)
+    optimizer = optax.adamw(schedule, weight_decay=recipe.decay)
     weights = head.init(jax.random.key(recipe.seed), train_on.x.shape[1])
-    best = jax.tree.map(jnp.copy, weights)  # a pass donates the weights it begins with
-    state = State(weights, optimizer.init(weights), best, jnp.float32(jnp.inf), jnp.int32(-1))
     step = jax.jit(partial(_pass, head, optimizer), donate_argnums=0)
-    measure = jax.jit(partial(_mean_loss, head))
-    with ocp.CheckpointManager(
-        directory.absolute(), options=ocp.CheckpointManagerOptions(max_to_keep=1)
-    ) as manager:
-        state, done = last_saved(manager, state)
-        for number in range(0 if done is None else done + 1, recipe.passes):
-            if number - int(state.best_pass) > recipe.patience:
-                break
-            order = np.random.default_rng((recipe.seed, number)).permutation(len(train_on.x))
-            batches = jnp.asarray(order[: steps * recipe.batch].reshape(steps, -1))
-            weights, moments, loss = step((state.weights, state.moments), train_on, batches)
-            tuned = measure(weights, tune_on)
-            state = _judged(State(weights, moments, *state[2:]), tuned, number)
-            manager.save(number, args=ocp.args.StandardSave(state))
-            report(number, float(loss), float(tuned))
-    return state.best, int(state.best_pass)
+    mean_loss = jax.jit(partial(_mean_loss, head))
 
+    def take(number: int, weights: Weights, moments: optax.OptState) -> Taken:
+        order = np.random.default_rng((recipe.seed, number)).permutation(len(train_on.x))
+        batches = jnp.asarray(order[: steps * recipe.batch].reshape(steps, -1))
+        weights, moments, loss = step((weights, moments), train_on, batches)
+        return weights, moments, float(loss)
 
-def _judged(state: State, tuned: jax.Array, number: int) -> State:
-    if float(tuned) >= float(state.best_loss):
-        return state
-    best = jax.tree.map(jnp.copy, state.weights)
-    return state._replace(best=best, best_loss=tuned, best_pass=jnp.int32(number))
+    def measure(weights: Weights) -> float:
+        return float(mean_loss(weights, tune_on))
+
+    state = begin(weights, optimizer)
+    return take_passes(state, recipe, directory, take, measure, report)
 
 
 def _pass(
@@ -166,7 +137,19 @@ def _mean_loss(head: Head, weights: Weights, data: Examples) -> jax.Array:
 @click.option("--runs", type=click.Path(path_type=Path), default=Path("runs/predictor"))
 @click.option("--head", "kind", type=click.Choice(tuple(HEADS)), default="hazard")
 @click.option(
-    "--width", "widths", type=click.IntRange(min=1), multiple=True, default=(256, 128, 64)
+    "--width",
+    "widths",
+    type=click.IntRange(min=1),
+    multiple=True,
+    help=f"Of a hidden layer; may be given several times. Default: {WIDTHS}.",
+)
+@click.option("--linear", is_flag=True, help="No hidden layers.")
+@click.option(
+    "--layer",
+    "layers",
+    type=click.IntRange(min=1),
+    multiple=True,
+    help="A recorded layer to look at; may be given several times. Default: all of them.",
 )
 @click.option("--horizon", type=click.IntRange(min=1), default=4096, show_default=True)
 @click.option("--seed", type=int, default=0)
@@ -174,49 +157,68 @@ def _mean_loss(head: Head, weights: Weights, data: Examples) -> jax.Array:
 @click.option("--patience", type=click.IntRange(min=1), default=10)
 @click.option("--batch", type=click.IntRange(min=1), default=512)
 @click.option("--rate", type=click.FloatRange(min=0, min_open=True), default=2e-3)
+@click.option("--decay", type=click.FloatRange(min=0), default=1e-4, help="Of the weights.")
 def main(
     records: Path,
     out: Path,
     runs: Path,
-    kind: str,
     widths: tuple[int, ...],
-    horizon: int,
-    **recipe: Any,
+    linear: bool,
+    **what: Any,
 ) -> None:
     """Train a head on RECORDS and write it to OUT.
 
     An interrupted run with the same options goes on from its last pass.
     """
+    if linear and widths:
+        raise click.UsageError("--linear has no hidden layers: give either it or --width")
+    what["widths"] = () if linear else tuple(widths) or WIDTHS
     try:
-        manifest, own = read_records(records, "train")
-        _, tune = read_records(records, "tune")
-    except RecordsError as error:
+        run(records, out, runs, what)
+    except ValueError as error:
         raise click.ClickException(str(error)) from error
+
+
+def run(records: Path, out: Path, runs: Path, what: Mapping[str, Any]) -> None:
+    """Do what `main` was asked for; raises RecordsError, and ValueError for layers not recorded."""
+    manifest, own = read_records(records, "train")
+    _, tune = read_records(records, "tune")
     origin = manifest.origin
     spec = HeadSpec(
-        kind=kind,
-        widths=tuple(widths),
-        horizon=horizon,
-        layers=origin.layers,
+        kind=what["kind"],
+        widths=what["widths"],
+        horizon=what["horizon"],
+        layers=tuple(what["layers"]) or origin.layers,
         hidden_size=origin.hidden_size,
         checkpoint=origin.checkpoint,
         tokenizer=origin.tokenizer,
     )
-    parts = [kind, *widths, horizon, origin.fingerprint[:8], *recipe.values()]
-    name = "-".join(str(part) for part in parts)
+    recipe = Recipe(**{f.name: what[f.name] for f in fields(Recipe)})
+    parts = [spec.kind, _joined(spec.widths) or "linear", f"layers{_joined(spec.layers)}"]
+    parts += [spec.horizon, origin.fingerprint[:8], *astuple(recipe)]
+    directory = runs / "-".join(str(part) for part in parts)
     began = time.monotonic()
-    with tqdm(total=recipe["passes"], unit="pass", desc="training") as bar:
+    with tqdm(total=recipe.passes, unit="pass", desc="training") as bar:
 
         def report(number: int, loss: float, tuned: float) -> None:
             bar.update(number + 1 - bar.n)
             bar.set_postfix(loss=f"{loss:.4f}", tune=f"{tuned:.4f}")
 
         weights, best = train(
-            spec.build(), examples(own), examples(tune), Recipe(**recipe), runs / name, report
+            spec.build(),
+            examples(own, origin.layers, spec.layers),
+            examples(tune, origin.layers, spec.layers),
+            recipe,
+            directory,
+            report,
         )
     save_head(out, spec, weights)
     print(f"trained for {time.monotonic() - began:.0f} s, best after pass {best + 1}")
     print(f"{num_parameters(weights)} parameters; written to {out}")
+
+
+def _joined(numbers: tuple[int, ...]) -> str:
+    return "+".join(str(number) for number in numbers)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from predictor.features import features, num_features
+from predictor.features import features, num_features, pick_layers
 
 
 def made(hidden: np.ndarray, generated: int = 0, prompt_len: int = 1, turn: int = 0) -> np.ndarray:
@@ -32,3 +32,14 @@ def test_each_layer_is_normalised_by_itself():
 def test_every_count_counts(count):
     states = np.ones((1, 4))
     assert (made(states, **{count: 5}) != made(states, **{count: 6})).sum() == 1
+
+
+def test_layers_are_picked_in_the_heads_order():
+    states = np.random.default_rng(2).normal(size=(3, 3, 4)).astype(np.float16)
+    found = pick_layers(states, (2, 5, 7), (7, 2))
+    assert (found == states[:, [2, 0]]).all()
+
+
+def test_a_layer_that_was_not_recorded_is_named():
+    with pytest.raises(ValueError, match=r"layer 3 was not recorded; recorded are \(2, 5\)"):
+        pick_layers(np.zeros((1, 2, 4), np.float16), (2, 5), (2, 3))

@@ -7,14 +7,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from predictor.head import HazardHead
+from predictor.records import Manifest, add_shard
+from predictor.saved import load_head
+from predictor.texts import texts_of
+from tests.predictor.test_records import FAMILIES, ORIGIN, made
 from train import predictor
-from train.predictor import Examples, Recipe, train
+from train.passes import Recipe
+from train.predictor import Examples, train
 
 F = 6
 HEAD = HazardHead((16,), 200)
-RECIPE = Recipe(seed=1, passes=3, patience=3, batch=32, rate=5e-3)
+RECIPE = Recipe(seed=1, passes=3, patience=3, batch=32, rate=5e-3, decay=1e-4)
 
 
 def data(seed: int, count: int = 256) -> Examples:
@@ -82,3 +88,26 @@ def test_the_mean_loss_does_not_depend_on_padding(monkeypatch: pytest.MonkeyPatc
     whole = float(predictor._mean_loss(HEAD, weights, data(3)))
     monkeypatch.setattr(predictor, "AT_ONCE", 100)
     assert float(predictor._mean_loss(HEAD, weights, data(3))) == pytest.approx(whole, rel=1e-5)
+
+
+def test_a_linear_head_has_no_widths():
+    asked = ["--records", "none", "--out", "none", "--linear", "--width", "8"]
+    result = CliRunner().invoke(predictor.main, asked)
+    assert result.exit_code == 2
+    assert "--linear has no hidden layers" in result.output
+
+
+def test_a_head_looks_at_the_layers_that_it_is_asked_to(tmp_path: Path):
+    manifest = Manifest(ORIGIN, FAMILIES, {})
+    for split in ("train", "tune"):
+        name = f"{split}-00000.npz"
+        manifest = add_shard(tmp_path, manifest, name, made(len(split), 40), texts_of([], [], []))
+    asked = ["--records", str(tmp_path), "--out", str(tmp_path / "head")]
+    asked += ["--runs", str(tmp_path / "runs"), "--passes", "1", "--batch", "40", "--linear"]
+    result = CliRunner().invoke(predictor.main, [*asked, "--layer", "2"])
+    assert result.exit_code == 0, result.output
+    spec, _ = load_head(tmp_path / "head")
+    assert (spec.layers, spec.widths) == ((2,), ())
+    wrong = CliRunner().invoke(predictor.main, [*asked, "--layer", "3"])
+    assert wrong.exit_code == 1
+    assert "layer 3 was not recorded" in wrong.output
