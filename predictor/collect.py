@@ -135,6 +135,8 @@ def records_of(
         [[len(r.prompt) - 1 + p for p in own] for r, own in zip(replies, places, strict=True)],
         config=config,
         layers=origin.layers,
+        starts=None if origin.reach is None else [len(r.prompt) - 1 for r in replies],
+        reach=origin.reach or 1,
     )
     counts = [len(own) for own in places]
 
@@ -255,6 +257,11 @@ class Collector:
     multiple=True,
     help="A layer whose output is recorded, from 1; may be given several times. Default: the last.",
 )
+@click.option(
+    "--reach",
+    type=click.IntRange(min=1),
+    help="Record also recent means, of about so many states.",
+)
 @click.option("--stride", type=click.IntRange(min=1), default=20, show_default=True)
 @click.option(
     "--max-tokens", type=click.IntRange(min=SMALLEST_CAP), default=2048, show_default=True
@@ -302,6 +309,7 @@ def run(
         stride=how["stride"],
         max_tokens=how["max_tokens"],
         cap_share=how["cap_share"],
+        reach=how["reach"],
     )
     source = task_sessions(how["seed"]) if prompts is None else iter(read_sessions(prompts))
     sessions = list(itertools.islice(source, count))

@@ -67,7 +67,7 @@ def after(alive: Floats, came: NDArray[np.int64]) -> Floats:
     """
     edges = np.array(EDGES[: alive.shape[1]], np.float64)
     at = came[:, None].astype(np.float64) + edges[None, :]
-    chances = _at(alive, at)
+    chances = height(alive, at)
     now = chances[:, :1]
     outlived = at[:, :1] / np.maximum(at, 1)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -75,8 +75,8 @@ def after(alive: Floats, came: NDArray[np.int64]) -> Floats:
     return np.minimum.accumulate(kept, axis=1)
 
 
-def _at(alive: Floats, tokens: Floats) -> Floats:
-    """Return the height of curves [N, E] at `tokens` [N, M]."""
+def height(alive: Floats, tokens: Floats) -> Floats:
+    """Return the chance of more than `tokens` [N, M] still to come, by curves [N, E]."""
     edges = np.array(EDGES[: alive.shape[1]], np.float64)
     right = np.clip(np.searchsorted(edges, tokens, side="right"), 1, len(edges) - 1)
     left = right - 1

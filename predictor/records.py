@@ -39,7 +39,8 @@ class RecordsError(ValueError):
 class Origin:
     """What a run of collection was made from. Equal origins may share a directory.
 
-    `checkpoint` and `tokenizer` are fingerprints; `layers` count from 1.
+    `checkpoint` and `tokenizer` are fingerprints; `layers` count from 1; `reach`: of how many
+    states recent means are, None for none.
     """
 
     checkpoint: str
@@ -52,11 +53,13 @@ class Origin:
     stride: int
     max_tokens: int
     cap_share: float
+    reach: int | None = None
 
     @property
     def fingerprint(self) -> str:
-        """A digest of all of it."""
-        return digest(json.dumps(asdict(self), sort_keys=True).encode())
+        """A digest of all that is set."""
+        known = {name: value for name, value in asdict(self).items() if value is not None}
+        return digest(json.dumps(known, sort_keys=True).encode())
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +84,9 @@ class Manifest:
 class Records:
     """Aligned arrays, one entry a record.
 
-    `hidden`: states [N, L, D] at the last position run. `generated`: reply tokens before the one
-    that they sample; `remaining`: tokens from that one to the reply's end or cut, at least 1.
+    `hidden`: states [N, L, D] at the last position run, or [N, 2L, D] with recent means.
+    `generated`: reply tokens before the one that they sample; `remaining`: tokens from that one to
+    the reply's end or cut, at least 1.
     `limit`: how many might have come at most. `censored`: cut by that limit. `session`, `reply`:
     numbers within the run. `family` counts in the manifest's. `prompt_len` in tokens, `turn` from
     0.

@@ -43,11 +43,13 @@ class HeadSpec:
     hidden_size: int
     checkpoint: str
     tokenizer: str
+    reach: int | None = None
 
     @property
     def num_features(self) -> int:
         """The width of what the head reads."""
-        return num_features(len(self.layers), self.hidden_size)
+        states = len(self.layers) * (1 if self.reach is None else 2)
+        return num_features(states, self.hidden_size)
 
     def build(self) -> Head:
         """Make the network."""

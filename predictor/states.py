@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from model.config import ModelConfig
 from model.parameters import Params
 from model.transformer import forward_keeping
+from predictor.features import recent_mean
 
 QUERY_BLOCK = 256
 LEAST_LENGTH = 128
@@ -35,11 +36,14 @@ def hidden_states(
     *,
     config: ModelConfig,
     layers: tuple[int, ...],
+    starts: list[int] | None = None,
+    reach: int = 1,
 ) -> list[NDArray[np.float16]]:
-    """Return the states at `positions[i]` of `sequences[i]`, [n, len(layers), D] each.
+    """Return the states at `positions[i]` of `sequences[i]`, [n, L, D] each, L = len(layers).
 
-    Layer l is the output of the first l layers, not normed. Sequences of like length run together.
-    Raises ValueError for layers that the model does not have.
+    Layer l is the output of the first l layers, not normed. With `starts`, [n, 2L, D]: the recent
+    means (predictor/features) of `reach` states follow, which begin at position `starts[i]`.
+    Sequences of like length run together. Raises ValueError for layers that the model lacks.
     """
     check_layers(layers, config)
     out: list[NDArray[np.float16]] = [np.zeros(0, np.float16)] * len(sequences)
@@ -52,10 +56,29 @@ def hidden_states(
         tokens = np.zeros((most, length), np.int32)
         for row, i in enumerate(batch):
             tokens[row, : len(sequences[i])] = sequences[i]
-        states = np.asarray(_pass(params, tokens, config=config, layers=layers))
+        states = _pass(params, tokens, config=config, layers=layers)
+        if starts is not None:
+            first = np.array([starts[i] for i in batch] + [0] * (most - len(batch)), np.int32)
+            states = jnp.concatenate([states, _means(states, first, reach=reach)])
+        states = np.asarray(states)
         for row, i in enumerate(batch):
             out[i] = states[:, row, positions[i]].transpose(1, 0, 2).astype(np.float16)
     return out
+
+
+@partial(jax.jit, static_argnames="reach")
+def _means(
+    states: Float[Array, "L B S D"], first: Int[Array, " B"], *, reach: int
+) -> Float[Array, "L B S D"]:
+    def one(mean: jax.Array, at: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        here, position = at
+        count = jnp.maximum(position - first + 1, 1)[None, :, None]
+        mean = recent_mean(mean, here, count, reach)
+        return mean, mean
+
+    places = jnp.arange(states.shape[2])
+    _, means = jax.lax.scan(one, states[:, :, 0], (jnp.moveaxis(states, 2, 0), places))
+    return jnp.moveaxis(means, 0, 2)
 
 
 @partial(jax.jit, static_argnames=("config", "layers"))

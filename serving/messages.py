@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple, NewType
 
+from serving.forecast.forecast import Forecast, Prediction
 from serving.forecast.survival import Survival
 from serving.request import FinishReason, SessionId, Slo, TokenLogprobs, Turn, TurnId
 
@@ -53,7 +54,8 @@ class Task:
 
     `arrived` is the turn's first arrival (seconds): age, not the attempt, decides who is served and
     who is preempted. `slo` holds the targets that count for it, the configured ones where the
-    client set none. `remaining` is the curve of the reply tokens still to come.
+    client set none. `remaining` is the curve of the reply tokens still to come; `forecast` what the
+    length head said last, if it has been read.
     """
 
     id: TaskId
@@ -64,6 +66,7 @@ class Task:
     arrived: float
     slo: Slo
     remaining: Survival
+    forecast: Forecast | None = None
 
 
 # ---- to the coordinator -------------------------------------------------------------------------
@@ -106,6 +109,7 @@ class PrefillDone:
 
     `computed` counts the positions that were run through the model for it; the rest was cached.
     `prefill_s`: from its admission at this worker, where it had waited before, to the token.
+    `forecast` is the length head's reading at the end of the prompt, where there is a head.
     """
 
     worker: WorkerId
@@ -115,15 +119,20 @@ class PrefillDone:
     prompt_logprobs: tuple[TokenLogprobs | None, ...] | None
     finish: FinishReason | None
     prefill_s: float
+    forecast: Forecast | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """What one decode step produced: `tasks[i]` sampled `samples[i]`."""
+    """What one decode step produced: `tasks[i]` sampled `samples[i]`.
+
+    `forecasts` are the length head's readings in this step, each with its task.
+    """
 
     worker: WorkerId
     tasks: Sequence[TaskId]
     samples: Sequence[SampledToken]
+    forecasts: Sequence[tuple[TaskId, Forecast]] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +188,8 @@ class LoadReport:
     """What a worker holds right now, in its own numbers.
 
     `pages_promised` are set aside, out of those cached or free, for rows that have yet to grow;
-    `pages_on_host` counts copies of pages in host memory.
+    `pages_on_host` counts copies of pages in host memory. `unreadable` readings of the length head
+    were no numbers; `tilt` is by how much its curves are shifted, from how they held here.
     """
 
     worker: WorkerId
@@ -191,6 +201,8 @@ class LoadReport:
     pages_promised: int
     pages_on_host: int
     waiting_tokens: int
+    unreadable: int = 0
+    tilt: float = 0.0
 
 
 class WorkerMeans(NamedTuple):
@@ -408,6 +420,7 @@ class PagesReady:
     `reply` is set on the last batch: the turn's whole reply so far. Decode goes on from its last
     token, or, with `finish`, the reply is over and the pages are only kept for the next turn.
     `move` is the number of the move that they belong to, None for a hand-off or a pull.
+    `forecast` comes with the reply: what the length head said last.
     """
 
     task: TaskId
@@ -418,6 +431,7 @@ class PagesReady:
     reply: tuple[int, ...] | None
     finish: FinishReason | None
     move: int | None
+    forecast: Forecast | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -535,13 +549,18 @@ Outcome = Completed | Rejected | Failed | Dropped
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """The one terminal message of a turn. `cached` counts prompt tokens that were not computed."""
+    """The one terminal message of a turn.
+
+    `cached_len` counts prompt tokens that were not computed. `predictions` is what the length head
+    said of the reply on the way, by place.
+    """
 
     turn: TurnId
     outcome: Outcome
     prompt_len: int
     reply_len: int
     cached_len: int
+    predictions: Sequence[Prediction] = ()
 
 
 Detail = str | float | int | bool | None | Sequence["Detail"] | Mapping[str, "Detail"]

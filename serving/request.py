@@ -111,7 +111,7 @@ class Turn:
 
     `session` is the client's key if it sent one; else the coordinator derives it from the prefix.
     `salt` names the tenant: pages and sessions are never shared between different salts.
-    `priority`: smaller is earlier.
+    `priority`: smaller is earlier. `number` counts the replies before it in its conversation.
     """
 
     id: TurnId
@@ -121,6 +121,7 @@ class Turn:
     slo: Slo
     priority: int
     salt: str
+    number: int = 0
 
     @property
     def prompt_len(self) -> int:

@@ -192,6 +192,7 @@ def run(records: Path, out: Path, runs: Path, what: Mapping[str, Any]) -> None:
         hidden_size=origin.hidden_size,
         checkpoint=origin.checkpoint,
         tokenizer=origin.tokenizer,
+        reach=origin.reach,
     )
     recipe = Recipe(**{f.name: what[f.name] for f in fields(Recipe)})
     parts = [spec.kind, _joined(spec.widths) or "linear", f"layers{_joined(spec.layers)}"]

@@ -17,7 +17,15 @@ from serving.api.fields import refuse
 from serving.api.schemas import ChatBody, parse
 from serving.api.service import Service, Shown
 from serving.api.text import away
-from serving.api.wire import Events, Head, StreamUsage, Whole, usage
+from serving.api.wire import (
+    Events,
+    Head,
+    StreamUsage,
+    Whole,
+    add_predictions,
+    predicted,
+    usage,
+)
 
 
 async def answer_chat(service: Service, request: Request) -> Response:
@@ -83,9 +91,12 @@ class ChatWire:
         }
         if self._shown.token_ids:
             choice["token_ids"] = [sample.token for sample in piece.samples]
-        if piece.last:
-            choice |= strand.choice.ending
-        return self._events.around(to_json(choice))
+        if not piece.last:
+            return self._events.around(to_json(choice))
+        choice |= strand.choice.ending
+        shown = self._shown.predictions
+        extra = b',"foretoken":' + to_json(predicted(strand)) if shown else b""
+        return self._events.around(to_json(choice), extra)
 
     def usage(self, strands: Sequence[Strand]) -> bytes:
         """Return the closing usage chunk."""
@@ -95,6 +106,8 @@ class ChatWire:
         """Return the `chat.completion` object."""
         answer = {**self._head.fields(), "choices": [self._choice(whole) for whole in wholes]}
         answer["usage"] = usage([whole.strand for whole in wholes])
+        if self._shown.predictions:
+            add_predictions(answer, [whole.strand for whole in wholes])
         first = wholes[0].strand
         if self._shown.token_ids:
             answer["prompt_token_ids"] = first.prompt

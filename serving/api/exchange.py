@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from serving.api.choice import Choice, Piece
 from serving.api.engine import Engine, Reply
 from serving.api.errors import of_outcome
+from serving.forecast.forecast import Prediction
 from serving.messages import Completed, Deliver, Dropped, End, Outcome
 from serving.metrics.observer import STOPPED
 from serving.request import FinishReason, Turn, TurnId
@@ -25,7 +26,8 @@ from serving.request import FinishReason, Turn, TurnId
 class Strand:
     """One choice and the turn that fills it; `leader` is the first choice of the same prompt.
 
-    Without a turn nothing is computed: the client asked for no token.
+    Without a turn nothing is computed: the client asked for no token. `predictions` are what the
+    length head said of the reply, once it has ended.
     """
 
     choice: Choice
@@ -36,6 +38,7 @@ class Strand:
     first: asyncio.Task[Deliver | End] | None = None
     started: asyncio.Event = field(default_factory=asyncio.Event)
     cached_len: int = 0
+    predictions: Sequence[Prediction] = ()
 
 
 class ClientLeft(Exception):
@@ -118,6 +121,7 @@ class Exchange:
     def _end(self, strand: Strand, end: End) -> Piece:
         self._live.discard(end.turn)
         strand.cached_len = end.cached_len
+        strand.predictions = end.predictions
         if strand.choice.finish is None:
             self._check(end.outcome)
         reason = end.outcome.reason if isinstance(end.outcome, Completed) else FinishReason.STOP

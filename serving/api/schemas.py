@@ -68,6 +68,7 @@ class GenerationBody(Body):
     user: str | None = None
     nvext: dict[str, Any] | None = None
     response_format: dict[str, Any] | None = None
+    foretoken_predictions: bool | None = None
 
 
 class ChatBody(GenerationBody):
@@ -139,6 +140,12 @@ def parse(kind: type[BodyT], body: bytes) -> BodyT:
         return kind.model_validate_json(body)
     except ValidationError as error:
         raise _explained(error) from None
+
+
+def replies_before(body: GenerationBody) -> int:
+    """Count the replies that a chat shows before the one asked for; a completion shows none."""
+    messages = body.messages if isinstance(body, ChatBody) else []
+    return sum(message.get("role") == "assistant" for message in messages)
 
 
 def _explained(error: ValidationError) -> ApiError:

@@ -24,7 +24,7 @@ from serving.api.logprobs import LogprobWriter
 from serving.api.params import Limits, choice_seed, wanted
 from serving.api.replies import ReplyStore, Tenant
 from serving.api.running import Running
-from serving.api.schemas import ChatBody, GenerationBody
+from serving.api.schemas import ChatBody, GenerationBody, replies_before
 from serving.api.text import Prompts
 from serving.api.tokenizer import Tokenizer
 from serving.api.wire import StreamUsage
@@ -55,6 +55,7 @@ class Shown:
     logprobs: bool
     prompt_logprobs: bool
     token_ids: bool
+    predictions: bool
 
     @property
     def details(self) -> bool:
@@ -138,6 +139,7 @@ class Service:
                     slo=who.slo,
                     priority=who.priority,
                     salt=who.tenant,
+                    number=replies_before(body),
                 )
                 choice = Choice(index, want.rules, self.text)
                 strand = Strand(choice, prompt, turn if want.computes else None, leader)
@@ -152,6 +154,7 @@ class Service:
             logprobs=logprobs,
             prompt_logprobs=body.prompt_logprobs is not None,
             token_ids=bool(body.return_token_ids),
+            predictions=bool(body.foretoken_predictions),
         )
 
     def stream_usage(self, body: GenerationBody) -> StreamUsage:

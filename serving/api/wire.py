@@ -93,6 +93,19 @@ def usage(strands: Sequence[Strand]) -> dict[str, Any]:
     }
 
 
+def predicted(strand: Strand) -> dict[str, Any]:
+    """Return the `foretoken` object: what was predicted of a reply, by the tokens it had then."""
+    return {"predicted_remaining": [list(one) for one in strand.predictions]}
+
+
+def add_predictions(answer: dict[str, Any], strands: Sequence[Strand]) -> None:
+    """Add the first reply's predictions to an answer; of several replies, also to each choice."""
+    answer["foretoken"] = predicted(strands[0])
+    if len(strands) > 1:
+        for choice, strand in zip(answer["choices"], strands, strict=True):
+            choice["foretoken"] = predicted(strand)
+
+
 class Events:
     """Builds the events of one stream around their choice objects."""
 
@@ -105,12 +118,13 @@ class Events:
         self.fixed_end = b"]" + self._null_usage + b"}\n\n"
         """Ends the event after its choice, unless usage is running."""
 
-    def around(self, choice: bytes) -> bytes:
-        """Return the event of one choice object."""
+    def around(self, choice: bytes, extra: bytes = b"") -> bytes:
+        """Return the event of one choice object; `extra` are further members, each with a comma."""
+        opening = self.opening + b'"choices":[' + choice
         if not self.running:
-            return self.opening + b'"choices":[' + choice + self.fixed_end
+            return opening + b"]" + self._null_usage + extra + b"}\n\n"
         counts = b',"usage":' + to_json(usage(self._strands))
-        return self.opening + b'"choices":[' + choice + b"]" + counts + b"}\n\n"
+        return opening + b"]" + counts + extra + b"}\n\n"
 
     def last(self) -> bytes:
         """Return the event without choices that carries the usage; b"" if not asked for."""

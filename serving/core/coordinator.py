@@ -17,7 +17,7 @@ from typing import assert_never
 from serving.core.assignments import Assignments
 from serving.core.finish import ended_by_itself, finish_after
 from serving.core.fleet import Fleet
-from serving.core.live_turn import LiveTurn
+from serving.core.live_turn import LiveTurn, open_turn
 from serving.core.moves import Moves
 from serving.core.outbox import Outbox
 from serving.core.prefix import chain
@@ -61,7 +61,7 @@ from serving.messages import (
     WorkerLost,
     WorkerMeans,
 )
-from serving.request import Slo, Turn, TurnId
+from serving.request import Turn, TurnId
 
 
 class Coordinator:
@@ -135,23 +135,13 @@ class Coordinator:
             self._outbox.add(End(turn.id, rejected, turn.prompt_len, 0, 0))
             return
         self._assignments.arrived(now)
-        curve = self._lengths.curve().capped(turn.sampling.max_tokens)
-        growth = min(turn.sampling.max_tokens, round(curve.expected()))
-        default = self._rules.slo
-        live = LiveTurn(
-            turn=turn,
-            session=self.sessions.join(turn, now),
-            arrived=now,
-            tokens=list(turn.tokens),
-            names=chain(turn.salt, turn.tokens, self.limits.page_size),
-            slo=Slo(
-                default.ttft_s if turn.slo.ttft_s is None else turn.slo.ttft_s,
-                default.tpot_s if turn.slo.tpot_s is None else turn.slo.tpot_s,
-            ),
-            curve=curve,
-            expected_len=turn.prompt_len + growth,
-            task=TaskId(turn.id, 0),
-            prompt_len=turn.prompt_len,
+        live = open_turn(
+            turn,
+            self.sessions.join(turn, now),
+            now,
+            default_slo=self._rules.slo,
+            curve=self._lengths.curve(),
+            page_size=self.limits.page_size,
         )
         self._turns[turn.id] = live
         self._waiting[turn.id] = None
@@ -185,9 +175,9 @@ class Coordinator:
             self.sessions.remember(live.session, live.turn.salt, tokens, now)
         else:
             self.sessions.leave(live.session, now)
-        self._outbox.add(
-            End(live.turn.id, outcome, live.turn.prompt_len, live.replied, live.cached_len or 0)
-        )
+        prompt_len, cached_len = live.turn.prompt_len, live.cached_len or 0
+        said = live.predictions
+        self._outbox.add(End(live.turn.id, outcome, prompt_len, live.replied, cached_len, said))
         self._roles.settle_all(now)
 
     def _on_cancelled(self, turn: TurnId, reason: str, kept: int, now: float) -> None:
@@ -262,8 +252,15 @@ class Coordinator:
         self.fleet.stepped(worker, grown, now)
         if turns:
             self._outbox.add(Emit(turns, emitted))
+        self._foresee(event)
         for live in settled:
             self._settle(live, now)
+
+    def _foresee(self, event: Tokens) -> None:
+        for task, forecast in event.forecasts:
+            live = self._turns.get(task.turn)
+            if live is not None and live.task == task:
+                live.foresee(forecast)
 
     def _grow(self, live: LiveTurn) -> None:
         if live.owner is not None and live.decoding:
@@ -312,6 +309,8 @@ class Coordinator:
             self._on_first_token(live, done, now)
         if done.prompt_logprobs is not None:
             self._outbox.add(EmitPrompt(live.turn.id, done.prompt_logprobs))
+        if done.forecast is not None:
+            live.foresee(done.forecast)
         live.early[done.first.reply_index] = done.first
         if done.finish is not None:
             live.finish = (done.finish, done.first.reply_index + 1)

@@ -124,5 +124,6 @@ def announce(entry: WorkerTask, owner: WorkerId, finish: FinishReason | None) ->
         reply=tuple(entry.tokens[entry.prompt_len :]),
         finish=finish,
         move=entry.move,
+        forecast=entry.forecast,
     )
     return ToWorker(owner, ready)

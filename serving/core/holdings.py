@@ -278,8 +278,13 @@ class Holdings:
 
     def _growth_view(self, task: WorkerTask) -> GrowthView:
         left = task.task.turn.sampling.max_tokens - task.replied if task.decodes_here else 0
-        came = task.replied - task.task.replied
-        return GrowthView(len(task.tokens), left, task.task.remaining.after(came))
+        return GrowthView(len(task.tokens), left, task.remaining)
+
+    def reserve(self, task: WorkerTask) -> None:
+        """Set aside for a row what its newest forecast says, more or less than before."""
+        view, page_size = self._growth_view(task), self.limits.page_size
+        growth = min(view.max_new_len, view.remaining.quantile(self._rules.reserve_quantile))
+        task.reserved_pages = pages_for(view.prompt_len + growth, page_size)
 
     def _reserve_anew(self, task: WorkerTask) -> None:
         """A row that has outgrown its reserve is forecast again, from where it is.

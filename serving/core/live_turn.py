@@ -3,7 +3,9 @@
 from dataclasses import dataclass, field
 from math import inf
 
+from serving.core.prefix import chain
 from serving.core.sessions import Session
+from serving.forecast.forecast import Forecast, Prediction
 from serving.forecast.survival import Survival
 from serving.messages import SampledToken, Task, TaskId, WorkerId
 from serving.request import FinishReason, Slo, Turn
@@ -36,7 +38,8 @@ class LiveTurn:
     `prefill` is the worker prefilling it remotely, `sender` the one whose pages its owner has yet
     to take, `move` the move of its row under way; `moves` counts all that were begun. `names` are
     the chained names of its prompt's pages. `slo` are the targets that count. `curve` is the
-    forecast of the reply tokens that come after the first `curve_from`. `untold` are the sources
+    forecast of the reply tokens that come after the first `curve_from`: of past replies, until the
+    length head's first `forecast`. `predictions` are all that it said. `untold` are the sources
     of its row, which told, or are still to tell, so many reply tokens. `resumes_at` is the place
     in the reply of the first token to come from where it moved to, out of `resumes_from`.
     """
@@ -52,6 +55,8 @@ class LiveTurn:
     task: TaskId
     prompt_len: int
     curve_from: int = 0
+    forecast: Forecast | None = None
+    predictions: list[Prediction] = field(default_factory=list[Prediction])
     owner: WorkerId | None = None
     prefill: WorkerId | None = None
     sender: WorkerId | None = None
@@ -100,6 +105,14 @@ class LiveTurn:
             self._refresh_at = replied + 1 + int(replied * REFRESH_SHARE)
         return self._expected_left
 
+    def foresee(self, forecast: Forecast) -> None:
+        """Take a reading of the length head."""
+        self.forecast = forecast
+        self.curve, self.curve_from = forecast.curve, forecast.generated
+        self.predictions.append(forecast.prediction)
+        self._expected_left = forecast.prediction.mean
+        self._refresh_at = forecast.generated + 1 + int(forecast.generated * REFRESH_SHARE)
+
     def make_task(self) -> Task:
         """Make the work of the current attempt out of the tokens emitted so far."""
         remaining = self.curve.after(self.replied - self.curve_from).capped(self.max_new_len)
@@ -112,4 +125,29 @@ class LiveTurn:
             arrived=self.arrived,
             slo=self.slo,
             remaining=remaining,
+            forecast=self.forecast,
         )
+
+
+def open_turn(
+    turn: Turn, session: Session, now: float, *, default_slo: Slo, curve: Survival, page_size: int
+) -> LiveTurn:
+    """Start the record of a turn that arrives; `curve` is of a reply that nothing cuts off."""
+    most = turn.sampling.max_tokens
+    curve = curve.capped(most)
+    ttft_s, tpot_s = turn.slo.ttft_s, turn.slo.tpot_s
+    return LiveTurn(
+        turn=turn,
+        session=session,
+        arrived=now,
+        tokens=list(turn.tokens),
+        names=chain(turn.salt, turn.tokens, page_size),
+        slo=Slo(
+            default_slo.ttft_s if ttft_s is None else ttft_s,
+            default_slo.tpot_s if tpot_s is None else tpot_s,
+        ),
+        curve=curve,
+        expected_len=turn.prompt_len + min(most, round(curve.expected())),
+        task=TaskId(turn.id, 0),
+        prompt_len=turn.prompt_len,
+    )

@@ -17,6 +17,8 @@ from serving.request import SamplingParams, TokenLogprobs
 class LoadSlot:
     """Prepare a slot for a row: its sampling, and the history that penalties look at.
 
+    `turn_number` is for the length head: the replies before it in its conversation.
+
     Must come before the first step that uses the slot for this row. It may come again as the reply
     grows elsewhere.
     """
@@ -25,6 +27,7 @@ class LoadSlot:
     sampling: SamplingParams
     prompt: tuple[int, ...]
     reply: tuple[int, ...]
+    turn_number: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +116,8 @@ class StepPlan:
     """One step: rows that decode, then chunks that prefill. Never empty.
 
     `logprobs`: some row wants log-probabilities, so they are worth reading back.
-    `decode_tasks` and `chunk_tasks` name the rows for `Batcher.complete`, in order.
+    `decode_tasks` and `chunk_tasks` name the rows for `Batcher.complete`, in order. `reads`: the
+    length head is to be read for all rows that decode; for chunks that sample it always is.
     """
 
     decode: DecodeRows
@@ -121,6 +125,7 @@ class StepPlan:
     logprobs: bool
     decode_tasks: tuple[TaskId, ...]
     chunk_tasks: tuple[TaskId, ...]
+    reads: bool
 
     @property
     def num_decode(self) -> int:
@@ -140,6 +145,9 @@ class StepResult:
     `decode_ids[i]` belongs to the plan's i-th decode row, `chunk_ids[j]` to its j-th chunk (without
     meaning where the chunk does not sample). Log-probabilities are present if the plan asked.
     `prompt_logprobs[j]` scores chunk j's targets, one a token, for chunks that have targets.
+    `decode_readings` [num_decode, E] and `chunk_readings` [chunks, E] are the length head's: the
+    chance that more tokens than each of the first `EDGES` are still to come, the sampled one
+    included. Present if there is a head and the plan asked, and of chunks if one samples.
     """
 
     decode_ids: list[int]
@@ -147,6 +155,8 @@ class StepResult:
     decode_logprobs: list[TokenLogprobs] | None
     chunk_logprobs: list[TokenLogprobs] | None
     prompt_logprobs: dict[int, tuple[TokenLogprobs, ...]]
+    decode_readings: NDArray[np.float32] | None = None
+    chunk_readings: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from predictor.reading import Reader
 from serving.costs.costs import Costs, Link
 from serving.forecast.returns import ReturnPrior
 from serving.messages import Role
@@ -35,7 +36,8 @@ class BatcherRules:
     over at most `max_passes` times. `min_chunk_tokens` of prefill ride in every step, however late
     its rows are. An idle session counts as returning if it may within `return_horizon_s`; `returns`
     is what is believed of that before any has, worth forgetting half of after `returns_half_life`
-    gaps. `host_link` leads to host memory and back.
+    gaps. `host_link` leads to host memory and back. `reader` takes the readings of a length head,
+    every `read_every` steps; None where there is no head.
     """
 
     costs: Costs
@@ -47,6 +49,8 @@ class BatcherRules:
     returns: ReturnPrior
     returns_half_life: float
     host_link: Link
+    reader: Reader | None = None
+    read_every: int = 1
 
 
 @dataclass(frozen=True, slots=True)

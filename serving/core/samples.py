@@ -3,20 +3,26 @@
 Knows nothing of pages or slots: whoever calls retires what has ended.
 """
 
+from collections.abc import Sequence
+
 from serving.core.chunks import prompt_scores
 from serving.core.finish import finish_after
 from serving.core.plan import StepResult
 from serving.core.worker_task import Stage, WorkerTask
+from serving.forecast.forecast import Forecast
 from serving.messages import Finished, PrefillDone, SampledToken, TaskId, Tokens, WorkerId
 from serving.request import FinishReason, TokenLogprobs
 
 
 def take_decoded(
-    worker: WorkerId, decoding: list[WorkerTask], result: StepResult
+    worker: WorkerId,
+    decoding: list[WorkerTask],
+    result: StepResult,
+    forecasts: Sequence[tuple[TaskId, Forecast]],
 ) -> tuple[Tokens | None, list[tuple[WorkerTask, Finished]]]:
     """Append each row's token to its task; returns the tokens to emit, and who ended with them.
 
-    Rows that have left since the step was launched are skipped.
+    Rows that have left since the step was launched are skipped. `forecasts` go with the tokens.
     """
     tasks: list[TaskId] = []
     samples: list[SampledToken] = []
@@ -40,7 +46,7 @@ def take_decoded(
             reason = finish_after(sampling, token, replied + 1)
             if reason is not None:
                 ended.append((entry, Finished(worker, task.id, reason, replied + 1)))
-    return (Tokens(worker, tasks, samples) if tasks else None), ended
+    return (Tokens(worker, tasks, samples, forecasts) if tasks else None), ended
 
 
 def take_first(
@@ -54,5 +60,8 @@ def take_first(
     reason = finish_after(sampling, token, entry.replied)
     scores = prompt_scores(entry)
     prefill_s = now - entry.started_at
-    done = PrefillDone(worker, entry.task.id, first, entry.computed, scores, reason, prefill_s)
+    forecast = entry.forecast
+    done = PrefillDone(
+        worker, entry.task.id, first, entry.computed, scores, reason, prefill_s, forecast
+    )
     return done, reason

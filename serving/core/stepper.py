@@ -14,6 +14,8 @@ from serving.core.samples import take_decoded, take_first
 from serving.core.step_clock import StepClock
 from serving.core.worker_state import WorkerState
 from serving.core.worker_task import Stage, WorkerTask
+from serving.forecast.forecast import Forecast
+from serving.messages import TaskId
 from serving.policy.batch import ChunkLimits, batch, room_for
 from serving.policy.views import ChunkView, DecodingView
 from serving.request import TokenLogprobs
@@ -32,6 +34,8 @@ class Stepper:
             max_rows=state.limits.max_chunk_rows,
             min_tokens=min(rules.min_chunk_tokens, state.limits.max_chunk_tokens),
         )
+        self._read_every = rules.read_every
+        self._unread = 0  # steps with rows since the last one in which the head was read
         self._launched: deque[tuple[list[WorkerTask], list[WorkerTask]]] = deque()
 
     def plan(self, now: float) -> None:
@@ -64,6 +68,7 @@ class Stepper:
             logprobs=logprobs,
             decode_tasks=tuple(entry.task.id for entry in decoding),
             chunk_tasks=tuple(entry.task.id for entry in chosen),
+            reads=self._reads(len(decoding)),
         )
         self._launched.append((decoding, chosen))
         self._state.out.append(Launch(plan))
@@ -76,14 +81,30 @@ class Stepper:
         timed = self._clock.ended(now)
         if timed is not None:
             self._state.out.append(timed)
-        self._complete_decode(decoding, result)
+        self._complete_decode(plan, decoding, result)
         for i, (entry, chunk) in enumerate(zip(chosen, plan.chunks, strict=True)):
             if entry.stage is Stage.GONE:
                 continue
             entry.prompt_logprobs.extend(result.prompt_logprobs.get(i, ()))
             if chunk.sample:
                 logprobs = result.chunk_logprobs[i] if result.chunk_logprobs else None
+                if self._state.foresight is not None and result.chunk_readings is not None:
+                    readings = result.chunk_readings[i : i + 1]
+                    self._state.foresight.read([entry], [entry.replied], readings)
                 self._complete_prefill(entry, result.chunk_ids[i], logprobs, now)
+
+    def _reads(self, rows: int) -> bool:
+        """Decide whether this step reads the length head for its rows: all of them at once.
+
+        Each row decodes in every step, so it is read every so many of its own tokens.
+        """
+        if self._state.foresight is None or not rows:
+            return False
+        self._unread += 1
+        if self._unread < self._read_every:
+            return False
+        self._unread = 0
+        return True
 
     def _shares(self, rows: int, kv_tokens: int, now: float) -> tuple[list[int], int]:
         """Decide how many tokens of which prompts ride in the next step; count those held back."""
@@ -124,16 +145,42 @@ class Stepper:
         elif last:
             self._state.decode(entry, now, token=None)
 
-    def _complete_decode(self, decoding: list[WorkerTask], result: StepResult) -> None:
-        tokens, ended = take_decoded(self._state.worker, decoding, result)
+    def _complete_decode(
+        self, plan: StepPlan, decoding: list[WorkerTask], result: StepResult
+    ) -> None:
+        forecasts = self._forecast(plan, decoding, result)
+        tokens, ended = take_decoded(self._state.worker, decoding, result, forecasts)
         if tokens is not None:
             self._state.out.append(tokens)
         for entry, finished in ended:
-            self._state.retire(entry)
+            self._end(entry)
             self._state.out.append(finished)
         if self._state.departures:
             for entry in decoding:
                 self._state.out += self._state.departures.settle(entry)
+
+    def _forecast(
+        self, plan: StepPlan, decoding: list[WorkerTask], result: StepResult
+    ) -> list[tuple[TaskId, Forecast]]:
+        """Take the readings of rows that decode, before their new tokens are."""
+        foresight, readings = self._state.foresight, result.decode_readings
+        if foresight is None or readings is None or not plan.reads:
+            return []
+        own = [i for i, entry in enumerate(decoding) if entry.stage is Stage.DECODE]
+        rows = [decoding[i] for i in own]
+        read = foresight.read(rows, [row.replied for row in rows], readings[own])
+        told: list[tuple[TaskId, Forecast]] = []
+        for row, forecast in zip(rows, read, strict=True):
+            if forecast is not None:
+                self._state.holdings.reserve(row)
+                told.append((row.task.id, forecast))
+        return told
+
+    def _end(self, entry: WorkerTask) -> None:
+        """A reply has ended here."""
+        if self._state.foresight is not None:
+            self._state.foresight.learn(entry)
+        self._state.retire(entry)
 
     def _complete_prefill(
         self, entry: WorkerTask, token: int, logprobs: TokenLogprobs | None, now: float
@@ -142,7 +189,9 @@ class Stepper:
         self._state.out.append(done)
         if entry.owner is None:
             if reason is not None:
-                self._state.retire(entry)
+                self._end(entry)
+            elif entry.forecast is not None:
+                self._state.holdings.reserve(entry)
             return
         self._state.out.append(announce(entry, entry.owner, reason))
         entry.deadline = now + self._limits.transfer_timeout_s

@@ -43,6 +43,7 @@ class Transfers:
         self._state.out += [ReceivePages(ready.transfer, ready.task, tuple(pages)), ack]
         if ready.reply is not None:
             entry.tokens[entry.prompt_len :] = ready.reply
+            entry.forecast = ready.forecast or entry.forecast
         # A row that moves fills pages with tokens that are told only at its stop.
         entry.kv_len = max(entry.kv_len, min(ready.stop, len(entry.tokens)))
         self._state.holdings.name_full_pages(entry)
@@ -82,4 +83,6 @@ class Transfers:
         adopted = Adopted(self._state.worker, entry.task.id, reply, entry.move)
         self._state.out.append(adopted)
         self._state.load_slot(entry)
+        if entry.forecast is not None:
+            self._state.holdings.reserve(entry)
         self._state.decode(entry, now, token=entry.tokens[-1])

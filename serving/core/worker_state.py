@@ -7,6 +7,7 @@ each changes a task through this. Knows no message of the coordinator's.
 from bisect import insort
 
 from serving.core.departures import Departures
+from serving.core.foresight import Foresight
 from serving.core.holdings import BatcherLimits, Holdings
 from serving.core.own_decisions import OwnDecisions
 from serving.core.plan import DropTransfer, LoadSlot, OffloadPages, Output
@@ -17,7 +18,11 @@ from serving.messages import PagesChanged, Refused, TaskId, TransferId, WorkerId
 
 
 class WorkerState:
-    """One worker's state. `prefilling` holds the tasks in stage PREFILL, oldest first."""
+    """One worker's state.
+
+    `prefilling` holds the tasks in stage PREFILL, oldest first. `foresight` takes the length head's
+    readings; None where there is no head.
+    """
 
     def __init__(self, worker: WorkerId, limits: BatcherLimits, rules: BatcherRules) -> None:
         """Start empty."""
@@ -27,6 +32,7 @@ class WorkerState:
         self.holdings = Holdings(limits, rules, self.decisions)
         self.prefilling: list[WorkerTask] = []
         self.departures = Departures(worker, self.holdings, self.next_transfer)
+        self.foresight = None if rules.reader is None else Foresight(rules.reader)
         self.out: list[Output] = []
         self._transfers = 0
 
@@ -51,7 +57,7 @@ class WorkerState:
         assert entry.slot is not None
         turn = entry.task.turn
         reply = tuple(entry.tokens[turn.prompt_len :])
-        self.out.append(LoadSlot(entry.slot, turn.sampling, turn.tokens, reply))
+        self.out.append(LoadSlot(entry.slot, turn.sampling, turn.tokens, reply, turn.number))
 
     def decode(self, entry: WorkerTask, now: float, *, token: int | None) -> None:
         """Let a row decode. Without `token` its first one is still on the device."""

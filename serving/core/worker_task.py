@@ -20,12 +20,16 @@ Positions of the tokens:  [0 .. matched_len .. kv_len .. len(tokens)]
 `passed` counts the tasks behind it in the queue that were started before it; `started_at` is when
 it was admitted itself (seconds); `restored` are the
 host slots, and the pages to copy them into, that its admission found beyond the pool's own.
+`forecast` is the last reading of the length head, `stated` the 90 % quantiles that it has stated
+here, with their places in the reply.
 """
 
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
 from serving.core.prefix import chain, extend
+from serving.forecast.forecast import Forecast
+from serving.forecast.survival import Survival
 from serving.messages import Decode, Prefill, Task, TransferId, WorkerId
 from serving.request import TokenLogprobs
 
@@ -88,11 +92,20 @@ class WorkerTask:
     unacked: set[TransferId] = field(default_factory=set[TransferId])
     deadline: float | None = None
     prompt_logprobs: list[TokenLogprobs] = field(default_factory=list[TokenLogprobs])
+    forecast: Forecast | None = None
+    stated: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
 
     @property
     def replied(self) -> int:
         """Reply tokens known so far."""
         return len(self.tokens) - self.prompt_len
+
+    @property
+    def remaining(self) -> Survival:
+        """The curve of the reply tokens still to come: a head's if it was read, else the task's."""
+        if self.forecast is not None:
+            return self.forecast.remaining(self.replied)
+        return self.task.remaining.after(self.replied - self.task.replied)
 
     @property
     def decodes_here(self) -> bool:
@@ -127,4 +140,5 @@ def open_task(message: Prefill | Decode, page_size: int) -> WorkerTask:
     )
     opened.pull = isinstance(message, Prefill) and message.pull
     opened.move = message.move if isinstance(message, Decode) else None
+    opened.forecast = task.forecast
     return opened

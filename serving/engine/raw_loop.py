@@ -21,7 +21,7 @@ Tables = NDArray[np.int32]
 def load_slots(executor: Executor, count: int) -> None:
     """Prepare the first `count` slots for greedy rows."""
     for slot in range(count):
-        executor.load_slot(LoadSlot(slot, GREEDY, (), ()))
+        executor.load_slot(LoadSlot(slot, GREEDY, (), (), 0))
 
 
 def own_pages(sizes: ExecutorSizes, lengths: Sequence[int]) -> Tables:
@@ -55,7 +55,9 @@ def make_plan(tables: Tables, position: int, reply_index: int, chunks: Sequence[
         pages=tables,
     )
     names = [TaskId(TurnId(str(number)), 0) for number in range(rows + len(chunks))]
-    return StepPlan(decode, tuple(chunks), False, tuple(names[:rows]), tuple(names[rows:]))
+    return StepPlan(
+        decode, tuple(chunks), False, tuple(names[:rows]), tuple(names[rows:]), reads=False
+    )
 
 
 def make_chunk(table: Tables, start: int, length: int) -> Chunk:

@@ -50,6 +50,26 @@ def test_layers_come_in_the_order_asked_for():
     assert (both[:, 0] != both[:, 1]).any()
 
 
+@pytest.mark.parametrize("reach", [1, 4, 100])
+def test_recent_means_begin_where_asked_and_fade(reach: int):
+    many = sequences()
+    every, starts = [list(range(len(one))) for one in many], [2, 0, 20]
+    layers = (1, 2)
+    states = hidden_states(PARAMS, many, every, config=MODEL, layers=layers)
+    both = hidden_states(
+        PARAMS, many, every, config=MODEL, layers=layers, starts=starts, reach=reach
+    )
+    for found, plain, start in zip(both, states, starts, strict=True):
+        assert (found[:, :2] == plain).all()
+        centred = plain.astype(np.float64) - plain.mean(-1, keepdims=True, dtype=np.float64)
+        normed = centred / centred.std(-1, keepdims=True)
+        mean = np.zeros_like(normed[0])
+        for place in range(start, len(normed)):
+            share = 1 / min(place - start + 1, reach)
+            mean = mean * (1 - share) + normed[place] * share
+            assert found[place, 2:] == pytest.approx(mean, abs=0.02)
+
+
 @pytest.mark.parametrize("layers", [(), (0,), (1, MODEL.num_layers + 1)])
 def test_layers_that_the_model_lacks_are_refused(layers):
     with pytest.raises(ValueError, match="layers"):

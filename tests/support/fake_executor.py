@@ -94,7 +94,7 @@ class FakeExecutor:
 
     def execute(self, command: Command) -> None:
         match command:
-            case LoadSlot(slot, sampling, prompt, reply):
+            case LoadSlot(slot, sampling, prompt, reply, _):
                 self.slots[slot] = Slot(sampling, [*prompt, *reply])
             case SendPages(transfer, _, pages, to):
                 assert pages, "an empty transfer"

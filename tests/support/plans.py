@@ -34,7 +34,7 @@ def row(slot, position, pages, *, reply_index, token=None):
     return slot, position, pages, reply_index, token
 
 
-def plan(rows=(), chunks=(), *, max_pages, logprobs=False) -> StepPlan:
+def plan(rows=(), chunks=(), *, max_pages, logprobs=False, reads=False) -> StepPlan:
     """A step of rows made by `row` and chunks made by `chunk`."""
     names = [TaskId(TurnId(str(i)), 0) for i in range(len(rows) + len(chunks))]
     pages = [r[2] for r in rows] or np.zeros((0, max_pages))
@@ -51,4 +51,5 @@ def plan(rows=(), chunks=(), *, max_pages, logprobs=False) -> StepPlan:
         logprobs=logprobs,
         decode_tasks=tuple(names[: len(rows)]),
         chunk_tasks=tuple(names[len(rows) :]),
+        reads=reads,
     )

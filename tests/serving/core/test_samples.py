@@ -21,7 +21,7 @@ def result(*ids: int) -> StepResult:
 
 def test_each_row_gets_its_token_at_its_place():
     a, b = row("a"), row("b", logprobs=0)
-    tokens, ended = take_decoded(W, [a, b], result(30, 31))
+    tokens, ended = take_decoded(W, [a, b], result(30, 31), [])
     assert tokens is not None
     assert (tokens.worker, list(tokens.tasks)) == (W, [a.task.id, b.task.id])
     assert list(tokens.samples) == [SampledToken(1, 30, None), SampledToken(1, 31, SCORES[1])]
@@ -32,7 +32,7 @@ def test_each_row_gets_its_token_at_its_place():
 def test_a_row_that_has_left_since_the_launch_is_skipped():
     a, b, c = row("a"), row("b"), row("c")
     b.stage = Stage.GONE
-    tokens, _ = take_decoded(W, [a, b, c], result(30, 31, 32))
+    tokens, _ = take_decoded(W, [a, b, c], result(30, 31, 32), [])
     assert tokens is not None
     assert [sample.token for sample in tokens.samples] == [30, 32]
     assert b.replied == 1
@@ -41,12 +41,12 @@ def test_a_row_that_has_left_since_the_launch_is_skipped():
 def test_if_all_rows_have_left_nothing_is_told():
     a = row("a")
     a.stage = Stage.GONE
-    assert take_decoded(W, [a], result(30)) == (None, [])
+    assert take_decoded(W, [a], result(30), []) == (None, [])
 
 
 def test_rows_end_at_a_stop_token_or_their_limit():
     stopped, full, going = row("a", stop_ids=(30,)), row("b", max_tokens=2), row("c")
-    _, ended = take_decoded(W, [stopped, full, going], result(30, 31, 32))
+    _, ended = take_decoded(W, [stopped, full, going], result(30, 31, 32), [])
     assert ended == [
         (stopped, Finished(W, stopped.task.id, FinishReason.STOP, 2)),
         (full, Finished(W, full.task.id, FinishReason.LENGTH, 2)),

@@ -77,7 +77,7 @@ def run(executor, *steps, logprobs=False):
 
 def prefill(executor, slot, tokens, where, *, cut=16, sampling=NEUTRAL, logprobs=False):
     """Prefill in chunks of `cut`; returns the last step's result."""
-    executor.load_slot(LoadSlot(slot, sampling, tuple(tokens), ()))
+    executor.load_slot(LoadSlot(slot, sampling, tuple(tokens), (), 0))
     steps = [
         ((), [chunk(slot, i, tokens[i : i + cut], where, sample=i + cut >= len(tokens))])
         for i in range(0, len(tokens), cut)
@@ -109,7 +109,7 @@ def test_rows_and_chunks_of_different_turns_share_steps(whole):
     a, b, c = prompt(5, 1), prompt(33, 2), prompt(11, 3)
     wanted = [list(generate(PARAMS, CONFIG, t, Sampling(), 4).tokens) for t in (a, b, c)]
     for slot, tokens in enumerate((a, b)):
-        whole.load_slot(LoadSlot(slot, NEUTRAL, tuple(tokens), ()))
+        whole.load_slot(LoadSlot(slot, NEUTRAL, tuple(tokens), (), 0))
     at = [pages(1), pages(17), pages(33)]
     results = run(
         whole,
@@ -122,7 +122,7 @@ def test_rows_and_chunks_of_different_turns_share_steps(whole):
         wanted[0][:3]
     )
     assert results[3].decode_ids == [wanted[1][1], wanted[0][3]]
-    whole.load_slot(LoadSlot(0, NEUTRAL, tuple(c), ()))  # a slot's next row starts afresh
+    whole.load_slot(LoadSlot(0, NEUTRAL, tuple(c), (), 0))  # a slot's next row starts afresh
     last = run(
         whole,
         ([row(1, 34, at[1], reply_index=2)], [chunk(0, 0, c, at[2])]),
@@ -181,7 +181,7 @@ def test_a_row_resumes_from_its_history(whole):
     tokens = prompt(12, 4)
     wanted = generate(PARAMS, CONFIG, tokens, oracle_sampling(SAMPLED), 12).tokens
     known = [*tokens, *wanted[:5]]
-    whole.load_slot(LoadSlot(0, SAMPLED, tuple(tokens), wanted[:5]))
+    whole.load_slot(LoadSlot(0, SAMPLED, tuple(tokens), wanted[:5], 0))
     run(whole, ((), [chunk(0, 0, known[:-1][:16], pages(1), sample=False)]))
     steps = [([row(0, 16, pages(1), reply_index=5, token=known[-1])], ())]
     steps += [
@@ -192,7 +192,7 @@ def test_a_row_resumes_from_its_history(whole):
 
 def test_targets_are_scored_by_the_prompts_own_distribution(whole):
     tokens = prompt(13, 6)
-    whole.load_slot(LoadSlot(0, NEUTRAL, tuple(tokens), ()))
+    whole.load_slot(LoadSlot(0, NEUTRAL, tuple(tokens), (), 0))
     scored = chunk(0, 0, tokens[:-1], pages(1), sample=False, targets=tokens[1:])
     other = chunk(1, 0, tokens[:4], pages(17), sample=False)
     (result,) = run(whole, ((), [other, scored]))
@@ -222,7 +222,7 @@ def test_pages_move_to_a_mesh_of_another_degree(split):
     payload = prefiller.gather(range(5, 11))
     assert payload.shape[1] == 16, "padded to a bucket"
     split.scatter(jax.device_put(payload, split.payload_sharding), range(30, 36))
-    split.load_slot(LoadSlot(1, NEUTRAL, tuple(tokens), tuple(first)))
+    split.load_slot(LoadSlot(1, NEUTRAL, tuple(tokens), tuple(first), 0))
     steps = [([row(1, 21, pages(30), reply_index=1, token=first[0])], ())]
     steps += [([row(1, 21 + i, pages(30), reply_index=1 + i)], ()) for i in range(1, 8)]
     assert first + ids(run(split, *steps)) == wanted
@@ -263,7 +263,7 @@ def test_nothing_compiles_after_warm_up(whole, split):
                     at = [row(i, 3, pages(1 + i), reply_index=1) for i in range(rows)]
                     run(executor, (at, chunks), logprobs=bool(tokens % 4))
             for sampling in (NEUTRAL, SAMPLED):
-                executor.load_slot(LoadSlot(0, sampling, (1, 2), (3,)))
+                executor.load_slot(LoadSlot(0, sampling, (1, 2), (3,), 0))
     with no_compiles():
         for count in range(1, MAX_PAGES + 1):
             split.scatter(split.gather(range(1, 1 + count)), range(17, 17 + count))
@@ -320,12 +320,12 @@ def test_a_slot_that_holds_what_is_loaded_is_not_written_again(whole, monkeypatc
     monkeypatch.setitem(whole._programs.slot, slots.load_scalars, counted)
     warm, cool = (replace(SAMPLED, seed=99, temperature=t) for t in (0.9, 0.1))
     for slot, sampling in ((0, warm), (0, warm), (1, warm), (0, cool), (0, warm)):
-        whole.load_slot(LoadSlot(slot, sampling, (1, 2), (3,)))
+        whole.load_slot(LoadSlot(slot, sampling, (1, 2), (3,), 0))
     assert writes == [0, 1, 0, 0]
 
 
 def test_a_step_that_was_read_has_run(whole):
-    whole.load_slot(LoadSlot(0, NEUTRAL, tuple(prompt(5)), ()))
+    whole.load_slot(LoadSlot(0, NEUTRAL, tuple(prompt(5)), (), 0))
     pending = whole.launch(plan((), [chunk(0, 0, prompt(5), pages(1))], max_pages=MAX_PAGES))
     whole.collect(pending)
     assert whole.has_run(pending)

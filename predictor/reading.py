@@ -1,0 +1,44 @@
+"""What does a head's reading say, beside what earlier ones of the same reply said?
+
+The one place where a reading becomes a stated curve: evaluation and servers both come here. A
+belief is kept as it is and never calibrated twice. Knows no heads, rows or messages.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from predictor.conformal import Calibration, Floats, uncalibrated
+from predictor.curves import after
+from predictor.smoothing import UNSMOOTHED, Smoothing, fold
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """How a head's readings are taken: folded into the past, then calibrated."""
+
+    smoothing: Smoothing
+    calibration: Calibration
+
+    def believe(self, readings: Floats, past: Floats, came: NDArray[np.int64]) -> Floats:
+        """Fold readings [N, E] into what was believed `came[n]` >= 0 tokens ago; `past` [N, E].
+
+        A reply without a past passes its reading as past, and 0.
+        """
+        if self.smoothing == UNSMOOTHED:
+            return readings
+        first = came == 0
+        folded = fold(readings, after(past, came), self.smoothing)
+        return np.where(first[:, None], readings, folded)
+
+    def state(self, beliefs: Floats, generated: NDArray[np.int64], tilt: float) -> Floats:
+        """Return the curves to be stated of beliefs [N, E] after `generated[n]` reply tokens.
+
+        `tilt` is what was learned of the head since it was calibrated (predictor/conformal).
+        """
+        return self.calibration.apply(beliefs, generated, tilt)
+
+
+PLAIN = Reader(UNSMOOTHED, uncalibrated())
+"""Takes every reading as it is."""

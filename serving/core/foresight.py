@@ -1,0 +1,89 @@
+"""What do a head's readings of one worker's rows say, and how well did earlier ones hold?
+
+Readings of all rows of a step are taken at once, as arrays. The stated 90 % quantiles of replies
+that end here are compared with what came: the tilt of the curves follows by a little each time
+(adaptive conformal inference, Gibbs and Candes, arXiv 2106.00170), so that a head which is wrong on
+live traffic is corrected without being trained again. Knows no steps, pages or messages.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from predictor.curves import mean_up_to, quantile
+from predictor.edges import EDGES
+from predictor.reading import Reader
+from serving.core.worker_task import WorkerTask
+from serving.forecast.forecast import Forecast, Prediction
+from serving.forecast.survival import Survival
+
+MEDIAN, HIGH = 0.5, 0.9
+TILT_RATE = 0.02
+"""Shift of the log-odds that a reply wholly above its stated quantiles brings, at 90 % (ours)."""
+MOST_TILT = 4.0
+
+
+class Foresight:
+    """The forecasts of one worker. `tilt` is what it has learned since its head was calibrated."""
+
+    def __init__(self, reader: Reader) -> None:
+        """Start with the head as it was calibrated."""
+        self._reader = reader
+        self.tilt = 0.0
+        self.unreadable = 0
+
+    def read(
+        self, rows: Sequence[WorkerTask], generated: Sequence[int], readings: NDArray[np.float32]
+    ) -> list[Forecast | None]:
+        """Take the readings [N, E] of rows that had `generated[n]` reply tokens then.
+
+        Sets and returns the rows' forecasts. A reading that is no curve is dropped and counted in
+        `unreadable`: the row keeps what was believed before, if anything was.
+        """
+        alive = np.minimum.accumulate(np.asarray(readings, np.float64), axis=1)
+        sound: list[bool] = np.isfinite(alive.sum(axis=1)).tolist()
+        self.unreadable += sound.count(False)
+        kept = [row for row, ok in zip(rows, sound, strict=True) if ok]
+        alive, at = alive[sound], np.array(generated, np.int64)[sound]
+        if kept:
+            self._set(kept, at, alive)
+        return [row.forecast if ok else None for row, ok in zip(rows, sound, strict=True)]
+
+    def learn(self, row: WorkerTask) -> None:
+        """A row's reply is over: compare what was stated of it with what came.
+
+        Stated quantiles are cut at the reply's limit, so one that ends there counts like any other.
+        """
+        stated, row.stated = row.stated, []
+        if not stated:
+            return
+        covered = sum(row.replied - generated <= high for generated, high in stated) / len(stated)
+        tilt = self.tilt + TILT_RATE * (HIGH - covered)
+        self.tilt = min(max(tilt, -MOST_TILT), MOST_TILT)
+
+    def _set(
+        self, rows: list[WorkerTask], at: NDArray[np.int64], alive: NDArray[np.float64]
+    ) -> None:
+        past, came = alive.copy(), np.zeros(len(rows), np.int64)
+        for i, row in enumerate(rows):
+            if row.forecast is not None and row.forecast.generated < at[i]:
+                past[i] = row.forecast.belief
+                came[i] = at[i] - row.forecast.generated
+        beliefs = self._reader.believe(alive, past, came)
+        stated = self._reader.state(beliefs, at, self.tilt)
+        left = np.array([row.task.turn.sampling.max_tokens for row in rows], np.int32) - at
+        means = mean_up_to(stated, left.astype(np.int32)).tolist()
+        medians = np.minimum(quantile(stated, MEDIAN), left).astype(int).tolist()
+        highs = np.minimum(quantile(stated, HIGH), left).astype(int).tolist()
+        curves = stated[:, : len(EDGES) - 1].tolist()
+        nothing = [0.0] * (len(EDGES) - len(curves[0]))
+        for i, row in enumerate(rows):
+            generated = int(at[i])
+            row.forecast = Forecast(
+                generated=generated,
+                curve=Survival((*curves[i], *nothing)),
+                belief=tuple(beliefs[i].tolist()),
+                prediction=Prediction(generated, means[i], medians[i], highs[i]),
+            )
+            row.stated.append((generated, highs[i]))

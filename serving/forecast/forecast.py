@@ -1,0 +1,39 @@
+"""What does a length head say of one running reply, and from which place in it?
+
+Knows no head and no row.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from serving.forecast.survival import Survival
+
+
+class Prediction(NamedTuple):
+    """Numbers for people: reply tokens so far, then mean, median and 90 % quantile of the rest.
+
+    All in tokens, and cut at what the reply may still have.
+    """
+
+    generated: int
+    mean: float
+    median: int
+    high: int
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """The curve of the reply tokens that come after the first `generated`.
+
+    `belief` is the chance of more tokens at the first `EDGES` before calibration: what the next
+    reading is folded into. It travels with the row.
+    """
+
+    generated: int
+    curve: Survival
+    belief: tuple[float, ...]
+    prediction: Prediction
+
+    def remaining(self, replied: int) -> Survival:
+        """Return the curve of what is to come after `replied` tokens, not fewer than then."""
+        return self.curve.after(replied - self.generated)
