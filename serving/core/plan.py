@@ -133,6 +133,11 @@ class StepPlan:
         return len(self.decode_tasks)
 
     @property
+    def samples_chunk(self) -> bool:
+        """Whether a chunk ends its prompt."""
+        return any(chunk.sample for chunk in self.chunks)
+
+    @property
     def num_new_tokens(self) -> int:
         """Tokens run through the model."""
         return self.num_decode + sum(len(chunk.tokens) for chunk in self.chunks)

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from model import kv_pages
 from model.parameters import Params
+from predictor.head import Weights
 from serving.core.plan import LoadSlot, StepPlan, StepResult
 from serving.engine import slots
 from serving.engine.buckets import Bucket, Buckets, make_buckets
@@ -44,13 +45,23 @@ class Pending:
 class JaxExecutor:
     """The device side of one worker."""
 
-    def __init__(self, params: Params, site: Site, role: Role, *, moves_pages: bool) -> None:
+    def __init__(
+        self,
+        params: Params,
+        site: Site,
+        role: Role,
+        *,
+        moves_pages: bool,
+        head_weights: Weights | None = None,
+    ) -> None:
         """Allocate the pool and the slots. `params` lie on the site's mesh as its table says.
 
-        Without `moves_pages` neither `gather` nor `offload` and what undoes them can be called.
+        `head_weights` belong to the site's probe, if it has one, and may lie anywhere. Without
+        `moves_pages` neither `gather` nor `offload` and what undoes them can be called.
         """
         sizes = site.sizes
         self._params = params
+        self._head_weights = jax.device_put(head_weights or {}, site.replicated)
         self._site = site
         self._buckets = make_buckets(
             role,
@@ -68,7 +79,8 @@ class JaxExecutor:
         self._pool = allocate()
         make_slots = jax.jit(site.empty_slots, out_shardings=site.replicated)
         self._history, self._settings = make_slots()
-        self._sampling: dict[int, SamplingParams] = {}  # what `_settings` holds of loaded slots
+        # What `_settings` holds of loaded slots.
+        self._loaded: dict[int, tuple[SamplingParams, int]] = {}
 
     @property
     def num_programs(self) -> int:
@@ -116,10 +128,11 @@ class JaxExecutor:
     def load_slot(self, load: LoadSlot) -> None:
         """Prepare a slot for a new row. What it holds already is not sent again."""
         vocab_size = self._site.config.vocab_size
-        if self._sampling.get(load.slot) != load.sampling:
-            packed = slots.pack_scalars(load.slot, load.sampling, vocab_size)
+        scalars = load.sampling, load.turn_number
+        if self._loaded.get(load.slot) != scalars:
+            packed = slots.pack_scalars(load, vocab_size)
             self._settings = self._programs.slot[slots.load_scalars](self._settings, packed)
-            self._sampling[load.slot] = load.sampling
+            self._loaded[load.slot] = scalars
         if load.sampling.needs_planes:
             planes = slots.pack_planes(load, vocab_size)
             load_planes = self._programs.slot[slots.load_planes]
@@ -138,6 +151,8 @@ class JaxExecutor:
         output.ids.copy_to_host_async()
         if plan.logprobs:
             output.scores.copy_to_host_async()
+        if self._is_read(plan):
+            output.readings.copy_to_host_async()
         return Pending(plan, bucket, output)
 
     def has_run(self, pending: Pending) -> bool:
@@ -154,13 +169,19 @@ class JaxExecutor:
             scores = np.asarray(pending.output.scores)
             decode_logprobs = _unpack(scores[: plan.num_decode])
             chunk_logprobs = _unpack(scores[rows : rows + len(plan.chunks)])
+        readings = np.asarray(pending.output.readings) if self._is_read(plan) else None
         return StepResult(
             ids[: plan.num_decode].tolist(),
             ids[rows : rows + len(plan.chunks)].tolist(),
             decode_logprobs,
             chunk_logprobs,
             self._target_scores(pending),
+            None if readings is None else readings[: plan.num_decode],
+            None if readings is None else readings[rows : rows + len(plan.chunks)],
         )
+
+    def _is_read(self, plan: StepPlan) -> bool:
+        return self._site.probe is not None and (plan.reads or plan.samples_chunk)
 
     def gather(self, pages: Sequence[int]) -> jax.Array:
         """Copy pages into one new array [L, n, 2, K, page_size, H]; n is padded to a bucket."""
@@ -189,7 +210,7 @@ class JaxExecutor:
     def _run(self, bucket: Bucket, packed: NDArray[np.int32]) -> StepOutput:
         step = self._programs.step[bucket]
         self._pool, self._history, output = step(
-            self._pool, self._history, self._params, self._settings, packed
+            self._pool, self._history, self._params, self._head_weights, self._settings, packed
         )
         return output
 

@@ -36,7 +36,7 @@ class StepFields(NamedTuple):
     chunk_pages: Any  # [C, M]
     tokens: Any  # [N]; of the chunks, back to back
     targets: Any  # [N]
-    wants: Any  # [2]; log-probabilities of samples, of targets
+    wants: Any  # [3]; log-probabilities of samples, of targets; readings of the length head
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class StepLayout:
         rows, tokens, chunks = self.bucket.rows, self.bucket.tokens, self.bucket.chunks
         row, chunk, token = (rows,), (chunks,), (tokens,)
         fields: list[tuple[int, ...]] = [row] * 5 + [(rows, self.max_pages)]
-        fields += [chunk] * 4 + [(chunks, self.max_pages)] + [token, token, (2,)]
+        fields += [chunk] * 4 + [(chunks, self.max_pages)] + [token, token, (3,)]
         return fields
 
     @property
@@ -81,6 +81,7 @@ class StepLayout:
         fields = self.split(packed)
         _fill_decode(fields, plan, self.scratch_slot)
         _fill_chunks(fields, plan, self.scratch_slot)
+        fields.wants[2] = plan.reads or plan.samples_chunk
         packed.setflags(write=False)
         return packed
 

@@ -24,6 +24,7 @@ from model.sharding import TENSOR, Table, param_partitions, pool_partition
 from serving.engine import slots
 from serving.engine.buckets import Bucket, Buckets
 from serving.engine.layout import StepLayout
+from serving.engine.probe import Probe
 from serving.engine.steps import Step
 
 COMPILE_THREADS = 4  # XLA compiles without holding the interpreter's lock
@@ -55,13 +56,14 @@ class ExecutorSizes:
 
 @dataclass(frozen=True)
 class Site:
-    """Where a worker's arrays live and how large they are."""
+    """Where a worker's arrays live and how large they are; `probe` reads a length head if set."""
 
     config: ModelConfig
     mesh: Mesh
     table: Table
     sizes: ExecutorSizes
     backend: Backend
+    probe: Probe | None = None
 
     @property
     def replicated(self) -> NamedSharding:
@@ -87,7 +89,9 @@ class Site:
 
     def empty_slots(self) -> tuple[slots.History, slots.Settings]:
         """Slots that remember nothing; traceable."""
-        return slots.empty(self.sizes.num_slots, self.config.vocab_size)
+        num_slots = self.sizes.num_slots
+        trace = None if self.probe is None else self.probe.empty(num_slots)
+        return slots.empty(num_slots, self.config.vocab_size, trace)
 
 
 class Programs:
@@ -132,10 +136,12 @@ class Programs:
             abstract_params(site.config),
             param_partitions(site.config, site.table),
         )
+        weights = {} if site.probe is None else site.probe.abstract_weights()
+        weights = jax.tree.map(lambda x: self._abstract(x.shape, x.dtype, P()), weights)
         pool = self._abstract_pool(site.sizes.num_pages)
         self.step[bucket] = self._compiled(
-            Step(site.config, layout, site.backend, axis),
-            (pool, history, params, settings, packed),
+            Step(site.config, layout, site.backend, axis, site.probe),
+            (pool, history, params, weights, settings, packed),
             out_specs=(pool.sharding.spec, P(), P()),
             donated=(0, 1),
         )

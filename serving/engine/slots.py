@@ -1,4 +1,4 @@
-"""What does the device remember of each row between steps? Its sampling and its last token.
+"""What does the device remember of each row between steps? Its sampling, its last token, its trace.
 
 Knows nothing of pages or of the model. A row's slot is loaded once, when the row begins; steps then
 need only its number. One slot more than there are rows is the scratch slot, where padding samples.
@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from model.sampling import Planes, SamplingRows, seed_halves
 from serving.core.plan import LoadSlot
-from serving.request import SamplingParams
+from serving.engine.probe import Trace
 
 _FLOATS = ("temperature", "top_p", "min_p", "repetition_penalty", "presence_penalty")
 NUM_FLOATS = len(_FLOATS) + 1
-NUM_INTS = 5
+NUM_INTS = 6
 _IN_PROMPT, _IS_STOP = 1, 2  # bits of a plane of flags on its way to the device
 
 
@@ -26,25 +26,26 @@ class History(NamedTuple):
 
     last: jax.Array  # i32 [S]; the token sampled last
     counts: jax.Array  # i32 [S, V]
+    trace: Trace | None  # for the length head, where there is one
 
 
 class Settings(NamedTuple):
     """What only `load_scalars` and `load_planes` change."""
 
     floats: jax.Array  # f32 [S, 6]; _FLOATS and the frequency penalty
-    ints: jax.Array  # i32 [S, 5]; top_k, min_tokens, seed (two halves), uses_planes
+    ints: jax.Array  # i32 [S, 6]; top_k, min_tokens, seed (two halves), uses_planes, turn number
     in_prompt: jax.Array  # bool [S, V]
     bias: jax.Array  # f32 [S, V]
     stops: jax.Array  # bool [S, V]
 
 
-def empty(num_slots: int, vocab_size: int) -> tuple[History, Settings]:
+def empty(num_slots: int, vocab_size: int, trace: Trace | None) -> tuple[History, Settings]:
     """Return slots that are greedy and remember nothing."""
     plane = (num_slots, vocab_size)
-    history = History(jnp.zeros(num_slots, jnp.int32), jnp.zeros(plane, jnp.int32))
+    history = History(jnp.zeros(num_slots, jnp.int32), jnp.zeros(plane, jnp.int32), trace)
     settings = Settings(
         floats=jnp.tile(jnp.array([0, 1, 0, 1, 0, 0], jnp.float32), (num_slots, 1)),
-        ints=jnp.tile(jnp.array([vocab_size, 0, 0, 0, 0], jnp.int32), (num_slots, 1)),
+        ints=jnp.tile(jnp.array([vocab_size, 0, 0, 0, 0, 0], jnp.int32), (num_slots, 1)),
         in_prompt=jnp.zeros(plane, jnp.bool_),
         bias=jnp.zeros(plane, jnp.float32),
         stops=jnp.zeros(plane, jnp.bool_),
@@ -78,10 +79,15 @@ def planes(history: History, settings: Settings) -> Planes:
 
 def remember(history: History, rows: SamplingRows, slot: jax.Array, ids: jax.Array) -> History:
     """Note what each row has just sampled; only rows that use planes are counted."""
-    return History(
+    return history._replace(
         last=history.last.at[slot].set(ids),
         counts=history.counts.at[slot, ids].add(rows.uses_planes.astype(jnp.int32)),
     )
+
+
+def turn_numbers(settings: Settings, slot: jax.Array) -> jax.Array:
+    """Look up the place of rows' turns in their conversations, i32 [R]."""
+    return settings.ints[slot, 5]
 
 
 def load_scalars(settings: Settings, packed: jax.Array) -> Settings:
@@ -108,13 +114,15 @@ def load_planes(
     return history, settings
 
 
-def pack_scalars(slot: int, sampling: SamplingParams, vocab_size: int) -> NDArray[np.int32]:
-    """Write a slot's number and parameters into a fresh vector, i32 [1 + 6 + 5]."""
+def pack_scalars(load: LoadSlot, vocab_size: int) -> NDArray[np.int32]:
+    """Write a slot's number and parameters into a fresh vector, i32 [1 + 6 + 6]."""
+    sampling = load.sampling
     floats = [getattr(sampling, name) for name in _FLOATS] + [sampling.frequency_penalty]
     top_k = vocab_size if sampling.top_k is None else min(sampling.top_k, vocab_size)
     ints = [top_k, sampling.min_tokens, *seed_halves(sampling.seed), int(sampling.needs_planes)]
+    ints.append(load.turn_number)
     bits = np.array(floats, np.float32).view(np.int32)
-    packed = np.concatenate([np.array([slot], np.int32), bits, np.array(ints, np.int32)])
+    packed = np.concatenate([np.array([load.slot], np.int32), bits, np.array(ints, np.int32)])
     packed.setflags(write=False)
     return packed
 

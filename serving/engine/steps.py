@@ -4,7 +4,7 @@
     2. run the decoder over all tokens; attention reads the pool and collects the new keys, values
     3. store those in their pages
     4. sample for every decode row and for the last token of every chunk; remember it in its slot
-    5. if asked, score what was sampled, and the chunks' targets
+    5. if asked, read the length head, score what was sampled, and the chunks' targets
 
 Knows nothing of batchers, meshes or when a step is run.
 """
@@ -23,9 +23,11 @@ from model.attention.paged import Backend, attend_over, empty_fresh
 from model.config import ModelConfig
 from model.parameters import Params
 from model.sampling import MAX_LOGPROBS, Logprobs, logprobs, sample
-from model.transformer import forward
+from model.transformer import forward_keeping
+from predictor.head import Weights
 from serving.engine import slots
 from serving.engine.layout import StepFields, StepLayout
+from serving.engine.probe import Probe, Seen
 from serving.engine.slots import History, Settings
 
 SCORED_AT_ONCE = 64  # targets whose scores [V] exist at the same time
@@ -40,6 +42,7 @@ class StepOutput(NamedTuple):
     ids: jax.Array  # i32 [R + C]
     scores: jax.Array  # i32 [R + C, 1 + 2N]; zeros unless asked for
     target_scores: jax.Array  # i32 [tokens, 1 + 2N]; zeros unless asked for
+    readings: jax.Array  # f32 [R + C, E]; of the length head; zeros unless asked for
 
 
 @dataclass(frozen=True)
@@ -50,12 +53,14 @@ class Step:
     layout: StepLayout
     backend: Backend
     axis: str | None
+    probe: Probe | None
 
     def __call__(
         self,
         pool: jax.Array,
         history: History,
         params: Params,
+        head_weights: Weights,
         settings: Settings,
         packed: Int[Array, " size"],
     ) -> tuple[jax.Array, History, StepOutput]:
@@ -70,24 +75,25 @@ class Step:
             fields.chunk_pages,
         )
         place = places(inputs, num_chunk_tokens=num_tokens, page_size=pool.shape[4])
-        hidden, pool = self._decode(params, pool, history, fields, inputs, place)
-
         last = rows + jnp.maximum(jnp.cumsum(fields.chunk_len) - 1, 0)
-        ends = hidden[:rows] if not num_tokens else hidden[jnp.r_[jnp.arange(rows), last]]
-        scores = head.logits(params, ends, config=self.config, axis=self.axis)
+        ends = jnp.r_[jnp.arange(rows), last] if num_tokens else jnp.arange(rows)
+        hidden, pool, kept = self._decode(params, pool, history, fields, inputs, place, ends)
+
+        scores = head.logits(params, hidden[ends], config=self.config, axis=self.axis)
         slot = jnp.concatenate([fields.decode_slot, fields.chunk_slot])
         reply_index = jnp.concatenate([fields.decode_reply_index, fields.chunk_reply_index])
         with jax.named_scope("sampling"):
             how = slots.sampling_rows(settings, slot, reply_index)
             ids = sample(scores, how, slots.planes(history, settings), slot)
             history = slots.remember(history, how, slot, ids)
+        history, readings = self._read(head_weights, history, settings, fields, kept)
         sampled = self._if(fields.wants[0], len(ids), lambda: _pack(logprobs(scores, ids)))
         targets = self._if(
             fields.wants[1],
             num_tokens,
             lambda: self._score_targets(params, hidden[rows:], fields.targets),
         )
-        return pool, history, StepOutput(ids, sampled, targets)
+        return pool, history, StepOutput(ids, sampled, targets, readings)
 
     def _decode(
         self,
@@ -97,8 +103,12 @@ class Step:
         fields: StepFields,
         inputs: StepInputs,
         place: Places,
-    ) -> tuple[jax.Array, jax.Array]:
-        """Run the decoder; return hidden states [T, D] and the pool with the new pages."""
+        ends: jax.Array,
+    ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+        """Run the decoder; return hidden states [T, D] and the pool with the new pages.
+
+        Third comes what the length head may look at: every layer's output at `ends`.
+        """
         fed = jnp.where(
             fields.decode_from_host > 0, fields.decode_token, history.last[fields.decode_slot]
         )
@@ -106,17 +116,41 @@ class Step:
         attend = attend_over(
             pool, inputs, place, window=self.config.sliding_window, backend=self.backend
         )
-        hidden, fresh = forward(
+        hidden, fresh, kept = forward_keeping(
             params,
             tokens,
             place.position,
             empty_fresh(pool, len(tokens)),
             attend,
+            lambda x: None if self.probe is None else x[ends],
             config=self.config,
             axis=self.axis,
         )
         with jax.named_scope("write"):
-            return hidden, kv_pages.write(pool, fresh, place.page, place.offset)
+            return hidden, kv_pages.write(pool, fresh, place.page, place.offset), kept
+
+    def _read(
+        self,
+        weights: Weights,
+        history: History,
+        settings: Settings,
+        fields: StepFields,
+        kept: jax.Array | None,
+    ) -> tuple[History, jax.Array]:
+        """Fold the newest states into the rows' traces; read the length head if that is wanted."""
+        probe, trace = self.probe, history.trace
+        num = len(fields.decode_slot) + len(fields.chunk_slot)
+        if probe is None or trace is None or kept is None:
+            return history, jnp.zeros((num, 0))
+        with jax.named_scope("length_head"):
+            states, seen = probe.layers_of(kept), _seen(fields, settings)
+            newest = probe.remember(trace, states, seen)
+            readings = jax.lax.cond(
+                fields.wants[2] > 0,
+                lambda: probe.read(weights, newest, states, seen),
+                lambda: jnp.zeros((num, probe.num_edges)),
+            )
+        return history._replace(trace=newest), readings
 
     def _if(
         self, wanted: jax.Array, num: int, compute: Callable[[], jax.Array]
@@ -143,6 +177,21 @@ class Step:
             jnp.pad(targets, (0, padding)).reshape(-1, some),
         )
         return jax.lax.map(score, blocks).reshape(num + padding, -1)[:num]
+
+
+def _seen(fields: StepFields, settings: Settings) -> Seen:
+    """Say where the rows of a step stand: decode rows, then chunks."""
+    slot = jnp.concatenate([fields.decode_slot, fields.chunk_slot])
+    generated = jnp.concatenate([fields.decode_reply_index, fields.chunk_reply_index])
+    known = jnp.concatenate([fields.decode_position + 1, fields.chunk_start + fields.chunk_len])
+    new_here = jnp.ones(len(fields.chunk_slot), jnp.bool_)
+    return Seen(
+        slot=slot,
+        generated=generated,
+        prompt_len=known - generated,
+        turn=slots.turn_numbers(settings, slot),
+        fresh=jnp.concatenate([fields.decode_from_host > 0, new_here]),
+    )
 
 
 def _pack(scored: Logprobs) -> Int[Array, "num width"]:
