@@ -64,6 +64,8 @@ AT_ONCE = 64
 REPLIES_OF_A_SHARD = 2**16
 """Numbers set aside for the replies of each shard, so that no two share one."""
 SMALLEST_CAP = 16
+PLAINLY = {"prefill_workers": 0, "decode_workers": 1, "length_head": "none"}
+"""Settings of the engine that plays: one worker, and no head, which is yet to be trained."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,7 +295,7 @@ def run(
     how: Mapping[str, Any],
 ) -> None:
     """Do what `main` was asked for; raises what its parts raise."""
-    deployment = settle(build_config(str(checkpoint), {"prefill_workers": 0, "decode_workers": 1}))
+    deployment = settle(build_config(str(checkpoint), PLAINLY))
     keep_compiled(cache_directory(), least_seconds=0.0)
     config = deployment.model
     layers = how["layers"] or (config.num_layers,)

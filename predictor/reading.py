@@ -39,6 +39,13 @@ class Reader:
         """
         return self.calibration.apply(beliefs, generated, tilt)
 
+    def switched(self, *, smoothing: bool, calibration: bool) -> "Reader":
+        """Return it with parts switched off."""
+        return Reader(
+            self.smoothing if smoothing else UNSMOOTHED,
+            self.calibration if calibration else uncalibrated(),
+        )
+
 
 PLAIN = Reader(UNSMOOTHED, uncalibrated())
 """Takes every reading as it is."""

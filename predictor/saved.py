@@ -1,4 +1,7 @@
-"""How is a trained head kept, and does it fit a checkpoint? A directory: `head.json` and weights.
+"""How is a trained head kept, and does it fit a checkpoint? `head.json`, weights, `reader.json`.
+
+`reader.json` says how its readings are smoothed and calibrated; without it they are taken as they
+are.
 
 Knows nothing of how a head is trained or served.
 """
@@ -13,8 +16,11 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
+from predictor.conformal import Calibration
 from predictor.features import num_features
 from predictor.head import BinsHead, HazardHead, Head, PointHead, Weights
+from predictor.reading import PLAIN, Reader
+from predictor.smoothing import Smoothing
 
 VERSION = 1
 HEADS: dict[str, type[HazardHead] | type[PointHead] | type[BinsHead]] = {
@@ -79,6 +85,33 @@ def load_head(directory: Path) -> tuple[HeadSpec, Weights]:
         if not bool(jnp.isfinite(leaf).all()):
             raise HeadError(f"{path}: holds weights that are not numbers")
     return spec, weights
+
+
+def save_reader(directory: Path, reader: Reader) -> None:
+    """Write how a head's readings are taken, beside the head."""
+    top = {
+        "version": VERSION,
+        "smoothing": asdict(reader.smoothing),
+        "calibration": [[round(share, 5) for share in one] for one in reader.calibration.maps],
+    }
+    (directory / "reader.json").write_text(json.dumps(top) + "\n", encoding="utf-8")
+
+
+def load_reader(directory: Path) -> Reader:
+    """Read how a head's readings are taken; raises HeadError for what is broken."""
+    path = directory / "reader.json"
+    if not path.exists():
+        return PLAIN
+    try:
+        top = json.loads(path.read_text(encoding="utf-8"))
+        if top["version"] != VERSION:
+            raise HeadError(f"{path}: was written by another version of foretoken")
+        maps = tuple(tuple(map(float, one)) for one in top["calibration"])
+        return Reader(Smoothing(**top["smoothing"]), Calibration(maps))
+    except OSError as error:
+        raise HeadError(f"{path}: cannot be read ({error.strerror})") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise HeadError(f"{path}: does not say how a head is read ({error})") from error
 
 
 def _digest(directory: Path) -> str:

@@ -19,6 +19,7 @@ from serving.config import (
     ConfigError,
     CostsConfig,
     EndpointConfig,
+    ForecastConfig,
     MemoryConfig,
     MeshConfig,
     ModelSource,
@@ -34,6 +35,7 @@ PARTS: dict[str, type[Any]] = {
     "batch": BatchConfig,
     "schedule": ScheduleConfig,
     "policy": PolicyConfig,
+    "forecast": ForecastConfig,
     "costs": CostsConfig,
     "endpoint": EndpointConfig,
 }

@@ -29,6 +29,7 @@ from serving.api.service import ServedModel, Service
 from serving.config import ConfigError, EndpointConfig, ServerConfig
 from serving.engine.build import ColdWorker, load_workers, make_coordinator, settle, warm_up
 from serving.engine.compile_cache import cache_directory, keep_compiled
+from serving.engine.length_head import LengthHead, NoHead
 from serving.engine.loop import EngineLoop
 from serving.engine.meshes import make_cpu_devices, name_workers
 from serving.engine.observer import Observers
@@ -81,6 +82,10 @@ def run_server(config: ServerConfig) -> int:
         cache_dtype=deployment.model.dtype,
     )
     metrics = Metrics(labels)
+    metrics.on_length_head(
+        serves=isinstance(deployment.head, LengthHead),
+        missing=isinstance(deployment.head, NoHead) and deployment.head.problem is not None,
+    )
     count_compilations(metrics)
     decisions = open_decision_log(config, labels)
     observers = Observers([metrics] if decisions is None else [metrics, decisions])
@@ -96,6 +101,7 @@ def run_server(config: ServerConfig) -> int:
     try:
         with bind(config.endpoint) as listening:
             click.echo(describe(config), err=True)
+            click.echo(f"length head: {deployment.head}", err=True)
             cold = load_workers(deployment)
             uvloop.run(_serve(config, engine, cold, app, listening))
     finally:

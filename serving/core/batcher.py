@@ -150,6 +150,7 @@ class Batcher:
     def report(self) -> LoadReport:
         """Count what the worker holds."""
         pool, queue = self.holdings.pool, self.holdings.queue
+        foresight = self._state.foresight
         return LoadReport(
             worker=self.worker,
             waiting=sum(
@@ -162,6 +163,8 @@ class Batcher:
             pages_promised=self.holdings.promised,
             pages_on_host=len(self.holdings.host),
             waiting_tokens=queue.tokens,
+            unreadable=0 if foresight is None else foresight.unreadable,
+            tilt=0.0 if foresight is None else foresight.tilt,
         )
 
     def check(self) -> None:

@@ -24,7 +24,9 @@ from serving.core.rules import BatcherRules, CoordinatorLimits
 from serving.core.sessions import Sessions
 from serving.engine.connectors.in_process import InProcessConnector
 from serving.engine.executor import JaxExecutor
+from serving.engine.length_head import LengthHead, NoHead, find_length_head
 from serving.engine.meshes import WorkerMesh, make_meshes, name_workers
+from serving.engine.probe import Probe
 from serving.engine.programs import ExecutorSizes, Site
 from serving.engine.rules import batcher_rules, coordinator_rules, costs_by_role, length_model
 from serving.engine.worker import Post, Worker
@@ -46,6 +48,7 @@ class Deployment:
     config: ServerConfig
     model: ModelConfig
     max_model_len: int
+    head: LengthHead | NoHead
 
 
 def settle(config: ServerConfig) -> Deployment:
@@ -57,7 +60,8 @@ def settle(config: ServerConfig) -> Deployment:
         wanted <= model.max_position,
         f"--max-model-len {wanted} is above the model's own limit of {model.max_position} tokens",
     )
-    return Deployment(config, model, wanted)
+    head = find_length_head(config.forecast, Path(config.checkpoint), model, wanted)
+    return Deployment(config, model, wanted, head)
 
 
 def make_coordinator(deployment: Deployment) -> Coordinator:
@@ -100,7 +104,9 @@ def load_workers(deployment: Deployment) -> list[ColdWorker]:
     meshes = make_meshes(deployment.config.mesh, deployment.model, jax.devices())
     limits = [_limits(deployment, mesh) for mesh in meshes]
     costs = costs_by_role(deployment.config, deployment.model, jax.devices()[0].device_kind)
-    rules = {role: batcher_rules(deployment.config, known) for role, known in costs.items()}
+    head = deployment.head
+    reader = head.reader if isinstance(head, LengthHead) else None
+    rules = {role: batcher_rules(deployment.config, known, reader) for role, known in costs.items()}
     return [
         ColdWorker(mesh, own, rules[mesh.role], _executor(deployment, mesh, own))
         for mesh, own in zip(meshes, limits, strict=True)
@@ -177,7 +183,9 @@ def _executor(deployment: Deployment, mesh: WorkerMesh, limits: BatcherLimits) -
         max_chunk_tokens=limits.max_chunk_tokens,
         max_chunk_rows=limits.max_chunk_rows,
     )
-    site = Site(model, mesh.mesh, mesh.table, sizes, "blocked")
+    head = deployment.head
+    probe = Probe(head.spec) if isinstance(head, LengthHead) else None
+    site = Site(model, mesh.mesh, mesh.table, sizes, "blocked", probe)
     shardings = param_shardings(model, mesh.mesh, mesh.table)
     with tqdm(desc=f"{mesh.worker} weights", unit="B", unit_scale=True) as bar:
 
@@ -190,7 +198,13 @@ def _executor(deployment: Deployment, mesh: WorkerMesh, limits: BatcherLimits) -
     config = deployment.config
     role = Role.BOTH if config.mesh.flexible_roles else mesh.role
     moves = len(name_workers(config.mesh)) > 1
-    return JaxExecutor(params, site, role, moves_pages=moves or limits.host_pages > 0)
+    return JaxExecutor(
+        params,
+        site,
+        role,
+        moves_pages=moves or limits.host_pages > 0,
+        head_weights=head.weights if isinstance(head, LengthHead) else None,
+    )
 
 
 def _free_bytes(deployment: Deployment, mesh: WorkerMesh) -> int | None:

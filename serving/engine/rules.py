@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from model.config import ModelConfig
+from predictor.reading import Reader
 from serving.config import ConfigError, PolicyConfig, ServerConfig
 from serving.core.rules import BatcherRules, CoordinatorRules
 from serving.costs.costs import Costs, Link
@@ -54,8 +55,8 @@ def costs_by_role(config: ServerConfig, model: ModelConfig, device_kind: str) ->
     return {role: costs.get(role, known) for role in Role}
 
 
-def batcher_rules(config: ServerConfig, costs: Costs) -> BatcherRules:
-    """Make the rules of one worker."""
+def batcher_rules(config: ServerConfig, costs: Costs, reader: Reader | None) -> BatcherRules:
+    """Make the rules of one worker; `reader` takes the readings of the length head, if any."""
     policy, batch = config.policy, config.batch
     return BatcherRules(
         costs=costs,
@@ -67,6 +68,8 @@ def batcher_rules(config: ServerConfig, costs: Costs) -> BatcherRules:
         returns=RETURNS,
         returns_half_life=RETURNS_HALF_LIFE,
         host_link=HOST_LINK,
+        reader=reader,
+        read_every=config.forecast.length_head_every,
     )
 
 
@@ -104,7 +107,7 @@ def default_slo(policy: PolicyConfig) -> Slo:
 
 
 def length_model(config: ServerConfig) -> LengthHistogram:
-    """Make the forecast of replies: a running histogram until a trained head exists."""
+    """Make the forecast of replies before a head has read them: a running histogram."""
     return LengthHistogram(
         prior_mean=float(config.schedule.reserve_tokens),
         prior_weight=PRIOR_WEIGHT,

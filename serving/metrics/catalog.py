@@ -58,6 +58,9 @@ ADMISSIONS = (
 EVICTION_REASONS = ("dropped", "offloaded", OTHER)
 RESTORE_REASONS = ("fetch_faster", "compute_faster", OTHER)
 CHUNK_REASONS = ("full", "slack")
+PLACE_STARTS = (0, 1, 20, 50, 100, 200, 500, 1000, 2000)
+"""Reply tokens at which a class of predictions begins."""
+PLACES = tuple(str(start) for start in PLACE_STARTS)
 DIRECTIONS = ("p2d", "d2d", "d2p")
 PHASES = ("queue", "prefill")
 STEP_KINDS = ("decode", "prefill", "mixed")
@@ -87,6 +90,7 @@ class Catalog:
         self._migrations()
         self._workers()
         self._own_decisions()
+        self._lengths()
 
     @property
     def series(self) -> Mapping[str, Series]:
@@ -217,6 +221,29 @@ class Catalog:
         self._gauge(
             "foretoken:window_itl_seconds", "Mean time between tokens that policies see; 0: none."
         )
+
+    def _lengths(self) -> None:
+        """What the length head says, and how it holds."""
+        self._histogram(
+            "foretoken:predicted_remaining_tokens_abs_error",
+            "Predicted median of the remaining reply against what came.",
+            self._tokens,
+            generated=PLACES,
+        )
+        self._gauge(
+            "foretoken:predicted_q90_coverage",
+            "Share of predictions under whose 90 % quantile the last 1,000 replies stayed.",
+        )
+        self._gauge(
+            "foretoken:length_head_misses",
+            "1 while the 90 % quantile holds for less than 75 % of the last 1,000 replies.",
+        )
+        self._gauge("foretoken:length_head_served", "1 if a length head is read.")
+        self._gauge(
+            "foretoken:length_head_unusable", "1 if there is a length head that cannot be served."
+        )
+        self._gauge("foretoken:length_head_tilt", "Learned shift of the log-odds of going on.")
+        self._gauge("foretoken:length_head_unreadable", "Readings that were no numbers.")
 
     def _migrations(self) -> None:
         name = "foretoken:migrations"

@@ -26,6 +26,7 @@ from serving.messages import (
 from serving.metrics.catalog import CACHE_INFO, Catalog
 from serving.metrics.decided import Decided, Seen
 from serving.metrics.engines import Engines, Row, ServerLabels
+from serving.metrics.predicted import Predicted
 from serving.metrics.series import Collector
 from serving.request import Turn, TurnId
 
@@ -43,6 +44,7 @@ class Metrics:
         self._generated = self._values["vllm:generation_tokens"]
         self._itl = self._histograms["foretoken:inter_token_latency_seconds"]
         self._decided = Decided(catalog, self._engines)
+        self._predicted = Predicted(catalog, self._row(None))
         self._pools: dict[WorkerId, int] = {}
         for worker in self._engines:
             self._pools[worker] = 0
@@ -94,6 +96,8 @@ class Metrics:
         if live is None:
             return
         self._decided.on_left(live, end.reply_len)
+        if isinstance(end.outcome, Completed):
+            self._predicted.on_reply(live.row, end.predictions, end.reply_len)
         reason = _finished_reason(end.outcome)
         row = live.row
         self._values["vllm:request_success"].add((*row, reason), 1)
@@ -165,6 +169,11 @@ class Metrics:
             ):
                 self._values[f"foretoken:{name}"].set(row, count * self._server.page_size)
             self._values["foretoken:kv_host_pages"].set(row, report.pages_on_host)
+            self._predicted.on_report(row, report)
+
+    def on_length_head(self, *, serves: bool, missing: bool) -> None:
+        """Say whether a length head is served, and whether there should be one that cannot be."""
+        self._predicted.on_head(serves=serves, missing=missing)
 
     def on_means(self, means: Sequence[WorkerMeans]) -> None:
         """What the policies see of the workers' last seconds; called before a scrape."""

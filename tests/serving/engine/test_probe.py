@@ -67,18 +67,25 @@ def run(executor: JaxExecutor, rows=(), chunks=(), *, reads: bool):
     return executor.collect(executor.launch(plan(rows, chunks, max_pages=MAX_PAGES, reads=reads)))
 
 
-def prefill(executor: JaxExecutor, slot: int, tokens: list[int], where, *, turn: int, start=0):
-    """Prefill from `start` on in chunks of 8; returns the first token and the reading."""
+def at(readings: np.ndarray | None, index: int) -> np.ndarray:
+    """One row's reading in a step that was read."""
+    assert readings is not None
+    return readings[index]
+
+
+def prefill(executor: JaxExecutor, slot: int, tokens: list[int], where, *, turn: int):
+    """Prefill in chunks of 8; returns the first token and the reading."""
     executor.load_slot(LoadSlot(slot, NEUTRAL, tuple(tokens), (), turn))
-    for at in range(start, len(tokens), 8):
-        last = at + 8 >= len(tokens)
-        result = run(
+    results = [
+        run(
             executor,
-            chunks=[chunk(slot, at, tokens[at : at + 8], where, sample=last)],
+            chunks=[chunk(slot, i, tokens[i : i + 8], where, sample=i + 8 >= len(tokens))],
             reads=False,
         )
-        assert (result.chunk_readings is None) == (not last)
-    return result.chunk_ids[0], result.chunk_readings[0]
+        for i in range(0, len(tokens), 8)
+    ]
+    assert all(result.chunk_readings is None for result in results[:-1])
+    return results[-1].chunk_ids[0], at(results[-1].chunk_readings, 0)
 
 
 def wanted(
@@ -106,7 +113,7 @@ def follow(executor: JaxExecutor, one: HeadSpec, turn: int = 3):
     text = [*tokens, first]
     for i in range(1, 9):
         result = run(executor, [row(0, 12 + i, pages(1), reply_index=i)], reads=True)
-        pairs.append((result.decode_readings[0], wanted(one, text, 13, i, turn, 12)))
+        pairs.append((at(result.decode_readings, 0), wanted(one, text, 13, i, turn, 12)))
         text.append(result.decode_ids[0])
     return pairs
 
@@ -138,6 +145,8 @@ def test_unread_steps_count_and_neighbours_do_not(executor: JaxExecutor):
     text, other = [*a], [*b]
     text.append(prefill(executor, 0, a, pages(1), turn=0)[0])
     other.append(prefill(executor, 1, b, pages(17), turn=1)[0])
+    known: list[list[int]] = []
+    readings = None
     for i in range(1, 7):
         rows = [
             row(1, 5 + i, pages(17), reply_index=i),
@@ -145,24 +154,19 @@ def test_unread_steps_count_and_neighbours_do_not(executor: JaxExecutor):
         ]
         result = run(executor, rows, reads=i == 6)
         assert (result.decode_readings is None) == (i < 6)
-        read_after = list(text), list(other)
+        known, readings = [list(other), list(text)], result.decode_readings
         other.append(result.decode_ids[0])
         text.append(result.decode_ids[1])
-    known, known_other = read_after
-    assert result.decode_readings[1] == pytest.approx(wanted(spec(), known, 9, 6, 0, 8), abs=3e-3)
-    assert result.decode_readings[0] == pytest.approx(
-        wanted(spec(), known_other, 6, 6, 1, 5), abs=3e-3
-    )
+    assert at(readings, 0) == pytest.approx(wanted(spec(), known[0], 6, 6, 1, 5), abs=3e-3)
+    assert at(readings, 1) == pytest.approx(wanted(spec(), known[1], 9, 6, 0, 8), abs=3e-3)
 
 
 def test_a_row_from_elsewhere_begins_its_mean_anew(executor: JaxExecutor):
     tokens = prompt(12, 4)
     prefill(executor, 0, tokens[:9], pages(1), turn=0)
     executor.load_slot(LoadSlot(1, NEUTRAL, tuple(tokens[:9]), tuple(tokens[9:]), 0))
-    for at, token in enumerate(tokens[9:]):
-        arrives = row(1, 9 + at, pages(1), reply_index=1 + at, token=token)
+    for i, token in enumerate(tokens[9:]):
+        arrives = row(1, 9 + i, pages(1), reply_index=1 + i, token=token)
         result = run(executor, [arrives], reads=True)
-        read = result.decode_readings[0]
-        assert read == pytest.approx(
-            wanted(spec(), tokens[: 10 + at], 9, 1 + at, 0, 9 + at), abs=3e-3
-        )
+        read = at(result.decode_readings, 0)
+        assert read == pytest.approx(wanted(spec(), tokens[: 10 + i], 9, 1 + i, 0, 9 + i), abs=3e-3)

@@ -1,0 +1,89 @@
+"""Is there a length head for this checkpoint, and does it fit? If not, why not, in one line.
+
+A server works without one: reply lengths are then forecast from past replies. So nothing here ends
+the process; whoever asks shows the reason. Knows nothing of steps.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from model.config import ModelConfig
+from model.errors import CheckpointError
+from predictor.fingerprint import checkpoint_fingerprint, tokenizer_fingerprint
+from predictor.head import Weights, num_parameters
+from predictor.reading import Reader
+from predictor.saved import HeadError, HeadSpec, load_head, load_reader
+from serving.config import ForecastConfig
+
+AUTO, NONE = "auto", "none"
+BESIDE = "length_head"
+"""Where a checkpoint directory has its head."""
+
+
+@dataclass(frozen=True, slots=True)
+class LengthHead:
+    """A head that fits the checkpoint served."""
+
+    path: Path
+    spec: HeadSpec
+    weights: Weights
+    reader: Reader
+
+    def __str__(self) -> str:
+        """Describe it for people."""
+        layers = ", ".join(str(layer) for layer in self.spec.layers)
+        size = num_parameters(self.weights)
+        return f"{self.path} ({self.spec.kind}, {size:,} parameters, on layers {layers})"
+
+
+@dataclass(frozen=True, slots=True)
+class NoHead:
+    """There is none. `problem`: there should be one, and this is what is wrong with it."""
+
+    problem: str | None
+
+    def __str__(self) -> str:
+        """Describe it for people."""
+        reason = "" if self.problem is None else f" ({self.problem})"
+        return f"none{reason}; reply lengths are forecast from past replies"
+
+
+def find_length_head(
+    how: ForecastConfig, checkpoint: Path, model: ModelConfig, max_model_len: int
+) -> LengthHead | NoHead:
+    """Load the head wanted: of a directory, `auto` for the checkpoint's own, or `none`."""
+    wanted = how.length_head
+    if wanted == NONE:
+        return NoHead(None)
+    path = checkpoint / BESIDE if wanted == AUTO else Path(wanted)
+    if wanted == AUTO and not path.exists():
+        return NoHead(None)
+    try:
+        spec, weights = load_head(path)
+        reader = load_reader(path)
+        _check(path, spec, checkpoint, model, max_model_len)
+    except (HeadError, CheckpointError) as error:
+        return NoHead(str(error))
+    reader = reader.switched(smoothing=how.smooth_readings, calibration=how.calibrate_readings)
+    return LengthHead(path, spec, weights, reader)
+
+
+def _check(
+    path: Path, spec: HeadSpec, checkpoint: Path, model: ModelConfig, max_model_len: int
+) -> None:
+    """Raise HeadError unless a head belongs to this model and covers its context."""
+    if spec.hidden_size != model.hidden_size:
+        raise HeadError(
+            f"{path}: reads states of size {spec.hidden_size}, this model's are {model.hidden_size}"
+        )
+    if any(layer > model.num_layers for layer in spec.layers):
+        raise HeadError(f"{path}: reads layers {spec.layers}, this model has {model.num_layers}")
+    if spec.horizon < max_model_len:
+        raise HeadError(
+            f"{path}: looks {spec.horizon} tokens ahead, the context has {max_model_len}; "
+            "lower --max-model-len or train it with a longer --horizon"
+        )
+    if spec.checkpoint != checkpoint_fingerprint(checkpoint):
+        raise HeadError(f"{path}: was trained for another checkpoint; train one for this")
+    if spec.tokenizer != tokenizer_fingerprint(checkpoint):
+        raise HeadError(f"{path}: was trained with another tokenizer; train one for this")
