@@ -1,102 +1,109 @@
-"""How good is a trained head on sessions that it has not seen, against what needs no model?
+"""How good is a trained head on sessions that it has not seen, against other predictors?
 
 `python -m predictor.evaluate --records DIR --head DIR --out FILE` measures the split `test` at one
-temperature, writes JSON and prints a table. Several heads may be given; each is called by the name
-of its directory.
+temperature, writes JSON and prints a table. Several heads and text models may be given; each is
+called by the name of its directory. What needs no model is always beside them. `reduction` says how
+far below each of them the first head's error lies.
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
-import jax
 import numpy as np
-from numpy.typing import NDArray
 
-from predictor.baselines import constant_median, median_by_position, survivors
-from predictor.curves import quantile
-from predictor.features import features
-from predictor.head import Weights, num_parameters
-from predictor.metrics import report
-from predictor.records import Manifest, Records, RecordsError, read_records
-from predictor.saved import HeadError, HeadSpec, load_head
-
-AT_ONCE = 8192
-MIDDLE, HIGH = 0.5, 0.9
+from predictor.candidates import Answers, of_head, of_text_model, without_model
+from predictor.metrics import interval, mean_absolute_error, report, resampled_errors
+from predictor.records import SPLITS, Records, RecordsError, read_records, read_texts
+from predictor.saved import HeadError
+from predictor.weight_files import SavedError
 
 
-def curves_of(spec: HeadSpec, weights: Weights, records: Records) -> NDArray[np.float64]:
-    """Return a head's curve for every record, [N, K + 1]."""
-    head = spec.build()
+def measure(
+    records: Path,
+    heads: Sequence[Path],
+    text_models: Sequence[Path],
+    temperature: float,
+    horizon: int,
+    split: str,
+) -> dict[str, Any]:
+    """Measure baselines, heads and text models.
 
-    @jax.jit
-    def read(*row: jax.Array) -> jax.Array:
-        return head.alive(weights, features(*row))
-
-    parts = [
-        read(some.hidden, some.generated, some.prompt_len, some.turn)
-        for some in (records[i : i + AT_ONCE] for i in range(0, len(records), AT_ONCE))
-    ]
-    alive = np.concatenate([np.asarray(part, np.float64) for part in parts])
-    return np.minimum.accumulate(alive, axis=1)
-
-
-def measure(records: Path, heads: list[Path], temperature: float, horizon: int) -> dict[str, Any]:
-    """Measure baselines and heads. Raises RecordsError and HeadError for what does not fit."""
+    Raises RecordsError, HeadError and SavedError for what does not fit.
+    """
     manifest, train = read_records(records, "train")
-    _, test = read_records(records, "test")
-    test = test[np.isclose(test.temperature, temperature)]
-    if not len(test):
-        raise RecordsError(f"{records}: no record of the split test at temperature {temperature:g}")
-    families = manifest.families
-    past = survivors(train, test, horizon)
-    found: dict[str, Any] = {
-        "constant median": report(test, constant_median(train, test), None, families),
-        "median by position": report(test, median_by_position(train, test), None, families),
-        "survivors": report(test, quantile(past, MIDDLE), quantile(past, HIGH), families),
-    }
-    parameters = dict.fromkeys(found, 0)
-    for path in heads:
-        spec, weights = load_head(path)
-        check_fits(path, spec, manifest)
-        curves = curves_of(spec, weights, test)
-        found[path.name] = report(test, quantile(curves, MIDDLE), quantile(curves, HIGH), families)
-        parameters[path.name] = num_parameters(weights)
+    _, asked = read_records(records, split)
+    asked = asked[np.isclose(asked.temperature, temperature)]
+    if not len(asked):
+        raise RecordsError(
+            f"{records}: no record of the split {split} at temperature {temperature:g}"
+        )
+    answers = [one for path in heads for one in of_head(path, manifest, asked)]
+    if text_models:
+        texts = read_texts(records, split)
+        answers += [of_text_model(path, manifest, asked, texts) for path in text_models]
+    first, *others = answers
+    others = [*without_model(train, asked, horizon), *others]
     return {
         "origin": asdict(manifest.origin),
+        "split": split,
         "temperature": temperature,
-        "sessions": len(np.unique(test.session)),
-        "replies": len(np.unique(test.reply)),
-        "censored": float(test.censored.mean()),
-        "parameters": parameters,
-        "predictors": found,
+        "sessions": len(np.unique(asked.session)),
+        "replies": len(np.unique(asked.reply)),
+        "censored": float(asked.censored.mean()),
+        "parameters": {one.name: one.parameters for one in (first, *others)},
+        "predictors": {
+            one.name: report(asked, one.middle, one.high, manifest.families)
+            for one in (first, *others)
+        },
+        "reduction": _reduction(first, others, asked),
     }
 
 
-def check_fits(path: Path, spec: HeadSpec, manifest: Manifest) -> None:
-    """Raise HeadError unless a head was trained on records of this model and tokenizer."""
-    origin = manifest.origin
-    for name in ("checkpoint", "tokenizer", "hidden_size", "layers"):
-        if getattr(spec, name) != getattr(origin, name):
-            raise HeadError(f"{path}: was trained on records of another {name}")
+def _reduction(
+    first: Answers, others: Sequence[Answers], asked: Records
+) -> dict[str, dict[str, Any]]:
+    """Say by what share the first predictor's error is below that of each other, with its interval.
+
+    Of each draw of sessions both errors are taken, so that what is hard for both cancels out.
+    """
+    own, drawn = mean_absolute_error(asked, first.middle), resampled_errors(asked, first.middle)
+    return {
+        other.name: {
+            "share": 1 - own / mean_absolute_error(asked, other.middle),
+            "interval": interval(1 - drawn / resampled_errors(asked, other.middle)),
+        }
+        for other in others
+    }
 
 
 def table(found: dict[str, Any]) -> str:
-    """Return the figures as a Markdown table."""
+    """Return the figures as a Markdown table; the first head comes first."""
     lines = [
-        "| predictor | parameters | MAE | MAE uncapped | Kendall tau | covered by q90 |",
-        "|---|---|---|---|---|---|",
+        "| predictor | parameters | MAE (95 %) | uncapped | Kendall tau | covered by q90 "
+        "| first's MAE is lower by (95 %) |",
+        "|---|---|---|---|---|---|---|",
     ]
     for name, figures in found["predictors"].items():
         every, whole = figures["all"], figures["uncapped"]
+        low, high = every["mae_interval"]
         covered = f"{every['covered_q90']:.1%}" if "covered_q90" in every else "-"
         lines.append(
-            f"| {name} | {found['parameters'][name]:,} | {every['mae']:.1f} | {whole['mae']:.1f} "
-            f"| {every['tau']:.3f} | {covered} |"
+            f"| {name} | {found['parameters'][name]:,} | {every['mae']:.1f} ({low:.1f}-{high:.1f}) "
+            f"| {whole['mae']:.1f} | {every['tau']:.3f} | {covered} "
+            f"| {_said(found['reduction'].get(name))} |"
         )
     return "\n".join(lines)
+
+
+def _said(reduction: dict[str, Any] | None) -> str:
+    if reduction is None:
+        return "-"
+    low, high = reduction["interval"]
+    return f"{reduction['share']:.1%} ({low:.1%} to {high:.1%})"
 
 
 @click.command()
@@ -107,17 +114,30 @@ def table(found: dict[str, Any]) -> str:
     type=click.Path(path_type=Path, file_okay=False),
     multiple=True,
     required=True,
+    help="May be given several times; the first is compared with all others.",
+)
+@click.option(
+    "--text-model",
+    "text_models",
+    type=click.Path(path_type=Path, file_okay=False),
+    multiple=True,
+    help="May be given several times.",
 )
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True)
 @click.option("--temperature", type=float, default=0.8, show_default=True)
 @click.option("--horizon", type=click.IntRange(min=1), default=4096, show_default=True)
-def main(
-    records: Path, heads: tuple[Path, ...], out: Path, temperature: float, horizon: int
-) -> None:
-    """Measure heads on the test sessions of RECORDS."""
+@click.option(
+    "--split",
+    type=click.Choice(SPLITS),
+    default="test",
+    show_default=True,
+    help="What heads are chosen by is tune; what is reported is test.",
+)
+def main(records: Path, out: Path, **what: Any) -> None:
+    """Measure heads on sessions of RECORDS that they were not trained on."""
     try:
-        found = measure(records, list(heads), temperature, horizon)
-    except (RecordsError, HeadError) as error:
+        found = measure(records, **what)
+    except (RecordsError, HeadError, SavedError) as error:
         raise click.ClickException(str(error)) from error
     out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     click.echo(table(found))

@@ -29,6 +29,8 @@ USUAL_HAZARD = 0.15
 """Chance to end in an interval before anything is learned: about that of lengths spread evenly over
 their logarithms."""
 
+MOST_HALVES = 100.0
+"""How often a curve is halved at most within an interval: less than float32 holds."""
 BIN_TOKENS = 16
 
 
@@ -121,10 +123,14 @@ class PointHead(Head):
         return jnp.abs(self.read(weights, features)[:, 0] - remaining / self.horizon)
 
     def alive(self, weights: Weights, features: jax.Array) -> jax.Array:
-        """Return curves that fall from 1 to 0 at the edge next to the number, at least 1."""
+        """Return curves that fall from 1 to 0 around the number, at least 1: it is the median."""
         number = jnp.clip(self.read(weights, features) * self.horizon, 1, self.horizon)
         edges = jnp.array(EDGES[: intervals_up_to(self.horizon) + 1], jnp.float32)
-        return (edges[None, :] < number).astype(jnp.float32)
+        left, right = edges[:-1], edges[1:]
+        halves = jnp.minimum((right - left) / jnp.maximum(number - left, 1e-3), MOST_HALVES)
+        within = jnp.exp2(-halves)  # falls geometrically, and is a half at the number
+        falls = jnp.where(number > right, 1.0, jnp.where(number > left, within, 0.0))
+        return jnp.concatenate([jnp.ones((len(falls), 1)), falls], axis=1)
 
 
 class BinsHead(Head):

@@ -17,6 +17,9 @@ Floats = NDArray[np.float64]
 DECILES = 10
 LEAST = 30
 """Records of a group whose figures are shown: fewer say nothing."""
+DRAWS, SEED = 1000, 0
+"""Of sessions, for intervals."""
+CONFIDENCE = 0.95
 
 
 def progress_deciles(records: Records) -> NDArray[np.int64]:
@@ -33,7 +36,26 @@ def position_deciles(records: Records) -> NDArray[np.int64]:
 
 def mean_absolute_error(records: Records, predicted: Floats) -> float:
     """Return the mean distance, in tokens; predictions are cut at the limits."""
-    return float(np.abs(np.minimum(predicted, records.limit) - records.remaining).mean())
+    return float(_errors(records, predicted).mean())
+
+
+def resampled_errors(records: Records, predicted: Floats) -> Floats:
+    """Return the mean absolute error for each of `DRAWS` draws of as many sessions, [DRAWS].
+
+    Records of a session stand or fall together: a few long replies may make much of the error. The
+    draws are the same for every predictor of the same records.
+    """
+    sessions, own = np.unique(records.session, return_inverse=True)
+    count = len(sessions)
+    times = np.random.default_rng(SEED).multinomial(count, np.full(count, 1 / count), size=DRAWS)
+    errors = np.bincount(own, _errors(records, predicted))
+    return (times @ errors) / (times @ np.bincount(own))
+
+
+def interval(drawn: Floats) -> list[float]:
+    """Return the bounds between which `CONFIDENCE` of the draws lie."""
+    outside = (1 - CONFIDENCE) / 2
+    return np.quantile(drawn, [outside, 1 - outside]).tolist()
 
 
 def rank_correlation(records: Records, predicted: Floats) -> float:
@@ -65,22 +87,33 @@ def report(
         "position": by_group(position_deciles(records), tenths),
     }
 
-    def figures(mask: NDArray[np.bool_]) -> dict[str, float]:
-        some = records[mask]
-        found = {
-            "records": float(mask.sum()),
-            "mae": mean_absolute_error(some, middle[mask]),
-            "tau": rank_correlation(some, middle[mask]),
+    def figures(mask: NDArray[np.bool_]) -> dict[str, Any]:
+        some, said, natural = records[mask], middle[mask], mask & whole
+        found: dict[str, Any] = {
+            "records": int(mask.sum()),
+            "mae": mean_absolute_error(some, said),
+            "tau": rank_correlation(some, said),
         }
+        if natural.any():
+            found["mae_uncapped"] = mean_absolute_error(records[natural], middle[natural])
         if high is not None:
             found["covered_q90"] = coverage(some, high[mask])
         return found
 
+    def with_interval(mask: NDArray[np.bool_]) -> dict[str, Any]:
+        drawn = resampled_errors(records[mask], middle[mask])
+        return {**figures(mask), "mae_interval": interval(drawn)}
+
     return {
-        "all": figures(np.ones(len(records), bool)),
-        "uncapped": figures(whole),
+        "all": with_interval(np.ones(len(records), bool)),
+        "uncapped": with_interval(whole),
         **{
             kind: {name: figures(mask) for name, mask in masks.items()}
             for kind, masks in groups.items()
         },
     }
+
+
+def _errors(records: Records, predicted: Floats) -> Floats:
+    """Return each prediction's distance from the truth; predictions are cut at the limits."""
+    return np.abs(np.minimum(predicted, records.limit) - records.remaining)

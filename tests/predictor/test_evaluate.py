@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from predictor.evaluate import main, measure
 from predictor.records import Manifest, Records, RecordsError, add_shard
-from predictor.saved import HeadError, HeadSpec, save_head
+from predictor.saved import HeadSpec, save_head
 from predictor.texts import texts_of
 from tests.predictor.test_records import FAMILIES, ORIGIN, made
 
@@ -36,6 +36,7 @@ def some(seed: int, length: int) -> Records:
 def records(tmp_path: Path) -> Path:
     manifest = Manifest(ORIGIN, FAMILIES, {})
     manifest = add_shard(tmp_path, manifest, "train-00000.npz", some(1, 20), texts_of([], [], []))
+    manifest = add_shard(tmp_path, manifest, "tune-00000.npz", some(3, 22), texts_of([], [], []))
     add_shard(tmp_path, manifest, "test-00000.npz", some(2, 25), texts_of([], [], []))
     return tmp_path
 
@@ -46,7 +47,7 @@ def saved(directory: Path, spec: HeadSpec = SPEC) -> Path:
 
 
 def test_all_predictors_are_measured_on_the_test_sessions(records: Path, tmp_path: Path):
-    found = measure(records, [saved(tmp_path / "mine")], 0.8, 200)
+    found = measure(records, [saved(tmp_path / "mine")], [], 0.8, 200, "test")
     figures = found["predictors"]
     assert set(figures) == {"constant median", "median by position", "survivors", "mine"}
     assert figures["constant median"]["all"]["mae"] == 5  # it says 20, and 25 come
@@ -57,16 +58,22 @@ def test_all_predictors_are_measured_on_the_test_sessions(records: Path, tmp_pat
 
 def test_a_temperature_that_was_not_collected_is_an_error(records: Path, tmp_path: Path):
     with pytest.raises(RecordsError, match=r"temperature 0\.5"):
-        measure(records, [saved(tmp_path / "mine")], 0.5, 200)
+        measure(records, [saved(tmp_path / "mine")], [], 0.5, 200, "test")
 
 
-@pytest.mark.parametrize(
-    "change", [{"checkpoint": "other"}, {"tokenizer": "other"}, {"layers": (2, 1)}]
-)
-def test_a_head_of_another_model_is_refused(records: Path, tmp_path: Path, change):
-    other = saved(tmp_path / "mine", replace(SPEC, **change))
-    with pytest.raises(HeadError, match=f"another {next(iter(change))}"):
-        measure(records, [other], 0.8, 200)
+def test_the_first_head_is_compared_with_every_other_predictor(records: Path, tmp_path: Path):
+    heads = [saved(tmp_path / "mine"), saved(tmp_path / "same")]
+    found = measure(records, heads, [], 0.8, 200, "test")
+    assert set(found["reduction"]) == set(found["predictors"]) - {"mine"}
+    assert found["reduction"]["same"] == {"share": 0, "interval": [0, 0]}
+    own, constant = (found["predictors"][n]["all"]["mae"] for n in ("mine", "constant median"))
+    assert found["reduction"]["constant median"]["share"] == pytest.approx(1 - own / constant)
+
+
+def test_another_split_may_be_asked_for(records: Path, tmp_path: Path):
+    found = measure(records, [saved(tmp_path / "mine")], [], 0.8, 200, "tune")
+    assert found["split"] == "tune"
+    assert found["predictors"]["constant median"]["all"]["mae"] == 2
 
 
 def test_the_command_writes_json_and_prints_a_table(records: Path, tmp_path: Path):

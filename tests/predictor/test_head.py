@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 
+from predictor.curves import quantile
 from predictor.edges import EDGES, intervals_up_to
 from predictor.head import (
     BIN_TOKENS,
@@ -80,6 +81,14 @@ def test_only_the_hazard_head_knows_that_replies_were_cut_off():
     at_80 = EDGES.index(81)
     assert alive["hazard"][at_80] > 0.9
     assert alive["hazard"][EDGES.index(20)] > 0.95
+
+
+@pytest.mark.parametrize("number", [0.2, 1.0, 13.4, 101.6, 102.0, 290.0])
+def test_the_median_of_a_point_heads_curve_is_its_number(number: float):
+    head = PointHead((), HORIZON)
+    weights = {"Dense_0": {"kernel": jnp.zeros((F, 1)), "bias": jnp.array([number / HORIZON])}}
+    alive = np.asarray(head.alive(weights, jnp.zeros((1, F))), np.float64)
+    assert quantile(alive, 0.5)[0] == pytest.approx(max(number, 1), abs=1)
 
 
 def test_a_bins_mass_is_spread_evenly_over_it():

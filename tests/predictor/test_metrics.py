@@ -3,14 +3,17 @@
 from dataclasses import replace
 
 import numpy as np
+import pytest
 
 from predictor.metrics import (
     coverage,
+    interval,
     mean_absolute_error,
     position_deciles,
     progress_deciles,
     rank_correlation,
     report,
+    resampled_errors,
 )
 from tests.predictor.test_records import made
 
@@ -60,6 +63,50 @@ def test_a_report_leaves_out_groups_that_are_too_small():
     some = records(list(range(COUNT)), [COUNT - i for i in range(COUNT)])
     middle = some.remaining.astype(np.float64)
     found = report(some, middle, middle, ("even", "odd"))
-    assert found["all"] == {"records": 100, "mae": 0, "tau": 1, "covered_q90": 1}
+    assert found["all"] == {
+        "records": 100,
+        "mae": 0,
+        "mae_uncapped": 0,
+        "mae_interval": [0, 0],
+        "tau": 1,
+        "covered_q90": 1,
+    }
     assert set(found["family"]) == {"even", "odd"}
     assert found["progress"] == {}
+
+
+def test_a_groups_error_is_also_given_without_what_was_capped():
+    some = records([0] * 60, [10] * 60)
+    some = replace(some, family=np.zeros(60, np.int32), censored=np.arange(60) < 30)
+    found = report(some, np.where(some.censored, 14.0, 11.0), None, ("only",))
+    assert found["family"]["only"]["mae"] == 2.5
+    assert found["family"]["only"]["mae_uncapped"] == 1
+    assert found["uncapped"]["mae"] == 1
+
+
+def drawn_by(session: list[int], error: list[float]) -> np.ndarray:
+    some = replace(
+        records([0] * len(error), [10] * len(error)), session=np.array(session, np.int32)
+    )
+    return resampled_errors(some, 10 + np.array(error, np.float64))
+
+
+def test_sessions_are_drawn_whole():
+    assert drawn_by([7] * 4, [1, 2, 3, 6]) == pytest.approx(3)  # the only session, always
+    found = drawn_by([1, 1, 2], [0, 0, 9])
+    assert set(np.round(found, 6)) == {0, 3, 9}  # twice the first, once each, twice the second
+    assert (found == 0).mean() == pytest.approx(0.25, abs=0.05)
+
+
+def test_draws_are_the_same_for_all_predictors():
+    error = np.random.default_rng(0).random(50)
+    session = list(range(50))
+    assert drawn_by(session, list(2 * error)) == pytest.approx(2 * drawn_by(session, list(error)))
+
+
+def test_the_interval_is_that_of_the_mean():
+    error = np.random.default_rng(1).exponential(size=400)
+    low, high = interval(drawn_by(list(range(400)), list(error)))
+    wide = 2 * 1.96 * error.std() / np.sqrt(400)
+    assert low < error.mean() < high
+    assert high - low == pytest.approx(wide, rel=0.1)

@@ -1,0 +1,134 @@
+"""What do the predictors that are compared say of every record? Medians, and 90 % quantiles.
+
+Those without a model come from `predictor/baselines`, heads and text models from the directories
+where they were saved; these are called by their names. Knows no figures.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import NDArray
+
+from predictor.baselines import constant_median, median_by_position, survivors
+from predictor.curves import after, quantile
+from predictor.edges import intervals_up_to
+from predictor.features import features, pick_layers
+from predictor.head import BinsHead, Weights, bin_curves, num_parameters
+from predictor.records import Manifest, Records
+from predictor.saved import HeadError, HeadSpec, load_head
+from predictor.text_batches import counts_of, text_batches, text_rows
+from predictor.text_model import WINDOW, TextSpec, TextWeights, load_text_model
+from predictor.texts import Texts
+from predictor.trail import filtered
+from predictor.weight_files import SavedError
+
+Floats = NDArray[np.float64]
+
+AT_ONCE = 8192
+"""Records, or tokens of texts, that are read together."""
+MIDDLE, HIGH = 0.5, 0.9
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What one predictor says of N records: medians, and its 90 % quantiles if it states any."""
+
+    name: str
+    parameters: int
+    middle: Floats
+    high: Floats | None
+
+
+def without_model(train: Records, asked: Records, horizon: int) -> Iterator[Answers]:
+    """Yield what needs no model."""
+    yield Answers("constant median", 0, constant_median(train, asked), None)
+    yield Answers("median by position", 0, median_by_position(train, asked), None)
+    yield _answers("survivors", 0, survivors(train, asked, horizon))
+
+
+def of_head(path: Path, manifest: Manifest, asked: Records) -> Iterator[Answers]:
+    """Yield what a saved head says; of one that tells bins apart, also what TRAIL's filter makes.
+
+    Raises HeadError for a head that cannot be used or does not fit the records.
+    """
+    spec, weights = load_head(path)
+    check_head(path, spec, manifest)
+    x = _features(spec, manifest, asked)
+    head, count = spec.build(), num_parameters(weights)
+    yield _answers(path.name, count, _read(head.alive, weights, x))
+    if isinstance(head, BinsHead):
+        beliefs = filtered(_read(head.chances, weights, x), asked.reply, asked.generated)
+        yield _answers(f"{path.name}, filtered", count, beliefs @ bin_curves(spec.horizon))
+
+
+def of_text_model(path: Path, manifest: Manifest, asked: Records, texts: Texts) -> Answers:
+    """Return what a saved text model says. Raises SavedError as `of_head` does HeadError."""
+    spec, weights = load_text_model(path)
+    origin = manifest.origin
+    for name in ("checkpoint", "tokenizer"):
+        if getattr(spec, name) != getattr(origin, name):
+            raise SavedError(f"{path}: was trained on replies of another {name}")
+    return _answers(path.name, num_parameters(weights), text_curves(spec, weights, asked, texts))
+
+
+def check_head(path: Path, spec: HeadSpec, manifest: Manifest) -> None:
+    """Raise HeadError unless a head reads what these records hold, of this model and tokenizer."""
+    origin = manifest.origin
+    for name in ("checkpoint", "tokenizer", "hidden_size", "reach"):
+        if getattr(spec, name) != getattr(origin, name):
+            raise HeadError(f"{path}: was trained on records of another {name}")
+    missing = set(spec.layers) - set(origin.layers)
+    if missing:
+        raise HeadError(f"{path}: looks at layers {sorted(missing)}, which were not recorded")
+
+
+def text_curves(spec: TextSpec, weights: TextWeights, asked: Records, texts: Texts) -> Floats:
+    """Return a text model's curve for every record, [N, E].
+
+    One that saw the prompt alone is read once a reply, and then conditioned on what has come.
+    """
+    if spec.sees == "prompt":
+        first = asked[asked.generated == 0]
+        curves = _text_readings(spec, weights, first, texts)
+        order = np.argsort(first.reply)
+        own = order[np.searchsorted(first.reply[order], asked.reply)]
+        return after(curves[own], asked.generated.astype(np.int64))
+    return _text_readings(spec, weights, asked, texts)
+
+
+def _text_readings(spec: TextSpec, weights: TextWeights, asked: Records, texts: Texts) -> Floats:
+    read = jax.jit(spec.build().alive)
+    counts = counts_of(asked)
+    curves = np.zeros((len(asked), intervals_up_to(spec.horizon) + 1))
+    for batch in text_batches(text_rows(texts, asked, WINDOW), AT_ONCE, None):
+        there = batch.record >= 0
+        alive = read(weights, jnp.asarray(batch.tokens), jnp.asarray(counts[batch.record]))
+        curves[batch.record[there]] = np.asarray(alive)[there]
+    return curves
+
+
+def _features(spec: HeadSpec, manifest: Manifest, asked: Records) -> list[jax.Array]:
+    """Compute what a head sees of records, some at a time."""
+    made = jax.jit(features)
+    hidden = pick_layers(asked.hidden, manifest.origin.layers, spec.layers)
+    counts = (asked.generated, asked.prompt_len, asked.turn)
+    return [
+        made(*(part[start : start + AT_ONCE] for part in (hidden, *counts)))
+        for start in range(0, len(asked), AT_ONCE)
+    ]
+
+
+def _read(
+    function: Callable[[Weights, jax.Array], jax.Array], weights: Weights, x: list[jax.Array]
+) -> Floats:
+    read = jax.jit(function)
+    return np.concatenate([np.asarray(read(weights, some), np.float64) for some in x])
+
+
+def _answers(name: str, parameters: int, curves: Floats) -> Answers:
+    falling = np.minimum.accumulate(curves, axis=1)
+    return Answers(name, parameters, quantile(falling, MIDDLE), quantile(falling, HIGH))
