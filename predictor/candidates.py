@@ -17,9 +17,11 @@ from predictor.baselines import constant_median, median_by_position, survivors
 from predictor.curves import after, quantile
 from predictor.edges import intervals_up_to
 from predictor.features import features, pick_layers
+from predictor.follow import stated
 from predictor.head import BinsHead, Weights, bin_curves, num_parameters
+from predictor.reading import PLAIN
 from predictor.records import Manifest, Records
-from predictor.saved import HeadError, HeadSpec, load_head
+from predictor.saved import HeadError, HeadSpec, load_head, load_reader
 from predictor.text_batches import counts_of, text_batches, text_rows
 from predictor.text_model import WINDOW, TextSpec, TextWeights, load_text_model
 from predictor.texts import Texts
@@ -51,18 +53,35 @@ def without_model(train: Records, asked: Records, horizon: int) -> Iterator[Answ
 
 
 def of_head(path: Path, manifest: Manifest, asked: Records) -> Iterator[Answers]:
-    """Yield what a saved head says; of one that tells bins apart, also what TRAIL's filter makes.
+    """Yield what a server states that serves a saved head, then what it would with less.
 
-    Raises HeadError for a head that cannot be used or does not fit the records.
+    Without smoothing, without calibration, and readings alone; of a head that tells bins apart,
+    also what TRAIL's filter makes of them. Raises HeadError for a head that cannot be used or does
+    not fit the records.
     """
     spec, weights = load_head(path)
     check_head(path, spec, manifest)
     x = _features(spec, manifest, asked)
     head, count = spec.build(), num_parameters(weights)
-    yield _answers(path.name, count, _read(head.alive, weights, x))
+    readings = np.minimum.accumulate(_read(head.alive, weights, x), axis=1)
+    reader = load_reader(path)
+    yield _answers(path.name, count, stated(readings, asked, reader))
+    if reader != PLAIN:
+        for name, less in (
+            ("not smoothed", reader.switched(smoothing=False, calibration=True)),
+            ("not calibrated", reader.switched(smoothing=True, calibration=False)),
+            ("readings alone", PLAIN),
+        ):
+            yield _answers(f"{path.name}, {name}", count, stated(readings, asked, less))
     if isinstance(head, BinsHead):
         beliefs = filtered(_read(head.chances, weights, x), asked.reply, asked.generated)
         yield _answers(f"{path.name}, filtered", count, beliefs @ bin_curves(spec.horizon))
+
+
+def readings_of(spec: HeadSpec, weights: Weights, manifest: Manifest, asked: Records) -> Floats:
+    """Return a head's own curve for every record, [N, E]."""
+    curves = _read(spec.build().alive, weights, _features(spec, manifest, asked))
+    return np.minimum.accumulate(curves, axis=1)
 
 
 def of_text_model(path: Path, manifest: Manifest, asked: Records, texts: Texts) -> Answers:
@@ -78,9 +97,11 @@ def of_text_model(path: Path, manifest: Manifest, asked: Records, texts: Texts) 
 def check_head(path: Path, spec: HeadSpec, manifest: Manifest) -> None:
     """Raise HeadError unless a head reads what these records hold, of this model and tokenizer."""
     origin = manifest.origin
-    for name in ("checkpoint", "tokenizer", "hidden_size", "reach"):
+    for name in ("checkpoint", "tokenizer", "hidden_size"):
         if getattr(spec, name) != getattr(origin, name):
             raise HeadError(f"{path}: was trained on records of another {name}")
+    if spec.reach not in (None, origin.reach):
+        raise HeadError(f"{path}: looks at recent means of {spec.reach} states, not recorded")
     missing = set(spec.layers) - set(origin.layers)
     if missing:
         raise HeadError(f"{path}: looks at layers {sorted(missing)}, which were not recorded")
@@ -114,7 +135,8 @@ def _text_readings(spec: TextSpec, weights: TextWeights, asked: Records, texts: 
 def _features(spec: HeadSpec, manifest: Manifest, asked: Records) -> list[jax.Array]:
     """Compute what a head sees of records, some at a time."""
     made = jax.jit(features)
-    hidden = pick_layers(asked.hidden, manifest.origin.layers, spec.layers)
+    means = spec.reach is not None
+    hidden = pick_layers(asked.hidden, manifest.origin.layers, spec.layers, means=means)
     counts = (asked.generated, asked.prompt_len, asked.turn)
     return [
         made(*(part[start : start + AT_ONCE] for part in (hidden, *counts)))

@@ -3,58 +3,62 @@
 A reply's score is the chance that its curve gave to ending sooner than it did. For right curves
 scores are spread evenly over [0, 1]; where they are not, their distribution is the map that makes
 them so: stated chance u becomes the share of held-out replies with scores up to u. One map serves
-all quantiles at once, and there is one for each stretch of a reply, because heads are too sure of
-themselves in some and not in others (conformal predictive systems; Kuleshov, arXiv 1807.00263).
+all quantiles at once (conformal predictive systems; Kuleshov, arXiv 1807.00263). Heads are too sure
+of themselves in some places and not in others, so there are maps by stretch of the reply and by
+how wide the curve is (Mondrian categories).
 
 A reply that was cut off has a score above that of its cut: Kaplan and Meier's estimator takes it so
 (papers.md 5.3). Knows no heads and no smoothing.
 """
 
-from bisect import bisect_right
 from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from predictor.curves import height
+from predictor.curves import height, quantile
 
 Floats: TypeAlias = NDArray[np.float64]
+Ints: TypeAlias = NDArray[np.int64]
 
 STRETCHES = (0, 1, 20, 50, 100, 200, 400)
 """Where stretches of a reply begin, in tokens."""
-LEVELS = 65
+WIDTHS = (0.0, 0.25, 0.75)
+"""Where classes of curves begin, by the distance from median to 90 % quantile over the median."""
+CLASSES = len(STRETCHES) * len(WIDTHS)
+LEVELS = 129
 """Chances at which a map is kept, evenly spaced, from 0 to 1."""
 LEAST_REPLIES = 100
-"""Replies that a stretch needs for a map of its own; else that of the one before it serves."""
+"""Replies that a class needs for a map of its own; else all curves of like width share one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """Maps of chances, one for each stretch: `maps[i][j]` is what chance j / (LEVELS - 1) means."""
+    """Maps of chances, one for each class: `maps[i][j]` is what chance j / (LEVELS - 1) means."""
 
     maps: tuple[tuple[float, ...], ...]
 
     def __post_init__(self) -> None:
-        """Raise ValueError unless there is a rising map from 0 to 1 for every stretch."""
+        """Raise ValueError unless there is a rising map from 0 to 1 for every class."""
         rising = all(
             len(m) == LEVELS and m[0] == 0 and m[-1] == 1 and list(m) == sorted(m)
             for m in self.maps
         )
-        if len(self.maps) != len(STRETCHES) or not rising:
-            raise ValueError("a calibration has a rising map from 0 to 1 for every stretch")
+        if len(self.maps) != CLASSES or not rising:
+            raise ValueError("a calibration has a rising map from 0 to 1 for every class")
 
-    def apply(self, alive: Floats, generated: NDArray[np.int64], tilt: float = 0.0) -> Floats:
+    def apply(self, alive: Floats, generated: Ints, tilt: float) -> Floats:
         """Return the curves [N, E] to be stated of replies with `generated[n]` tokens so far.
 
         `tilt` shifts the log-odds of running on, for all of them: what was learned since.
         """
         levels = np.linspace(0, 1, LEVELS)
         out = np.empty_like(alive)
-        stretches = np.searchsorted(np.array(STRETCHES), generated, side="right") - 1
-        for stretch in np.unique(stretches):
-            own = stretches == stretch
-            out[own] = 1 - np.interp(1 - alive[own], levels, np.array(self.maps[stretch]))
+        own = classes(alive, generated)
+        for one in np.unique(own):
+            mask = own == one
+            out[mask] = 1 - np.interp(1 - alive[mask], levels, np.array(self.maps[one]))
         if tilt:
             odds = np.exp(tilt) * out
             out = odds / (1 - out + odds)
@@ -64,12 +68,19 @@ class Calibration:
 
 def uncalibrated() -> Calibration:
     """Return the calibration that leaves curves as they are."""
-    return Calibration((tuple(np.linspace(0, 1, LEVELS).tolist()),) * len(STRETCHES))
+    return Calibration((tuple(np.linspace(0, 1, LEVELS).tolist()),) * CLASSES)
 
 
-def stretch_of(generated: int) -> int:
-    """Return the number of the stretch in which a place of a reply lies."""
-    return bisect_right(STRETCHES, generated) - 1
+def classes(alive: Floats, generated: Ints) -> Ints:
+    """Return the class [N] of each curve [N, E]."""
+    stretch = np.searchsorted(np.array(STRETCHES), generated, side="right") - 1
+    return stretch * len(WIDTHS) + _width_class(alive)
+
+
+def _width_class(alive: Floats) -> Ints:
+    middle, high = quantile(alive, 0.5), quantile(alive, 0.9)
+    width = (high - middle) / np.maximum(middle, 1)
+    return np.searchsorted(np.array(WIDTHS), width, side="right") - 1
 
 
 def scores(alive: Floats, remaining: NDArray[np.int32], censored: NDArray[np.bool_]) -> Floats:
@@ -90,14 +101,14 @@ def calibrate(
 ) -> Calibration:
     """Fit the maps to curves [N, E] of held-out replies and what came of them."""
     found = scores(alive, remaining, censored)
+    own, width = classes(alive, generated.astype(np.int64)), _width_class(alive)
     maps: list[tuple[float, ...]] = []
-    for stretch, start in enumerate(STRETCHES):
-        stop = (*STRETCHES, np.inf)[stretch + 1]
-        own = (generated >= start) & (generated < stop)
-        if len(np.unique(reply[own])) >= LEAST_REPLIES:
-            maps.append(_distribution(found[own], censored[own]))
-        else:
-            maps.append(maps[-1] if maps else uncalibrated().maps[0])
+    for one in range(CLASSES):
+        mask = own == one
+        for wider in (width == one % len(WIDTHS), np.ones(len(own), np.bool_)):
+            if len(np.unique(reply[mask])) < LEAST_REPLIES:
+                mask = wider
+        maps.append(_distribution(found[mask], censored[mask]))
     return Calibration(tuple(maps))
 
 

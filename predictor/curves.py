@@ -1,7 +1,7 @@
 """What do many curves say? Means and quantiles of remaining lengths, as arrays.
 
-The same answers as serving/forecast/survival gives for one curve: within an interval of `EDGES` the
-chance falls geometrically, or in a straight line where it falls to nothing.
+The same answers as serving/forecast/survival gives for one curve: between two of `EDGES` the chance
+falls in a straight line.
 """
 
 import numpy as np
@@ -19,12 +19,7 @@ def mean_up_to(alive: Floats, limit: NDArray[np.int32]) -> Floats:
     width = right - left
     seen = np.clip(limit[:, None] - left, 0, width)
     reached = _between(before, after, seen / width)
-    straight = (before + reached) / 2
-    with np.errstate(divide="ignore", invalid="ignore"):
-        fall = np.log(reached) - np.log(before)
-        curved = np.where(fall < -1e-12, (reached - before) / fall, before)
-    height = np.where(after > 0, curved, straight)
-    return (seen * np.where(before > 0, height, 0)).sum(axis=1)
+    return (seen * (before + reached) / 2).sum(axis=1)
 
 
 def quantile(alive: Floats, q: float) -> Floats:
@@ -39,9 +34,7 @@ def quantile(alive: Floats, q: float) -> Floats:
     rows = np.arange(len(alive))
     before, after = alive[rows, index], alive[rows, index + 1]
     with np.errstate(divide="ignore", invalid="ignore"):
-        curved = (np.log(before) - np.log(limit)) / (np.log(before) - np.log(after))
-        straight = (before - limit) / before
-    share = np.clip(np.where(after > 0, curved, straight), 0, 1)
+        share = np.clip((before - limit) / (before - after), 0, 1)
     tokens = left[index] + np.ceil(share * (right - left)[index] - 1e-9)
     return np.where(falls_to.any(axis=1), tokens, right[-1])
 
@@ -52,10 +45,7 @@ def _edges(alive: Floats) -> tuple[Floats, Floats]:
 
 
 def _between(before: Floats, after: Floats, share: Floats) -> Floats:
-    with np.errstate(divide="ignore", invalid="ignore"):
-        curved = before * (after / before) ** share
-    straight = before * (1 - share)
-    return np.where(before > 0, np.where(after > 0, curved, straight), 0)
+    return before + share * (after - before)
 
 
 def after(alive: Floats, came: NDArray[np.int64]) -> Floats:

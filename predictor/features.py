@@ -29,14 +29,14 @@ def normalised(states: Float[Array, "*N D"]) -> Float[Array, "*N D"]:
 def recent_mean(
     mean: Float[Array, "*N D"],
     states: Float[Array, "*N D"],
-    count: Int[Array, "*N 1"],
+    count: Int[Array, "..."],
     reach: int,
 ) -> Float[Array, "*N D"]:
     """Return the mean of a row's normalised states, with the newest of them folded in.
 
-    `count`: states that the mean is then of, at least 1. Up to `reach` of them all weigh alike;
-    from there on older ones fade. At any one place a model knows what it needs for the next token;
-    over some, how far it has come (ours: at equal size a head that sees both errs by 8 % less).
+    `count`: states that the mean is then of, at least 1; broadcast over the states. Up to `reach`
+    all of them weigh alike, from there on older ones fade. At one place a model knows what it needs
+    for the next token; over some, how far it has come (ours: LOG.md has the figures).
     """
     share = 1 / jnp.minimum(count, reach).astype(jnp.float32)
     return mean + (normalised(states) - mean) * share
@@ -61,17 +61,23 @@ def features(
 
 
 def pick_layers(
-    hidden: NDArray[np.float16], recorded: tuple[int, ...], wanted: tuple[int, ...]
+    hidden: NDArray[np.float16],
+    recorded: tuple[int, ...],
+    wanted: tuple[int, ...],
+    *,
+    means: bool,
 ) -> NDArray[np.float16]:
     """Return those of the states [N, L, D] of `recorded` layers that a head wants, in its order.
 
-    Where recent means were recorded, [N, 2L, D], those of the same layers follow.
-    Raises ValueError for a layer that was not recorded.
+    With `means` the recent means of the same layers follow; they are the second half of `hidden`.
+    Raises ValueError for what was not recorded.
     """
     for layer in wanted:
         if layer not in recorded:
             raise ValueError(f"layer {layer} was not recorded; recorded are {recorded}")
     places = [recorded.index(layer) for layer in wanted]
-    if hidden.shape[1] == 2 * len(recorded):
+    if means:
+        if hidden.shape[1] != 2 * len(recorded):
+            raise ValueError("recent means were not recorded; collect with --reach")
         places += [len(recorded) + place for place in places]
     return hidden[:, places]

@@ -2,7 +2,7 @@
 
 A head says one logit per interval between `EDGES`: sigmoid of it is the chance to end there. A
 reply that was cut off is known to have outlived what it outlived, and nothing else (right-censored;
-papers.md 5.3 and 5.4). Within an interval the hazard of a token is constant, as in
+papers.md 5.3 and 5.4). Within an interval a reply ends at any token alike, as in
 serving/forecast/survival.
 """
 
@@ -26,9 +26,10 @@ def survival_nll(
     length = remaining[:, None].astype(jnp.float32)
     stays, ends = jax.nn.log_sigmoid(-logits), jax.nn.log_sigmoid(logits)
     ended_in = (length > left) & (length <= right) & ~censored[:, None]
-    outlived = jnp.clip((length - left) / (right - left), 0, 1)
-    outlived = jnp.where(ended_in, 0, outlived)
-    return -jnp.sum(outlived * stays + ended_in * ends, axis=1)
+    share = jnp.clip((length - left) / (right - left), 0, 1)
+    cut_in = jnp.log1p(-jnp.where(share < 1, share, 0) * jax.nn.sigmoid(logits))
+    outlived = jnp.where(ended_in, 0, jnp.where(share < 1, cut_in, stays))
+    return -jnp.sum(outlived + ended_in * ends, axis=1)
 
 
 def alive_at_edges(logits: Float[Array, "N K"]) -> Float[Array, "N K_plus_1"]:

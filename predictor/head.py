@@ -28,9 +28,6 @@ Weights: TypeAlias = dict[str, dict[str, jax.Array]]
 USUAL_HAZARD = 0.15
 """Chance to end in an interval before anything is learned: about that of lengths spread evenly over
 their logarithms."""
-
-MOST_HALVES = 100.0
-"""How often a curve is halved at most within an interval: less than float32 holds."""
 BIN_TOKENS = 16
 
 
@@ -127,9 +124,12 @@ class PointHead(Head):
         number = jnp.clip(self.read(weights, features) * self.horizon, 1, self.horizon)
         edges = jnp.array(EDGES[: intervals_up_to(self.horizon) + 1], jnp.float32)
         left, right = edges[:-1], edges[1:]
-        halves = jnp.minimum((right - left) / jnp.maximum(number - left, 1e-3), MOST_HALVES)
-        within = jnp.exp2(-halves)  # falls geometrically, and is a half at the number
-        falls = jnp.where(number > right, 1.0, jnp.where(number > left, within, 0.0))
+        share = jnp.clip((number - left) / (right - left), 0, 1)
+        # A straight line through a half at the number, from 1 or to 0, whichever it reaches.
+        ends = jnp.where(share > 0.5, 1 - 0.5 / jnp.maximum(share, 0.5), 0.0)
+        begins = jnp.where(share < 0.5, 0.5 / jnp.maximum(1 - share, 0.5), 1.0)
+        ahead = jnp.concatenate([begins[:, 1:], jnp.ones((len(begins), 1))], axis=1)
+        falls = jnp.where(number > right, ahead, ends)
         return jnp.concatenate([jnp.ones((len(falls), 1)), falls], axis=1)
 
 

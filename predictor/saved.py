@@ -8,21 +8,20 @@ Knows nothing of how a head is trained or served.
 
 import json
 from dataclasses import asdict, dataclass
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import orbax.checkpoint as ocp
 
 from predictor.conformal import Calibration
 from predictor.features import num_features
 from predictor.head import BinsHead, HazardHead, Head, PointHead, Weights
 from predictor.reading import PLAIN, Reader
 from predictor.smoothing import Smoothing
+from predictor.weight_files import SavedError, describe, load, save
 
 VERSION = 1
+FILE = "head.json"
 HEADS: dict[str, type[HazardHead] | type[PointHead] | type[BinsHead]] = {
     "hazard": HazardHead,
     "point": PointHead,
@@ -30,7 +29,7 @@ HEADS: dict[str, type[HazardHead] | type[PointHead] | type[BinsHead]] = {
 }
 
 
-class HeadError(ValueError):
+class HeadError(SavedError):
     """A saved head that cannot be used; one line that says what and where."""
 
 
@@ -64,27 +63,17 @@ class HeadSpec:
 
 def save_head(directory: Path, spec: HeadSpec, weights: Weights) -> None:
     """Write a head, in place of what was there."""
-    directory.mkdir(parents=True, exist_ok=True)
-    path = directory / "weights"
-    with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(path.absolute(), weights, force=True)
-    top = {"version": VERSION, "digest": _digest(path), **asdict(spec)}
-    (directory / "head.json").write_text(json.dumps(top, indent=1) + "\n", encoding="utf-8")
+    save(directory, FILE, {"version": VERSION, **asdict(spec)}, weights)
 
 
 def load_head(directory: Path) -> tuple[HeadSpec, Weights]:
     """Read a head; raises HeadError naming what is missing, broken or unknown."""
-    spec, digest = _read_spec(directory)
-    shapes = jax.eval_shape(lambda: spec.build().init(jax.random.key(0), spec.num_features))
-    path = directory / "weights"
-    if digest != _digest(path):
-        raise HeadError(f"{path}: truncated, or not the weights that head.json beside it describes")
-    with ocp.StandardCheckpointer() as checkpointer:
-        weights: Any = checkpointer.restore(path.absolute(), shapes)
-    for leaf in jax.tree.leaves(weights):
-        if not bool(jnp.isfinite(leaf).all()):
-            raise HeadError(f"{path}: holds weights that are not numbers")
-    return spec, weights
+    try:
+        spec = _read_spec(directory / FILE, describe(directory, FILE))
+        shapes = jax.eval_shape(lambda: spec.build().init(jax.random.key(0), spec.num_features))
+        return spec, load(directory, FILE, shapes)
+    except SavedError as error:
+        raise HeadError(str(error)) from error
 
 
 def save_reader(directory: Path, reader: Reader) -> None:
@@ -114,30 +103,16 @@ def load_reader(directory: Path) -> Reader:
         raise HeadError(f"{path}: does not say how a head is read ({error})") from error
 
 
-def _digest(directory: Path) -> str:
-    """Digest every file in a directory, with its place there."""
-    state = blake2b(digest_size=16)
-    for path in sorted(path for path in directory.rglob("*") if path.is_file()):
-        content = path.read_bytes()
-        state.update(f"{path.relative_to(directory).as_posix()} {len(content)} ".encode())
-        state.update(content)
-    return state.hexdigest()
-
-
-def _read_spec(directory: Path) -> tuple[HeadSpec, str]:
-    """Read what a head is, and the digest of its weights; raises HeadError."""
-    path = directory / "head.json"
+def _read_spec(path: Path, top: dict[str, Any]) -> HeadSpec:
+    """Read what a head is out of its description; raises SavedError."""
+    if top.get("version") != VERSION:
+        raise SavedError(f"{path}: was written by another version of foretoken")
+    known = {name: value for name, value in top.items() if name not in ("version", "digest")}
     try:
-        top = json.loads(path.read_text(encoding="utf-8"))
-        if top.pop("version") != VERSION:
-            raise HeadError(f"{path}: was written by another version of foretoken")
-        digest = str(top.pop("digest"))
-        lists = {name: tuple(top[name]) for name in ("widths", "layers")}
-        spec = HeadSpec(**{**top, **lists})
-    except OSError as error:
-        raise HeadError(f"{path}: cannot be read ({error.strerror})") from error
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise HeadError(f"{path}: no description of a length head ({error})") from error
+        lists = {name: tuple(known[name]) for name in ("widths", "layers")}
+        spec = HeadSpec(**{**known, **lists})
+    except (KeyError, TypeError) as error:
+        raise SavedError(f"{path}: no description of a length head ({error})") from error
     if spec.kind not in HEADS:
-        raise HeadError(f"{path}: kind {spec.kind!r} is unknown; known: {', '.join(HEADS)}")
-    return spec, digest
+        raise SavedError(f"{path}: kind {spec.kind!r} is unknown; known: {', '.join(HEADS)}")
+    return spec

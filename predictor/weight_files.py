@@ -13,6 +13,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
+from jax.sharding import SingleDeviceSharding
+
+
+NAMES_ITS_PLACE = "commit_success.txt"
+"""What orbax leaves for file systems without renaming: it says where it was written."""
 
 
 class SavedError(ValueError):
@@ -25,6 +30,7 @@ def save(directory: Path, name: str, described: Mapping[str, Any], weights: Any)
     path = directory / "weights"
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(path.absolute(), weights, force=True)
+    (path / NAMES_ITS_PLACE).unlink(missing_ok=True)
     top = {"digest": _digest(path), **described}
     (directory / name).write_text(json.dumps(top, indent=1) + "\n", encoding="utf-8")
 
@@ -46,8 +52,10 @@ def load(directory: Path, name: str, shapes: Any) -> Any:
     path = directory / "weights"
     if describe(directory, name)["digest"] != _digest(path):
         raise SavedError(f"{path}: truncated, or not the weights that {name} beside it describes")
+    here = SingleDeviceSharding(jax.devices()[0])  # and not on devices of whoever wrote them
+    placed = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), shapes)
     with ocp.StandardCheckpointer() as checkpointer:
-        weights: Any = checkpointer.restore(path.absolute(), shapes)
+        weights: Any = checkpointer.restore(path.absolute(), placed)
     for leaf in jax.tree.leaves(weights):
         if not bool(jnp.isfinite(leaf).all()):
             raise SavedError(f"{path}: holds weights that are not numbers")

@@ -4,7 +4,8 @@
 2. AdamW on the head's own loss, every record equally likely; the rate falls along a cosine.
 3. After every pass over the records the state is saved, so that an interrupted run goes on there;
    the run ends early once the loss on `tune` has not fallen for some passes.
-4. The weights of the best pass are written.
+4. The weights of the best pass are written, and beside them how readings are to be smoothed and
+   calibrated, as suits `tune` best.
 """
 
 import time
@@ -21,10 +22,12 @@ import numpy as np
 import optax
 from tqdm import tqdm
 
+from predictor.candidates import readings_of
 from predictor.features import features, pick_layers
+from predictor.follow import fit_reader
 from predictor.head import Head, Weights, num_parameters
 from predictor.records import Records, read_records
-from predictor.saved import HEADS, HeadSpec, save_head
+from predictor.saved import HEADS, HeadSpec, save_head, save_reader
 from train.passes import Recipe, Taken, begin, take_passes
 
 AT_ONCE = 8192
@@ -42,14 +45,20 @@ class Examples(NamedTuple):
     censored: jax.Array
 
 
-def examples(records: Records, recorded: tuple[int, ...], layers: tuple[int, ...]) -> Examples:
-    """Compute the features of records, as a server that looks at `layers` does.
+def examples(records: Records, recorded: tuple[int, ...], spec: HeadSpec) -> Examples:
+    """Compute the features of records, as a server of this head does.
 
-    Raises ValueError unless the layers `recorded` hold them.
+    Raises ValueError unless the layers `recorded`, and their means, are what it looks at.
     """
     made = jax.jit(features)
+    means = spec.reach is not None
     parts = [
-        made(pick_layers(some.hidden, recorded, layers), some.generated, some.prompt_len, some.turn)
+        made(
+            pick_layers(some.hidden, recorded, spec.layers, means=means),
+            some.generated,
+            some.prompt_len,
+            some.turn,
+        )
         for some in _parts(records)
     ]
     return Examples(
@@ -151,13 +160,20 @@ def _mean_loss(head: Head, weights: Weights, data: Examples) -> jax.Array:
     multiple=True,
     help="A recorded layer to look at; may be given several times. Default: all of them.",
 )
+@click.option(
+    "--means/--no-means", default=True, help="Look at recent means of states, if recorded."
+)
 @click.option("--horizon", type=click.IntRange(min=1), default=4096, show_default=True)
 @click.option("--seed", type=int, default=0)
-@click.option("--passes", type=click.IntRange(min=1), default=60)
-@click.option("--patience", type=click.IntRange(min=1), default=10)
+@click.option("--passes", type=click.IntRange(min=1), default=100)
+@click.option("--patience", type=click.IntRange(min=1), default=12)
 @click.option("--batch", type=click.IntRange(min=1), default=512)
-@click.option("--rate", type=click.FloatRange(min=0, min_open=True), default=2e-3)
-@click.option("--decay", type=click.FloatRange(min=0), default=1e-4, help="Of the weights.")
+@click.option("--rate", type=click.FloatRange(min=0, min_open=True), default=3e-3)
+@click.option("--smoothing/--no-smoothing", default=True, help="Fold readings into earlier ones.")
+@click.option(
+    "--calibration/--no-calibration", default=True, help="Bend curves as held-out replies demand."
+)
+@click.option("--decay", type=click.FloatRange(min=0), default=1e-2, help="Of the weights.")
 def main(
     records: Path,
     out: Path,
@@ -192,11 +208,11 @@ def run(records: Path, out: Path, runs: Path, what: Mapping[str, Any]) -> None:
         hidden_size=origin.hidden_size,
         checkpoint=origin.checkpoint,
         tokenizer=origin.tokenizer,
-        reach=origin.reach,
+        reach=origin.reach if what["means"] else None,
     )
     recipe = Recipe(**{f.name: what[f.name] for f in fields(Recipe)})
     parts = [spec.kind, _joined(spec.widths) or "linear", f"layers{_joined(spec.layers)}"]
-    parts += [spec.horizon, origin.fingerprint[:8], *astuple(recipe)]
+    parts += [spec.horizon, f"reach{spec.reach}", origin.fingerprint[:8], *astuple(recipe)]
     directory = runs / "-".join(str(part) for part in parts)
     began = time.monotonic()
     with tqdm(total=recipe.passes, unit="pass", desc="training") as bar:
@@ -207,13 +223,17 @@ def run(records: Path, out: Path, runs: Path, what: Mapping[str, Any]) -> None:
 
         weights, best = train(
             spec.build(),
-            examples(own, origin.layers, spec.layers),
-            examples(tune, origin.layers, spec.layers),
+            examples(own, origin.layers, spec),
+            examples(tune, origin.layers, spec),
             recipe,
             directory,
             report,
         )
     save_head(out, spec, weights)
+    readings = readings_of(spec, weights, manifest, tune)
+    reader = fit_reader(readings, tune, smooths=what["smoothing"], calibrates=what["calibration"])
+    save_reader(out, reader)
+    print(f"{reader.smoothing}")
     print(f"trained for {time.monotonic() - began:.0f} s, best after pass {best + 1}")
     print(f"{num_parameters(weights)} parameters; written to {out}")
 

@@ -3,14 +3,15 @@
 Every decision that looks ahead reads one of these and does not know who made it: a histogram of
 past replies, or a head on the model's hidden states. Knows no session, worker or clock.
 
-A curve is known at the fixed, log-spaced `EDGES`. Between two of them the hazard is constant, so
-the chance falls geometrically; where it falls to nothing, it falls in a straight line. Behind the
-last edge nothing runs.
+A curve is known at the fixed, log-spaced `EDGES`. Between two of them the chance falls in a
+straight line: a reply that ends there is taken to end at any of its tokens alike. (A constant
+hazard would favour the first ones: quantiles of sharp curves then come out short; LOG.md.) Behind
+the last edge nothing runs.
 """
 
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
-from math import ceil, inf, log, log1p
+from math import ceil, inf
 from operator import neg
 
 import numpy as np
@@ -65,9 +66,7 @@ class Survival:
         if index == 0:
             return 0
         before, after = self.alive[index - 1], self.alive[index]
-        fall = (
-            (before - limit) / before if after == 0 else log(limit / before) / log(after / before)
-        )
+        fall = (before - limit) / (before - after)
         width = EDGES[index] - EDGES[index - 1]
         return EDGES[index - 1] + min(width, ceil(fall * width - 1e-9))
 
@@ -99,7 +98,7 @@ def alive_on(
 
     Row r is conditioned on the `generated[r]` tokens that have come since its curve was drawn,
     like `Survival.after`; within an interval of edges the chance is taken to fall in a straight
-    line, which the many rows of a worker average out.
+    line.
     """
     came = generated[:, None].astype(np.float64)
     chances = _interpolate(alive, came + grid[None, :])
@@ -118,17 +117,10 @@ def _interpolate(alive: NDArray[np.float64], tokens: NDArray[np.float64]) -> NDA
 
 
 def _between(before: float, after: float, share: float) -> float:
-    """Return the height at `share` of the way from `before` to `after`, never below `after`."""
-    if after == 0:
-        return before * (1 - share)
-    return max(after, before * (after / before) ** share)
+    """Return the height at `share` of the way from `before` to `after`."""
+    return before + share * (after - before)
 
 
 def _mean(before: float, after: float, share: float) -> float:
     """Return the mean height over the first `share` of the way, as `_between` draws it."""
-    reached = _between(before, after, share)
-    if after == 0:
-        return (before + reached) / 2
-    rise = (before - reached) / reached
-    # log1p, because before / reached rounds away the fall where it is slight.
-    return reached * rise / log1p(rise) if rise > 0 else before
+    return (before + _between(before, after, share)) / 2

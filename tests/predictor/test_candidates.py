@@ -84,7 +84,7 @@ def test_of_bins_there_is_also_what_the_filter_makes(asked: Records, tmp_path: P
     [
         ({"checkpoint": "other"}, "another checkpoint"),
         ({"tokenizer": "other"}, "another tokenizer"),
-        ({"reach": 5}, "another reach"),
+        ({"reach": 5}, "means of 5 states"),
         ({"layers": (2, 3)}, r"looks at layers \[3\]"),
     ],
 )

@@ -36,10 +36,18 @@ def test_every_count_counts(count):
 
 def test_layers_are_picked_in_the_heads_order():
     states = np.random.default_rng(2).normal(size=(3, 3, 4)).astype(np.float16)
-    found = pick_layers(states, (2, 5, 7), (7, 2))
+    found = pick_layers(states, (2, 5, 7), (7, 2), means=False)
     assert (found == states[:, [2, 0]]).all()
 
 
 def test_a_layer_that_was_not_recorded_is_named():
     with pytest.raises(ValueError, match=r"layer 3 was not recorded; recorded are \(2, 5\)"):
-        pick_layers(np.zeros((1, 2, 4), np.float16), (2, 5), (2, 3))
+        pick_layers(np.zeros((1, 2, 4), np.float16), (2, 5), (2, 3), means=False)
+
+
+def test_recent_means_of_the_same_layers_follow():
+    states = np.random.default_rng(2).normal(size=(3, 6, 4)).astype(np.float16)
+    found = pick_layers(states, (2, 5, 7), (7, 2), means=True)
+    assert (found == states[:, [2, 0, 5, 3]]).all()
+    with pytest.raises(ValueError, match=r"means were not recorded; collect with --reach"):
+        pick_layers(states[:, :3], (2, 5, 7), (7,), means=True)
