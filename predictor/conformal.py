@@ -12,6 +12,7 @@ A reply that was cut off has a score above that of its cut: Kaplan and Meier's e
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TypeAlias
 
 import numpy as np
@@ -42,7 +43,7 @@ class Calibration:
     def __post_init__(self) -> None:
         """Raise ValueError unless there is a rising map from 0 to 1 for every class."""
         rising = all(
-            len(m) == LEVELS and m[0] == 0 and m[-1] == 1 and list(m) == sorted(m)
+            len(m) == LEVELS and m[0] == 0 and m[-1] == 1 and all(a <= b for a, b in pairwise(m))
             for m in self.maps
         )
         if len(self.maps) != CLASSES or not rising:
