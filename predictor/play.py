@@ -109,6 +109,7 @@ async def _play_one(
             slo=Slo(None, None),
             priority=0,
             salt="",
+            number=turn,
         )
         tokens, reason = await _read(engine, asked)
         censored = reason is FinishReason.LENGTH

@@ -67,9 +67,9 @@ def run_server(config: ServerConfig) -> int:
 
     Raises ConfigError, CheckpointError or MeshError for what can be known before serving.
     """
+    make_cpu_devices(config.mesh.devices_needed)
     deployment = settle(config)
     tokenizer = load_tokenizer(Path(config.checkpoint))
-    make_cpu_devices(config.mesh.devices_needed)
     if config.model.compilation_cache and jax.default_backend() != "tpu":
         keep_compiled(cache_directory(), least_seconds=0.0)
     sys.setswitchinterval(SWITCH_INTERVAL_S)

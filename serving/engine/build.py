@@ -52,7 +52,10 @@ class Deployment:
 
 
 def settle(config: ServerConfig) -> Deployment:
-    """Read the model's own limits; raises CheckpointError or ConfigError."""
+    """Read the model's own limits and find its length head, if it has one that fits.
+
+    JAX's devices must have been made before. Raises CheckpointError or ConfigError.
+    """
     dtype = None if config.model.dtype == "auto" else config.model.dtype
     model = load_config(Path(config.checkpoint), dtype=dtype)
     wanted = config.memory.max_model_len or model.max_position

@@ -72,8 +72,8 @@ def profile(config: ServerConfig, out: Path, repeats: int) -> None:
     """
     mesh = config.mesh
     mesh = replace(mesh, prefill_workers=min(1, mesh.prefill_workers), decode_workers=1)
-    deployment = settle(replace(config, mesh=mesh))
     make_cpu_devices(mesh.devices_needed)
+    deployment = settle(replace(config, mesh=mesh))
     if config.model.compilation_cache and jax.default_backend() != "tpu":
         keep_compiled(cache_directory(), least_seconds=0.0)
     origin = Origin(shape_of(deployment.model), jax.devices()[0].device_kind, jax.__version__)

@@ -40,10 +40,18 @@ def own_pages(sizes: ExecutorSizes, lengths: Sequence[int]) -> Tables:
     return tables
 
 
-def make_plan(tables: Tables, position: int, reply_index: int, chunks: Sequence[Chunk]) -> StepPlan:
+def make_plan(
+    tables: Tables,
+    position: int,
+    reply_index: int,
+    chunks: Sequence[Chunk],
+    *,
+    reads: bool = False,
+) -> StepPlan:
     """Plan a step in which row r decodes at `position` in slot r, and chunks are prefilled.
 
-    The fed token comes from the host at the start of a reply, then from the slot.
+    The fed token comes from the host at the start of a reply, then from the slot. `reads`: the
+    length head is read, if there is one.
     """
     rows = len(tables)
     decode = DecodeRows(
@@ -56,7 +64,7 @@ def make_plan(tables: Tables, position: int, reply_index: int, chunks: Sequence[
     )
     names = [TaskId(TurnId(str(number)), 0) for number in range(rows + len(chunks))]
     return StepPlan(
-        decode, tuple(chunks), False, tuple(names[:rows]), tuple(names[rows:]), reads=False
+        decode, tuple(chunks), False, tuple(names[:rows]), tuple(names[rows:]), reads=reads
     )
 
 
