@@ -81,8 +81,11 @@ class FakeExecutor:
         page_size: int,
         slots: int,
         holders: Callable[[int], int],
+        head: Callable[[int], np.ndarray] | None = None,
     ) -> None:
+        """`head`: the reading of a row that is about to sample its reply token of that number."""
         self.worker = worker
+        self.head = head
         self.connector = connector
         self.page_size = page_size
         self.kv: list[Page] = [[POISON] * page_size for _ in range(pages)]
@@ -146,13 +149,21 @@ class FakeExecutor:
             assert self.holders(page) == 1, "a step writes a page that is shared or free"
             self.kv[page][offset] = value
         self.kv[0] = [-1] * self.page_size  # padding writes land here
+        samples = any(chunk.sample for chunk in plan.chunks)
         return StepResult(
             decode_ids,
             chunk_ids,
             decode_scores if plan.logprobs else None,
             chunk_scores if plan.logprobs else None,
             prompt_scores,
+            self._readings(plan.decode.reply_index.tolist()) if plan.reads else None,
+            self._readings([chunk.reply_index for chunk in plan.chunks]) if samples else None,
         )
+
+    def _readings(self, places: list[int]) -> np.ndarray | None:
+        if self.head is None or not places:
+            return None
+        return np.stack([self.head(place) for place in places]).astype(np.float32)
 
     def _decode_rows(
         self, plan: StepPlan, writes: dict[tuple[int, int], int]
