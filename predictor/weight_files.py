@@ -15,7 +15,6 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from jax.sharding import SingleDeviceSharding
 
-
 NAMES_ITS_PLACE = "commit_success.txt"
 """What orbax leaves for file systems without renaming: it says where it was written."""
 
@@ -43,7 +42,7 @@ def describe(directory: Path, name: str) -> dict[str, Any]:
         return {**top, "digest": str(top["digest"])}
     except OSError as error:
         raise SavedError(f"{path}: cannot be read ({error.strerror})") from error
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise SavedError(f"{path}: describes no weights ({error})") from error
 
 
