@@ -61,7 +61,7 @@ places = st.lists(
 )
 
 
-@settings(max_examples=50)
+@settings(max_examples=30)
 @given(st.lists(places, min_size=1, max_size=4), st.randoms(use_true_random=False))
 def test_many_replies_at_once_are_what_each_is_alone(own, random):
     records = records_at(dict(enumerate(own)), dict.fromkeys(range(4), 200))

@@ -61,7 +61,7 @@ def test_a_past_of_its_own_place_is_right_for_a_vague_reading():
     assert [chance(believed, remaining) > 0.99 for remaining in (1, 2, 3)] == [False, True, False]
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(st.integers(1, 200), st.integers(2, 30), st.sampled_from([0.3, 0.8, 1.0]))
 def test_who_counts_down_exactly_keeps_saying_it(length: int, stride: int, exponent: float):
     reader = replace(PLAIN, smoothing=Smoothing(1.0, exponent))
