@@ -6,7 +6,7 @@ RUN := $(VENV)/bin/python
 DEMO := checkpoints/demo
 READY := $(VENV)/.ready
 
-.PHONY: setup serve test test-slow check lint imports types lock fix bench demo-model
+.PHONY: setup serve test test-slow check lint imports types lock fix bench demo-model predictor
 
 setup: $(READY)
 
@@ -50,3 +50,10 @@ bench: setup
 
 demo-model: setup
 	$(RUN) -m train.lm --out $(DEMO)
+
+predictor: setup
+	$(RUN) -m predictor.collect $(DEMO) --out runs/records --sessions 7000 --samples 1 \
+		--temperature 0.8 --temperature 1.0 --layer 2 --layer 3 --reach 32
+	$(RUN) -m train.predictor --records runs/records --out $(DEMO)/length_head --width 48 --width 48
+	$(RUN) -m predictor.evaluate --records runs/records --head $(DEMO)/length_head \
+		--out $(DEMO)/length_head/evaluation.json
