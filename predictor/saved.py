@@ -14,6 +14,7 @@ from typing import Any
 import jax
 
 from predictor.conformal import Calibration
+from predictor.edges import intervals_up_to
 from predictor.features import num_features
 from predictor.head import BinsHead, HazardHead, Head, PointHead, Weights
 from predictor.reading import PLAIN, Reader
@@ -97,6 +98,8 @@ def load_reader(directory: Path) -> Reader:
             raise HeadError(f"{path}: was written by another version of foretoken")
         maps = tuple(tuple(map(float, one)) for one in top["calibration"])
         return Reader(Smoothing(**top["smoothing"]), Calibration(maps))
+    except HeadError:
+        raise
     except OSError as error:
         raise HeadError(f"{path}: cannot be read ({error.strerror})") from error
     except (ValueError, KeyError, TypeError) as error:
@@ -115,4 +118,8 @@ def _read_spec(path: Path, top: dict[str, Any]) -> HeadSpec:
         raise SavedError(f"{path}: no description of a length head ({error})") from error
     if spec.kind not in HEADS:
         raise SavedError(f"{path}: kind {spec.kind!r} is unknown; known: {', '.join(HEADS)}")
+    try:
+        intervals_up_to(spec.horizon)
+    except (ValueError, TypeError) as error:
+        raise SavedError(f"{path}: {error}") from error
     return spec

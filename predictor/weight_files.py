@@ -54,7 +54,10 @@ def load(directory: Path, name: str, shapes: Any) -> Any:
     here = SingleDeviceSharding(jax.devices()[0])  # and not on devices of whoever wrote them
     placed = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), shapes)
     with ocp.StandardCheckpointer() as checkpointer:
-        weights: Any = checkpointer.restore(path.absolute(), placed)
+        try:
+            weights: Any = checkpointer.restore(path.absolute(), placed)
+        except (ValueError, KeyError, OSError) as error:
+            raise SavedError(f"{path}: does not hold what {name} beside it describes") from error
     for leaf in jax.tree.leaves(weights):
         if not bool(jnp.isfinite(leaf).all()):
             raise SavedError(f"{path}: holds weights that are not numbers")

@@ -1,5 +1,6 @@
 """What does the coordinator know of one turn between its arrival and its end?"""
 
+from bisect import insort
 from dataclasses import dataclass, field
 from math import inf
 
@@ -90,6 +91,11 @@ class LiveTurn:
         return self.turn.sampling.max_tokens - self.replied
 
     @property
+    def since_curve(self) -> int:
+        """Reply tokens emitted since the curve's place; a reading may overtake its tokens."""
+        return max(0, self.replied - self.curve_from)
+
+    @property
     def workers(self) -> list[WorkerId]:
         """The workers that know of its current attempt."""
         to = None if self.move is None else self.move.to
@@ -100,22 +106,24 @@ class LiveTurn:
         """The mean number of reply tokens still to come, a little stale."""
         replied = self.replied
         if replied >= self._refresh_at:
-            left = self.curve.after(replied - self.curve_from).expected()
+            left = self.curve.after(self.since_curve).expected()
             self._expected_left = min(left, self.max_new_len)
             self._refresh_at = replied + 1 + int(replied * REFRESH_SHARE)
         return self._expected_left
 
     def foresee(self, forecast: Forecast) -> None:
-        """Take a reading of the length head."""
+        """Take a reading of the length head; of two workers' readings the later place counts."""
+        insort(self.predictions, forecast.prediction)
+        if self.forecast is not None and forecast.generated < self.forecast.generated:
+            return
         self.forecast = forecast
         self.curve, self.curve_from = forecast.curve, forecast.generated
-        self.predictions.append(forecast.prediction)
         self._expected_left = forecast.prediction.mean
         self._refresh_at = forecast.generated + 1 + int(forecast.generated * REFRESH_SHARE)
 
     def make_task(self) -> Task:
         """Make the work of the current attempt out of the tokens emitted so far."""
-        remaining = self.curve.after(self.replied - self.curve_from).capped(self.max_new_len)
+        remaining = self.curve.after(self.since_curve).capped(self.max_new_len)
         return Task(
             id=self.task,
             turn=self.turn,

@@ -96,7 +96,7 @@ class Rebalancer:
         index = {record.id: i for i, record in enumerate(workers)}
         owner = [index[record.id] for record in workers for _ in record.decoding]
         curves = np.array([row.curve.alive for row in rows], np.float64)
-        came = np.array([row.replied - row.curve_from for row in rows], np.int64)
+        came = np.array([row.since_curve for row in rows], np.int64)
         view = RebalanceView(
             workers=tuple(record.id for record in workers),
             step_models=tuple(self._costs[record.role].step_model() for record in workers),

@@ -76,7 +76,7 @@ def _check(
         raise HeadError(
             f"{path}: reads states of size {spec.hidden_size}, this model's are {model.hidden_size}"
         )
-    if any(layer > model.num_layers for layer in spec.layers):
+    if any(not 1 <= layer <= model.num_layers for layer in spec.layers):
         raise HeadError(f"{path}: reads layers {spec.layers}, this model has {model.num_layers}")
     if spec.horizon < max_model_len:
         raise HeadError(
