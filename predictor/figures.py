@@ -139,7 +139,8 @@ def chosen(seen: Seen) -> list[tuple[str, Ints]]:
     own end and are long enough to be read `LEAST_PLACES` times.
     """
     found: list[tuple[float, str, Ints]] = []
-    for name, some in seen.by_family().items():
+    for family, name in enumerate(seen.families):
+        some = seen.of(seen.records.family == family)
         whole = np.unique(some.records.reply[~some.records.censored])
         rows = [links(seen.records, int(reply)) for reply in whole]
         rows = [own for own in rows if len(own) >= LEAST_PLACES]

@@ -51,7 +51,7 @@ def test_a_notebook_runs_on_a_few_sessions(path: Path, tmp_path: Path, monkeypat
     mpl.use("agg")
     monkeypatch.chdir(path.parent)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setenv("FORETOKEN_SESSIONS", "40")
+    monkeypatch.setenv("FORETOKEN_SESSIONS", "20")
     for name in ("FORETOKEN_RECORDS", "FORETOKEN_EVALUATION"):
         monkeypatch.delenv(name, raising=False)
     pictures, names = 0, {}
