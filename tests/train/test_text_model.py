@@ -49,6 +49,7 @@ def run(directory: Path, stepped=lambda: None):
     return best, number, seen
 
 
+@pytest.mark.slow
 def test_the_loss_falls_and_is_the_mean_over_records(tmp_path: Path):
     best, number, seen = run(tmp_path)
     tuned = [loss for _, _, loss in seen]
