@@ -82,7 +82,7 @@ def save_reader(directory: Path, reader: Reader) -> None:
     top = {
         "version": VERSION,
         "smoothing": asdict(reader.smoothing),
-        "calibration": [[round(share, 5) for share in one] for one in reader.calibration.maps],
+        "calibration": [[round(share, 7) for share in one] for one in reader.calibration.maps],
     }
     (directory / "reader.json").write_text(json.dumps(top) + "\n", encoding="utf-8")
 
