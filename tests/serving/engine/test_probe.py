@@ -25,7 +25,7 @@ SIZES = ExecutorSizes(
     max_model_len=PAGE * MAX_PAGES,
     max_rows=2,
     max_chunk_tokens=8,
-    max_chunk_rows=2,
+    max_chunk_rows=1,
 )
 REACH = 4
 LAYERS = (2, 1)
@@ -45,7 +45,7 @@ def make(one: HeadSpec, devices: int = 1) -> JaxExecutor:
     mesh = Mesh(np.array(jax.devices()[:devices]), (TENSOR,))
     params = jax.device_put(PARAMS, param_shardings(MODEL, mesh, DECODE))
     site = Site(MODEL, mesh, DECODE, SIZES, "blocked", Probe(one))
-    executor = JaxExecutor(params, site, Role.BOTH, moves_pages=True, head_weights=weights_of(one))
+    executor = JaxExecutor(params, site, Role.BOTH, moves_pages=False, head_weights=weights_of(one))
     executor.warm_up(lambda done: None)
     return executor
 
