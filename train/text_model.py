@@ -79,13 +79,13 @@ def train(
     recipe: Recipe,
     directory: Path,
     report: Callable[[int, float, float], None],
-    stepped: Callable[[], None],
+    stepped: Callable[[int], None],
 ) -> tuple[TextWeights, int]:
     """Train from the last saved pass in `directory`, or from the start.
 
     A batch of `recipe` is about so many tokens. Calls `report(pass, loss on train, loss on tune)`
-    after each pass, and `stepped()` after each step. Returns the best weights and the number of
-    their pass.
+    after each pass, and `stepped(steps of the whole run)` after each step. Returns the best weights
+    and the number of their pass.
     """
     steps = num_steps(train_on, recipe)
     optimizer = _optimizer(recipe, steps * recipe.passes)
@@ -95,10 +95,10 @@ def train(
     def take(number: int, weights: TextWeights, moments: optax.OptState) -> Taken:
         rng = np.random.default_rng((recipe.seed, number))
         losses = []
-        for batch in text_batches(train_on.rows, recipe.batch, rng):
+        for done, batch in enumerate(text_batches(train_on.rows, recipe.batch, rng), 1):
             (weights, moments), loss = step((weights, moments), train_on.outcomes, batch)
             losses.append(loss)
-            stepped()
+            stepped(number * steps + done)
         return weights, moments, float(jnp.stack(losses).sum()) / train_on.records
 
     def measure(weights: TextWeights) -> float:
@@ -207,11 +207,10 @@ def run(records: Path, out: Path, runs: Path, what: Mapping[str, Any]) -> None:
     began = time.monotonic()
     with tqdm(total=recipe.passes * steps, unit="step", desc="training") as bar:
 
-        def stepped() -> None:
-            bar.update()
+        def stepped(done: int) -> None:
+            bar.update(done - bar.n)
 
         def report(number: int, loss: float, tuned: float) -> None:
-            bar.update((number + 1) * steps - bar.n)
             bar.set_postfix(loss=f"{loss:.4f}", tune=f"{tuned:.4f}")
 
         model = spec.build()

@@ -40,7 +40,7 @@ def data(count: int) -> tuple[Records, Texts]:
     return records, texts
 
 
-def run(directory: Path, stepped=lambda: None):
+def run(directory: Path, stepped=lambda done: None):
     seen: list[tuple[int, float, float]] = []
     all_told = told(*data(32), "reply")
     best, number = train(
@@ -81,16 +81,15 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(tmp_path: Path):
     class Interrupted(Exception):
         pass
 
-    steps: list[None] = []
-
-    def stop() -> None:
-        steps.append(None)
-        if len(steps) == 13:
+    def stop(done: int) -> None:
+        if done == 13:
             raise Interrupted
 
     with pytest.raises(Interrupted):
         run(tmp_path / "a", stop)
-    best, _, seen = run(tmp_path / "a")
+    steps: list[int] = []
+    best, _, seen = run(tmp_path / "a", steps.append)
+    assert steps == list(range(13, 21))  # four a pass; the first three passes were saved
     again, _, whole = run(tmp_path / "b")
     assert 0 < seen[0][0] < RECIPE.passes
     assert whole[seen[0][0] :] == seen
