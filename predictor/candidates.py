@@ -61,9 +61,8 @@ def of_head(path: Path, manifest: Manifest, asked: Records) -> Iterator[Answers]
     """
     spec, weights = load_head(path)
     check_head(path, spec, manifest)
-    x = _features(spec, manifest, asked)
     head, count = spec.build(), num_parameters(weights)
-    readings = np.minimum.accumulate(_read(head.alive, weights, x), axis=1)
+    readings = readings_of(spec, weights, manifest, asked)
     reader = load_reader(path)
     yield _answers(path.name, count, stated(readings, asked, reader))
     if reader != PLAIN:
@@ -74,7 +73,8 @@ def of_head(path: Path, manifest: Manifest, asked: Records) -> Iterator[Answers]
         ):
             yield _answers(f"{path.name}, {name}", count, stated(readings, asked, less))
     if isinstance(head, BinsHead):
-        beliefs = filtered(_read(head.chances, weights, x), asked.reply, asked.generated)
+        chances = _read(head.chances, weights, _features(spec, manifest, asked))
+        beliefs = filtered(chances, asked.reply, asked.generated)
         yield _answers(f"{path.name}, filtered", count, beliefs @ bin_curves(spec.horizon))
 
 

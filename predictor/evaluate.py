@@ -18,7 +18,6 @@ import numpy as np
 from predictor.candidates import Answers, of_head, of_text_model, without_model
 from predictor.metrics import interval, mean_absolute_error, report, resampled_errors
 from predictor.records import SPLITS, Records, RecordsError, read_records, read_texts
-from predictor.saved import HeadError
 from predictor.weight_files import SavedError
 
 
@@ -32,7 +31,7 @@ def measure(
 ) -> dict[str, Any]:
     """Measure baselines, heads and text models.
 
-    Raises RecordsError, HeadError and SavedError for what does not fit.
+    Raises RecordsError and SavedError for what does not fit.
     """
     manifest, train = read_records(records, "train")
     _, asked = read_records(records, split)
@@ -137,7 +136,7 @@ def main(records: Path, out: Path, **what: Any) -> None:
     """Measure heads on sessions of RECORDS that they were not trained on."""
     try:
         found = measure(records, **what)
-    except (RecordsError, HeadError, SavedError) as error:
+    except (RecordsError, SavedError) as error:
         raise click.ClickException(str(error)) from error
     out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     click.echo(table(found))

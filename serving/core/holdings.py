@@ -282,21 +282,21 @@ class Holdings:
 
     def reserve(self, task: WorkerTask) -> None:
         """Set aside for a row what its newest forecast says, more or less than before."""
-        view, page_size = self._growth_view(task), self.limits.page_size
-        growth = min(view.max_new_len, view.remaining.quantile(self._rules.reserve_quantile))
-        task.reserved_pages = pages_for(view.prompt_len + growth, page_size)
+        self._reserve(task, at_most=task.task.turn.sampling.max_tokens)
 
     def _reserve_anew(self, task: WorkerTask) -> None:
         """A row that has outgrown its reserve is forecast again, from where it is.
 
         It is promised at most as much again as it has: one forecast was wrong already (ours).
         """
-        if len(task.pages) <= task.reserved_pages:
-            return
-        view, page_size = self._growth_view(task), self.limits.page_size
-        growth = min(view.remaining.quantile(self._rules.reserve_quantile), task.replied)
-        growth = min(view.max_new_len, growth)
-        task.reserved_pages = pages_for(view.prompt_len + growth, page_size)
+        if len(task.pages) > task.reserved_pages:
+            self._reserve(task, at_most=task.replied)
+
+    def _reserve(self, task: WorkerTask, *, at_most: int) -> None:
+        view = self._growth_view(task)
+        growth = view.remaining.quantile(self._rules.reserve_quantile)
+        growth = min(growth, view.max_new_len, at_most)
+        task.reserved_pages = pages_for(view.prompt_len + growth, self.limits.page_size)
 
     def _queued_view(self, task: WorkerTask) -> QueuedView:
         """Say how long a task would take here. One that is prefilled elsewhere takes no time."""

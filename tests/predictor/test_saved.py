@@ -8,7 +8,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from predictor.saved import HeadError, HeadSpec, load_head, save_head
+from predictor.conformal import uncalibrated
+from predictor.reading import PLAIN, Reader
+from predictor.saved import HeadError, HeadSpec, load_head, load_reader, save_head, save_reader
+from predictor.smoothing import Smoothing
 
 SPEC = HeadSpec("hazard", (8,), 100, (2,), 6, "weights", "tokens")
 
@@ -26,6 +29,13 @@ def test_a_head_comes_back_as_it_was(tmp_path: Path, kind: str):
     found, again = load_head(tmp_path)
     assert found == spec
     assert jax.tree.all(jax.tree.map(lambda a, b: (a == b).all(), weights, again))
+
+
+@pytest.mark.parametrize("reader", [PLAIN, Reader(Smoothing(0.6, 0.4), uncalibrated())])
+def test_a_reader_comes_back_as_it_was(tmp_path: Path, reader: Reader):
+    assert load_reader(tmp_path) == PLAIN
+    save_reader(tmp_path, reader)
+    assert load_reader(tmp_path) == reader
 
 
 def test_a_head_may_be_replaced(tmp_path: Path):

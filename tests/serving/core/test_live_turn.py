@@ -1,5 +1,6 @@
 from serving.core.live_turn import LiveTurn, PendingMove
 from serving.core.sessions import Session
+from serving.forecast.forecast import Forecast, Prediction
 from serving.messages import TaskId, WorkerId
 from serving.request import SessionId, Slo
 from tests.support.sharp_lengths import sharp
@@ -50,6 +51,30 @@ def test_a_reply_that_outlives_its_forecast_is_expected_to_go_on():
     one.tokens += [9] * 40
     assert one.expected_left > 1
     assert one.expected_left <= one.max_new_len
+
+
+def reading(generated: int, left: int) -> Forecast:
+    prediction = Prediction(generated, float(left), left, left)
+    return Forecast(generated, sharp(left), (), prediction)
+
+
+def test_a_late_reading_of_an_earlier_place_is_told_and_changes_nothing():
+    """A row's former worker and its new one are not ordered with each other."""
+    one = live()
+    one.tokens += [9] * 21
+    later = reading(20, 16)
+    for forecast in (reading(0, 8), later, reading(10, 64)):
+        one.foresee(forecast)
+    assert (one.forecast, one.curve, one.curve_from) == (later, later.curve, 20)
+    assert one.expected_left == 16
+    assert [said.generated for said in one.predictions] == [0, 10, 20]
+
+
+def test_a_reading_may_overtake_the_tokens_before_it():
+    one = live()
+    one.foresee(reading(20, 16))
+    assert one.since_curve == 0
+    assert one.make_task().remaining.quantile(0.5) == sharp(16).quantile(0.5)
 
 
 def test_no_more_is_expected_than_may_come():

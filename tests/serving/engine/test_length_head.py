@@ -222,6 +222,10 @@ def test_a_calibration_that_is_no_number_is_refused(checkpoint: Path, model: Mod
         {"version": 7},
         {"widths": None},
         {"more": 1},
+        {"horizon": 0},
+        {"horizon": 300},
+        {"layers": [0, 2]},
+        {"layers": [1]},
     ],
     ids=str,
 )
