@@ -1,7 +1,7 @@
 """How are weights and what describes them kept in a directory? A JSON file, and orbax beside it.
 
-The JSON holds a digest of the weights, so that a truncated or foreign set of them is found. Knows
-no networks.
+The JSON holds a digest of itself and the weights, so that a truncated or foreign set of them, or a
+description that was edited, is found before orbax begins to read. Knows no networks.
 """
 
 import json
@@ -30,7 +30,7 @@ def save(directory: Path, name: str, described: Mapping[str, Any], weights: Any)
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(path.absolute(), weights, force=True)
     (path / NAMES_ITS_PLACE).unlink(missing_ok=True)
-    top = {"digest": _digest(path), **described}
+    top = {"digest": _digest(path, described), **described}
     (directory / name).write_text(json.dumps(top, indent=1) + "\n", encoding="utf-8")
 
 
@@ -48,25 +48,22 @@ def describe(directory: Path, name: str) -> dict[str, Any]:
 
 def load(directory: Path, name: str, shapes: Any) -> Any:
     """Read weights of `shapes`; raises SavedError naming what is broken."""
-    path = directory / "weights"
-    if describe(directory, name)["digest"] != _digest(path):
+    path, top = directory / "weights", describe(directory, name)
+    if top.pop("digest") != _digest(path, top):
         raise SavedError(f"{path}: truncated, or not the weights that {name} beside it describes")
     here = SingleDeviceSharding(jax.devices()[0])  # and not on devices of whoever wrote them
     placed = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), shapes)
     with ocp.StandardCheckpointer() as checkpointer:
-        try:
-            weights: Any = checkpointer.restore(path.absolute(), placed)
-        except (ValueError, KeyError, OSError) as error:
-            raise SavedError(f"{path}: does not hold what {name} beside it describes") from error
+        weights: Any = checkpointer.restore(path.absolute(), placed)
     for leaf in jax.tree.leaves(weights):
         if not bool(jnp.isfinite(leaf).all()):
             raise SavedError(f"{path}: holds weights that are not numbers")
     return weights
 
 
-def _digest(directory: Path) -> str:
-    """Digest every file in a directory, with its place there."""
-    state = blake2b(digest_size=16)
+def _digest(directory: Path, described: Mapping[str, Any]) -> str:
+    """Digest a description, and every file in a directory with its place there."""
+    state = blake2b(json.dumps(described, sort_keys=True).encode(), digest_size=16)
     for path in sorted(path for path in directory.rglob("*") if path.is_file()):
         content = path.read_bytes()
         state.update(f"{path.relative_to(directory).as_posix()} {len(content)} ".encode())
