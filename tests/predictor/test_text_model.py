@@ -21,12 +21,14 @@ S = 12
 
 @pytest.fixture(scope="module")
 def weights():
-    return MODEL.init(jax.random.key(0))
+    return jax.jit(MODEL.init)(jax.random.key(0))
 
 
 def said(weights, tokens: np.ndarray, counts: np.ndarray | None = None) -> np.ndarray:
     counts = np.ones((*tokens.shape, 3), np.int32) if counts is None else counts
-    return np.asarray(MODEL.alive(weights, jnp.asarray(tokens), jnp.asarray(counts)))
+    # Compiled anew every time, since a test changes what is traced; op by op takes longer still.
+    alive = jax.jit(lambda *arguments: MODEL.alive(*arguments))
+    return np.asarray(alive(weights, jnp.asarray(tokens), jnp.asarray(counts)))
 
 
 def text(seed: int) -> np.ndarray:
@@ -71,7 +73,7 @@ def test_the_loss_is_the_heads(weights):
     tokens, counts = jnp.asarray(text(0)), jnp.ones((1, S, 3), int)
     remaining = jnp.arange(1, S + 1)[None, :]
     censored = remaining % 2 == 0
-    loss = MODEL.loss(weights, tokens, counts, remaining, censored)
+    loss = jax.jit(MODEL.loss)(weights, tokens, counts, remaining, censored)
     alive = said(weights, text(0))[0]
     wanted = survival_nll(jnp.asarray(logits_of(alive)), remaining[0], censored[0])
     assert np.asarray(loss)[0] == pytest.approx(np.asarray(wanted), rel=1e-2)

@@ -28,7 +28,7 @@ from model.weights import load_params
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "checkpoints" / "demo"
 # Few rows and short chunks: every bucket is a program, and programs are what start-up takes.
-SMALL = ("--max-num-seqs", "4", "--max-num-batched-tokens", "64", "--max-prefill-rows", "2")
+SMALL = ("--max-num-seqs", "4", "--max-num-batched-tokens", "32", "--max-prefill-rows", "1")
 SPLIT = ("--prefill-workers", "1", "--decode-workers", "2", "--prefill-tp", "2")
 START_S = 300
 
@@ -177,11 +177,11 @@ def test_a_client_that_leaves_frees_everything(split):
 
 def test_sigterm_lets_running_turns_finish_and_refuses_new_ones(tmp_path):
     log = tmp_path / "decisions.jsonl"
-    with serving("--prefill-workers", "0", "--decision-log", str(log)) as served:
+    with serving(*SPLIT, "--decision-log", str(log)) as served:  # whose programs are on disk
         body = {
             "model": "demo",
             "prompt": "1 2 3",
-            "max_tokens": 600,
+            "max_tokens": 400,
             "stream": True,
             "ignore_eos": True,
             "stream_options": {"include_usage": True},
@@ -198,7 +198,7 @@ def test_sigterm_lets_running_turns_finish_and_refuses_new_ones(tmp_path):
         assert late.status_code == 503
         assert late.json()["error"]["code"] == "draining"
         assert rest[-1] == "data: [DONE]"
-        assert '"completion_tokens":600' in rest[-2]
+        assert '"completion_tokens":400' in rest[-2]
         assert served.process.wait(60) == 0
     told = run("explain", str(log))
     assert told.returncode == 0
