@@ -27,8 +27,8 @@ from benchmarks.server import MODEL
 from model.tokenizer import load_tokenizer
 from serving.api.app import build_app
 from serving.api.service import ServedModel, Service
+from serving.assembly import name_workers
 from serving.engine.loop import Observer
-from serving.engine.meshes import name_workers
 from serving.engine.observer import Observers
 from serving.messages import Decision, End, StepsTimed, WorkerId
 from serving.metrics import DecisionLog, Metrics, ServerLabels

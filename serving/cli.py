@@ -16,6 +16,7 @@ from serving.flags import (
     read_config_file,
     server_options,
 )
+from serving.sim.options import simulation_options, workload_options
 
 USAGE_ERROR = 2
 ONE_SPELLING = {"token_normalize_func": lambda name: name.replace("_", "-")}
@@ -115,6 +116,33 @@ def generate(checkpoint: str, *, as_json: bool, **options: Any) -> None:
 
     answer = generate_text(Path(checkpoint), **options)
     click.echo(json.dumps(answer) if as_json else answer["text"])
+
+
+@cli.command(context_settings=ONE_SPELLING)
+@workload_options
+@simulation_options
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option(
+    "--figures",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=None,
+    help="Directory for pictures: workers over time, page use, latencies by turn.",
+)
+@config_option
+def simulate(*, as_json: bool, figures: Path | None, **values: Any) -> None:
+    """Run a workload through the scheduler in virtual time and say what every turn would get."""
+    from serving.sim.options import simulation_config, workload_choice
+    from serving.sim.report import text_of
+    from serving.sim.run import simulate as run_simulation
+    from serving.workload.read import read_workload
+
+    workload = read_workload(workload_choice(values))
+    outcome = run_simulation(simulation_config(values), workload, show_progress=True)
+    if figures is not None:
+        from serving.sim.figures import draw
+
+        draw(outcome, figures)
+    click.echo(json.dumps(outcome.report) if as_json else text_of(outcome.report))
 
 
 def main() -> None:

@@ -148,6 +148,7 @@ class PolicyConfig:
     route_policy: str = setting(
         "foretoken",
         "Who prefills: foretoken, replicas, pd-full, pd-delta, local, ppd, threshold or ampd.",
+        aliases=("policy",),
     )
     route_weight_ttft: float = setting(1.0, "Weight of a turn's own time to first token.")
     route_weight_tpot: float = setting(1.0, "Weight of the time per token that it costs others.")
@@ -159,7 +160,9 @@ class PolicyConfig:
     reserve_quantile: float = setting(
         0.9, "Quantile of a reply's forecast length that pages are reserved for."
     )
-    rebalance_policy: str = setting("predicted", "Which rows move: none, current or predicted.")
+    rebalance_policy: str = setting(
+        "predicted", "Which rows move: none, current or predicted.", aliases=("rebalance",)
+    )
     rebalance_interval_seconds: float = setting(1.0, "Time between two looks at the load.")
     rebalance_max_moves: int = setting(1, "Rows that may begin to move at one look.")
     rebalance_cool_down_seconds: float = setting(5.0, "Time for which a moved row stays.")

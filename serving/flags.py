@@ -48,18 +48,26 @@ ACCEPTED_SWITCHES = (
 """Flags of other servers for what is always on here: taken, and without effect."""
 
 
+NO_DEFAULTS: Mapping[str, Any] = {}
+
+
 def flag_name(field: str) -> str:
     """Spell a field as its flag and file key, without dashes in front."""
     return field.replace("_", "-")
 
 
-def part_options(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Add a flag for every field of these parts of the tree to a click command."""
+def part_options(
+    *names: str, defaults: Mapping[str, Any] = NO_DEFAULTS
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Add a flag for every field of these parts of the tree to a click command.
+
+    `defaults` replace those of a server where a command serves another purpose.
+    """
 
     def add(command: Callable[..., Any]) -> Callable[..., Any]:
         for name in reversed(names):
             for field in reversed(fields(PARTS[name])):
-                command = _option(field)(command)
+                command = _option(field, defaults.get(field.name, field.default))(command)
         return command
 
     return add
@@ -162,14 +170,14 @@ def _toml(value: Any) -> str:
             return str(value)
 
 
-def _option(field: Field[Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def _option(field: Field[Any], default: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     assert field.default is not MISSING
     name = flag_name(field.name)
     aliases = [f"--{alias}" for alias in field.metadata.get("aliases", ())]
     shared: dict[str, Any] = {
-        "default": field.default,
+        "default": default,
         "help": field.metadata["help"],
-        "show_default": field.default is not None and field.default != (),
+        "show_default": default is not None and default != (),
         "envvar": f"FORETOKEN_{field.name.upper()}",
     }
     if field.type is bool:

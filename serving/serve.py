@@ -26,12 +26,13 @@ from fastapi import FastAPI
 from model.tokenizer import load_tokenizer
 from serving.api.app import build_app
 from serving.api.service import ServedModel, Service
+from serving.assembly import name_workers
 from serving.config import ConfigError, EndpointConfig, ServerConfig
 from serving.engine.build import ColdWorker, load_workers, make_coordinator, settle, warm_up
 from serving.engine.compile_cache import cache_directory, keep_compiled
 from serving.engine.length_head import LengthHead, NoHead
 from serving.engine.loop import EngineLoop
-from serving.engine.meshes import make_cpu_devices, name_workers
+from serving.engine.meshes import make_cpu_devices
 from serving.engine.observer import Observers
 from serving.flags import describe, masked
 from serving.messages import EngineState

@@ -15,6 +15,7 @@ which share of a peak a part of a step was seen to reach. Sources:
     cpu           ours: a few cores, set so that the decode steps of the demo model that LOG.md
                   lists come out about right; a stand-in until the machine is profiled
 
+Memory is that of the same sheets and pages; the CPU's is a guess at what a process may take.
 Interconnects are one direction of NVLink (half the data sheet's total), or the chip's ICI total.
 Their latencies, and the CPU's, are our guesses.
 """
@@ -28,17 +29,18 @@ from serving.costs.costs import Link
 class HardwareSpec:
     """One device. Peaks, then the shares of them that are reached, then fixed times.
 
-    `eta_w`: share of `bytes_per_s` when weights are read; `eta_kv`: when keys and values are;
-    `eta_f`: share of `flops_per_s` in matmuls; `eta_a`: in attention. `layer_s`: what a layer takes
-    beside these (norms, rope, launches); `host_s`: what a step does. `error` is the relative
-    standard deviation to expect of a prediction. `device_kinds`: how the device calls itself
-    contains one of these, in lower case.
+    `memory_bytes`: all of its memory. `eta_w`: share of `bytes_per_s` when weights are read;
+    `eta_kv`: when keys and values are; `eta_f`: share of `flops_per_s` in matmuls; `eta_a`: in
+    attention. `layer_s`: what a layer takes beside these (norms, rope, launches); `host_s`: what a
+    step does. `error` is the relative standard deviation to expect of a prediction. `device_kinds`:
+    how the device calls itself contains one of these, in lower case.
     """
 
     name: str
     device_kinds: tuple[str, ...]
     flops_per_s: float
     bytes_per_s: float
+    memory_bytes: float
     eta_w: float
     eta_kv: float
     eta_f: float
@@ -54,6 +56,7 @@ _H200 = HardwareSpec(
     device_kinds=("h200",),
     flops_per_s=989e12,
     bytes_per_s=4.8e12,
+    memory_bytes=141e9,
     eta_w=0.67,
     eta_kv=0.82,
     eta_f=0.75,
@@ -68,6 +71,7 @@ _H100 = HardwareSpec(
     device_kinds=("h100",),
     flops_per_s=989e12,
     bytes_per_s=3.35e12,
+    memory_bytes=80e9,
     eta_w=0.73,
     eta_kv=0.87,
     eta_f=0.75,
@@ -82,6 +86,7 @@ _A100 = HardwareSpec(
     device_kinds=("a100",),
     flops_per_s=312e12,
     bytes_per_s=2.039e12,
+    memory_bytes=80e9,
     eta_w=0.77,
     eta_kv=0.87,
     eta_f=0.75,
@@ -96,6 +101,7 @@ _TPU_V5E = HardwareSpec(
     device_kinds=("tpu v5 lite", "tpu v5e"),
     flops_per_s=197e12,
     bytes_per_s=0.82e12,
+    memory_bytes=16 * 2**30,
     eta_w=0.73,
     eta_kv=0.86,
     eta_f=0.75,
@@ -110,6 +116,7 @@ _TPU_V6E = HardwareSpec(
     device_kinds=("tpu v6 lite", "tpu v6e"),
     flops_per_s=918e12,
     bytes_per_s=1.64e12,
+    memory_bytes=32 * 2**30,
     eta_w=0.73,
     eta_kv=0.86,
     eta_f=0.75,
@@ -124,6 +131,7 @@ _CPU = HardwareSpec(
     device_kinds=("cpu",),
     flops_per_s=100e9,
     bytes_per_s=20e9,
+    memory_bytes=8 * 2**30,
     eta_w=0.8,
     eta_kv=0.42,
     eta_f=0.5,

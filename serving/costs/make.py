@@ -2,26 +2,24 @@
 
 from pathlib import Path
 
-from model.config import ModelConfig
 from serving.config import ConfigError, CostsConfig
 from serving.costs.costs import Costs
 from serving.costs.hardware import PRESETS, HardwareSpec, preset_for
 from serving.costs.measured import check_device, check_model, read_measured
 from serving.costs.profile import Profile
 from serving.costs.roofline import Roofline
-from serving.costs.shape import shape_of
+from serving.costs.shape import ModelShape
 from serving.messages import Role
 
 
 def make_costs(
-    config: CostsConfig, model_config: ModelConfig, device_kind: str, tp: int, role: Role
+    config: CostsConfig, shape: ModelShape, device_kind: str, tp: int, role: Role
 ) -> Costs:
     """Make the costs of the workers of one role and degree.
 
     `device_kind` is what the devices call themselves. Raises ConfigError for a profile that does
     not fit, and for devices or names of hardware that nothing is known of.
     """
-    shape = shape_of(model_config)
     roofline = Roofline(shape, choose_hardware(config.hardware, device_kind), tp)
     if config.costs is None:
         return roofline

@@ -16,29 +16,35 @@ from model.kv_pages import page_bytes
 from model.parameters import abstract_params
 from model.sharding import param_shardings
 from model.weights import load_params
-from serving.config import ConfigError, ServerConfig, require
+from serving.assembly import (
+    batcher_limits,
+    batcher_rules,
+    coordinator_limits,
+    coordinator_rules,
+    costs_by_role,
+    kv_budget,
+    length_model,
+    name_workers,
+    remembered_sessions,
+)
+from serving.config import ServerConfig, require
 from serving.core.batcher import Batcher
 from serving.core.coordinator import Coordinator
 from serving.core.holdings import BatcherLimits
-from serving.core.rules import BatcherRules, CoordinatorLimits
-from serving.core.sessions import Sessions
+from serving.core.rules import BatcherRules
+from serving.costs.shape import shape_of
 from serving.engine.connectors.in_process import InProcessConnector
 from serving.engine.executor import JaxExecutor
 from serving.engine.length_head import LengthHead, NoHead, find_length_head
-from serving.engine.meshes import WorkerMesh, make_meshes, name_workers
+from serving.engine.meshes import WorkerMesh, make_meshes
 from serving.engine.probe import Probe
 from serving.engine.programs import ExecutorSizes, Site
-from serving.engine.rules import batcher_rules, coordinator_rules, costs_by_role, length_model
 from serving.engine.worker import Post, Worker
 from serving.messages import Role
 from serving.policy.admit import pages_for
 
-MAX_ATTEMPTS = 3
-"""Failed transfers that a turn may survive; preemptions and lost workers do not count."""
 CPU_POOL_BYTES = 128 * 2**20
 """KV pool of a worker on CPU devices, where nobody tells how much memory is ours."""
-WORKSPACE_SHARE = 0.1
-"""Share of an accelerator's budget left to activations and compiled programs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,20 +76,13 @@ def settle(config: ServerConfig) -> Deployment:
 def make_coordinator(deployment: Deployment) -> Coordinator:
     """Make the coordinator of a deployment; its workers join later."""
     schedule, memory = deployment.config.schedule, deployment.config.memory
-    limits = CoordinatorLimits(
-        max_model_len=deployment.max_model_len,
-        page_size=memory.page_size,
-        max_queue_size=schedule.max_queue_size,
-        queue_timeout_s=schedule.queue_timeout_seconds or None,
-        max_attempts=MAX_ATTEMPTS,
-        move_timeout_s=2 * schedule.transfer_timeout_seconds,  # its source gives up first
+    page_size = memory.page_size
+    limits = coordinator_limits(
+        schedule, max_model_len=deployment.max_model_len, page_size=page_size
     )
-    sessions = Sessions(
-        max_sessions=schedule.max_sessions,
-        ttl_s=schedule.session_ttl_seconds,
-        page_size=memory.page_size,
-    )
-    costs = costs_by_role(deployment.config, deployment.model, jax.devices()[0].device_kind)
+    sessions = remembered_sessions(schedule, page_size)
+    config = deployment.config
+    costs = costs_by_role(config, shape_of(deployment.model), jax.devices()[0].device_kind)
     rules = coordinator_rules(deployment.config, costs)
     return Coordinator(limits, rules, sessions, length_model(deployment.config))
 
@@ -106,7 +105,8 @@ def load_workers(deployment: Deployment) -> list[ColdWorker]:
     """
     meshes = make_meshes(deployment.config.mesh, deployment.model, jax.devices())
     limits = [_limits(deployment, mesh) for mesh in meshes]
-    costs = costs_by_role(deployment.config, deployment.model, jax.devices()[0].device_kind)
+    config = deployment.config
+    costs = costs_by_role(config, shape_of(deployment.model), jax.devices()[0].device_kind)
     head = deployment.head
     reader = head.reader if isinstance(head, LengthHead) else None
     rules = {role: batcher_rules(deployment.config, known, reader) for role, known in costs.items()}
@@ -159,20 +159,14 @@ def _limits(deployment: Deployment, mesh: WorkerMesh) -> BatcherLimits:
     bytes_per_page = page_bytes(deployment.model, page_size=memory.page_size)
     if pages is None:
         pages = default_pages(deployment, bytes_per_page, _free_bytes(deployment, mesh))
-    try:
-        return BatcherLimits(
-            num_pages=pages,
-            page_size=memory.page_size,
-            max_model_len=deployment.max_model_len,
-            max_rows=batch.max_num_seqs,
-            max_chunk_tokens=batch.max_num_batched_tokens,
-            max_chunk_rows=batch.max_prefill_rows,
-            transfer_timeout_s=schedule.transfer_timeout_seconds,
-            move_pages=schedule.move_pages_per_step,
-            host_pages=int(memory.host_kv_gib * 2**30) // bytes_per_page,
-        )
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
+    return batcher_limits(
+        batch,
+        schedule,
+        memory,
+        num_pages=pages,
+        max_model_len=deployment.max_model_len,
+        page_bytes=bytes_per_page,
+    )
 
 
 def _executor(deployment: Deployment, mesh: WorkerMesh, limits: BatcherLimits) -> JaxExecutor:
@@ -211,7 +205,7 @@ def _executor(deployment: Deployment, mesh: WorkerMesh, limits: BatcherLimits) -
 
 
 def _free_bytes(deployment: Deployment, mesh: WorkerMesh) -> int | None:
-    """Bytes of KV that the worker's devices have room for beside its weights; None on a CPU."""
+    """Bytes of KV that the worker's devices shall hold beside its weights; None on a CPU."""
     devices = mesh.mesh.devices.flatten().tolist()
     stats = devices[0].memory_stats()
     if stats is None or "bytes_limit" not in stats:
@@ -219,12 +213,12 @@ def _free_bytes(deployment: Deployment, mesh: WorkerMesh) -> int | None:
     fraction = deployment.config.memory.memory_fraction
     sizes = (leaf.size for leaf in jax.tree.leaves(abstract_params(deployment.model)))
     weights = sum(sizes) * jnp.dtype(deployment.model.dtype).itemsize
-    return int(stats["bytes_limit"] * fraction) * len(devices) - weights
+    return kv_budget(stats["bytes_limit"], fraction, len(devices), weights)
 
 
 def default_pages(deployment: Deployment, bytes_per_page: int, free_bytes: int | None) -> int:
     """Choose the size of a worker's pool: what fits, and at least one longest conversation."""
     memory = deployment.config.memory
     least = pages_for(deployment.max_model_len, memory.page_size) + 1
-    budget = CPU_POOL_BYTES if free_bytes is None else int(free_bytes * (1 - WORKSPACE_SHARE))
+    budget = CPU_POOL_BYTES if free_bytes is None else free_bytes
     return max(least, budget // bytes_per_page)

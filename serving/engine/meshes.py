@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 
 from model.config import ModelConfig
 from model.sharding import DECODE, PREFILL, TENSOR, ShardingError, Table, check_degree
+from serving.assembly import name_workers
 from serving.config import MeshConfig
 from serving.messages import Role, WorkerId
 
@@ -69,14 +70,3 @@ def make_meshes(config: MeshConfig, model: ModelConfig, devices: Sequence[Any]) 
         mesh = Mesh(np.array(own), (TENSOR,))
         meshes.append(WorkerMesh(name, role, mesh, PREFILL if prefills else DECODE))
     return meshes
-
-
-def name_workers(config: MeshConfig) -> list[tuple[WorkerId, Role]]:
-    """Name every worker, with its role, in the stable order that metrics and reports use."""
-    decode_role = Role.DECODE if config.prefill_workers else Role.BOTH
-    roles = [Role.PREFILL] * config.prefill_workers + [decode_role] * config.decode_workers
-    numbers = [*range(config.prefill_workers), *range(config.decode_workers)]
-    return [
-        (WorkerId(f"{role.value}-{number}"), role)
-        for role, number in zip(roles, numbers, strict=True)
-    ]

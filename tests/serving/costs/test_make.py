@@ -31,27 +31,27 @@ def path(tmp_path):
 
 
 def make(path, *, model=LLAMA_8B, device="NVIDIA H200", tp=1, role=Role.BOTH):
-    return make_costs(CostsConfig(costs=str(path)), model, device, tp, role)
+    return make_costs(CostsConfig(costs=str(path)), shape_of(model), device, tp, role)
 
 
 def test_without_a_file_the_devices_own_description_is_used():
-    costs = make_costs(CostsConfig(), LLAMA_8B, "NVIDIA H100 80GB HBM3", 2, Role.DECODE)
+    costs = make_costs(CostsConfig(), shape_of(LLAMA_8B), "NVIDIA H100 80GB HBM3", 2, Role.DECODE)
     assert costs == Roofline(shape_of(LLAMA_8B), PRESETS["h100"], 2)
 
 
 def test_a_description_can_be_named():
-    costs = make_costs(CostsConfig(hardware="tpu-v6e"), LLAMA_8B, "cpu", 1, Role.DECODE)
+    costs = make_costs(CostsConfig(hardware="tpu-v6e"), shape_of(LLAMA_8B), "cpu", 1, Role.DECODE)
     assert costs == Roofline(shape_of(LLAMA_8B), PRESETS["tpu-v6e"], 1)
 
 
 def test_an_unknown_name_lists_the_known_ones():
     with pytest.raises(ConfigError, match=r"--hardware h1000 is unknown.*h100, a100"):
-        make_costs(CostsConfig(hardware="h1000"), LLAMA_8B, "cpu", 1, Role.BOTH)
+        make_costs(CostsConfig(hardware="h1000"), shape_of(LLAMA_8B), "cpu", 1, Role.BOTH)
 
 
 def test_an_unknown_device_asks_for_a_name():
     with pytest.raises(ConfigError, match=r"'NVIDIA L4'.*--hardware"):
-        make_costs(CostsConfig(), LLAMA_8B, "NVIDIA L4", 1, Role.BOTH)
+        make_costs(CostsConfig(), shape_of(LLAMA_8B), "NVIDIA L4", 1, Role.BOTH)
 
 
 def test_what_was_written_is_read(path):

@@ -52,6 +52,7 @@ HARDWARE = HardwareSpec(
     device_kinds=(),
     flops_per_s=1600.0,
     bytes_per_s=400.0,
+    memory_bytes=1e9,
     eta_w=0.5,
     eta_kv=0.4,
     eta_f=0.5,

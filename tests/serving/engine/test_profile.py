@@ -246,7 +246,7 @@ def test_the_command_writes_a_file_that_costs_are_made_from_and_does_nothing_twi
 
     model = load_config(DEMO)
     for role in (Role.PREFILL, Role.DECODE):
-        costs = make_costs(CostsConfig(costs=str(out)), model, "cpu", 1, role)
+        costs = make_costs(CostsConfig(costs=str(out)), shape_of(model), "cpu", 1, role)
         assert 0 < costs.prefill(16, 32).seconds < 10
         assert 0 < costs.mixed(2, 100, 16, 32).seconds < 10
         assert 0 < costs.transfer(100_000, Link(1.0, 1.0)).seconds < 10

@@ -1,7 +1,7 @@
-"""How do settings become the rules that coordinator and batchers decide by? Names become policies.
+"""How do settings become what coordinator and batchers decide by? Names become policies.
 
-The one place where a policy is looked up by its name, and where the files that policies need are
-read.
+The one place where a policy is looked up by its name, where the files that policies need are read,
+and where workers get their names: for servers and for the simulator alike.
 """
 
 import json
@@ -9,15 +9,25 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from model.config import ModelConfig
 from predictor.reading import Reader
-from serving.config import ConfigError, PolicyConfig, ServerConfig
-from serving.core.rules import BatcherRules, CoordinatorRules
+from serving.config import (
+    BatchConfig,
+    ConfigError,
+    MemoryConfig,
+    MeshConfig,
+    PolicyConfig,
+    ScheduleConfig,
+    ServerConfig,
+)
+from serving.core.holdings import BatcherLimits
+from serving.core.rules import BatcherRules, CoordinatorLimits, CoordinatorRules
+from serving.core.sessions import Sessions
 from serving.costs.costs import Costs, Link
 from serving.costs.make import make_costs
+from serving.costs.shape import ModelShape
 from serving.forecast.histogram import LengthHistogram
 from serving.forecast.returns import ReturnPrior
-from serving.messages import Role
+from serving.messages import Role, WorkerId
 from serving.policy.ppd_table import PpdTable
 from serving.policy.rebalance import REBALANCE_POLICIES
 from serving.policy.rebalance_config import RebalanceConfig
@@ -34,11 +44,15 @@ PRIOR_WEIGHT, LENGTHS_REMEMBERED = 16.0, 2000.0
 RETURNS = ReturnPrior(returns=0.6, median_s=20.0, weight=16.0)
 RETURNS_HALF_LIFE = 1000.0
 """What is believed of sessions before any has come back: chats, as people hold them (ours)."""
+MAX_ATTEMPTS = 3
+"""Failed transfers that a turn may survive; preemptions and lost workers do not count."""
+WORKSPACE_SHARE = 0.1
+"""Share of an accelerator's budget left to activations and compiled programs."""
 HOST_LINK = Link(latency_s=200e-6, bytes_per_s=8 * GIB)
 """To host memory and back: a plain copy, or PCIe with its overheads (performance.md 10.1)."""
 
 
-def costs_by_role(config: ServerConfig, model: ModelConfig, device_kind: str) -> dict[Role, Costs]:
+def costs_by_role(config: ServerConfig, shape: ModelShape, device_kind: str) -> dict[Role, Costs]:
     """Make the latency model of each role; raises ConfigError for what does not fit."""
     mesh = config.mesh
     degrees = {
@@ -48,11 +62,79 @@ def costs_by_role(config: ServerConfig, model: ModelConfig, device_kind: str) ->
     }
     used = [Role.PREFILL, Role.DECODE] if mesh.prefill_workers else [Role.BOTH]
     costs = {
-        role: make_costs(config.costs, model, device_kind, degrees[role], role) for role in used
+        role: make_costs(config.costs, shape, device_kind, degrees[role], role) for role in used
     }
     # A worker may take another role at run time; what is known of its kind has to do then.
     known = next(iter(reversed(costs.values())))
     return {role: costs.get(role, known) for role in Role}
+
+
+def name_workers(config: MeshConfig) -> list[tuple[WorkerId, Role]]:
+    """Name every worker, with its role, in the stable order that metrics and reports use."""
+    decode_role = Role.DECODE if config.prefill_workers else Role.BOTH
+    roles = [Role.PREFILL] * config.prefill_workers + [decode_role] * config.decode_workers
+    numbers = [*range(config.prefill_workers), *range(config.decode_workers)]
+    return [
+        (WorkerId(f"{role.value}-{number}"), role)
+        for role, number in zip(roles, numbers, strict=True)
+    ]
+
+
+def coordinator_limits(
+    schedule: ScheduleConfig, *, max_model_len: int, page_size: int
+) -> CoordinatorLimits:
+    """Take the limits of a deployment from its settings."""
+    return CoordinatorLimits(
+        max_model_len=max_model_len,
+        page_size=page_size,
+        max_queue_size=schedule.max_queue_size,
+        queue_timeout_s=schedule.queue_timeout_seconds or None,
+        max_attempts=MAX_ATTEMPTS,
+        move_timeout_s=2 * schedule.transfer_timeout_seconds,  # its source gives up first
+    )
+
+
+def batcher_limits(
+    batch: BatchConfig,
+    schedule: ScheduleConfig,
+    memory: MemoryConfig,
+    *,
+    num_pages: int,
+    max_model_len: int,
+    page_bytes: int,
+) -> BatcherLimits:
+    """Take the limits of one worker from its settings; raises ConfigError for what is too small."""
+    try:
+        return BatcherLimits(
+            num_pages=num_pages,
+            page_size=memory.page_size,
+            max_model_len=max_model_len,
+            max_rows=batch.max_num_seqs,
+            max_chunk_tokens=batch.max_num_batched_tokens,
+            max_chunk_rows=batch.max_prefill_rows,
+            transfer_timeout_s=schedule.transfer_timeout_seconds,
+            move_pages=schedule.move_pages_per_step,
+            host_pages=int(memory.host_kv_gib * 2**30) // page_bytes,
+        )
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def remembered_sessions(schedule: ScheduleConfig, page_size: int) -> Sessions:
+    """Make the empty table of sessions."""
+    return Sessions(
+        max_sessions=schedule.max_sessions,
+        ttl_s=schedule.session_ttl_seconds,
+        page_size=page_size,
+    )
+
+
+def kv_budget(memory_bytes: float, fraction: float, devices: int, weight_bytes: float) -> int:
+    """Bytes of KV that accelerators of `memory_bytes` each have room for beside the weights.
+
+    Of `fraction` of their memory; negative if the weights alone do not fit.
+    """
+    return int((memory_bytes * fraction * devices - weight_bytes) * (1 - WORKSPACE_SHARE))
 
 
 def batcher_rules(config: ServerConfig, costs: Costs, reader: Reader | None) -> BatcherRules:

@@ -1,0 +1,72 @@
+"""Which sizes do well-known models have? For simulations where no checkpoint is at hand.
+
+Sizes are those of the models' published `config.json`; weights and KV are bfloat16.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from model.config import DTYPE_BYTES, load_config
+from serving.config import ConfigError
+from serving.costs.shape import ModelShape, shape_of
+
+BYTES = DTYPE_BYTES["bfloat16"]
+
+
+@dataclass(frozen=True, slots=True)
+class KnownModel:
+    """A model's sizes: what a step costs, what the weights take, how long a context may be."""
+
+    shape: ModelShape
+    weight_bytes: int
+    max_position: int
+
+
+def _model(
+    layers: int, hidden: int, heads: int, kv_heads: int, mlp: int, vocab: int, max_position: int
+) -> KnownModel:
+    """Describe a dense decoder with heads of 128, gated MLPs and untied embeddings."""
+    head_dim = 128
+    qkv = hidden * (heads + 2 * kv_heads) * head_dim
+    layer = qkv + heads * head_dim * hidden + 3 * hidden * mlp
+    params = layers * layer + vocab * hidden
+    shape = ModelShape(
+        num_layers=layers,
+        hidden_size=hidden,
+        num_heads=heads,
+        num_kv_heads=kv_heads,
+        head_dim=head_dim,
+        dtype_bytes=BYTES,
+        matmul_params=params,
+        weight_bytes=params * BYTES,
+        kv_bytes_per_token=2 * layers * kv_heads * head_dim * BYTES,
+    )
+    return KnownModel(shape, (params + vocab * hidden) * BYTES, max_position)
+
+
+MODELS = {
+    "llama-3.1-8b": _model(32, 4096, 32, 8, 14336, 128256, 131072),
+    "llama-3.1-70b": _model(80, 8192, 64, 8, 28672, 128256, 131072),
+    "qwen2.5-7b": _model(28, 3584, 28, 4, 18944, 152064, 32768),
+    "qwen3-8b": _model(36, 4096, 32, 8, 12288, 151936, 40960),
+    "qwen3-32b": _model(64, 5120, 64, 8, 25600, 151936, 40960),
+}
+"""Every model known by its name."""
+
+
+def find_model(name: str) -> KnownModel:
+    """Return a model by its name, or that of a checkpoint's directory.
+
+    Raises ConfigError for neither, CheckpointError for a directory that is no checkpoint.
+    """
+    if name in MODELS:
+        return MODELS[name]
+    path = Path(name)
+    if not path.is_dir():
+        known = ", ".join(MODELS)
+        raise ConfigError(f"--model {name} is neither known ({known}) nor a checkpoint's directory")
+    config = load_config(path, dtype=None)
+    shape = shape_of(config)
+    embedding = 0 if config.tie_embeddings else config.vocab_size * config.hidden_size
+    weights = shape.weight_bytes + embedding * shape.dtype_bytes
+    return KnownModel(shape, weights, config.max_position)

@@ -1,0 +1,143 @@
+"""Which flags do simulations take? A server's, with defaults for accelerators, and their own."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from serving.flags import build_config, part_options
+from serving.sim.build import PREDICTORS, SimulationConfig
+from serving.workload.read import FORMATS, WorkloadChoice
+
+Command = Callable[..., Any]
+
+ACCELERATOR = {
+    "prefill_workers": 1,
+    "page_size": 64,
+    "max_num_seqs": 256,
+    "max_num_batched_tokens": 2048,
+    "min_prefill_tokens": 128,
+    "max_queue_size": 100_000,
+    "hardware": "h100",
+    "link_gib_per_s": 46.6,
+}
+"""Where a simulated server differs from one on a CPU: larger steps and pages, a 50 GB/s link."""
+PARTS = ("mesh", "memory", "batch", "schedule", "policy", "costs")
+HEAD_SIGMA = 0.5
+
+
+def workload_options(command: Command) -> Command:
+    """Add the flags that choose a workload."""
+    add = [
+        click.option(
+            "--workload",
+            type=click.Path(path_type=Path),
+            default=None,
+            help="File of turns, as given or in the folder FORETOKEN_TRACES; may be .zst.",
+        ),
+        click.option(
+            "--format",
+            "workload_format",
+            default="synthetic",
+            show_default=True,
+            help=f"Format of the file: {', '.join(FORMATS)} (needs none).",
+        ),
+        click.option("--limit", type=int, default=None, help="Most turns."),
+        click.option("--max-context", type=int, default=None, help="End sessions that outgrow it."),
+        click.option(
+            "--rate-scale", type=float, default=1.0, help="Sessions begin so much oftener."
+        ),
+        click.option("--time-scale", type=float, default=1.0, help="Users take so much longer."),
+        click.option("--start", "start_s", type=float, default=0.0, help="Skip the first seconds."),
+        click.option("--seconds", type=float, default=None, help="Sessions of so many seconds."),
+        click.option(
+            "--session-rate",
+            type=float,
+            default=1.0,
+            show_default=True,
+            help="Sessions a second, where the source does not say when they begin.",
+        ),
+        click.option("--skip-bad", is_flag=True, help="Leave bad lines out, and count them."),
+        click.option(
+            "--seed", type=int, default=0, show_default=True, help="Of all that is drawn."
+        ),
+    ]
+    return _all(add, command)
+
+
+def simulation_options(command: Command) -> Command:
+    """Add the flags of the simulated server."""
+    add = [
+        click.option(
+            "--model",
+            default="llama-3.1-8b",
+            show_default=True,
+            help="A known model's name, or a checkpoint's directory.",
+        ),
+        click.option(
+            "--predictor",
+            default="head",
+            show_default=True,
+            help=f"Who forecasts replies: {', '.join(PREDICTORS)}.",
+        ),
+        click.option(
+            "--head-sigma",
+            type=click.FloatRange(min=0, min_open=True),
+            default=HEAD_SIGMA,
+            show_default=True,
+            help="Standard deviation of the logarithm of a head's error.",
+        ),
+        click.option(
+            "--step-noise",
+            type=click.FloatRange(min=0),
+            default=0.0,
+            show_default=True,
+            help="Standard deviation of the logarithm of step times.",
+        ),
+        click.option("--slo-ttft", type=float, default=None, help="Target to the first token, s."),
+        click.option("--slo-tpot", type=float, default=None, help="Target per token, s."),
+        part_options(*PARTS, defaults=ACCELERATOR),
+    ]
+    return _all(add, command)
+
+
+def workload_choice(values: Mapping[str, Any]) -> WorkloadChoice:
+    """Take what `workload_options` parsed."""
+    return WorkloadChoice(
+        path=values["workload"],
+        format=values["workload_format"],
+        seed=values["seed"],
+        limit=values["limit"],
+        max_context=values["max_context"],
+        rate_scale=values["rate_scale"],
+        time_scale=values["time_scale"],
+        start_s=values["start_s"],
+        seconds=values["seconds"],
+        session_rate=values["session_rate"],
+        skip_bad=values["skip_bad"],
+    )
+
+
+def simulation_config(values: Mapping[str, Any]) -> SimulationConfig:
+    """Take what `simulation_options` parsed, and the seed; raises ConfigError."""
+    server = build_config(values["model"], {**ACCELERATOR, **values})
+    own = {
+        flag: 1e3 * values[option]
+        for flag, option in (("slo_ttft_ms", "slo_ttft"), ("slo_tpot_ms", "slo_tpot"))
+        if values.get(option) is not None
+    }
+    return SimulationConfig(
+        server=replace(server, policy=replace(server.policy, **own)),
+        predictor=values["predictor"],
+        head_sigma=values["head_sigma"],
+        step_noise=values["step_noise"],
+        seed=values["seed"],
+    )
+
+
+def _all(add: list[Callable[[Command], Command]], command: Command) -> Command:
+    for option in reversed(add):
+        command = option(command)
+    return command

@@ -1,0 +1,183 @@
+"""What happens to a whole workload? One coordinator, its workers and its clients, on one agenda.
+
+The coordinator hears of things the moment they happen, and its messages take no time: it runs in
+the same process as its workers, as it does when served. Equal inputs give equal histories.
+"""
+
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import assert_never
+
+from serving.core.batcher import Batcher
+from serving.core.coordinator import Coordinator
+from serving.messages import (
+    Action,
+    Arrived,
+    Decision,
+    Emit,
+    EmitPrompt,
+    End,
+    Event,
+    Role,
+    StepsTimed,
+    Tick,
+    ToWorker,
+    WorkerId,
+    WorkerJoined,
+)
+from serving.request import Turn
+from serving.sim.agenda import Agenda
+from serving.sim.clients import Clients
+from serving.sim.links import Links
+from serving.sim.measure import Measurements
+from serving.sim.worker import Leaving, SimWorker
+
+TICK_S = 0.25  # as in the engine's loop
+
+Note = Callable[[Turn | Decision | End, float], None]
+
+
+class StalledError(RuntimeError):
+    """Turns are live and nothing is left to be done: a fault of the scheduler."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What the workers held at one time: pages in use and rows, by worker."""
+
+    at: float
+    pages: tuple[int, ...]
+    rows: tuple[int, ...]
+
+
+class Simulation:
+    """Runs a workload through a scheduler. Assemble with `serving/sim/build`."""
+
+    def __init__(self, coordinator: Coordinator, agenda: Agenda, links: Links, note: Note) -> None:
+        """Start without workers or clients. `note` is told of arrivals, decisions and ends."""
+        self.coordinator = coordinator
+        self.agenda = agenda
+        self.links = links
+        self.measurements = Measurements()
+        self.workers: dict[WorkerId, SimWorker] = {}
+        self.decisions: Counter[tuple[str, str]] = Counter()
+        self.samples: list[Sample] = []
+        self.steps = 0
+        self._sample_every_s = TICK_S
+        self._note = note
+        self._clients: Clients | None = None
+        self._ready: deque[SimWorker] = deque()
+        self._is_ready: set[WorkerId] = set()
+        self._ticking = False
+
+    def join(self, worker: SimWorker, role: Role, batcher: Batcher) -> None:
+        """Add a warm worker."""
+        self.workers[worker.id] = worker
+        capacity = batcher.limits.num_pages * batcher.limits.page_size
+        self._take(WorkerJoined(worker.id, role, capacity))
+
+    def run(self, clients: Clients, progress: Callable[[], object]) -> None:
+        """Run to the end of every turn, calling `progress` at each; raises StalledError."""
+        self._clients = clients
+        self._progress = progress
+        while (do := self.agenda.next()) is not None:
+            do()
+            self._run_ready()
+        if self.coordinator.live_turns:
+            raise StalledError(f"{self.coordinator.live_turns} turns do not end")
+
+    def submit(self, turn: Turn) -> None:
+        """A client sends a turn now."""
+        now = self.agenda.now
+        self._note(turn, now)
+        self.measurements.on_arrival(turn, now)
+        self._take(Arrived(turn))
+        if not self._ticking:
+            self._ticking = True
+            self.agenda.at((now // TICK_S + 1) * TICK_S, self._tick)
+
+    def post(self, leaving: Leaving, at: float) -> None:
+        """Deliver what leaves a worker, now or later."""
+        if at > self.agenda.now:
+            self.agenda.at(at, lambda: self._deliver(leaving))
+        else:
+            self._deliver(leaving)
+
+    def wake(self, worker: SimWorker) -> None:
+        """Give a worker a round before time goes on."""
+        if worker.id not in self._is_ready:
+            self._is_ready.add(worker.id)
+            self._ready.append(worker)
+
+    def _run_ready(self) -> None:
+        while self._ready:
+            worker = self._ready.popleft()
+            self._is_ready.discard(worker.id)
+            worker.round()
+
+    def _deliver(self, leaving: Leaving) -> None:
+        match leaving:
+            case ToWorker(worker, message):
+                self.workers[worker].deliver(message)
+            case Decision():
+                self._decided(leaving)
+            case _:
+                if isinstance(leaving, StepsTimed):
+                    self.steps += len(leaving.steps)
+                self._take(leaving)
+
+    def _take(self, event: Event) -> None:
+        for action in self.coordinator.on(event, self.agenda.now):
+            self._act(action)
+
+    def _act(self, action: Action) -> None:
+        now = self.agenda.now
+        match action:
+            case Emit(turns, samples):
+                self.measurements.on_tokens(turns, samples, now)
+            case ToWorker(worker, message):
+                self.workers[worker].deliver(message)
+            case Decision():
+                self._decided(action)
+            case End():
+                self._note(action, now)
+                self.measurements.on_end(action, now)
+                assert self._clients is not None
+                self._clients.on_end(action)
+                self._progress()
+            case EmitPrompt():
+                pass
+            case _:
+                assert_never(action)
+
+    def _decided(self, decision: Decision) -> None:
+        self.decisions[decision.kind, decision.reason] += 1
+        self._note(decision, self.agenda.now)
+
+    def _tick(self) -> None:
+        """Look at deadlines and loads, as long as there are turns."""
+        reports = [worker.batcher.report() for worker in self.workers.values()]
+        self._keep(
+            [report.pages_used for report in reports], [report.running for report in reports]
+        )
+        for worker, report in zip(self.workers.values(), reports, strict=True):
+            worker.deliver(Tick())
+            self._take(report)
+        self._take(Tick())
+        self._ticking = self.coordinator.live_turns > 0
+        if self._ticking:
+            self.agenda.at(self.agenda.now + TICK_S, self._tick)
+
+    def _keep(self, pages: Sequence[int], rows: Sequence[int]) -> None:
+        """Remember what is held, at most `MOST_SAMPLES` times: every second one is then dropped."""
+        now = self.agenda.now
+        if self.samples and now - self.samples[-1].at < self._sample_every_s:
+            return
+        self.samples.append(Sample(now, tuple(pages), tuple(rows)))
+        if len(self.samples) > MOST_SAMPLES:
+            self._sample_every_s *= 2
+            del self.samples[1::2]
+
+
+MOST_SAMPLES = 2000

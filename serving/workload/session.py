@@ -1,0 +1,158 @@
+"""What is asked of a server, without its words? Sessions of turns, as lengths, times and sharing.
+
+A prompt is what the turn keeps of its conversation so far (its last prompt and reply), then new
+text. Text is named, not written: equal names mean equal text, so that sessions can share a system
+prompt. Closed loop within a session: a turn comes a think time after the reply before it has ended;
+open loop across sessions: they begin when the trace says.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from serving.config import ConfigError
+
+
+class WorkloadError(ConfigError):
+    """A workload that cannot be read or run: one line with the file and the line in it."""
+
+
+class Span(NamedTuple):
+    """Some text: its name, and its length in tokens. Spans of equal name begin alike."""
+
+    name: int
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class TurnShape:
+    """One turn. Lengths in tokens, times in seconds.
+
+    `think_s` passes between the end of the reply before it (or the session's start) and this turn.
+    The prompt keeps the first `keep` tokens of the conversation, all of it for None, behind it
+    `shared` text that other sessions may have too, then `new` tokens of its own.
+    """
+
+    think_s: float
+    keep: int | None
+    shared: tuple[Span, ...]
+    new: int
+    reply: int
+
+
+@dataclass(frozen=True, slots=True)
+class SessionShape:
+    """One conversation: when it begins, and its turns."""
+
+    id: str
+    start_s: float
+    turns: tuple[TurnShape, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """Sessions by their start, and where they come from, in words.
+
+    `skipped` counts what was left out, by reason.
+    """
+
+    origin: str
+    sessions: tuple[SessionShape, ...]
+    skipped: dict[str, int]
+
+    @property
+    def num_turns(self) -> int:
+        """Turns of all sessions."""
+        return sum(len(session.turns) for session in self.sessions)
+
+
+def check_turn(turn: TurnShape, where: str) -> None:
+    """Raise WorkloadError unless a turn has a prompt, a reply and a time that can be."""
+    lengths = (turn.new, turn.reply, turn.keep or 0, *(span.tokens for span in turn.shared))
+    if min(lengths) < 0:
+        raise WorkloadError(f"{where}: a length is negative ({min(lengths)})")
+    if max(lengths) > LONGEST:
+        raise WorkloadError(f"{where}: {max(lengths)} tokens are more than {LONGEST}")
+    if turn.reply == 0:
+        raise WorkloadError(f"{where}: the reply has no token")
+    if not 0 <= turn.think_s < float("inf"):
+        raise WorkloadError(f"{where}: a think time of {turn.think_s} s")
+
+
+LONGEST = 2**22
+"""Tokens beyond which a length is taken for a mistake."""
+
+
+def scale_rate(workload: Workload, factor: float) -> Workload:
+    """Let sessions begin `factor` times as often; think times stay what they are."""
+    if not 0 < factor < float("inf"):
+        raise WorkloadError(f"--rate-scale {factor} must be positive")
+    sessions = tuple(replace(s, start_s=s.start_s / factor) for s in workload.sessions)
+    return replace(workload, sessions=sessions)
+
+
+def scale_time(workload: Workload, factor: float) -> Workload:
+    """Let everything that users do take `factor` times as long: arrivals and think times."""
+    if not 0 < factor < float("inf"):
+        raise WorkloadError(f"--time-scale {factor} must be positive")
+
+    def stretched(session: SessionShape) -> SessionShape:
+        turns = tuple(replace(turn, think_s=turn.think_s * factor) for turn in session.turns)
+        return replace(session, start_s=session.start_s * factor, turns=turns)
+
+    return replace(workload, sessions=tuple(map(stretched, workload.sessions)))
+
+
+def from_first_arrival(workload: Workload) -> Workload:
+    """Begin at time zero, whatever time the file begins at."""
+    if not workload.sessions:
+        raise WorkloadError(f"{workload.origin}: no session is left to run")
+    first = workload.sessions[0].start_s
+    sessions = tuple(replace(s, start_s=s.start_s - first) for s in workload.sessions)
+    return replace(workload, sessions=sessions)
+
+
+def window(workload: Workload, start_s: float, seconds: float) -> Workload:
+    """Keep the sessions that begin in this span of the workload's time."""
+    kept = [s for s in workload.sessions if start_s <= s.start_s < start_s + seconds]
+    return from_first_arrival(_keep(workload, kept, "outside the window"))
+
+
+def first_turns(workload: Workload, limit: int) -> Workload:
+    """Keep the first sessions, with at most `limit` turns in all: the last one may be cut."""
+    if limit < 1:
+        raise WorkloadError(f"--limit {limit} leaves no turn")
+    kept: list[SessionShape] = []
+    left = limit
+    for session in workload.sessions:
+        if not left:
+            break
+        kept.append(replace(session, turns=session.turns[:left]))
+        left -= len(kept[-1].turns)
+    return _keep(workload, kept, "beyond the limit")
+
+
+def within_context(workload: Workload, max_len: int) -> Workload:
+    """End each session before its first turn that would outgrow `max_len` tokens."""
+    kept: list[SessionShape] = []
+    for session in workload.sessions:
+        turns = session.turns[: _turns_within(session.turns, max_len)]
+        if turns:
+            kept.append(replace(session, turns=turns))
+    return _keep(workload, kept, f"beyond a context of {max_len} tokens")
+
+
+def _turns_within(turns: Sequence[TurnShape], max_len: int) -> int:
+    context = 0
+    for count, turn in enumerate(turns):
+        kept = context if turn.keep is None else min(turn.keep, context)
+        context = kept + sum(span.tokens for span in turn.shared) + turn.new + turn.reply
+        if context > max_len:
+            return count
+    return len(turns)
+
+
+def _keep(workload: Workload, kept: Sequence[SessionShape], reason: str) -> Workload:
+    left_out = workload.num_turns - sum(len(session.turns) for session in kept)
+    skipped = {**workload.skipped, f"turns {reason}": left_out} if left_out else workload.skipped
+    return Workload(workload.origin, tuple(kept), skipped)
