@@ -8,6 +8,7 @@ when that clock says. Sampled tokens differ from the simulated ones, and no deci
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import cast
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from serving.core.plan import StepPlan, StepResult
 from serving.core.rules import CoordinatorLimits
 from serving.core.sessions import Sessions
 from serving.costs.costs import Link
-from serving.engine.worker import Leaving, Moved, Worker
+from serving.engine.worker import Executor, Leaving, Moved, Worker
 from serving.messages import Decision, End, PagesReady, Role, ToWorker, TransferId, WorkerId
 from serving.metrics.decision_log import line, record
 from serving.request import GREEDY, SessionId, Slo, Turn, TurnId
@@ -116,8 +117,14 @@ class Watched:
         self._real, self._executors = real, executors
         self.there: dict[TransferId, float] = {}
 
-    def __getattr__(self, name: str):
-        return getattr(self._real, name)
+    def take(self, transfer: TransferId):
+        return self._real.take(transfer)
+
+    def drop(self, transfer: TransferId) -> None:
+        self._real.drop(transfer)
+
+    def lose(self, worker: WorkerId) -> None:
+        self._real.lose(worker)
 
     def send(self, transfer: TransferId, payload, to: WorkerId) -> int:
         executor = self._executors[transfer.sender]
@@ -131,7 +138,9 @@ class Timed:
     def __init__(self, batcher: Batcher, executor: Scripted, wire: Watched, agenda, hall) -> None:
         self.id, self.batcher, self.busy_s = batcher.worker, batcher, 0.0
         self._executor, self._wire, self._agenda, self._hall = executor, wire, agenda, hall
-        self._worker = Worker(batcher, executor, wire, self._post, lambda: executor.now)
+        self._worker = Worker(
+            batcher, cast(Executor, executor), wire, self._post, lambda: executor.now
+        )
         self._waits = False
         self._last: dict[WorkerId, float] = {}
 
@@ -196,7 +205,7 @@ def served(cluster: Cluster, route: str) -> list[str]:
     for name, (role, _) in cluster.executors.items():
         batcher = Batcher(name, LIMITS, rules())
         batchers.append(batcher)
-        hall.join(Timed(batcher, executors[name], wire, agenda, hall), role, batcher)
+        hall.join(Timed(batcher, executors[name], wire, agenda, hall), role)
 
     def text(number: int, length: int) -> tuple[int, ...]:
         # Unlike any other turn's, as simulated text is: no prefix is shared by chance.
@@ -217,7 +226,7 @@ def simulated(cluster: Cluster, route: str) -> list[str]:
         batchers.append(batcher)
         noise = StepNoise(NOISE, name)
         executor = SimExecutor(COSTS, replies, None, noise, LIMITS.max_rows)
-        hall.join(SimWorker(batcher, executor, world, hall.post, hall.wake), role, batcher)
+        hall.join(SimWorker(batcher, executor, world, hall.post, hall.wake), role)
     people = People(hall, agenda, lambda number, n: (own_text(number),) * n, replies)
     run(hall, people, batchers)
     return log

@@ -106,7 +106,7 @@ def build_simulation(
         noise = StepNoise(config.step_noise, f"{config.seed} {name}")
         executor = SimExecutor(costs[role], replies, readings, noise, own.max_rows)
         worker = SimWorker(batcher, executor, world, simulation.post, simulation.wake)
-        simulation.join(worker, role, batcher)
+        simulation.join(worker, role)
     clients = Clients(workload, replies, agenda, max_model_len, simulation.submit)
     return simulation, clients
 

@@ -7,7 +7,7 @@ the same process as its workers, as it does when served. Equal inputs give equal
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import assert_never
+from typing import Protocol, assert_never
 
 from serving.core.batcher import Batcher
 from serving.core.coordinator import Coordinator
@@ -25,17 +25,52 @@ from serving.messages import (
     ToWorker,
     WorkerId,
     WorkerJoined,
+    WorkerMessage,
 )
 from serving.request import Turn
 from serving.sim.agenda import Agenda
-from serving.sim.clients import Clients
 from serving.sim.links import Links
 from serving.sim.measure import Measurements
-from serving.sim.worker import Leaving, SimWorker
+from serving.sim.worker import Leaving
 
 TICK_S = 0.25  # as in the engine's loop
 
 Note = Callable[[Turn | Decision | End, float], None]
+
+
+class Audience(Protocol):
+    """Who sends turns, and hears when one has ended."""
+
+    def on_end(self, end: End) -> None:
+        """A turn has ended; more may follow it."""
+        ...
+
+
+class VirtualWorker(Protocol):
+    """A worker whose rounds run in virtual time."""
+
+    @property
+    def id(self) -> WorkerId:
+        """Its name."""
+        ...
+
+    @property
+    def batcher(self) -> Batcher:
+        """Its state machine."""
+        ...
+
+    @property
+    def busy_s(self) -> float:
+        """How long its steps have taken together."""
+        ...
+
+    def deliver(self, message: WorkerMessage) -> None:
+        """Give it a message."""
+        ...
+
+    def round(self) -> None:
+        """Let it do what can be done now."""
+        ...
 
 
 class StalledError(RuntimeError):
@@ -60,24 +95,25 @@ class Simulation:
         self.agenda = agenda
         self.links = links
         self.measurements = Measurements()
-        self.workers: dict[WorkerId, SimWorker] = {}
+        self.workers: dict[WorkerId, VirtualWorker] = {}
         self.decisions: Counter[tuple[str, str]] = Counter()
         self.samples: list[Sample] = []
         self.steps = 0
         self._sample_every_s = TICK_S
         self._note = note
-        self._clients: Clients | None = None
-        self._ready: deque[SimWorker] = deque()
+        self._clients: Audience | None = None
+        self._ready: deque[VirtualWorker] = deque()
         self._is_ready: set[WorkerId] = set()
         self._ticking = False
 
-    def join(self, worker: SimWorker, role: Role, batcher: Batcher) -> None:
+    def join(self, worker: VirtualWorker, role: Role) -> None:
         """Add a warm worker."""
         self.workers[worker.id] = worker
-        capacity = batcher.limits.num_pages * batcher.limits.page_size
+        limits = worker.batcher.limits
+        capacity = limits.num_pages * limits.page_size
         self._take(WorkerJoined(worker.id, role, capacity))
 
-    def run(self, clients: Clients, progress: Callable[[], object]) -> None:
+    def run(self, clients: Audience, progress: Callable[[], object]) -> None:
         """Run to the end of every turn, calling `progress` at each; raises StalledError."""
         self._clients = clients
         self._progress = progress
@@ -104,7 +140,7 @@ class Simulation:
         else:
             self._deliver(leaving)
 
-    def wake(self, worker: SimWorker) -> None:
+    def wake(self, worker: VirtualWorker) -> None:
         """Give a worker a round before time goes on."""
         if worker.id not in self._is_ready:
             self._is_ready.add(worker.id)

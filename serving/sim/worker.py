@@ -72,7 +72,7 @@ class SimWorker:
         wake: Callable[["SimWorker"], None],
     ) -> None:
         """`wake` is told when there is something to do for the worker: a `round` is to follow."""
-        self.id: WorkerId = batcher.worker
+        self.id = batcher.worker
         self.batcher = batcher
         self.busy_s = 0.0
         self._executor = executor

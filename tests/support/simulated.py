@@ -94,7 +94,7 @@ def lab(
         batcher = Batcher(name, limits, replace(batcher_rules(), costs=COSTS))
         executor = SimExecutor(COSTS, replies, None, StepNoise(noise, name), limits.max_rows)
         worker = SimWorker(batcher, executor, world, simulation.post, simulation.wake)
-        simulation.join(worker, role, batcher)
+        simulation.join(worker, role)
         batchers.append(batcher)
     return Lab(simulation, agenda, replies, batchers, log)
 
