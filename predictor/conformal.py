@@ -11,7 +11,7 @@ A reply that was cut off has a score above that of its cut: Kaplan and Meier's e
 (papers.md 5.3). Knows no heads and no smoothing.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TypeAlias
 
@@ -30,6 +30,8 @@ WIDTHS = (0.0, 0.25, 0.75)
 CLASSES = len(STRETCHES) * len(WIDTHS)
 LEVELS = 129
 """Chances at which a map is kept, evenly spaced, from 0 to 1."""
+PLAIN_MAP: tuple[float, ...] = tuple(np.linspace(0, 1, LEVELS).tolist())
+"""The map that leaves chances as they are."""
 LEAST_REPLIES = 100
 """Replies that a class needs for a map of its own; else all curves of like width share one."""
 
@@ -39,6 +41,7 @@ class Calibration:
     """Maps of chances, one for each class: `maps[i][j]` is what chance j / (LEVELS - 1) means."""
 
     maps: tuple[tuple[float, ...], ...]
+    is_plain: bool = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Raise ValueError unless there is a rising map from 0 to 1 for every class."""
@@ -48,12 +51,15 @@ class Calibration:
         )
         if len(self.maps) != CLASSES or not rising:
             raise ValueError("a calibration has a rising map from 0 to 1 for every class")
+        object.__setattr__(self, "is_plain", all(m == PLAIN_MAP for m in self.maps))
 
     def apply(self, alive: Floats, generated: Ints, tilt: float) -> Floats:
         """Return the curves [N, E] to be stated of replies with `generated[n]` tokens so far.
 
         `tilt` shifts the log-odds of running on, for all of them: what was learned since.
         """
+        if self.is_plain and not tilt:
+            return alive
         levels = np.linspace(0, 1, LEVELS)
         out = np.empty_like(alive)
         own = classes(alive, generated)
@@ -69,7 +75,7 @@ class Calibration:
 
 def uncalibrated() -> Calibration:
     """Return the calibration that leaves curves as they are."""
-    return Calibration((tuple(np.linspace(0, 1, LEVELS).tolist()),) * CLASSES)
+    return Calibration((PLAIN_MAP,) * CLASSES)
 
 
 def classes(alive: Floats, generated: Ints) -> Ints:

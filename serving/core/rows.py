@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 
 from serving.core.plan import DecodeRows
 
+MOVE_ON = np.array([[1], [1], [0], [0], [-1], [0]], np.int32)
+"""What a step adds to the state of its rows."""
+
 
 class Rows:
     """The only writer of one worker's slots."""
@@ -21,13 +24,13 @@ class Rows:
         self._page_size = page_size
         self._free = list(range(slots - 1, -1, -1))
         self._table = np.zeros((slots, max_pages), np.int32)
-        self._num_pages = np.zeros(slots, np.int32)
-        self._position = np.zeros(slots, np.int32)
-        self._reply_index = np.zeros(slots, np.int32)
-        self._token = np.zeros(slots, np.int32)
-        self._from_host = np.zeros(slots, np.bool_)
-        self._left = np.zeros(slots, np.int64)
+        # One array, so that a step takes all of it for its rows at once. By slot: what a row's
+        # step reads, the tokens that it may still sample, and those that its pages have room for.
+        self._state = np.zeros((6, slots), np.int32)
+        self._position, self._reply_index, self._token = self._state[:3]
+        self._from_host, self._left, self._room = self._state[3:]
         self._wants_logprobs = np.zeros(slots, np.bool_)
+        self._num_wanting = 0  # active rows among them
         self._due_from = np.zeros(slots, np.float64)
         self._tpot = np.full(slots, np.nan, np.float64)
         self._targets = 0
@@ -42,7 +45,7 @@ class Rows:
     def open(self, *, wants_logprobs: bool) -> int:
         """Take a slot. Raises IndexError if none is free."""
         slot = self._free.pop()
-        self._num_pages[slot] = 0
+        self._room[slot] = 0
         self._wants_logprobs[slot] = wants_logprobs
         return slot
 
@@ -56,9 +59,9 @@ class Rows:
 
     def add_pages(self, slot: int, pages: list[int]) -> None:
         """Append pages to a row's table."""
-        start = int(self._num_pages[slot])
+        start = int(self._room[slot]) // self._page_size
         self._table[slot, start : start + len(pages)] = pages
-        self._num_pages[slot] = start + len(pages)
+        self._room[slot] = (start + len(pages)) * self._page_size
 
     def pages(self, slot: int) -> NDArray[np.int32]:
         """Copy a row's page table, padded with 0."""
@@ -76,8 +79,7 @@ class Rows:
         self._left[slot] = left
         self._from_host[slot] = token is not None
         self._token[slot] = token or 0
-        self._active[slot] = None
-        self._active_array = None
+        self._set_active(slot)
 
     def set_target(self, slot: int, *, now: float, tpot_s: float) -> None:
         """From now on a token of this row is due every `tpot_s` seconds."""
@@ -102,12 +104,12 @@ class Rows:
         """Take a row out of the steps to come."""
         if slot in self._active:
             del self._active[slot]
+            self._num_wanting -= bool(self._wants_logprobs[slot])
             self._active_array = None
 
     def resume(self, slot: int) -> None:
         """Let a row go on that was taken out while it had tokens to come."""
-        self._active[slot] = None
-        self._active_array = None
+        self._set_active(slot)
 
     def is_active(self, slot: int) -> bool:
         """Tell whether a row decodes in the next step."""
@@ -126,12 +128,12 @@ class Rows:
     def short_of_pages(self) -> list[int]:
         """List the active slots whose next token has no page yet."""
         slots = self.active()
-        short = self._position[slots] >= self._num_pages[slots] * self._page_size
-        return slots[short].tolist()
+        short = self._position[slots] >= self._room[slots]
+        return slots[short].tolist() if short.any() else []
 
     def wants_logprobs(self) -> bool:
         """Tell whether an active row wants log-probabilities."""
-        return bool(self._wants_logprobs[self.active()].any())
+        return self._num_wanting > 0
 
     def advance(self) -> DecodeRows:
         """Make the decode part of a step, one token for every active row, and move them on.
@@ -139,18 +141,27 @@ class Rows:
         Rows that have planned all their tokens stop being active.
         """
         slots = self.active()
+        state = self._state[:, slots]
+        position, reply_index, token, from_host, left, room = state
+        widest = int(room.max(initial=0)) // self._page_size
         rows = DecodeRows(
             slot=slots,
-            position=self._position[slots],
-            token=self._token[slots],
-            from_host=self._from_host[slots],
-            reply_index=self._reply_index[slots],
-            pages=self._table[slots],
+            position=position,
+            token=token,
+            from_host=from_host.astype(np.bool_),
+            reply_index=reply_index,
+            # No wider than the longest: most of a table is empty, and this runs every step.
+            pages=self._table[slots, :widest],
         )
-        self._position[slots] += 1
-        self._reply_index[slots] += 1
-        self._from_host[slots] = False
-        self._left[slots] -= 1
-        for slot in slots[self._left[slots] <= 0].tolist():
-            self.deactivate(slot)
+        self._state[:, slots] = state + MOVE_ON
+        self._from_host[slots] = 0
+        if len(slots) and left.min() <= 1:
+            for slot in slots[left <= 1].tolist():
+                self.deactivate(slot)
         return rows
+
+    def _set_active(self, slot: int) -> None:
+        if slot not in self._active:
+            self._active[slot] = None
+            self._num_wanting += bool(self._wants_logprobs[slot])
+            self._active_array = None

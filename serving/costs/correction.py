@@ -5,10 +5,9 @@ last `WINDOW` observations; their median, clamped, corrects the model, and their
 a corrected prediction can be trusted. A bucket that has seen little takes its kind's ratios.
 
 `predicted_s` is always what the model itself says: feeding corrected predictions back would undo
-the correction. Pure state: no clock, no I/O, and `observe` does no more than keep two sorted lists.
+the correction. Pure state: no clock, no I/O, and `observe` does no more than keep two lists.
 """
 
-from bisect import bisect_left, insort
 from collections import deque
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -52,23 +51,18 @@ def transfer_bucket(num_bytes: int) -> Bucket:
 
 @dataclass(slots=True)
 class _Ratios:
-    """The last ratios, in the order they came and sorted.
+    """The last ratios, in the order they came.
 
-    What they say is worked out when it is first asked for after a new one: routing a turn asks more
-    often than steps end.
+    What they say is worked out when it is first asked for after a new one: most steps end without
+    anyone asking, and a route asks often.
     """
 
-    recent: deque[float] = field(default_factory=deque[float])
-    ordered: list[float] = field(default_factory=list[float])
+    recent: deque[float] = field(default_factory=lambda: deque(maxlen=WINDOW))
     _verdict: tuple[float, float] | None = None
 
     def add(self, ratio: float) -> None:
         self._verdict = None
-        ordered = self.ordered
-        if len(ordered) == WINDOW:
-            del ordered[bisect_left(ordered, self.recent.popleft())]
         self.recent.append(ratio)
-        insort(ordered, ratio)
 
     @property
     def verdict(self) -> tuple[float, float]:
@@ -77,19 +71,18 @@ class _Ratios:
         That error is their spread, and what the bounds have left uncorrected.
         """
         if self._verdict is None:
-            median = self._median()
+            ordered = sorted(self.recent)
+            middle = len(ordered) // 2
+            median = (ordered[middle] + ordered[~middle]) / 2
             factor = min(max(median, LOWEST), HIGHEST)
-            self._verdict = factor, hypot(self._spread(median), median / factor - 1)
+            self._verdict = factor, hypot(_spread(ordered, median), median / factor - 1)
         return self._verdict
 
-    def _median(self) -> float:
-        middle = len(self.ordered) // 2
-        return (self.ordered[middle] + self.ordered[~middle]) / 2
 
-    def _spread(self, median: float) -> float:
-        """Return the relative standard deviation, from the middle two thirds: no outliers."""
-        low = int(SIGMA_SHARE * (len(self.ordered) - 1) + 0.5)
-        return (self.ordered[~low] - self.ordered[low]) / 2 / median
+def _spread(ordered: list[float], median: float) -> float:
+    """Return the relative standard deviation, from the middle two thirds: no outliers."""
+    low = int(SIGMA_SHARE * (len(ordered) - 1) + 0.5)
+    return (ordered[~low] - ordered[low]) / 2 / median
 
 
 class Correction:
@@ -131,13 +124,13 @@ class Correction:
     def _of(self, bucket: Bucket) -> _Ratios | None:
         """Return the ratios that speak for a bucket."""
         own = self._buckets.get(bucket)
-        if own is not None and len(own.ordered) >= LEAST:
+        if own is not None and len(own.recent) >= LEAST:
             return own
         return self._of_kind(bucket[0])
 
     def _of_kind(self, kind: Kind) -> _Ratios | None:
         ratios = self._kinds.get(kind)
-        return ratios if ratios is not None and len(ratios.ordered) >= LEAST else None
+        return ratios if ratios is not None and len(ratios.recent) >= LEAST else None
 
 
 def _factor(ratios: _Ratios | None) -> float:
@@ -150,6 +143,11 @@ class Corrected:
 
     base: Costs
     correction: Correction
+    _plane: StepModel = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Fit the base's plane once: placing and rebalancing ask for it again and again."""
+        object.__setattr__(self, "_plane", self.base.step_model())
 
     @property
     def kv_bytes_per_token(self) -> int:
@@ -178,7 +176,7 @@ class Corrected:
 
     def step_model(self) -> StepModel:
         """Return the model's plane, scaled as decode steps are as a whole."""
-        plane, factor = self.base.step_model(), self.correction.kind_factor(Kind.DECODE)
+        plane, factor = self._plane, self.correction.kind_factor(Kind.DECODE)
         return StepModel(
             plane.base_s * factor, plane.per_row_s * factor, plane.per_token_s * factor
         )

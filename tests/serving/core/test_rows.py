@@ -22,7 +22,7 @@ def test_a_row_feeds_the_host_token_once_and_then_its_own():
     assert (first.token.tolist(), first.from_host.tolist()) == ([5], [True])
     assert (second.position.tolist(), second.from_host.tolist()) == ([4], [False])
     assert (first.reply_index.tolist(), second.reply_index.tolist()) == ([1], [2])
-    assert first.pages.tolist() == [[7, 8, 0, 0]]
+    assert first.pages.tolist() == [[7, 8]]
 
 
 def test_a_token_of_id_zero_is_still_fed_by_the_host():
@@ -69,7 +69,7 @@ def test_plans_do_not_change_when_rows_move_on():
     rows.advance()
     rows.close(slot)
     assert (plan.slot.tolist(), plan.position.tolist()) == ([slot], [0])
-    assert plan.pages.tolist() == [[7, 0, 0, 0]]
+    assert plan.pages.tolist() == [[7]]
     assert table.tolist() == [7, 0, 0, 0]
 
 
