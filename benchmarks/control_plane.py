@@ -28,6 +28,7 @@ from serving.costs.shape import shape_of
 from serving.forecast.histogram import LengthHistogram
 from serving.forecast.returns import ReturnPrior
 from serving.messages import Action, Arrived, Role, Tokens, ToWorker, WorkerId, WorkerJoined
+from serving.policy.place import PLACE_POLICIES
 from serving.policy.rebalance import REBALANCE_POLICIES
 from serving.policy.rebalance_config import RebalanceConfig
 from serving.policy.roles import ROLES_POLICIES, RolesConfig
@@ -148,6 +149,7 @@ def _batcher_rules(costs: Costs) -> BatcherRules:
 
 def _coordinator_rules(costs: Costs) -> CoordinatorRules:
     return CoordinatorRules(
+        place=PLACE_POLICIES["load"],
         route=ROUTE_POLICIES["foretoken"],
         route_config=RouteConfig(),
         table=None,

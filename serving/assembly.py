@@ -28,6 +28,7 @@ from serving.costs.shape import ModelShape
 from serving.forecast.histogram import LengthHistogram
 from serving.forecast.returns import ReturnPrior
 from serving.messages import Role, WorkerId
+from serving.policy.place import PLACE_POLICIES
 from serving.policy.ppd_table import PpdTable
 from serving.policy.rebalance import REBALANCE_POLICIES
 from serving.policy.rebalance_config import RebalanceConfig
@@ -159,6 +160,7 @@ def coordinator_rules(config: ServerConfig, costs: Mapping[Role, Costs]) -> Coor
     """Make the rules of the deployment; raises ConfigError for a name or a file that is wrong."""
     policy = config.policy
     return CoordinatorRules(
+        place=_named("place-policy", policy.place_policy, PLACE_POLICIES),
         route=_named("route-policy", policy.route_policy, ROUTE_POLICIES),
         route_config=RouteConfig(
             w_ttft=policy.route_weight_ttft,

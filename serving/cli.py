@@ -16,9 +16,12 @@ from serving.flags import (
     read_config_file,
     server_options,
 )
+from serving.plan.options import plan_options
+from serving.replay.options import replay_options
 from serving.sim.options import simulation_options, workload_options
 
 USAGE_ERROR = 2
+INTERRUPTED = 130
 ONE_SPELLING = {"token_normalize_func": lambda name: name.replace("_", "-")}
 
 
@@ -145,6 +148,51 @@ def simulate(*, as_json: bool, figures: Path | None, **values: Any) -> None:
     click.echo(json.dumps(outcome.report) if as_json else text_of(outcome.report))
 
 
+@cli.command(context_settings=ONE_SPELLING)
+@plan_options
+@workload_options
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=None,
+    help="TOML file to write, for `serve --config`.",
+)
+def plan(*, as_json: bool, out: Path | None, **values: Any) -> None:
+    """Say which workers, and how many, serve a workload best on so many accelerators."""
+    from serving.plan.answer import report_of, text_of, toml_of
+    from serving.plan.options import plan_request
+    from serving.plan.planner import plan as make_plan
+    from serving.sim.options import workload_choice
+    from serving.workload.read import read_workload
+
+    workload = read_workload(workload_choice(values))
+    answer = make_plan(plan_request(values), workload, show_progress=True)
+    if out is not None:
+        out.write_text(toml_of(answer))
+    click.echo(json.dumps(report_of(answer)) if as_json else text_of(answer))
+
+
+@cli.command(context_settings=ONE_SPELLING)
+@replay_options
+@workload_options
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def replay(*, as_json: bool, **values: Any) -> None:
+    """Send a workload to a server at its own pace and say what every turn got."""
+    from serving.replay.options import replay_config
+    from serving.replay.report import text_of
+    from serving.replay.run import replay as run_replay
+    from serving.sim.options import workload_choice
+    from serving.workload.read import read_workload
+
+    config = replay_config(values)
+    workload = read_workload(workload_choice(values))
+    report = run_replay(config, workload, transport=None, show_progress=True)
+    click.echo(json.dumps(report) if as_json else text_of(report))
+    if report["interrupted"]:
+        sys.exit(INTERRUPTED)
+
+
 def main() -> None:
     """Run the command line; every expected failure is one line and exit status 2."""
     sys.exit(run(cli))
@@ -166,7 +214,7 @@ def run(command: Callable[..., Any]) -> int:
         click.echo(f"foretoken: {error}", err=True)
         return USAGE_ERROR
     except (KeyboardInterrupt, click.Abort):
-        return 130
+        return INTERRUPTED
     return 0
 
 

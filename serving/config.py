@@ -143,8 +143,9 @@ class ScheduleConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyConfig:
-    """How turns are routed, ordered, admitted and moved."""
+    """How sessions are placed, and turns routed, ordered, admitted and moved."""
 
+    place_policy: str = setting("load", "Where new sessions decode: load or hash.")
     route_policy: str = setting(
         "foretoken",
         "Who prefills: foretoken, replicas, pd-full, pd-delta, local, ppd, threshold or ampd.",

@@ -37,7 +37,7 @@ class Assignments:
         self._sessions = sessions
         self._outbox = outbox
         self._arrivals = Window(rules.window_s)
-        self._placer = Placer(fleet, sessions, costs)
+        self._placer = Placer(rules.place, fleet, sessions, costs)
         self._router = Router(rules, costs, fleet, turns)
 
     def arrived(self, now: float) -> None:

@@ -7,15 +7,22 @@ from serving.core.live_turn import LiveTurn
 from serving.core.sessions import Sessions
 from serving.costs.costs import Costs
 from serving.messages import Role
-from serving.policy.place import Placement, place
+from serving.policy.place import Placement, PlacePolicy
 from serving.policy.views import DecodeView
 
 
 class Placer:
     """Asks the placement policy. Changes nothing."""
 
-    def __init__(self, fleet: Fleet, sessions: Sessions, costs: Mapping[Role, Costs]) -> None:
+    def __init__(
+        self,
+        policy: PlacePolicy,
+        fleet: Fleet,
+        sessions: Sessions,
+        costs: Mapping[Role, Costs],
+    ) -> None:
         """Read `fleet` and `sessions`, which belong to the coordinator; `costs` by role."""
+        self._policy = policy
         self._fleet = fleet
         self._sessions = sessions
         self._costs = costs
@@ -25,7 +32,8 @@ class Placer:
 
         What a worker's live turns are expected to grow to stands for its load over the horizon.
         """
-        return place(
+        return self._policy(
+            live.session.id,
             [
                 DecodeView(
                     worker=record.id,
@@ -41,5 +49,5 @@ class Placer:
                 )
                 for record in self._fleet.workers.values()
                 if record.decodes
-            ]
+            ],
         )

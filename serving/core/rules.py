@@ -7,6 +7,7 @@ from predictor.reading import Reader
 from serving.costs.costs import Costs, Link
 from serving.forecast.returns import ReturnPrior
 from serving.messages import Role
+from serving.policy.place import PlacePolicy
 from serving.policy.ppd_table import PpdTable
 from serving.policy.rebalance import RebalancePolicy
 from serving.policy.rebalance_config import RebalanceConfig
@@ -63,6 +64,7 @@ class CoordinatorRules:
     the largest step's.
     """
 
+    place: PlacePolicy
     route: RoutePolicy
     route_config: RouteConfig
     table: PpdTable | None

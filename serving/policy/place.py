@@ -5,11 +5,13 @@ start of the prompt already, if its steps are not longer by more than that is wo
 of who prefills.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 
 from serving.messages import WorkerId
 from serving.policy.views import DecodeView
+from serving.request import SessionId
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +22,11 @@ class Placement:
     reason: str
 
 
-def place(workers: Sequence[DecodeView]) -> Placement | None:
+PlacePolicy = Callable[[SessionId, Sequence[DecodeView]], Placement | None]
+"""Takes the session and the workers that decode; None if there is nobody to place it with."""
+
+
+def place(session: SessionId, workers: Sequence[DecodeView]) -> Placement | None:
     """Choose an owner among the workers that do not drain; None if there is none.
 
     Every worker would get the same rows and tokens more, so the least mean step time over the
@@ -40,6 +46,22 @@ def place(workers: Sequence[DecodeView]) -> Placement | None:
     least_loaded = min(ready, key=lambda w: _rank(w, 0))
     reason = "least_load" if best is least_loaded else "prefix"
     return Placement(best.worker, reason)
+
+
+def place_by_hash(session: SessionId, workers: Sequence[DecodeView]) -> Placement | None:
+    """Choose an owner by the session's name alone, blind to load, as PPD's router does.
+
+    Any of the workers that do not drain is as likely as any other. Reason: `hash`.
+    """
+    ready = sorted(worker.worker for worker in workers if not worker.draining)
+    if not ready:
+        return None
+    digest = blake2b(session.encode(), digest_size=8).digest()
+    return Placement(ready[int.from_bytes(digest, "big") % len(ready)], "hash")
+
+
+PLACE_POLICIES: dict[str, PlacePolicy] = {"load": place, "hash": place_by_hash}
+"""Every policy, by name."""
 
 
 def _rank(view: DecodeView, cached_len: int) -> tuple[bool, float, float, int, int, WorkerId]:

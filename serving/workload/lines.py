@@ -1,16 +1,20 @@
 """How are the lines of a workload file read? Plain or zstd-compressed, each with its place.
 
-A bad line is an error with its number, or, where that is asked for, left out and counted.
+A bad line is an error with its number, or, where that is asked for, left out and counted. What is
+wrong with a file as a whole (no zstd, a part missing, no text) is an error in any case.
 """
 
 import json
 import subprocess
+import sys
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from serving.workload.session import WorkloadError
+from serving.workload.session import BadLine, WorkloadError
 
 T = TypeVar("T")
 
@@ -37,13 +41,13 @@ class Skipped:
     counts: dict[str, int] = field(default_factory=dict[str, int])
 
     def attempt(self, read: Callable[[Line], T], line: Line) -> T | None:
-        """Read a line; None if it is bad and may be skipped. Raises WorkloadError if it may not."""
+        """Read a line; None if it is bad and may be skipped. Raises BadLine if it may not."""
         try:
             return read(line)
-        except WorkloadError as error:
+        except BadLine as error:
             if not self.allowed:
                 raise
-            reason = str(error).removeprefix(f"{line.where}: ")
+            reason = f"lines: {error.reason}"
             self.counts[reason] = self.counts.get(reason, 0) + 1
             return None
 
@@ -54,7 +58,11 @@ def read_lines(path: Path) -> Iterator[Line]:
     A name ending in `.zst` is read through the program `zstd`.
     """
     any_line = False
-    for number, text in enumerate(_texts(path), start=1):
+    for number, raw in enumerate(BytesIO(_contents(path).removeprefix(BOM_UTF8)), start=1):
+        try:
+            text = raw.decode("utf-8").rstrip("\r\n")
+        except UnicodeDecodeError as error:
+            raise WorkloadError(f"{path}:{number}: is not UTF-8 text") from error
         if text.strip():
             any_line = True
             yield Line(path, number, text)
@@ -62,72 +70,92 @@ def read_lines(path: Path) -> Iterator[Line]:
         raise WorkloadError(f"{path}: the file is empty")
 
 
-def _texts(path: Path) -> Iterator[str]:
+def _contents(path: Path) -> bytes:
     try:
         if path.suffix != ".zst":
-            with path.open(encoding="utf-8-sig", newline="\n") as file:
-                yield from (line.rstrip("\r\n") for line in file)
-            return
+            return path.read_bytes()
         path.open("rb").close()
     except OSError as error:
         raise WorkloadError(f"{path}: cannot be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise WorkloadError(f"{path}: is not UTF-8 text") from error
-    yield from _decompressed(path)
+    return _decompressed(path)
 
 
-def _decompressed(path: Path) -> Iterator[str]:
-    command = ["zstd", "-dcq", str(path)]
+def _decompressed(path: Path) -> bytes:
+    command = ["zstd", "-dcq", "--", str(path)]
     try:
-        with subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-            encoding="utf-8-sig",
-        ) as process:  # fmt: skip
-            assert process.stdout is not None
-            yield from (line.rstrip("\r\n") for line in process.stdout)
-            process.stdout.close()
-            if process.wait():
-                raise WorkloadError(f"{path}: is no whole zstd file")
-    except FileNotFoundError as error:
+        done = subprocess.run(command, capture_output=True, check=False)
+    except OSError as error:
         problem = "needs the program zstd: install it, or decompress the file"
         raise WorkloadError(f"{path}: {problem}") from error
+    if done.returncode:
+        raise WorkloadError(f"{path}: is no whole zstd file")
+    return done.stdout
 
 
-def json_object(line: Line) -> dict[str, Any]:
-    """Parse a line that holds one JSON object; raises WorkloadError."""
+def json_object(line: Line) -> Mapping[str, Any]:
+    """Parse a line that holds one JSON object; raises BadLine."""
     try:
         value = json.loads(line.text)
-    except ValueError as error:
-        raise WorkloadError(f"{line.where}: not JSON ({error})") from error
+    except json.JSONDecodeError as error:
+        raise BadLine(line.where, "not JSON", f"{error.msg} at column {error.colno}") from error
+    except (ValueError, RecursionError) as error:  # thousands of digits, or of brackets
+        raise BadLine(line.where, "JSON that cannot be read", str(error)) from error
+    return mapping(line, value, "the line")
+
+
+def mapping(line: Line, value: Any, name: str) -> Mapping[str, Any]:
+    """Take a value for a JSON object; raises BadLine if it is something else."""
     if not isinstance(value, dict):
-        raise WorkloadError(f"{line.where}: not a JSON object")
-    return cast("dict[str, Any]", value)
+        raise BadLine(line.where, f"{name} is not a JSON object", f"{value!r}")
+    return cast("Mapping[str, Any]", value)
+
+
+def listed(line: Line, record: Mapping[str, Any], key: str) -> list[Any]:
+    """Take a list of a record; raises BadLine if it is absent or something else."""
+    value = _value(line, record, key)
+    if not isinstance(value, list):
+        raise BadLine(line.where, f"{key} is not a list", f"{value!r}")
+    return cast("list[Any]", value)
+
+
+def name_of(line: Line, record: Mapping[str, Any], key: str) -> str:
+    """Take a name of a record, text or a whole number; raises BadLine."""
+    value = _value(line, record, key)
+    if value == "" or type(value) not in (str, int):
+        raise BadLine(line.where, f"{key} is not a name", f"{value!r}")
+    return str(value)
 
 
 def number(line: Line, record: Mapping[str, Any], key: str) -> float:
-    """Take a finite number of a record; raises WorkloadError if it is absent or something else."""
-    value = record.get(key)
+    """Take a finite number of a record; raises BadLine if it is absent or something else."""
+    value = _value(line, record, key)
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise WorkloadError(f"{line.where}: {key} is {value!r}, not a number")
-    if not abs(value) < float("inf"):
-        raise WorkloadError(f"{line.where}: {key} is {value}")
+        raise BadLine(line.where, f"{key} is not a number", f"{value!r}")
+    if not abs(value) <= sys.float_info.max:
+        raise BadLine(line.where, f"{key} is not a finite number", f"{value}")
     return float(value)
 
 
 def count(line: Line, record: Mapping[str, Any], key: str) -> int:
-    """Take a whole number of a record; raises WorkloadError if it is absent or something else."""
+    """Take a whole number of a record; raises BadLine if it is absent or something else."""
     value = number(line, record, key)
     if value != int(value):
-        raise WorkloadError(f"{line.where}: {key} is {value}, not a whole number")
+        raise BadLine(line.where, f"{key} is not a whole number", f"{value}")
     return int(value)
 
 
 def only(line: Line, record: Mapping[str, Any], known: frozenset[str]) -> None:
-    """Raise WorkloadError for a key that is not known here."""
+    """Raise BadLine for a key that is not known here."""
     unknown = sorted(record.keys() - known)
     if unknown:
         names = ", ".join(sorted(known))
-        raise WorkloadError(f"{line.where}: unknown key {unknown[0]!r}; known: {names}")
+        raise BadLine(line.where, f"a key is not one of {names}", f"{unknown[0]!r}")
+
+
+def _value(line: Line, record: Mapping[str, Any], key: str) -> Any:
+    if key not in record:
+        raise BadLine(line.where, f"{key} is missing")
+    return record[key]
 
 
 class InOrder:
@@ -137,10 +165,23 @@ class InOrder:
         """Start before any time."""
         self._last = float("-inf")
 
-    def check(self, line: Line, time_s: float) -> float:
-        """Return the time; raises WorkloadError if an earlier line has a later one."""
+    def check(self, line: Line, time_s: float) -> None:
+        """Raise BadLine if an earlier line has a later time."""
         if time_s < self._last:
-            problem = f"its time {time_s:g} s is before the line above ({self._last:g} s)"
-            raise WorkloadError(f"{line.where}: {problem}; sort the file")
+            problem = "the time is before that of a line above; sort the file"
+            raise BadLine(line.where, problem, f"{time_s} s, after {self._last} s")
         self._last = time_s
-        return time_s
+
+
+class Once:
+    """Checks that a name comes once in a file."""
+
+    def __init__(self) -> None:
+        """Start before any name."""
+        self._seen: set[str] = set()
+
+    def check(self, line: Line, name: str) -> None:
+        """Raise BadLine if the name has come before."""
+        if name in self._seen:
+            raise BadLine(line.where, "the name has come before", f"{name!r}")
+        self._seen.add(name)

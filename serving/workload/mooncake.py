@@ -2,17 +2,16 @@
 
 The file knows no conversations. They are rebuilt here as its description proposes (ours, not
 upstream's): a request goes on from the latest earlier one that holds the last block the two share,
-if all whole blocks of that one's prompt are shared and the prompt grew. What the earlier prompt and
-reply do not account for is new text. Of the gap between two requests the reply is taken to fill
-`REPLY_S` a token (ours), and the user the rest. Times come in steps of 3 s: the requests of a step
-are spread over it evenly, in their order.
+if all whole blocks of that one's prompt are shared and the prompt grew, and nothing has gone on
+from it yet. What the earlier prompt and reply do not account for is new text. Of the gap between
+two requests the reply is taken to fill `REPLY_S` a token (ours), and the user the rest. Times come
+in steps of 3 s: the requests of a step are spread over it evenly, in their order.
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
 
 from serving.workload.lines import (
     InOrder,
@@ -20,16 +19,17 @@ from serving.workload.lines import (
     Skipped,
     count,
     json_object,
+    listed,
     number,
     only,
     read_lines,
 )
 from serving.workload.session import (
+    BadLine,
     SessionShape,
     Span,
     TurnShape,
     Workload,
-    WorkloadError,
     check_turn,
 )
 
@@ -41,13 +41,10 @@ KEYS = frozenset({"timestamp", "input_length", "output_length", "hash_ids"})
 
 @dataclass(slots=True)
 class _Request:
-    """A line, and the request that it continues, once known."""
-
     at_s: float
     prompt: int
     reply: int
-    blocks: tuple[int, ...]
-    parent: "_Request | None" = None
+    spans: tuple[Span, ...]  # the prompt: a block each, by name
 
 
 def read_mooncake(path: Path, skipped: Skipped) -> Workload:
@@ -70,14 +67,16 @@ def _request(line: Line) -> _Request:
     record = json_object(line)
     only(line, record, KEYS)
     prompt, reply = count(line, record, "input_length"), count(line, record, "output_length")
-    check_turn(TurnShape(0.0, None, (), prompt, reply), line.where)
-    ids = record.get("hash_ids")
-    blocks = cast("list[Any]", ids) if isinstance(ids, list) else []
-    if len(blocks) != -(-prompt // BLOCK) or not all(type(block) is int for block in blocks):
-        problem = f"hash_ids are not one whole number for each {BLOCK} tokens of the prompt"
-        raise WorkloadError(f"{line.where}: {problem}")
-    at_s = number(line, record, "timestamp") / 1e3
-    return _Request(at_s, prompt, reply, tuple(cast("list[int]", blocks)))
+    check_turn(TurnShape(0.0, None, (), prompt, reply), line.where, first=True)
+    ids = listed(line, record, "hash_ids")
+    if len(ids) != -(-prompt // BLOCK) or not all(type(one) is int for one in ids):
+        raise BadLine(line.where, f"hash_ids are not a whole number for every {BLOCK} tokens")
+    lengths = [BLOCK] * len(ids)
+    lengths[-1] -= -prompt % BLOCK
+    # Names begin with 1, hashes with 0.
+    spans = tuple(Span(1 + one, length) for one, length in zip(ids, lengths, strict=True))
+    check_turn(TurnShape(0.0, None, spans, 0, reply), line.where, first=True)
+    return _Request(number(line, record, "timestamp") / 1e3, prompt, reply, spans)
 
 
 def _spread(requests: Sequence[_Request]) -> None:
@@ -85,46 +84,41 @@ def _spread(requests: Sequence[_Request]) -> None:
     alike: defaultdict[float, list[_Request]] = defaultdict(list)
     for request in requests:
         alike[request.at_s].append(request)
-    for same in alike.values():
+    times = [*alike, float("inf")]
+    for (at_s, same), later_s in zip(alike.items(), times[1:], strict=True):
         for i, request in enumerate(same):
-            request.at_s += TIME_STEP_S * i / len(same)
+            request.at_s += min(TIME_STEP_S, later_s - at_s) * i / len(same)
 
 
 def _conversations(requests: Sequence[_Request]) -> list[list[_Request]]:
     """Chain requests to conversations, by the time of their first."""
-    chains: dict[int, list[_Request]] = {}
+    chains: dict[int, list[_Request]] = {}  # by its last request's id(), which others may continue
     last_with: dict[int, _Request] = {}  # block -> the latest request that has it
-    continued: set[int] = set()
     for request in requests:
         parent = _parent(request, last_with)
-        if parent is not None and id(parent) not in continued:
-            request.parent = parent
-            continued.add(id(parent))
-            chain = chains.pop(id(parent))
-        else:
-            chain = []
+        chain = [] if parent is None else chains.pop(id(parent), [])
         chain.append(request)
         chains[id(request)] = chain
-        last_with.update(dict.fromkeys(request.blocks, request))
+        last_with.update((span.name, request) for span in request.spans)
     return sorted(chains.values(), key=lambda chain: chain[0].at_s)
 
 
-def _parent(request: _Request, last_with: dict[int, _Request]) -> _Request | None:
-    known = [block for block in request.blocks if block in last_with]
+def _parent(request: _Request, last_with: Mapping[int, _Request]) -> _Request | None:
+    known = [span.name for span in request.spans if span.name in last_with]
     if not known:
         return None
     found = last_with[known[-1]]
     whole = found.prompt // BLOCK
     grew = request.prompt > found.prompt
     # Block 0 is in every request of the trace: alone it says nothing.
-    return found if grew and whole > 1 and found.blocks[:whole] == request.blocks[:whole] else None
+    return found if grew and whole > 1 and found.spans[:whole] == request.spans[:whole] else None
 
 
 def _session(index: int, chain: list[_Request]) -> SessionShape:
     turns: list[TurnShape] = []
     for i, request in enumerate(chain):
         if i == 0:
-            turns.append(TurnShape(0.0, None, _spans(request), 0, request.reply))
+            turns.append(TurnShape(0.0, None, request.spans, 0, request.reply))
             continue
         before = chain[i - 1]
         context = before.prompt + before.reply
@@ -134,9 +128,3 @@ def _session(index: int, chain: list[_Request]) -> SessionShape:
         think_s = max(0.0, request.at_s - before.at_s - REPLY_S * before.reply)
         turns.append(TurnShape(think_s, keep, (), request.prompt - keep, request.reply))
     return SessionShape(f"mooncake-{index}", chain[0].at_s, tuple(turns))
-
-
-def _spans(request: _Request) -> tuple[Span, ...]:
-    lengths = [BLOCK] * len(request.blocks)
-    lengths[-1] -= -request.prompt % BLOCK
-    return tuple(map(Span, request.blocks, lengths))

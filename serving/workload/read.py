@@ -19,13 +19,13 @@ from serving.workload.session import (
     within_context,
 )
 from serving.workload.sessions import read_sessions
-from serving.workload.synthetic import Habits, make_sessions
+from serving.workload.synthetic import Habits, make_sessions, make_span
 from serving.workload.weka import read_weka
 
 FORMATS = ("sessions", "mooncake", "azure", "weka", "servegen", "synthetic")
 TRACES_VARIABLE = "FORETOKEN_TRACES"
 DEFAULT_TURNS = 1000
-"""Turns made up if no number is asked for."""
+"""Turns made up if neither a number nor a time is asked for."""
 DRAWN_SECONDS = 600.0
 """Span drawn from a distribution if none is asked for."""
 
@@ -52,26 +52,39 @@ class WorkloadChoice:
 
 def read_workload(choice: WorkloadChoice) -> Workload:
     """Read or make the workload; raises WorkloadError with what is wrong and where."""
-    if choice.format not in FORMATS:
-        raise WorkloadError(f"--format {choice.format} is unknown; use one of {', '.join(FORMATS)}")
-    if choice.session_rate <= 0:
-        raise WorkloadError(f"--session-rate {choice.session_rate} must be positive")
+    _check(choice)
     workload = from_first_arrival(_read(choice))
     if choice.max_context is not None:
         workload = within_context(workload, choice.max_context)
     if choice.format != "servegen" and (choice.start_s or choice.seconds is not None):
-        workload = window(workload, choice.start_s, choice.seconds or float("inf"))
+        seconds = float("inf") if choice.seconds is None else choice.seconds
+        workload = window(workload, choice.start_s, seconds)
     workload = scale_time(scale_rate(workload, choice.rate_scale), choice.time_scale)
     if choice.limit is not None:
         workload = first_turns(workload, choice.limit)
     return from_first_arrival(workload)
 
 
+def _check(choice: WorkloadChoice) -> None:
+    known = ", ".join(FORMATS)
+    if choice.format not in FORMATS:
+        raise WorkloadError(f"--format {choice.format} is unknown; use one of {known}")
+    if choice.format == "synthetic" and choice.path is not None:
+        raise WorkloadError(f"--workload {choice.path} needs the --format of the file: {known}")
+    if not 0 < choice.session_rate < float("inf"):
+        raise WorkloadError(f"--session-rate {choice.session_rate} must be positive")
+    if not 0 <= choice.start_s < float("inf"):
+        raise WorkloadError(f"--start {choice.start_s} must not be negative")
+    if choice.seconds is not None and not 0 < choice.seconds < float("inf"):
+        raise WorkloadError(f"--seconds {choice.seconds} must be positive")
+    if choice.limit is not None and choice.limit < 1:
+        raise WorkloadError(f"--limit {choice.limit} leaves no turn")
+
+
 def _read(choice: WorkloadChoice) -> Workload:
-    skipped = Skipped(choice.skip_bad)
     if choice.format == "synthetic":
-        habits = Habits(session_rate=choice.session_rate)
-        return make_sessions(habits, choice.limit or DEFAULT_TURNS, choice.seed)
+        return _make(choice)
+    skipped = Skipped(choice.skip_bad)
     path = _find(choice)
     match choice.format:
         case "mooncake":
@@ -89,11 +102,19 @@ def _read(choice: WorkloadChoice) -> Workload:
             return read_sessions(path, skipped)
 
 
+def _make(choice: WorkloadChoice) -> Workload:
+    habits = Habits(session_rate=choice.session_rate)
+    if choice.seconds is None:
+        turns = DEFAULT_TURNS if choice.limit is None else choice.limit
+        return make_sessions(habits, turns, choice.seed)
+    return make_span(habits, choice.start_s + choice.seconds, choice.seed)
+
+
 def _find(choice: WorkloadChoice) -> Path:
     """Find the file as given, else in the folder of traces."""
     if choice.path is None:
         raise WorkloadError(f"--format {choice.format} needs --workload FILE")
     folder = os.environ.get(TRACES_VARIABLE)
-    if not choice.path.exists() and folder is not None and not choice.path.is_absolute():
+    if not choice.path.exists() and folder is not None:
         return Path(folder) / choice.path
     return choice.path

@@ -1,26 +1,45 @@
 """ServeGen's client distributions: a stream of single turns drawn from what was measured.
 
-For each client and ten minutes, arrivals are a renewal process with the measured gaps (Gamma or
-Weibull); lengths come from the client's distributions of the six hours around. Prompt and reply are
-drawn independently; upstream's own generator draws both from one number.
+For each client and ten minutes, arrivals are a renewal process of the measured rate, whose gaps
+have the measured shape (Gamma or Weibull). The scale beside it is not used: the mean gap that it
+makes is far from the rate where few requests were measured, and would make the stream a quarter
+faster than it was. Lengths come from the client's distributions of the six hours around; where
+these are empty, of the hours before. Prompt and reply are drawn independently; upstream's own
+generator draws both from one number.
 """
 
 import random
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
+from math import gamma
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-from serving.workload.lines import Line, Skipped, json_object, read_lines
-from serving.workload.session import SessionShape, TurnShape, Workload, WorkloadError, check_turn
+from serving.workload.lines import (
+    Line,
+    Once,
+    Skipped,
+    json_object,
+    listed,
+    mapping,
+    name_of,
+    number,
+    read_lines,
+)
+from serving.workload.session import BadLine, SessionShape, TurnShape, Workload, check_turn
 
 RATE_WINDOW_S = 600.0
-PATTERNS = {"Gamma": random.Random.gammavariate, "Weibull": random.Random.weibullvariate}
+COLUMNS = ("start", "rate", "cv", "pattern", "shape", "scale")
+PATTERNS = ("Gamma", "Weibull")
+LEAST_SHAPE = 0.01
+"""Below, gaps leave the range of a float; the least that was measured is 0.012."""
+HIGHEST_RATE = 1e4
+"""Requests a second of one client beyond which a rate is taken for a mistake."""
 
 
 class _Lengths(NamedTuple):
-    """A distribution: values, and the chance of at most each."""
+    """A distribution: values, and the weight of all up to each."""
 
     values: list[int]
     cumulative: list[float]
@@ -30,17 +49,56 @@ class _Lengths(NamedTuple):
         return self.values[bisect_left(self.cumulative, at)]
 
 
+class _Arrivals(NamedTuple):
+    """The renewal process of ten minutes."""
+
+    begin_s: float
+    rate: float
+    pattern: str
+    shape: float
+
+    def gap(self, noise: random.Random) -> float:
+        """Draw the time between two arrivals."""
+        if self.pattern == "Gamma":
+            return noise.gammavariate(self.shape, 1 / (self.rate * self.shape))
+        return noise.weibullvariate(self._weibull_scale, self.shape)
+
+    def first(self, noise: random.Random) -> float:
+        """Draw the time to the first arrival of a process that has run for ever.
+
+        Its gap is met with a chance in proportion to its length, and anywhere in it: so the
+        expected number of arrivals is the rate times the time, however short that is.
+        """
+        if self.pattern == "Gamma":
+            met = noise.gammavariate(self.shape + 1, 1 / (self.rate * self.shape))
+        else:
+            power = noise.gammavariate(1 + 1 / self.shape, 1.0)
+            met = self._weibull_scale * power ** (1 / self.shape)
+        return noise.random() * met
+
+    @property
+    def _weibull_scale(self) -> float:
+        return 1 / (self.rate * gamma(1 + 1 / self.shape))
+
+
 class _Client(NamedTuple):
     name: str
     lengths: list[tuple[float, _Lengths, _Lengths]]  # from when; prompts; replies
-    rates: list[tuple[float, str, float, float]]  # from when; pattern, shape and scale of gaps
+    arrivals: list[_Arrivals]
 
 
 def read_servegen(
     path: Path, skipped: Skipped, *, start_s: float, seconds: float, seed: int
 ) -> Workload:
     """Draw the turns of a span of the day; raises WorkloadError."""
-    found = [skipped.attempt(_client, line) for line in read_lines(path)]
+    once = Once()
+
+    def read(line: Line) -> _Client:
+        client = _client(line)
+        once.check(line, client.name)
+        return client
+
+    found = [skipped.attempt(read, line) for line in read_lines(path)]
     sessions: list[SessionShape] = []
     for client in found:
         if client is not None:
@@ -54,20 +112,18 @@ def _draw(
     client: _Client, noise: random.Random, start_s: float, stop_s: float
 ) -> list[SessionShape]:
     sessions: list[SessionShape] = []
-    for begin, pattern, shape, scale in client.rates:
-        if begin + RATE_WINDOW_S <= start_s or begin >= stop_s:
+    for arrivals in client.arrivals:
+        end_s = min(arrivals.begin_s + RATE_WINDOW_S, stop_s)
+        if end_s <= start_s:
             continue
-        gap = PATTERNS[pattern]
-        # Gamma is (shape, scale), Weibull (scale, shape) in Python's library.
-        pair = (shape, scale) if pattern == "Gamma" else (scale, shape)
-        at = begin + gap(noise, *pair) * noise.random()
-        while at < min(begin + RATE_WINDOW_S, stop_s):
+        at = arrivals.begin_s + arrivals.first(noise)
+        while at < end_s:
             if at >= start_s:
                 prompts, replies = _lengths_at(client, at)
                 turn = TurnShape(0.0, None, (), prompts.draw(noise), replies.draw(noise))
-                name = f"servegen-{client.name}-{begin:g}-{len(sessions)}"
+                name = f"servegen-{client.name}-{len(sessions)}"
                 sessions.append(SessionShape(name, at, (turn,)))
-            at += gap(noise, *pair)
+            at += arrivals.gap(noise)
     return sessions
 
 
@@ -78,59 +134,59 @@ def _lengths_at(client: _Client, at: float) -> tuple[_Lengths, _Lengths]:
 
 def _client(line: Line) -> _Client:
     record = json_object(line)
-    windows = _mapping(line, record.get("windows"), "windows")
+    windows = mapping(line, record.get("windows"), "windows")
     lengths: list[tuple[float, _Lengths, _Lengths]] = []
-    for start, window in windows.items():
-        fields = _mapping(line, window, f"windows[{start}]")
+    for start, value in windows.items():
+        window = mapping(line, value, "a window")
         prompts, replies = (
-            _lengths(line, fields.get(key), key) for key in ("input_tokens", "output_tokens")
+            _lengths(line, window, name) for name in ("input_tokens", "output_tokens")
         )
         if prompts.values and replies.values:
-            lengths.append((_float(line, start), prompts, replies))
+            lengths.append((_start_s(line, start), prompts, replies))
     lengths.sort(key=lambda one: one[0])
-    rates = [
-        (row[0], row[3], row[4], row[5])
-        for row in _rows(line, record.get("trace"))
-        if row[1] > 0 and row[3]
-    ]
-    if rates and not lengths:
-        raise WorkloadError(f"{line.where}: the client has a rate and no lengths")
-    for _, pattern, shape, scale in rates:
-        if pattern not in PATTERNS:
-            known = " or ".join(PATTERNS)
-            raise WorkloadError(f"{line.where}: the pattern is {pattern!r}, not {known}")
-        if not (shape > 0 and scale > 0):
-            raise WorkloadError(f"{line.where}: shape {shape} and scale {scale} make no gap")
-    return _Client(str(record.get("client")), lengths, rates)
+    rows = [_row(line, row) for row in listed(line, record, "trace")]
+    arrivals = [_arrivals(line, row) for row in rows if row["rate"] != 0]
+    if arrivals and not lengths:
+        raise BadLine(line.where, "the client has a rate and no lengths")
+    return _Client(name_of(line, record, "client"), lengths, arrivals)
 
 
-def _rows(line: Line, value: Any) -> list[Sequence[Any]]:
-    rows = cast("list[Any]", value) if isinstance(value, list) else [None]
-    for row in rows:
-        if not isinstance(row, list) or len(cast("list[Any]", row)) != 6:
-            raise WorkloadError(f"{line.where}: trace holds {row!r}, not six fields")
-    return cast("list[Sequence[Any]]", rows)
+def _row(line: Line, value: Any) -> Mapping[str, Any]:
+    row = cast("Sequence[Any]", value) if isinstance(value, list) else ()
+    if len(row) != len(COLUMNS):
+        raise BadLine(line.where, f"trace is not rows of {', '.join(COLUMNS)}", f"{value!r}")
+    return dict(zip(COLUMNS, row, strict=True))
 
 
-def _lengths(line: Line, value: Any, name: str) -> _Lengths:
-    chances = {
-        round(_float(line, length)): _float(line, chance)
-        for length, chance in _mapping(line, value, name).items()
-    }
-    values = sorted(length for length, chance in chances.items() if length > 0 and chance > 0)
-    for length in values[-1:]:
-        check_turn(TurnShape(0.0, None, (), length, 1), line.where)
-    return _Lengths(values, list(accumulate(chances[length] for length in values)))
+def _arrivals(line: Line, row: Mapping[str, Any]) -> _Arrivals:
+    begin_s, rate, shape = (number(line, row, name) for name in ("start", "rate", "shape"))
+    if row["pattern"] not in PATTERNS:
+        raise BadLine(line.where, f"pattern is not {' or '.join(PATTERNS)}", f"{row['pattern']!r}")
+    if not 0 < rate <= HIGHEST_RATE:
+        raise BadLine(line.where, f"rate is not in 0 to {HIGHEST_RATE:g}", f"{rate}")
+    if shape < LEAST_SHAPE:
+        raise BadLine(line.where, f"shape is less than {LEAST_SHAPE}", f"{shape}")
+    return _Arrivals(begin_s, rate, row["pattern"], shape)
 
 
-def _float(line: Line, value: Any) -> float:
+def _lengths(line: Line, window: Mapping[str, Any], name: str) -> _Lengths:
+    table = mapping(line, window.get(name), name)
     try:
-        return float(value)
-    except (TypeError, ValueError) as error:
-        raise WorkloadError(f"{line.where}: {value!r} is not a number") from error
+        lengths = [int(text) for text in table]
+    except ValueError as error:
+        raise BadLine(line.where, f"{name} is not by whole numbers", str(error)) from error
+    for length in (min(lengths, default=1), max(lengths, default=1)):
+        check_turn(TurnShape(0.0, None, (), length, length), line.where, first=True)
+    chances = [number(line, {"a chance": value}, "a chance") for value in table.values()]
+    for chance in (min(chances, default=0.0), max(chances, default=0.0)):
+        if not 0 <= chance <= 1:
+            raise BadLine(line.where, "a chance is not in 0 to 1", f"{chance}")
+    pairs = sorted(pair for pair in zip(lengths, chances, strict=True) if pair[1])
+    return _Lengths([pair[0] for pair in pairs], list(accumulate(pair[1] for pair in pairs)))
 
 
-def _mapping(line: Line, value: Any, name: str) -> Mapping[str, Any]:
-    if not isinstance(value, dict):
-        raise WorkloadError(f"{line.where}: {name} is not an object")
-    return cast("Mapping[str, Any]", value)
+def _start_s(line: Line, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise BadLine(line.where, "the start of a window is not a number", f"{text!r}") from error

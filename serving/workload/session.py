@@ -6,7 +6,7 @@ prompt. Closed loop within a session: a turn comes a think time after the reply 
 open loop across sessions: they begin when the trace says.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -15,6 +15,21 @@ from serving.config import ConfigError
 
 class WorkloadError(ConfigError):
     """A workload that cannot be read or run: one line with the file and the line in it."""
+
+
+class BadLine(WorkloadError):
+    """A line that cannot be used; `reason` leaves the line's own values out, to be counted."""
+
+    def __init__(self, where: str, reason: str, detail: str = "") -> None:
+        """Say where and why; `detail` is what stands there, of which the beginning is shown."""
+        if len(detail) > LONGEST_DETAIL:
+            detail = f"{detail[:LONGEST_DETAIL]}..."
+        super().__init__(f"{where}: {reason} ({detail})" if detail else f"{where}: {reason}")
+        self.reason = reason
+
+
+LONGEST_DETAIL = 80
+"""Characters of a line that a message shows."""
 
 
 class Span(NamedTuple):
@@ -66,21 +81,31 @@ class Workload:
         return sum(len(session.turns) for session in self.sessions)
 
 
-def check_turn(turn: TurnShape, where: str) -> None:
-    """Raise WorkloadError unless a turn has a prompt, a reply and a time that can be."""
+def check_turn(turn: TurnShape, where: str, *, first: bool) -> None:
+    """Raise BadLine unless a turn, the first of its session or a later one, is one that can be."""
+    text = turn.new + sum(span.tokens for span in turn.shared)
     lengths = (turn.new, turn.reply, turn.keep or 0, *(span.tokens for span in turn.shared))
     if min(lengths) < 0:
-        raise WorkloadError(f"{where}: a length is negative ({min(lengths)})")
-    if max(lengths) > LONGEST:
-        raise WorkloadError(f"{where}: {max(lengths)} tokens are more than {LONGEST}")
+        raise BadLine(where, "a length is negative", f"{min(lengths)}")
+    if (longest := max(text, *lengths)) > LONGEST:
+        raise BadLine(where, f"a length is more than {LONGEST} tokens", f"{longest}")
     if turn.reply == 0:
-        raise WorkloadError(f"{where}: the reply has no token")
+        raise BadLine(where, "the reply has no token")
+    if text == 0 and (first or turn.keep == 0):
+        raise BadLine(where, "the prompt has no token")
     if not 0 <= turn.think_s < float("inf"):
-        raise WorkloadError(f"{where}: a think time of {turn.think_s} s")
+        raise BadLine(where, "a think time is not 0 s or more", f"{turn.think_s}")
+    for span in turn.shared:
+        if not 0 < span.name < END_OF_NAMES:
+            problem = f"a name of shared text is not in 1 to {END_OF_NAMES - 1}"
+            raise BadLine(where, problem, f"{span.name}")
 
 
 LONGEST = 2**22
 """Tokens beyond which a length is taken for a mistake."""
+END_OF_NAMES = 2**24
+"""Names of shared text lie below: a simulation writes the text with the name for a token, and has
+the tokens from here on for text that is not shared, and token 0 for the end of a reply."""
 
 
 def scale_rate(workload: Workload, factor: float) -> Workload:
@@ -106,7 +131,9 @@ def scale_time(workload: Workload, factor: float) -> Workload:
 def from_first_arrival(workload: Workload) -> Workload:
     """Begin at time zero, whatever time the file begins at."""
     if not workload.sessions:
-        raise WorkloadError(f"{workload.origin}: no session is left to run")
+        reasons = [f"{count} {reason}" for reason, count in workload.skipped.items()]
+        why = f" (left out: {', '.join(reasons)})" if reasons else ""
+        raise WorkloadError(f"{workload.origin}: no session is left to run{why}")
     first = workload.sessions[0].start_s
     sessions = tuple(replace(s, start_s=s.start_s - first) for s in workload.sessions)
     return replace(workload, sessions=sessions)
@@ -120,16 +147,19 @@ def window(workload: Workload, start_s: float, seconds: float) -> Workload:
 
 def first_turns(workload: Workload, limit: int) -> Workload:
     """Keep the first sessions, with at most `limit` turns in all: the last one may be cut."""
-    if limit < 1:
-        raise WorkloadError(f"--limit {limit} leaves no turn")
-    kept: list[SessionShape] = []
+    return _keep(workload, take_turns(workload.sessions, limit), "beyond the limit")
+
+
+def take_turns(sessions: Iterable[SessionShape], limit: int) -> list[SessionShape]:
+    """Take sessions, maybe of an endless number, until they have `limit` turns, 1 or more."""
+    taken: list[SessionShape] = []
     left = limit
-    for session in workload.sessions:
+    for session in sessions:
+        taken.append(replace(session, turns=session.turns[:left]))
+        left -= len(taken[-1].turns)
         if not left:
             break
-        kept.append(replace(session, turns=session.turns[:left]))
-        left -= len(kept[-1].turns)
-    return _keep(workload, kept, "beyond the limit")
+    return taken
 
 
 def within_context(workload: Workload, max_len: int) -> Workload:

@@ -6,30 +6,35 @@
 
 Times in seconds, lengths in tokens. `think` (0) passes after the reply before; `keep` (all) is how
 much of the conversation so far the prompt begins with; `shared` (none) lists text by name and
-length that other sessions may have too; `new` tokens are the turn's own; `reply` are to come.
+length that other sessions may have too; `new` tokens are the turn's own; `reply` are to come. Names
+are numbers from 1 up. Sessions stand in the order of their starts, and their ids come once.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
 from serving.workload.lines import (
     InOrder,
     Line,
+    Once,
     Skipped,
     count,
     json_object,
+    listed,
+    mapping,
+    name_of,
     number,
     only,
     read_lines,
 )
 from serving.workload.session import (
+    BadLine,
     SessionShape,
     Span,
     TurnShape,
     Workload,
-    WorkloadError,
     check_turn,
 )
 
@@ -39,15 +44,12 @@ TURN_KEYS = frozenset({"think", "keep", "shared", "new", "reply"})
 
 def read_sessions(path: Path, skipped: Skipped) -> Workload:
     """Read a file of sessions; raises WorkloadError with the line that is wrong."""
-    order = InOrder()
-    seen: set[str] = set()
+    order, once = InOrder(), Once()
 
     def read(line: Line) -> SessionShape:
         session = _session(line)
-        if session.id in seen:
-            raise WorkloadError(f"{line.where}: the id {session.id!r} has come before")
         order.check(line, session.start_s)
-        seen.add(session.id)
+        once.check(line, session.id)
         return session
 
     found = [skipped.attempt(read, line) for line in read_lines(path)]
@@ -74,32 +76,30 @@ def _written(turn: TurnShape) -> dict[str, Any]:
 def _session(line: Line) -> SessionShape:
     record = json_object(line)
     only(line, record, SESSION_KEYS)
-    turns = record.get("turns")
-    if not isinstance(turns, list) or not turns:
-        raise WorkloadError(f"{line.where}: turns is not a list of turns")
-    shapes = tuple(_turn(line, one) for one in cast("list[Any]", turns))
-    return SessionShape(str(record.get("id")), number(line, record, "start"), shapes)
+    turns = listed(line, record, "turns")
+    if not turns:
+        raise BadLine(line.where, "turns is empty")
+    shapes = tuple(_turn(line, turn, first=i == 0) for i, turn in enumerate(turns))
+    return SessionShape(name_of(line, record, "id"), number(line, record, "start"), shapes)
 
 
-def _turn(line: Line, record: Any) -> TurnShape:
-    if not isinstance(record, dict):
-        raise WorkloadError(f"{line.where}: a turn is {record!r}, not an object")
-    fields = cast("Mapping[str, Any]", record)
-    only(line, fields, TURN_KEYS)
+def _turn(line: Line, value: Any, *, first: bool) -> TurnShape:
+    record = mapping(line, value, "a turn")
+    only(line, record, TURN_KEYS)
+    spans = listed(line, record, "shared") if "shared" in record else []
     turn = TurnShape(
-        think_s=number(line, {"think": 0.0, **fields}, "think"),
-        keep=count(line, fields, "keep") if "keep" in fields else None,
-        shared=tuple(_spans(line, fields.get("shared", []))),
-        new=count(line, fields, "new"),
-        reply=count(line, fields, "reply"),
+        think_s=number(line, record, "think") if "think" in record else 0.0,
+        keep=count(line, record, "keep") if "keep" in record else None,
+        shared=tuple(_span(line, span) for span in spans),
+        new=count(line, record, "new"),
+        reply=count(line, record, "reply"),
     )
-    check_turn(turn, line.where)
+    check_turn(turn, line.where, first=first)
     return turn
 
 
-def _spans(line: Line, value: Any) -> Iterator[Span]:
-    pairs = cast("list[Any]", value) if isinstance(value, list) else [value]
-    for pair in pairs:
-        if not (isinstance(pair, list) and [type(x) for x in cast("list[Any]", pair)] == [int] * 2):
-            raise WorkloadError(f"{line.where}: shared text is {pair!r}, not [name, tokens]")
-        yield Span(*cast("list[int]", pair))
+def _span(line: Line, value: Any) -> Span:
+    pair = cast("list[Any]", value) if isinstance(value, list) else []
+    if [type(one) for one in pair] != [int, int]:
+        raise BadLine(line.where, "shared text is not [name, tokens]", f"{value!r}")
+    return Span(*pair)

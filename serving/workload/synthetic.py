@@ -12,10 +12,12 @@ Sessions begin as a Poisson process. Each has the same system prompt before its 
 """
 
 import random
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import count, takewhile
 from math import exp, log
 
-from serving.workload.session import SessionShape, Span, TurnShape, Workload, WorkloadError
+from serving.workload.session import SessionShape, Span, TurnShape, Workload, take_turns
 
 SYSTEM_NAME = 1
 NORMAL_Q90 = 1.2816
@@ -48,21 +50,29 @@ class Habits:
 
 
 def make_sessions(habits: Habits, turns: int, seed: int) -> Workload:
-    """Make sessions until they have `turns` turns; raises WorkloadError for none."""
-    if turns < 1 or habits.session_rate <= 0 or habits.mean_turns < 1:
-        raise WorkloadError("made-up sessions need a turn, a positive rate and a turn each")
-    noise = random.Random(f"synthetic {seed}")
-    sessions: list[SessionShape] = []
-    now, left = 0.0, turns
-    while left:
-        now += noise.expovariate(habits.session_rate)
-        count = 1
-        while noise.random() > 1 / habits.mean_turns:
-            count += 1
-        shapes = tuple(_turn(habits, noise, first=i == 0) for i in range(min(count, left)))
-        sessions.append(SessionShape(f"made-{len(sessions)}", now, shapes))
-        left -= len(shapes)
+    """Make sessions until they have `turns` turns."""
+    sessions = take_turns(_endless(habits, seed), turns)
     return Workload(f"made up, seed {seed}", tuple(sessions), {})
+
+
+def make_span(habits: Habits, seconds: float, seed: int) -> Workload:
+    """Make the sessions that begin within `seconds` of the first."""
+    endless = _endless(habits, seed)
+    first = next(endless)
+    later = takewhile(lambda session: session.start_s < first.start_s + seconds, endless)
+    return Workload(f"made up, seed {seed}", (first, *later), {})
+
+
+def _endless(habits: Habits, seed: int) -> Iterator[SessionShape]:
+    noise = random.Random(f"synthetic {seed}")
+    now = 0.0
+    for index in count():
+        now += noise.expovariate(habits.session_rate)
+        turns = 1
+        while noise.random() > 1 / habits.mean_turns:
+            turns += 1
+        shapes = tuple(_turn(habits, noise, first=i == 0) for i in range(turns))
+        yield SessionShape(f"made-{index}", now, shapes)
 
 
 def _turn(habits: Habits, noise: random.Random, *, first: bool) -> TurnShape:

@@ -4,21 +4,34 @@ The file says when a call came within its session, not when sessions began: they
 Poisson process of the rate asked for (ours). Hashes are local to a session, so what sessions share
 is modelled: equally long system prompts with tools are taken to be the same text (ours). A call
 keeps the conversation so far if its prompt holds all whole blocks of the prompt before and is long
-enough for the reply as well; else, after a compaction say, the blocks that it does share.
+enough for the reply as well; else, after a compaction say, the blocks that it does share. A think
+time that is missing is 0 s, and a reply of no tokens has one.
 """
 
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-from serving.workload.lines import Line, Skipped, count, json_object, number, read_lines
+from serving.workload.lines import (
+    Line,
+    Once,
+    Skipped,
+    count,
+    json_object,
+    listed,
+    mapping,
+    name_of,
+    number,
+    read_lines,
+)
 from serving.workload.session import (
+    BadLine,
     SessionShape,
     Span,
     TurnShape,
     Workload,
-    WorkloadError,
     check_turn,
 )
 
@@ -36,45 +49,53 @@ class _Call(NamedTuple):
 def read_weka(path: Path, skipped: Skipped, *, session_rate: float, seed: int) -> Workload:
     """Read sessions; each agent that a session starts is one of its own. Raises WorkloadError."""
     noise = random.Random(f"weka {seed}")
+    once = Once()
+
+    def read(line: Line) -> list[SessionShape]:
+        found = _streams(line)
+        once.check(line, found[0].id)
+        return found
+
     now = 0.0
     sessions: list[SessionShape] = []
     for line in read_lines(path):
-        found = skipped.attempt(_streams, line)
-        for name, offset_s, turns in found or ():
-            sessions.append(SessionShape(name, now + offset_s, turns))
+        for stream in skipped.attempt(read, line) or ():
+            sessions.append(replace(stream, start_s=now + stream.start_s))
         now += noise.expovariate(session_rate)
     sessions.sort(key=lambda session: session.start_s)
     return Workload(f"{path.name} (session starts drawn)", tuple(sessions), skipped.counts)
 
 
-def _streams(line: Line) -> list[tuple[str, float, tuple[TurnShape, ...]]]:
-    """Take the main stream of a session, and its agents': name, start and turns of each."""
+def _streams(line: Line) -> list[SessionShape]:
+    """Take the main stream of a session, which begins at 0, and then its agents'."""
     record = json_object(line)
     if record.get("block_size") != BLOCK:
-        raise WorkloadError(f"{line.where}: block_size is {record.get('block_size')}, not {BLOCK}")
-    name = str(record.get("id"))
-    calls = _list(line, record, "requests")
-    main = [call for call in calls if call.get("type") != SUBAGENT]
-    found = [(name, 0.0, _turns(line, main, _system(line, record)))]
-    for i, agent in enumerate(call for call in calls if call.get("type") == SUBAGENT):
-        own = _list(line, agent, "requests")
-        turns = _turns(line, own, _system(line, agent))
-        found.append((f"{name}-agent{i}", number(line, agent, "t"), turns))
-    return [stream for stream in found if stream[2]]
+        raise BadLine(line.where, f"block_size is not {BLOCK}", f"{record.get('block_size')!r}")
+    name = name_of(line, record, "id")
+    entries = [mapping(line, entry, "a request") for entry in listed(line, record, "requests")]
+    main = [entry for entry in entries if entry.get("type") != SUBAGENT]
+    found = [SessionShape(name, 0.0, _turns(line, main, _system(line, record)))]
+    for i, agent in enumerate(entry for entry in entries if entry.get("type") == SUBAGENT):
+        calls = [mapping(line, call, "a request") for call in listed(line, agent, "requests")]
+        turns = _turns(line, calls, _system(line, agent))
+        found.append(SessionShape(f"{name}-agent{i}", number(line, agent, "t"), turns))
+    return found
 
 
 def _system(line: Line, record: Mapping[str, Any]) -> Span:
-    tokens = [count(line, {"n": record.get(k) or 0}, "n") for k in ("tool_tokens", "system_tokens")]
-    return Span(1 + sum(tokens), sum(tokens))
+    counts = [count(line, record, key) for key in ("tool_tokens", "system_tokens") if key in record]
+    return Span(1 + sum(counts), sum(counts))
 
 
-def _turns(line: Line, calls: Iterable[Mapping[str, Any]], system: Span) -> tuple[TurnShape, ...]:
+def _turns(line: Line, calls: Sequence[Mapping[str, Any]], system: Span) -> tuple[TurnShape, ...]:
+    if not calls:
+        raise BadLine(line.where, "a session or an agent has no call")
     turns: list[TurnShape] = []
     before: _Call | None = None
     for record in calls:
         call = _call(line, record)
         turn = _first(call, system) if before is None else _later(call, before)
-        check_turn(turn, line.where)
+        check_turn(turn, line.where, first=before is None)
         turns.append(turn)
         before = call
     return tuple(turns)
@@ -82,8 +103,8 @@ def _turns(line: Line, calls: Iterable[Mapping[str, Any]], system: Span) -> tupl
 
 def _first(call: _Call, system: Span) -> TurnShape:
     shared = Span(system.name, min(system.tokens, call.prompt - 1))
-    spans = (shared,) if shared.tokens > 0 else ()
-    return TurnShape(0.0, None, spans, call.prompt - max(0, shared.tokens), call.reply)
+    spans = (shared,) if shared.tokens else ()
+    return TurnShape(0.0, None, spans, call.prompt - shared.tokens, call.reply)
 
 
 def _later(call: _Call, before: _Call) -> TurnShape:
@@ -109,20 +130,16 @@ def _shared_blocks(one: Sequence[tuple[int, int]], other: Sequence[tuple[int, in
 
 
 def _call(line: Line, record: Mapping[str, Any]) -> _Call:
-    runs = record.get("hr")
-    blocks = cast("list[list[int]]", runs) if isinstance(runs, list) else []
-    if not all(isinstance(run, list) and len(run) == 2 for run in blocks):  # pyright: ignore
-        raise WorkloadError(f"{line.where}: hr is not a list of [first, count]")
     prompt, reply = count(line, record, "in"), count(line, record, "out")
     if prompt < 1:
-        raise WorkloadError(f"{line.where}: a call has no prompt")
-    think_s = number(line, {"think_time": record.get("think_time", 0.0)}, "think_time")
-    pairs = [(run[0], run[1]) for run in blocks]
-    return _Call(max(0.0, think_s), prompt, max(1, reply), pairs)
+        raise BadLine(line.where, "the prompt has no token")
+    think_s = number(line, record, "think_time") if "think_time" in record else 0.0
+    blocks = [_run(line, run) for run in listed(line, record, "hr")]
+    return _Call(think_s, prompt, reply or 1, blocks)
 
 
-def _list(line: Line, record: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
-    value = record.get(key)
-    if not isinstance(value, list):
-        raise WorkloadError(f"{line.where}: {key} is not a list")
-    return cast("list[Mapping[str, Any]]", value)
+def _run(line: Line, value: Any) -> tuple[int, int]:
+    pair = cast("list[Any]", value) if isinstance(value, list) else []
+    if [type(one) for one in pair] != [int, int] or pair[1] < 1:
+        raise BadLine(line.where, "hr is not a list of [first, count]", f"{value!r}")
+    return pair[0], pair[1]

@@ -4,6 +4,7 @@ from serving.core.rules import BatcherRules, CoordinatorRules
 from serving.costs.costs import Link
 from serving.forecast.returns import ReturnPrior
 from serving.messages import Role
+from serving.policy.place import PLACE_POLICIES
 from serving.policy.rebalance import REBALANCE_POLICIES
 from serving.policy.rebalance_config import RebalanceConfig
 from serving.policy.roles import ROLES_POLICIES, RolesConfig
@@ -44,6 +45,7 @@ def coordinator_rules(
     The thresholds of `ppd` and `threshold` are such that short prompts lie on both sides of them.
     """
     return CoordinatorRules(
+        place=PLACE_POLICIES["load"],
         route=ROUTE_POLICIES[route],
         route_config=RouteConfig(
             min_chunk_len=1, ppd_bypass_len=6, threshold_len=12, threshold_prefill_busy=1.0

@@ -5,9 +5,11 @@ from hypothesis import strategies as st
 
 from serving.costs.costs import StepModel
 from serving.messages import WorkerId
-from serving.policy.place import place
+from serving.policy.place import place, place_by_hash
 from serving.policy.views import DecodeView
+from serving.request import SessionId
 
+NEW = SessionId("s1")
 BY_TOKENS = StepModel(0.0, 0.0, 1.0)
 
 
@@ -39,19 +41,19 @@ def view(
 
 
 def chosen(*views: DecodeView) -> str:
-    placement = place(views)
+    placement = place(NEW, views)
     assert placement is not None
     return placement.worker
 
 
 def reason(*views: DecodeView) -> str:
-    placement = place(views)
+    placement = place(NEW, views)
     assert placement is not None
     return placement.reason
 
 
 def test_no_worker_is_no_placement():
-    assert place([]) is None
+    assert place(NEW, []) is None
 
 
 def test_one_long_conversation_outweighs_many_short_ones():
@@ -108,7 +110,7 @@ def test_a_prefix_that_decides_is_the_reason():
 
 def test_a_draining_worker_gets_no_session():
     assert chosen(view("a", draining=True), view("b", tokens=90)) == "b"
-    assert place([view("a", draining=True)]) is None
+    assert place(NEW, [view("a", draining=True)]) is None
 
 
 VIEWS = st.lists(
@@ -140,8 +142,8 @@ def step_s(view: DecodeView) -> float:
 def test_the_choice_has_room_and_the_shortest_steps_in_any_order(views, random):
     shuffled = list(views)
     random.shuffle(shuffled)
-    placement = place(views)
-    assert place(shuffled) == placement
+    placement = place(NEW, views)
+    assert place(NEW, shuffled) == placement
     ready = [v for v in views if not v.draining]
     if placement is None:
         assert not ready
@@ -154,12 +156,29 @@ def test_the_choice_has_room_and_the_shortest_steps_in_any_order(views, random):
 
 @given(VIEWS, st.integers(1, 20))
 def test_more_of_the_prompt_at_hand_keeps_the_choice(views, more):
-    placement = place(views)
+    placement = place(NEW, views)
     if placement is not None:
         longer = [
             replace(v, cached_len=v.cached_len + more) if v.worker == placement.worker else v
             for v in views
         ]
-        again = place(longer)
+        again = place(NEW, longer)
         assert again is not None
         assert again.worker == placement.worker
+
+
+def test_by_hash_a_session_stays_where_its_name_says():
+    workers = [view("a", load=90, tokens=90), view("b"), view("c")]
+    homes = [place_by_hash(SessionId(f"s{i}"), workers) for i in range(600)]
+    counts = {w: sum(h is not None and h.worker == w for h in homes) for w in "abc"}
+    assert all(150 < count < 250 for count in counts.values())  # 200 each, whatever their load
+    assert homes == [place_by_hash(SessionId(f"s{i}"), workers[::-1]) for i in range(600)]
+    assert {home.reason for home in homes if home is not None} == {"hash"}
+
+
+def test_by_hash_nobody_that_leaves_is_chosen():
+    workers = [view("a", draining=True), view("b")]
+    assert {place_by_hash(SessionId(f"s{i}"), workers) for i in range(20)} == {
+        place_by_hash(NEW, [view("b")])
+    }
+    assert place_by_hash(NEW, [view("a", draining=True)]) is None

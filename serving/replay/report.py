@@ -1,0 +1,117 @@
+"""What did a replay show? The simulator's report of the same workload, as a client can know it.
+
+The keys are those of `serving/sim/report`; what only a server knows about itself is null. More:
+
+    url, model, prompts                  where to, and whether in token ids or in chats
+    lengths                              exact, or approximate: chats count words as tokens
+    failed, messages                     turns without a whole reply by reason; the first message
+    given_up                             turns not sent, because one before them had failed
+    odd_lengths                          whole replies of another length than asked for
+    late                                 how long after its time a turn was sent, as ttft
+    interrupted                          whether the replay was ended early
+
+`turns` are those sent; `ttft` counts from sending. `cached_share` is null unless the server says
+it of every turn.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from serving.replay.recorder import Recorder
+from serving.replay.settings import CHAT, ReplayConfig
+from serving.sim.report import spread, summary
+from serving.workload.session import Workload
+
+ONLY_BEFORE = ("policy", "rebalance", "predictor")
+ONLY_AFTER = ("kv_bytes_moved", "preemptions", "moves", "steps", "busy")
+"""What a server is run with, and what it does inside."""
+
+
+@dataclass(frozen=True, slots=True)
+class Played:
+    """A replay that is over: what was asked, what came, and how long it took in seconds."""
+
+    model: str
+    recorder: Recorder
+    interrupted: bool
+    wall_s: float
+
+
+def report_of(config: ReplayConfig, workload: Workload, played: Played) -> dict[str, Any]:
+    """Say what the turns got."""
+    recorder = played.recorder
+    slo = (config.slo_ttft_s, config.slo_tpot_s)
+    report = {
+        **dict.fromkeys(ONLY_BEFORE),
+        "seed": config.seed,
+        "workload": workload.origin,
+        "skipped": workload.skipped,
+        **summary(recorder.turns, recorder.gaps, slo),
+        **dict.fromkeys(ONLY_AFTER),
+        "wall_s": played.wall_s,
+        "url": config.url,
+        "model": played.model,
+        "prompts": config.prompts,
+        "lengths": "approximate" if config.prompts == CHAT else "exact",
+        "failed": dict(recorder.failed),
+        "messages": recorder.messages,
+        "given_up": recorder.given_up,
+        "odd_lengths": recorder.odd_lengths,
+        "late": spread(recorder.late),
+        "interrupted": played.interrupted,
+    }
+    if not recorder.cached_known:
+        report["cached_share"] = None
+    return report
+
+
+def text_of(report: Mapping[str, Any]) -> str:
+    """Write a report for people."""
+    lines = [
+        f"{report['workload']}: {report['turns']} turns, {report['finished']} finished,"
+        f" in {report['span_s']:.1f} s",
+        f"{report['url']}, model {report['model']}, prompts as {report['prompts']}"
+        f" (lengths {report['lengths']}), seed {report['seed']}",
+        "",
+        f"{'seconds':<22}{'mean':>10}{'p50':>10}{'p90':>10}{'p99':>10}",
+    ]
+    rows = {
+        "first token, turn 1": report["ttft"]["turn1"],
+        "first token, later": report["ttft"]["later"],
+        "per token": report["tpot"],
+        "between tokens": report["itl"],
+        "sent late by": report["late"],
+    }
+    for name, row in rows.items():
+        cells = "".join(f"{v:>10.4f}" for v in row.values()) if row else f"{'none':>10}"
+        lines.append(f"{name:<22}{cells}")
+    slo = {key: "any" if v is None else f"{v:g} s" for key, v in report["slo"].items()}
+    cached = _percent(report["cached_share"], "an unknown share")
+    lines += [
+        "",
+        f"within {slo['ttft_s']} to the first token and {slo['tpot_s']} per token:"
+        f" {_percent(report['slo_attainment'], 'none')} of turns",
+        f"{report['throughput_tps'] or 0:.0f} tokens/s, {report['goodput_tps'] or 0:.0f} of them in"
+        f" time; {cached} of prompt tokens cached",
+        *_troubles(report),
+    ]
+    return "\n".join(lines)
+
+
+def _percent(share: float | None, unknown: str) -> str:
+    return unknown if share is None else f"{share:.1%}"
+
+
+def _troubles(report: Mapping[str, Any]) -> list[str]:
+    lines = [
+        f"failed, {reason}: {count} turns ({report['messages'][reason]})"
+        for reason, count in report["failed"].items()
+    ]
+    if report["given_up"]:
+        lines.append(f"not sent, because a turn before them failed: {report['given_up']} turns")
+    if report["odd_lengths"]:
+        lines.append(f"replies of another length than asked for: {report['odd_lengths']}")
+    if report["interrupted"]:
+        lines.append("interrupted: this is what had come until then")
+    return lines
