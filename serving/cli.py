@@ -193,6 +193,30 @@ def replay(*, as_json: bool, **values: Any) -> None:
         sys.exit(INTERRUPTED)
 
 
+@cli.command("validate-simulator", context_settings=ONE_SPELLING)
+@click.option(
+    "--calibrate",
+    type=click.Path(path_type=Path, dir_okay=False),
+    required=True,
+    help="Measured runs (CSV) to fit what the measured system adds to the work itself.",
+)
+@click.option(
+    "--measurements",
+    type=click.Path(path_type=Path, dir_okay=False),
+    required=True,
+    help="Measured runs to compare with; the same file is split by rate.",
+)
+@click.option("--seeds", type=click.IntRange(min=1), default=1, help="Simulations of each run.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def validate_simulator(calibrate: Path, measurements: Path, seeds: int, *, as_json: bool) -> None:
+    """Say how far simulations are from measured runs that nothing was fitted to."""
+    from serving.sim.sweep import read_sweep
+    from serving.sim.validation import text_of, validate
+
+    found = validate(read_sweep(calibrate), read_sweep(measurements), seeds=seeds)
+    click.echo(json.dumps(found) if as_json else text_of(found))
+
+
 def main() -> None:
     """Run the command line; every expected failure is one line and exit status 2."""
     sys.exit(run(cli))

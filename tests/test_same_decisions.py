@@ -20,7 +20,7 @@ from serving.core.plan import StepPlan, StepResult
 from serving.core.rules import CoordinatorLimits
 from serving.core.sessions import Sessions
 from serving.costs.costs import Link
-from serving.engine.worker import Executor, Leaving, Moved, Worker
+from serving.engine.worker import MAX_LAUNCHED, Executor, Leaving, Moved, Worker
 from serving.messages import Decision, End, PagesReady, Role, ToWorker, TransferId, WorkerId
 from serving.metrics.decision_log import line, record
 from serving.request import GREEDY, SessionId, Slo, Turn, TurnId
@@ -219,7 +219,7 @@ def served(cluster: Cluster, route: str) -> list[str]:
 def simulated(cluster: Cluster, route: str) -> list[str]:
     log: list[str] = []
     hall, agenda, replies, links = simulation(route, log)
-    world = World(agenda, links, AT_ONCE, 1)
+    world = World(agenda, links, AT_ONCE, 1, MAX_LAUNCHED)
     batchers = []
     for name, (role, _) in cluster.executors.items():
         batcher = Batcher(name, LIMITS, rules())

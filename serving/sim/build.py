@@ -4,7 +4,9 @@ The same rules and limits as a server's (serving/assembly); what a checkpoint an
 comes from descriptions.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from predictor.reading import PLAIN
 from serving.assembly import (
@@ -23,8 +25,10 @@ from serving.config import ConfigError, ServerConfig, require
 from serving.core.batcher import Batcher
 from serving.core.coordinator import Coordinator
 from serving.core.holdings import BatcherLimits
+from serving.costs.costs import Costs
 from serving.costs.hardware import HardwareSpec
 from serving.costs.make import choose_hardware
+from serving.costs.measured import read_measured
 from serving.costs.models import KnownModel, find_model
 from serving.forecast.histogram import LengthHistogram
 from serving.forecast.length_model import LengthModel
@@ -49,13 +53,15 @@ class SimulationConfig:
     """A server, and what only a simulation of it is told.
 
     `server.checkpoint` names the model. `step_noise` is the standard deviation of the logarithm of
-    a step's time, `head_sigma` that of a simulated head's error.
+    a step's time, `head_sigma` that of a simulated head's error. `max_launched` steps may be on a
+    device at once: 2 in foretoken's engine, 1 in one that waits for each.
     """
 
     server: ServerConfig
     predictor: str
     head_sigma: float
     step_noise: float
+    max_launched: int
     seed: int
 
 
@@ -74,10 +80,22 @@ class Unlearned:
         return self._curve
 
 
+def costs_of(config: SimulationConfig) -> Mapping[Role, Costs]:
+    """Make the latency model of each role, as a server on that hardware would; ConfigError."""
+    server = config.server
+    hardware = choose_hardware(server.costs.hardware, "")
+    path = server.costs.costs
+    device = hardware.name if path is None else read_measured(Path(path)).origin.device
+    return costs_by_role(server, find_model(server.checkpoint).shape, device)
+
+
 def build_simulation(
-    config: SimulationConfig, workload: Workload, note: Note
+    config: SimulationConfig, costs: Mapping[Role, Costs], workload: Workload, note: Note
 ) -> tuple[Simulation, Clients]:
-    """Assemble a simulation; raises ConfigError for what cannot be served."""
+    """Assemble a simulation whose steps take what `costs` say.
+
+    Raises ConfigError for what cannot be served.
+    """
     require(
         config.predictor in PREDICTORS,
         f"--predictor {config.predictor} is unknown; use one of {', '.join(PREDICTORS)}",
@@ -86,7 +104,6 @@ def build_simulation(
     model = find_model(server.checkpoint)
     hardware = choose_hardware(server.costs.hardware, "")
     max_model_len = _max_model_len(server, model)
-    costs = costs_by_role(server, model.shape, hardware.name)
     agenda, replies = Agenda(), Replies()
     readings = _readings(config, replies)
     rules = coordinator_rules(server, costs)
@@ -98,7 +115,7 @@ def build_simulation(
     coordinator = Coordinator(limits, rules, sessions, _lengths(config))
     simulation = Simulation(coordinator, agenda, links, note)
     page_bytes = model.shape.kv_bytes_per_token * memory.page_size
-    world = World(agenda, links, HOST_LINK, page_bytes)
+    world = World(agenda, links, HOST_LINK, page_bytes, config.max_launched)
     for name, role in name_workers(server.mesh):
         own = _limits(server, hardware, model, role, max_model_len)
         reader = None if readings is None else PLAIN

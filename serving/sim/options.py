@@ -96,6 +96,13 @@ def simulation_options(command: Command) -> Command:
             show_default=True,
             help="Standard deviation of the logarithm of step times.",
         ),
+        click.option(
+            "--max-launched",
+            type=click.IntRange(1, 2),
+            default=2,
+            show_default=True,
+            help="Steps on a device at once; 1 for an engine that waits for each.",
+        ),
         click.option("--slo-ttft", type=float, default=None, help="Target to the first token, s."),
         click.option("--slo-tpot", type=float, default=None, help="Target per token, s."),
         part_options(*PARTS, defaults=ACCELERATOR),
@@ -133,6 +140,7 @@ def simulation_config(values: Mapping[str, Any]) -> SimulationConfig:
         predictor=values["predictor"],
         head_sigma=values["head_sigma"],
         step_noise=values["step_noise"],
+        max_launched=values["max_launched"],
         seed=values["seed"],
     )
 

@@ -4,12 +4,12 @@ A turn's number, which travels as the seed of its sampling, finds its reply. All
 are alike but the last, which ends it, so that pages of different replies never have equal names.
 """
 
-from serving.workload.session import LONGEST
+from serving.workload.session import END_OF_NAMES, LONGEST
 
 STOP = 0
 """The token that ends every reply."""
-FIRST_OWN = 2**24
-"""Tokens from here on belong to one turn: two each. Shared text has the tokens below."""
+FIRST_OWN = END_OF_NAMES
+"""Tokens from here on belong to one turn: two each. Shared text has its names for tokens."""
 
 
 def own_text(number: int) -> int:

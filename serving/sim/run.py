@@ -1,7 +1,7 @@
 """How is a simulation run from a configuration? Read, build, run with a progress bar, report."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,9 @@ from typing import Any
 from tqdm import tqdm
 
 from serving.assembly import default_slo, name_workers
-from serving.sim.build import SimulationConfig, build_simulation
+from serving.costs.costs import Costs
+from serving.messages import Role
+from serving.sim.build import SimulationConfig, build_simulation, costs_of
 from serving.sim.log import SimulatedLog, note_nothing
 from serving.sim.measure import TurnRecord
 from serving.sim.report import summary
@@ -29,14 +31,25 @@ class Outcome:
 
 
 def simulate(config: SimulationConfig, workload: Workload, *, show_progress: bool) -> Outcome:
-    """Run a workload; raises ConfigError for what cannot be served."""
+    """Run a workload on described or measured hardware; ConfigError for what cannot be served."""
+    return run_simulation(config, costs_of(config), workload, show_progress=show_progress)
+
+
+def run_simulation(
+    config: SimulationConfig,
+    costs: Mapping[Role, Costs],
+    workload: Workload,
+    *,
+    show_progress: bool,
+) -> Outcome:
+    """Run a workload with steps that take what `costs` say; raises ConfigError."""
     policy = config.server.policy
     log = None
     if policy.decision_log is not None:
         log = SimulatedLog(Path(policy.decision_log), _opening(config))
     began = time.perf_counter()
     note = note_nothing if log is None else log.note
-    simulation, clients = build_simulation(config, workload, note)
+    simulation, clients = build_simulation(config, costs, workload, note)
     try:
         with tqdm(
             total=workload.num_turns, desc="simulating", unit="turn", disable=not show_progress

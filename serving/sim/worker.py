@@ -37,8 +37,6 @@ from serving.sim.agenda import Agenda
 from serving.sim.executor import SimExecutor
 from serving.sim.links import Links
 
-MAX_LAUNCHED = 2  # as in the engine's worker
-
 Leaving = Event | ToWorker | Decision
 
 
@@ -52,12 +50,16 @@ class Post(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """What all workers share: the clock, the ways between them, and what a page weighs."""
+    """What all workers share: the clock, the ways between them, and what a page weighs.
+
+    `max_launched` steps may be on a device at once: the engine launches one while another runs.
+    """
 
     agenda: Agenda
     links: Links
     host_link: Link
     page_bytes: int
+    max_launched: int
 
 
 class SimWorker:
@@ -80,6 +82,7 @@ class SimWorker:
         self._links = world.links
         self._host_link = world.host_link
         self._page_bytes = world.page_bytes
+        self._max_launched = world.max_launched
         self._post = post
         self._wake = wake
         self._inbox: deque[WorkerMessage] = deque()
@@ -101,7 +104,7 @@ class SimWorker:
             while self._inbox:
                 self._act(self.batcher.on(self._inbox.popleft(), self._agenda.now))
             queued = len(self._launched)
-            most = 1 if self.batcher.expects_row else MAX_LAUNCHED
+            most = 1 if self.batcher.expects_row else self._max_launched
             if queued < most:
                 self._act(self.batcher.step(self._agenda.now))
             has_launched = len(self._launched) > queued

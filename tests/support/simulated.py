@@ -88,7 +88,7 @@ def lab(
     sessions = Sessions(max_sessions=100, ttl_s=1e9, page_size=limits.page_size)
     coordinator = Coordinator(own, rules, sessions, SharpLengths(16))
     simulation = Simulation(coordinator, agenda, links, note)
-    world = World(agenda, links, WIRE, limits.page_size * COSTS.kv_bytes_per_token)
+    world = World(agenda, links, WIRE, limits.page_size * COSTS.kv_bytes_per_token, 2)
     batchers: list[Batcher] = []
     for name, role in workers:
         batcher = Batcher(name, limits, replace(batcher_rules(), costs=COSTS))

@@ -21,7 +21,12 @@ def test_things_are_done_by_time_and_then_as_entered(times: list[int]):
 
 def test_what_is_entered_meanwhile_finds_its_place():
     agenda, done = Agenda(), []
-    agenda.at(1.0, lambda: (done.append("a"), agenda.at(1.5, lambda: done.append("b"))))
+
+    def first() -> None:
+        done.append("a")
+        agenda.at(1.5, lambda: done.append("b"))
+
+    agenda.at(1.0, first)
     agenda.at(2.0, lambda: done.append("c"))
     while (do := agenda.next()) is not None:
         do()

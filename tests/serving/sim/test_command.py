@@ -1,0 +1,117 @@
+"""`foretoken simulate`: the documented keys, equal logs, and one line for each problem."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from serving.cli import cli
+from serving.config import ConfigError
+from serving.metrics.history import read_history
+from serving.sim import report as documented
+
+ROOT = Path(__file__).parents[3]
+SMALL = ("--limit", "12", "--session-rate", "2", "--max-model-len", "32768", "--time-scale", "0.01")
+
+
+def simulate(*flags: str):
+    return CliRunner().invoke(cli, ["simulate", *SMALL, *flags], catch_exceptions=False)
+
+
+def report(*flags: str) -> dict:
+    done = simulate("--json", *flags)
+    assert done.exit_code == 0
+    return json.loads(done.stdout)
+
+
+def test_the_object_has_the_documented_keys():
+    found = report("--slo-ttft", "1", "--slo-tpot", "0.05")
+    assert documented.__doc__ is not None
+    names = re.findall(r"^    ([a-z]\S*(?:, \S+)*)  ", documented.__doc__, re.MULTILINE)
+    keys = [key for group in names for key in group.split(", ")]
+    assert {"policy", "ttft.turn1", "ttft.later", "itl", "wall_s"} <= set(keys)
+    for key in keys:
+        inside = found
+        for part in key.split("."):
+            assert part in inside, key
+            inside = inside[part]
+    assert (found["turns"], found["finished"]) == (12, 12)
+    assert found["ttft"]["later"].keys() == {"mean", "p50", "p90", "p99"}
+    assert found["slo"] == {"ttft_s": 1.0, "tpot_s": 0.05}
+    assert 0 <= found["slo_attainment"] <= 1
+
+
+@pytest.mark.parametrize(
+    "policy", ["replicas", "pd-full", "pd-delta", "local", "threshold", "ampd"]
+)
+def test_every_policy_is_one_flag(policy: str):
+    workers = ("--prefill-workers", "0" if policy == "replicas" else "1", "--decode-workers", "2")
+    found = report("--policy", policy, "--rebalance", "none", *workers)
+    assert (found["policy"], found["finished"], found["moves"]) == (policy, 12, 0)
+    if policy == "replicas":
+        assert found["kv_bytes_moved"] == 0
+
+
+@pytest.mark.parametrize("predictor", ["head", "oracle", "histogram", "none"])
+def test_every_predictor_is_one_flag(predictor: str):
+    assert report("--predictor", predictor)["finished"] == 12
+
+
+def test_the_text_says_what_the_object_says():
+    done = simulate("--slo-ttft", "1")
+    assert "12 turns, 12 finished" in done.stdout
+    assert "within 1 s to the first token and any per token: 100.0% of turns" in done.stdout
+
+
+@pytest.mark.parametrize("hash_seed", ["1", "2"])
+def test_equal_seeds_give_equal_logs_to_the_byte(tmp_path: Path, hash_seed: str):
+    logs = [tmp_path / name for name in ("one.jsonl", "other.jsonl")]
+    simulate("--decision-log", str(logs[0]), "--step-noise", "0.1", "--decode-workers", "3")
+    command = [sys.executable, "-m", "serving.cli", "simulate", *SMALL, "--step-noise", "0.1"]
+    subprocess.run(
+        [*command, "--decode-workers", "3", "--decision-log", str(logs[1])],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONHASHSEED": hash_seed},
+        capture_output=True,
+        check=True,
+    )
+    assert logs[0].read_bytes() == logs[1].read_bytes()
+    assert len(read_history(logs[0]).stories) == 12
+
+
+def test_another_seed_is_another_history():
+    one, other = report("--seed", "1"), report("--seed", "2")
+    assert one["ttft"] != other["ttft"]
+
+
+def test_pictures_are_drawn(tmp_path: Path):
+    simulate("--figures", str(tmp_path / "drawn"))
+    for name in ("workers.png", "latency.png"):
+        assert (tmp_path / "drawn" / name).read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("flags", "problem"),
+    [
+        (["--model", "gpt-9"], "--model gpt-9 is neither known"),
+        (["--hardware", "h1000"], "--hardware h1000 is unknown"),
+        (["--policy", "best"], "--route-policy best is unknown; use one of foretoken"),
+        (["--predictor", "psychic"], "--predictor psychic is unknown; use one of head"),
+        (["--model", "llama-3.1-70b"], "weights of 131.4 GiB leave room for 0 of"),
+        (["--decode-tp", "3"], "--decode-tp 3 does not divide the model's 8 key and value heads"),
+        (["--link-gib-per-s", "0"], "--link-gib-per-s must be positive"),
+        (["--slo-ttft", "0"], "--slo-ttft-ms must be positive"),
+        (["--max-model-len", "999999"], "above the model's own limit of 131072"),
+        (["--rate-scale", "0"], "--rate-scale"),
+        (["--format", "excel"], "--format excel is unknown"),
+    ],
+)
+def test_what_cannot_be_simulated_is_one_line(flags: list[str], problem: str):
+    with pytest.raises(ConfigError, match=problem) as error:
+        simulate(*flags)
+    assert "\n" not in str(error.value)
