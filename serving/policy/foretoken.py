@@ -32,7 +32,7 @@ def foretoken(
     best = ranked[0]
     if best.choice != LOCAL:
         return sent_to(ranked, _why_remote(ranked))
-    if _under_pressure(turn, owner, context.config):
+    if _under_pressure(turn, owner, context.config) and _is_early(ranked[1], best, turn):
         return sent_to([ranked[1], best, *ranked[2:]], RouteReason.OWNER_PAGES)
     return Local(RouteReason.LOCAL_FASTEST, tuple(ranked))
 
@@ -45,6 +45,16 @@ def _under_pressure(turn: TurnView, owner: OwnerView, config: RouteConfig) -> bo
     """
     reply_len = min(turn.max_new_len, turn.remaining.quantile(config.reserve_quantile))
     return page_share(owner, turn.prompt_len + reply_len) > config.page_watermark
+
+
+def _is_early(remote: Option, local: Option, turn: TurnView) -> bool:
+    """Would the turn lose no target by going remotely?
+
+    Pages are no reason to be late: where every prefill worker is far behind, the owner's pages are
+    needed soon in any case. (Without this, 77 of 400 turns of a saturated trace went to the longer
+    queue, and 6.7 points of attainment with them; LOG.md.)
+    """
+    return turn.ttft_s is None or remote.ttft_s <= max(turn.ttft_s, local.ttft_s)
 
 
 def _why_remote(ranked: Sequence[Option]) -> RouteReason:

@@ -88,6 +88,13 @@ def test_an_owner_short_of_pages_is_spared_the_prefill():
     assert went(decision) == ("p0", "pull_from_owner", "owner_pages")
 
 
+def test_pages_are_no_reason_to_be_late():
+    home = owner(90, pages_available=200)
+    early, late = prefill(queued_s=5.0), prefill(queued_s=500.0)
+    assert went(ask(turn(100, ttft_s=300.0), home, early))[2] == "owner_pages"
+    assert went(ask(turn(100, ttft_s=300.0), home, late)) == (LOCAL, None, "local_fastest")
+
+
 def test_pages_up_to_the_watermark_are_not_pressure():
     home = owner(90, pages_available=213)
     assert went(ask(turn(100), home, prefill()))[0] == LOCAL
