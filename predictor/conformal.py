@@ -58,19 +58,22 @@ class Calibration:
 
         `tilt` shifts the log-odds of running on, for all of them: what was learned since.
         """
-        if self.is_plain and not tilt:
-            return alive
+        out = alive if self.is_plain else self._mapped(alive, generated)
+        if tilt:
+            odds = np.exp(tilt) * out
+            out = odds / (1 - out + odds)
+        out = out.copy()
+        out[:, 0] = 1.0
+        return np.minimum.accumulate(out, axis=1)
+
+    def _mapped(self, alive: Floats, generated: Ints) -> Floats:
         levels = np.linspace(0, 1, LEVELS)
         out = np.empty_like(alive)
         own = classes(alive, generated)
         for one in np.unique(own):
             mask = own == one
             out[mask] = 1 - np.interp(1 - alive[mask], levels, np.array(self.maps[one]))
-        if tilt:
-            odds = np.exp(tilt) * out
-            out = odds / (1 - out + odds)
-        out[:, 0] = 1.0
-        return np.minimum.accumulate(out, axis=1)
+        return out
 
 
 def uncalibrated() -> Calibration:
