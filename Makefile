@@ -6,7 +6,7 @@ RUN := $(VENV)/bin/python
 DEMO := checkpoints/demo
 READY := $(VENV)/.ready
 
-.PHONY: setup serve test test-slow check lint imports types lock fix bench demo-model predictor
+.PHONY: setup serve test test-slow check lint imports types lock fix bench compare demo-model predictor
 
 setup: $(READY)
 
@@ -47,6 +47,10 @@ fix: setup
 
 bench: setup
 	$(RUN) -m benchmarks.run --out benchmarks/results/bench.json
+
+# Resumable; FORETOKEN_TRACES names the folder of traces.
+compare: setup
+	$(RUN) -m benchmarks.compare
 
 demo-model: setup
 	$(RUN) -m train.lm --out $(DEMO)
