@@ -79,16 +79,16 @@ class Source:
 
 SOURCES = {
     "mooncake": Source(
-        "mooncake_conversation.jsonl.zst", "mooncake", 500, 2.0, 0.03, (1.0, 2.0, 2.5, 3.0, 3.5)
+        "mooncake_conversation.jsonl.zst", "mooncake", 300, 2.0, 0.03, (1.0, 2.0, 2.5, 3.0, 3.5)
     ),
     "weka": Source(
-        "weka_claude_code.jsonl.zst", "weka", 1000, 2.0, 0.03, (0.5, 1.0, 2.0, 4.0, 8.0), 0.2
+        "weka_claude_code.jsonl.zst", "weka", 400, 2.0, 0.03, (0.5, 1.0, 2.0, 4.0, 8.0), 0.2
     ),
     "servegen": Source(
-        "servegen_deepseek_r1.jsonl.zst", "servegen", 600, 2.0, 0.03, (0.3, 0.5, 0.7, 0.9, 1.1)
+        "servegen_deepseek_r1.jsonl.zst", "servegen", 300, 2.0, 0.03, (0.3, 0.5, 0.7, 0.9, 1.1)
     ),
     "azure": Source(
-        "azure_2023_conv.csv.zst", "azure", 2000, 1.0, 0.03, (6.0, 10.0, 14.0, 18.0, 22.0)
+        "azure_2023_conv.csv.zst", "azure", 1000, 1.0, 0.03, (6.0, 10.0, 14.0, 18.0, 22.0)
     ),
 }
 
@@ -237,7 +237,7 @@ def summarise(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
                 "moves": _mean([row["moves"] for row in own]),
             }
         )
-    return {"machine": asdict(describe_machine()), "cells": found, "goodput": goodput(found)}
+    return {"machine": describe_machine(), "cells": found, "goodput": goodput(found)}
 
 
 def goodput(cells: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

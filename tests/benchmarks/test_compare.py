@@ -1,0 +1,102 @@
+"""The comparison's arithmetic: which cells there are, where attainment falls, and what is kept."""
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.compare import (
+    POLICIES,
+    SOURCES,
+    VARIANTS,
+    Cell,
+    ablations_of,
+    cells_of,
+    goodput,
+    key_of,
+    read_rows,
+    run_cell,
+    summarise,
+)
+from serving.policy.routes import ROUTE_POLICIES
+
+
+def cell(rate: float, attained: float, seed: int = 0, **changes) -> dict:
+    spread = {"mean": 1.0, "p50": 1.0, "p90": 1.0, "p99": 2.0}
+    row = {
+        "cluster": "4",
+        "workload": "mooncake",
+        "rate": rate,
+        "policy": "local",
+        "seed": seed,
+        "variant": "",
+        "slo_attainment": attained,
+        "goodput_tps": 5.0,
+        "ttft": {"turn1": spread, "later": None},
+        "tpot": spread,
+        "itl": spread,
+        "kv_bytes_moved": 2**30,
+        "preemptions": 0,
+        "moves": 1,
+    }
+    return {**row, **changes}
+
+
+def test_every_policy_that_needs_no_table_is_compared():
+    assert set(POLICIES) == set(ROUTE_POLICIES) - {"ppd"}
+
+
+def test_there_is_one_cell_for_every_choice():
+    cells = list(cells_of(["4", "16"], list(SOURCES), 3))
+    assert len(set(cells)) == len(cells) == 2 * 4 * 5 * 7 * 3
+    assert all(len(source.rates) >= 5 for source in SOURCES.values())
+
+
+def test_every_variant_is_run_near_saturation():
+    found = list(ablations_of("4", ["azure"]))
+    assert len(found) == 2 * (len(VARIANTS) - 1)
+    assert {one.rate for one in found} == set(SOURCES["azure"].rates[2:4])
+
+
+@pytest.mark.parametrize(
+    ("attained", "rate"),
+    [
+        ({1.0: 0.95, 2.0: 0.85}, 1.5),
+        ({1.0: 0.95, 2.0: 0.99}, 2.0),
+        ({2.0: 0.8}, 1.0),  # from all at no load, on a straight line
+        ({1.0: 0.95, 2.0: 0.85, 3.0: 0.95}, 1.5),  # the first fall counts
+    ],
+)
+def test_goodput_is_where_attainment_falls_below_nine_tenths(attained: dict, rate: float):
+    cells = summarise([cell(r, share) for r, share in attained.items()])["cells"]
+    (found,) = goodput(cells)
+    assert found["rate"] == pytest.approx(rate)
+
+
+def test_seeds_are_put_together_with_their_interval():
+    (found,) = summarise([cell(1.0, 0.8, 0), cell(1.0, 0.9, 1)])["cells"]
+    assert found["seeds"] == 2
+    assert found["slo_attainment"]["mean"] == pytest.approx(0.85)
+    assert found["slo_attainment"]["half_width"] == pytest.approx(1.96 * 0.05)
+    assert found["ttft_later_mean"] is None
+    assert found["kv_gib_moved"]["mean"] == 1.0
+
+
+def test_a_run_that_was_cut_short_goes_on(tmp_path: Path):
+    file = tmp_path / "cells.jsonl"
+    assert read_rows(file) == []
+    file.write_text('{"cluster": "4", "workload": "azure", "rate": 6.0, "policy": "local", '
+                    '"seed": 0, "variant": ""}\n{"cluster": "4", "wor')  # fmt: skip
+    (row,) = read_rows(file)
+    assert key_of(row) == Cell("4", "azure", 6.0, "local", 0)
+
+
+def test_a_cell_is_simulated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    lines = ["TIMESTAMP,ContextTokens,GeneratedTokens"]
+    lines += [f"2023-11-16 18:15:{10 + i}.0000000,{300 + i},20" for i in range(12)]
+    (tmp_path / "tiny.csv").write_text("\n".join(lines))
+    tiny = SOURCES["azure"].__class__("tiny.csv", "azure", 10, 1.0, 0.03, (1.0,) * 5)
+    monkeypatch.setitem(SOURCES, "tiny", tiny)
+    for policy in ("replicas", "pd-delta"):
+        row = run_cell(Cell("4", "tiny", 1.0, policy, 0), str(tmp_path))
+        assert (row["policy"], row["finished"], row["slo_attainment"]) == (policy, 10, 1.0)
+        assert (row["kv_bytes_moved"] == 0) == (policy == "replicas")
