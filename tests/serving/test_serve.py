@@ -121,14 +121,14 @@ def test_twenty_turns_compute_only_what_is_new_and_say_what_the_oracle_says(spli
         answer = split.client.chat.completions.create(
             model="demo",
             messages=messages,
-            max_tokens=12,
+            max_tokens=6,
             temperature=0,
             extra_body={"return_token_ids": True},
         )
         choice, usage = answer.choices[0], answer.usage
         prompt = answer.model_extra["prompt_token_ids"]
         reply = choice.model_extra["token_ids"]
-        expected = generate(params, config, prompt, Sampling(stop_ids=config.eos_ids), 12)
+        expected = generate(params, config, prompt, Sampling(stop_ids=config.eos_ids), 6)
         assert tuple(reply) == expected.tokens
         assert usage.prompt_tokens == len(prompt)
         assert usage.prompt_tokens_details.cached_tokens == known

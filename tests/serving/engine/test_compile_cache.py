@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -20,6 +21,8 @@ from tests.support.local_fleet import sampling
 from tests.support.plans import chunk, plan, row, table
 from tests.support.tiny_cluster import MODEL, PARAMS, SIZES, oracle, prompt
 
+FEW = replace(SIZES, max_rows=1, max_chunk_rows=1)  # every bucket is a program to compile
+
 
 @pytest.fixture
 def cache() -> Iterator[Counter[str]]:
@@ -37,7 +40,7 @@ def cache() -> Iterator[Counter[str]]:
 def cold(first_device: int, degree: int) -> JaxExecutor:
     mesh = Mesh(np.array(jax.devices()[first_device : first_device + degree]), (TENSOR,))
     params = jax.device_put(PARAMS, param_shardings(MODEL, mesh, DECODE))
-    site = Site(MODEL, mesh, DECODE, SIZES, "blocked")
+    site = Site(MODEL, mesh, DECODE, FEW, "blocked")
     return JaxExecutor(params, site, Role.DECODE, moves_pages=True)
 
 

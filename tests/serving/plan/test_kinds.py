@@ -1,0 +1,82 @@
+"""What cannot be is told in one line, with what could."""
+
+from typing import Any
+
+import pytest
+
+from serving.config import ConfigError
+from serving.messages import Role
+from serving.plan.demand import demand_of
+from serving.plan.kinds import find_kinds
+from serving.plan.planner import make_program
+from tests.serving.plan.requests import ask, short_replies
+
+DEMAND = demand_of(short_replies())
+
+
+def test_kinds_are_the_degrees_that_fit():
+    kinds = find_kinds(ask(gpus=4).config.server, 4, DEMAND)
+    assert {(k.role, k.degree) for k in kinds} == {(r, d) for r in Role for d in (1, 2, 4)}
+    large = find_kinds(ask(model="llama-3.1-70b").config.server, 8, DEMAND)
+    assert {k.degree for k in large} == {4, 8}
+    few_heads = find_kinds(ask(model="qwen2.5-7b").config.server, 8, DEMAND)
+    assert {k.degree for k in few_heads} == {1, 2, 4}  # 4 key and value heads
+
+
+def test_room_for_kv_is_what_the_weights_leave():
+    (one,) = {k.kv_tokens for k in find_kinds(ask().config.server, 1, DEMAND)}
+    weights = 2 * 8_030_000_000
+    per_token = 2 * 32 * 8 * 128 * 2
+    assert one == pytest.approx((80e9 * 0.9 - weights) * 0.9 / per_token, rel=0.01)
+    fixed = find_kinds(ask(kv_pages=200).config.server, 1, DEMAND)
+    assert {k.kv_tokens for k in fixed} == {199 * 64}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        pytest.param(
+            {"model": "llama-3.1-70b", "hardware": "tpu-v5e"},
+            "llama-3.1-70b on 8 x tpu-v5e, the highest degree: weights of 131.4 GiB in 115.2 GiB"
+            " leave no room for KV; use hardware of more than 19 GiB each",
+            id="weights",
+        ),
+        pytest.param(
+            {"model": "llama-3.1-70b", "hardware": "tpu-v6e", "max_model_len": 131072,
+             "memory_fraction": 0.6},
+            "leave room for 65344 of 131072 tokens; lower --max-model-len to 65344",
+            id="context",
+        ),
+        pytest.param(
+            {"model": "llama-3.1-70b"},
+            "llama-3.1-70b with a context of 8192 tokens needs 4 x h100 for one worker; raise"
+            " --gpus from 2 to 4 or lower --max-model-len",
+            id="accelerators",
+        ),
+        pytest.param(
+            {"max_model_len": 64},
+            "more than the 64 of a context; cut it with --max-context 64",
+            id="workload",
+        ),
+        pytest.param(
+            {"kv_pages": 4}, "--kv-pages 4 hold no context of 8192 tokens; use 129", id="pages"
+        ),
+        pytest.param(
+            {"tpot_s": 0.001},
+            "--slo-tpot 0.001: a step of one row over",
+            id="step",
+        ),
+        pytest.param(
+            {"ttft_s": 0.001},
+            "--slo-ttft 0.001: 90% of the prompts take up to",
+            id="prefill",
+        ),
+        pytest.param({"model": "gpt-5"}, "--model gpt-5 is neither known", id="model"),
+        pytest.param({"hardware": "abacus"}, "--hardware abacus is unknown", id="hardware"),
+    ],
+)  # fmt: skip
+def test_infeasible_requests(settings: dict[str, Any], message: str):
+    with pytest.raises(ConfigError) as raised:
+        make_program(ask(**settings), DEMAND)
+    assert message in str(raised.value)
+    assert "\n" not in str(raised.value)

@@ -1,0 +1,110 @@
+"""From a command to a plan, on turns that are quickly simulated."""
+
+import json
+import tomllib
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from serving.cli import cli, run
+from serving.config import ConfigError
+from serving.flags import build_config, read_config_file
+from serving.plan.answer import report_of, text_of, toml_of
+from serving.plan.planner import Plan, plan
+from serving.workload.session import scale_rate
+from tests.serving.plan.requests import ask, short_replies
+
+
+@pytest.fixture(scope="module")
+def planned() -> Plan:
+    return plan(ask(), short_replies(), show_progress=False)
+
+
+def test_the_chosen_one_beats_the_others(planned: Plan):
+    assert planned.chosen.found.sustained is not None
+    assert planned.chosen.found.sustained.attainment >= 0.9
+    assert planned.chosen.deployment.gpus == 2
+    assert planned.others
+    for other in planned.others:
+        assert other.rate <= planned.chosen.rate
+        assert other.found.failed is not None
+
+
+def test_the_report_has_its_keys(planned: Plan):
+    report = json.loads(json.dumps(report_of(planned)))
+    assert set(report) == {
+        "objective", "gpus", "model", "hardware", "targets", "deployment", "rate_scale",
+        "turns_per_s", "attainment", "goodput_tps", "binds", "cache_kept", "program_rate_scale",
+        "runners_up", "demand", "simulations", "wall_s",
+    }  # fmt: skip
+    assert report["objective"] == "goodput"
+    assert report["deployment"]["gpus"] == 2
+    assert 0 <= report["cache_kept"] <= 1
+    assert report["turns_per_s"] == report["rate_scale"] * report["demand"]["turns_per_s"]
+
+
+def test_the_text_names_the_deployment_and_the_others(planned: Plan):
+    text = text_of(planned)
+    assert text.startswith(str(planned.chosen.deployment))
+    assert f"binds: {planned.chosen.proposal.binds}" in text
+    for other in planned.others:
+        assert f"  {other.deployment}: " in text
+
+
+def test_the_file_starts_the_same_deployment(planned: Plan, tmp_path: Path):
+    path = tmp_path / "plan.toml"
+    path.write_text(toml_of(planned))
+    server = build_config("llama-3.1-8b", read_config_file(path))
+    chosen = planned.chosen.deployment
+    assert server.mesh.prefill_workers == chosen.prefill_workers
+    assert server.mesh.decode_workers == chosen.decode_workers
+    assert (server.mesh.prefill_tp, server.mesh.decode_tp) == (
+        chosen.prefill_tp,
+        chosen.decode_tp,
+    )
+    assert server.batch.max_num_seqs == chosen.max_num_seqs
+    assert server.batch.max_num_batched_tokens == chosen.max_num_batched_tokens
+    assert server.memory == planned.request.config.server.memory
+    assert server.policy == planned.request.config.server.policy
+    assert f"as planned: {chosen.decode_pages}" in path.read_text()
+
+
+def test_a_light_load_needs_one_accelerator():
+    request = replace(ask(gpus=3), minimise_cost=True)
+    found = plan(request, scale_rate(short_replies(), 0.1), show_progress=False)
+    assert found.chosen.deployment.gpus == 1
+    assert report_of(found)["objective"] == "cost"
+    assert found.chosen.rate == 1.0
+
+
+def test_a_heavy_load_is_more_than_there_are():
+    request = replace(ask(gpus=1), minimise_cost=True)
+    with pytest.raises(ConfigError, match=r"no deployment of up to 1 accelerators .* raise --gpus"):
+        plan(request, scale_rate(short_replies(), 1e4), show_progress=False)
+
+
+COMMAND = [
+    "plan", "--gpus", "1", "--slo-ttft", "2", "--slo-tpot", "0.1", "--limit", "40",
+    "--max-context", "3000", "--max-model-len", "4096", "--candidates", "1",
+    "--minimise-cost", "--rate-scale", "0.1", "--judged-turns", "15",
+]  # fmt: skip
+
+
+def test_the_command(tmp_path: Path):
+    out = tmp_path / "plan.toml"
+    done = CliRunner().invoke(cli, [*COMMAND, "--json", "--out", str(out)])
+    assert done.exit_code == 0, done.output
+    report = json.loads(done.stdout)
+    assert report["deployment"]["decode_workers"] == 1
+    assert tomllib.loads(out.read_text())["max-num-seqs"] == report["deployment"]["max_num_seqs"]
+    assert "judging" in done.stderr
+
+
+def test_what_is_infeasible_ends_with_one_line(capsys: pytest.CaptureFixture[str]):
+    status = run(lambda **_: cli.main([*COMMAND, "--model", "llama-3.1-70b"], **_))
+    assert status == 2
+    told = capsys.readouterr().err.strip().splitlines()
+    assert len(told) == 1
+    assert told[0].startswith("foretoken: llama-3.1-70b with a context of 4096 tokens needs 2 x")
