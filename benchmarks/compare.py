@@ -31,7 +31,7 @@ from serving.sim.run import simulate
 from serving.workload.read import WorkloadChoice, read_workload
 
 POLICIES = ("replicas", "pd-full", "pd-delta", "local", "threshold", "ampd", "foretoken")
-"""Those of the scheduler that need no table of measurements; `ppd` does."""
+"""Those of the scheduler that need no table of measurements; `ppd` joins where there is one."""
 RESULTS = Path("benchmarks/results/compare.json")
 MAX_LEN = 66_560
 CONTEXT = 65_536
@@ -125,8 +125,8 @@ KEPT = ("ttft", "tpot", "itl", "slo_attainment", "goodput_tps", "throughput_tps"
         "span_s", "wall_s")  # fmt: skip
 
 
-def run_cell(cell: Cell, traces: str) -> dict[str, Any]:
-    """Simulate one cell; returns what is kept of its report."""
+def run_cell(cell: Cell, traces: str, table: str | None) -> dict[str, Any]:
+    """Simulate one cell; returns what is kept of its report. `table` is for the policy `ppd`."""
     source, cluster = SOURCES[cell.workload], CLUSTERS[cell.cluster]
     scale = cell.rate * cluster.gpus / 4
     workload = read_workload(
@@ -144,17 +144,18 @@ def run_cell(cell: Cell, traces: str) -> dict[str, Any]:
             skip_bad=False,
         )
     )
-    report = simulate(_config(cell, cluster, source), workload, show_progress=False).report
+    report = simulate(_config(cell, cluster, source, table), workload, show_progress=False).report
     return {**asdict(cell), **{key: report[key] for key in KEPT}}
 
 
-def _config(cell: Cell, cluster: Cluster, source: Source) -> SimulationConfig:
+def _config(cell: Cell, cluster: Cluster, source: Source, table: str | None) -> SimulationConfig:
     colocated = cell.policy == "replicas"
     changes = dict(VARIANTS[cell.variant])
     predictor = changes.pop("predictor", "head")
     own = cell.policy == "foretoken"
     policy = PolicyConfig(
         route_policy=cell.policy,
+        route_table=table,
         # Moves are foretoken's; the peers leave rows where they are.
         rebalance_policy=changes.pop("rebalance_policy", "predicted" if own else "none"),
         order_window=changes.pop("order_window", 4 if own else 1),
@@ -182,10 +183,12 @@ def _config(cell: Cell, cluster: Cluster, source: Source) -> SimulationConfig:
     )
 
 
-def cells_of(clusters: Sequence[str], workloads: Sequence[str], seeds: int) -> Iterator[Cell]:
+def cells_of(
+    clusters: Sequence[str], workloads: Sequence[str], policies: Sequence[str], seeds: int
+) -> Iterator[Cell]:
     """List the cells of a comparison, the first cluster first."""
     for cluster, seed, workload in product(clusters, range(seeds), workloads):
-        for rate, policy in product(SOURCES[workload].rates, POLICIES):
+        for rate, policy in product(SOURCES[workload].rates, policies):
             yield Cell(cluster, workload, rate, policy, seed)
 
 
@@ -284,6 +287,7 @@ def _mean(values: Sequence[float | None]) -> dict[str, float] | None:
 @click.option("--cluster", "clusters", multiple=True, type=click.Choice(list(CLUSTERS)))
 @click.option("--workload", "workloads", multiple=True, type=click.Choice(list(SOURCES)))
 @click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True)
+@click.option("--ppd-table", default=None, help="Measured table (benchmarks.ppd_table): adds ppd.")
 @click.option("--ablations/--no-ablations", default=True)
 @click.option("--jobs", type=click.IntRange(min=1), default=2, show_default=True)
 @click.option("--cells", type=click.Path(path_type=Path), default=Path("runs/compare.jsonl"))
@@ -292,14 +296,16 @@ def main(traces: str, jobs: int, cells: Path, out: Path, **chosen: Any) -> None:
     """Simulate the cells that are missing, and write the summary of all that are there."""
     clusters = chosen["clusters"] or tuple(CLUSTERS)
     workloads = chosen["workloads"] or tuple(SOURCES)
-    wanted = list(cells_of(clusters, workloads, chosen["seeds"]))
+    table = chosen["ppd_table"]
+    policies = POLICIES if table is None else (*POLICIES, "ppd")
+    wanted = list(cells_of(clusters, workloads, policies, chosen["seeds"]))
     if chosen["ablations"]:
         wanted += ablations_of(clusters[0], workloads)
     done = {key_of(row) for row in read_rows(cells)}
     missing = [cell for cell in wanted if cell not in done]
     cells.parent.mkdir(parents=True, exist_ok=True)
     with ProcessPoolExecutor(jobs) as pool, cells.open("a") as file:
-        running = [pool.submit(run_cell, cell, traces) for cell in missing]
+        running = [pool.submit(run_cell, cell, traces, table) for cell in missing]
         for finished in tqdm(as_completed(running), total=len(missing), unit="cell"):
             file.write(json.dumps(finished.result()) + "\n")
             file.flush()

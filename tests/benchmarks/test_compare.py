@@ -46,7 +46,7 @@ def test_every_policy_that_needs_no_table_is_compared():
 
 
 def test_there_is_one_cell_for_every_choice():
-    cells = list(cells_of(["4", "16"], list(SOURCES), 3))
+    cells = list(cells_of(["4", "16"], list(SOURCES), POLICIES, 3))
     assert len(set(cells)) == len(cells) == 2 * 4 * 5 * 7 * 3
     assert all(len(source.rates) >= 5 for source in SOURCES.values())
 
@@ -97,6 +97,6 @@ def test_a_cell_is_simulated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     tiny = SOURCES["azure"].__class__("tiny.csv", "azure", 10, 1.0, 0.03, (1.0,) * 5)
     monkeypatch.setitem(SOURCES, "tiny", tiny)
     for policy in ("replicas", "pd-delta"):
-        row = run_cell(Cell("4", "tiny", 1.0, policy, 0), str(tmp_path))
+        row = run_cell(Cell("4", "tiny", 1.0, policy, 0), str(tmp_path), None)
         assert (row["policy"], row["finished"], row["slo_attainment"]) == (policy, 10, 1.0)
         assert (row["kv_bytes_moved"] == 0) == (policy == "replicas")

@@ -63,8 +63,12 @@ def test_the_control_plane_imports_without_jax():
         "serving/messages",
         "serving/config",
         "serving/request",
+        "serving/assembly",
+        "serving/workload",
+        "serving/sim",
     )
     assert "serving.core.coordinator" in modules
+    assert "serving.sim.simulation" in modules
     assert "serving.costs.make" in modules
     assert not loaded_by(modules) & {"jax", "jaxlib", "flax", "fastapi", "uvicorn", "asyncio"}
 
