@@ -51,6 +51,7 @@ bench: setup
 # Resumable; FORETOKEN_TRACES names the folder of traces.
 compare: setup
 	$(RUN) -m benchmarks.compare
+	$(RUN) -m benchmarks.compare_picture --out docs/compare.png
 
 demo-model: setup
 	$(RUN) -m train.lm --out $(DEMO)
