@@ -115,7 +115,8 @@ def measure(gpus: int, targets: Targets, candidates: int) -> dict[str, Any]:
     chosen, best = planned.chosen.rate, every[0].rate
     return {
         "targets": {"ttft_s": targets.ttft_s, "tpot_s": targets.tpot_s},
-        "planned": {"deployment": str(planned.chosen.deployment), **report_of(planned)},
+        "chosen": str(planned.chosen.deployment),
+        "planned": report_of(planned),
         "every": [describe(candidate) for candidate in every],
         "every_simulations": runs,
         "every_wall_s": time.perf_counter() - began,
@@ -146,7 +147,7 @@ def main() -> None:
         document["runs"].append(run)
         options.out.write_text(json.dumps(document, indent=1) + "\n")
         best, chosen = run["every"][0], run["planned"]
-        print(f"{run['targets']}: planned {chosen['deployment']} at {chosen['rate_scale']:.3g},")
+        print(f"{run['targets']}: planned {run['chosen']} at {chosen['rate_scale']:.3g},")
         print(f"  best {best['deployment']} at {best['rate_scale'] or 0:.3g}")
 
 

@@ -1,0 +1,1 @@
+"""Which deployment should it be? An integer program proposes, the simulator judges."""

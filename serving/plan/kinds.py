@@ -1,0 +1,130 @@
+"""Which kinds of workers can there be at all? Those that hold the model and meet the targets.
+
+What no accelerator can do is said here in one line, with what would do.
+"""
+
+from collections.abc import Callable, Sequence
+from math import ceil
+from pathlib import Path
+
+import numpy as np
+
+from serving.assembly import kv_budget
+from serving.config import ConfigError, ServerConfig, require
+from serving.costs.hardware import HardwareSpec
+from serving.costs.make import choose_hardware, make_costs
+from serving.costs.measured import read_measured
+from serving.costs.models import KnownModel, find_model
+from serving.messages import Role
+from serving.plan.capacity import Targets, WorkerKind, rows_within, service_times
+from serving.plan.demand import Demand
+from serving.policy.admit import pages_for
+
+DEGREES = (1, 2, 4, 8)
+ROLES = (Role.PREFILL, Role.DECODE, Role.BOTH)
+
+
+def find_kinds(config: ServerConfig, gpus: int, demand: Demand) -> list[WorkerKind]:
+    """List every kind of worker that up to `gpus` accelerators can be.
+
+    Raises ConfigError if the model, or the workload's longest turn, fits none.
+    """
+    model = find_model(config.checkpoint)
+    hardware = choose_hardware(config.costs.hardware, "")
+    max_len = config.memory.max_model_len or model.max_position
+    require(
+        demand.longest <= max_len,
+        f"the workload's longest turn has {demand.longest} tokens, more than the {max_len} of a"
+        f" context; cut it with --max-context {max_len}",
+    )
+    degrees = [d for d in DEGREES if model.shape.num_kv_heads % d == 0]
+    fitting = [d for d in degrees if _pages(config, hardware, model, d) > 0]
+    require(bool(fitting), _no_room(config, hardware, model, max_len, degrees[-1]))
+    require(
+        fitting[0] <= gpus,
+        f"{config.checkpoint} with a context of {max_len} tokens needs {fitting[0]} x"
+        f" {hardware.name} for one worker; raise --gpus from {gpus} to {fitting[0]} or lower"
+        " --max-model-len",
+    )
+    measured = config.costs.costs
+    device = hardware.name if measured is None else read_measured(Path(measured)).origin.device
+    kinds: list[WorkerKind] = []
+    problem: ConfigError | None = None
+    for role in ROLES:
+        for degree in fitting:
+            if degree > gpus:
+                continue
+            try:
+                costs = make_costs(config.costs, model.shape, device, degree, role)
+            except ConfigError as error:  # a file of measured times need not have every kind
+                problem = error
+                continue
+            pages = _pages(config, hardware, model, degree)
+            # One page is set aside (serving/core/holdings).
+            kinds.append(WorkerKind(role, degree, costs, (pages - 1) * config.memory.page_size))
+    if problem is not None and not any(kind.role is not Role.PREFILL for kind in kinds):
+        raise problem
+    return kinds
+
+
+def check_targets(kinds: Sequence[WorkerKind], demand: Demand, targets: Targets) -> None:
+    """Raise ConfigError for targets that one step, or a prefill alone, does not meet."""
+    prefills = [kind for kind in kinds if kind.role is not Role.DECODE]
+    decodes = [kind for kind in kinds if kind.role is not Role.PREFILL]
+    context = round(demand.context)
+    step_s, degree = _least(decodes, lambda kind: kind.costs.decode(1, context).seconds)
+    require(
+        any(rows_within(kind.costs, demand.context, targets.tpot_s) for kind in decodes),
+        f"--slo-tpot {targets.tpot_s:g}: a step of one row over {context} tokens takes"
+        f" {step_s:.4f} s at best (degree {degree}); raise it above that",
+    )
+
+    def slowest(kind: WorkerKind) -> float:
+        return float(np.quantile(service_times(kind.costs, demand), targets.attainment))
+
+    prompt_s, degree = _least(prefills, slowest)
+    require(
+        prompt_s <= targets.ttft_s,
+        f"--slo-ttft {targets.ttft_s:g}: {targets.attainment:.0%} of the prompts take up to"
+        f" {prompt_s:.4f} s alone at best (degree {degree}); raise it above that, or cut the"
+        " workload with --max-context",
+    )
+
+
+def _least(
+    kinds: Sequence[WorkerKind], seconds: Callable[[WorkerKind], float]
+) -> tuple[float, int]:
+    return min((seconds(kind), kind.degree) for kind in kinds)
+
+
+def _pages(config: ServerConfig, hardware: HardwareSpec, model: KnownModel, degree: int) -> int:
+    """Return a worker's pages; 0 if they hold no context of the greatest length."""
+    memory = config.memory
+    least = pages_for(memory.max_model_len or model.max_position, memory.page_size) + 1
+    pages = memory.kv_pages
+    room = kv_budget(hardware.memory_bytes, memory.memory_fraction, degree, model.weight_bytes)
+    fits = max(0, room) // (model.shape.kv_bytes_per_token * memory.page_size)
+    pages = fits if pages is None else min(pages, fits)
+    return pages if pages >= least else 0
+
+
+def _no_room(
+    config: ServerConfig, hardware: HardwareSpec, model: KnownModel, max_len: int, degree: int
+) -> str:
+    """Say why not even the highest degree holds the model, and what would."""
+    memory, gib = config.memory, 2.0**30
+    room = kv_budget(hardware.memory_bytes, memory.memory_fraction, degree, model.weight_bytes)
+    page_bytes = model.shape.kv_bytes_per_token * memory.page_size
+    tokens = (max(0, room) // page_bytes - 1) * memory.page_size
+    have = (
+        f"{config.checkpoint} on {degree} x {hardware.name}, the highest degree: weights of"
+        f" {model.weight_bytes / gib:.1f} GiB in"
+        f" {degree * hardware.memory_bytes * memory.memory_fraction / gib:.1f} GiB"
+    )
+    if memory.kv_pages is not None and memory.kv_pages < pages_for(max_len, memory.page_size) + 1:
+        least = pages_for(max_len, memory.page_size) + 1
+        return f"--kv-pages {memory.kv_pages} hold no context of {max_len} tokens; use {least}"
+    if tokens < 2:
+        need = ceil(model.weight_bytes / memory.memory_fraction / degree / gib)
+        return f"{have} leave no room for KV; use hardware of more than {need} GiB each"
+    return f"{have} leave room for {tokens} of {max_len} tokens; lower --max-model-len to {tokens}"

@@ -1,0 +1,94 @@
+"""Which flags does the planner take? The question, and the settings of servers that are judged."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import click
+
+from serving.flags import part_options
+from serving.plan.capacity import Targets
+from serving.plan.request import PlanRequest
+from serving.sim.options import ACCELERATOR, HEAD_SIGMA, simulation_config
+
+Command = Callable[..., Any]
+PARTS = ("memory", "schedule", "policy", "costs")
+AT_LEAST_ONE = click.IntRange(min=1)
+SECONDS = click.FloatRange(min=0, min_open=True)
+TOLERANCE = 0.02
+MAX_LAUNCHED = 2  # as in the engine
+
+
+def plan_options(command: Command) -> Command:
+    """Add the planner's flags to a click command."""
+    add = [
+        click.option(
+            "--gpus", type=AT_LEAST_ONE, required=True, help="Accelerators; the most, for a cost."
+        ),
+        click.option(
+            "--model",
+            default="llama-3.1-8b",
+            show_default=True,
+            help="A known model's name, or a checkpoint's directory.",
+        ),
+        click.option(
+            "--slo-ttft", type=SECONDS, required=True, help="Target to the first token, s."
+        ),
+        click.option("--slo-tpot", type=SECONDS, required=True, help="Target per token, s."),
+        click.option(
+            "--attainment",
+            type=click.FloatRange(min=0.5, max=1, max_open=True),
+            default=0.9,
+            show_default=True,
+            help="Share of turns that shall meet both targets.",
+        ),
+        click.option(
+            "--minimise-cost",
+            is_flag=True,
+            help="Fewest accelerators for the workload's own rate, not most goodput of all.",
+        ),
+        click.option(
+            "--candidates",
+            type=AT_LEAST_ONE,
+            default=4,
+            show_default=True,
+            help="Deployments that are simulated.",
+        ),
+        click.option(
+            "--judged-turns",
+            type=AT_LEAST_ONE,
+            default=300,
+            show_default=True,
+            help="Turns of a simulation that count, at least.",
+        ),
+        click.option(
+            "--judged-workers",
+            type=click.IntRange(min=2),
+            default=4,
+            show_default=True,
+            help="Most workers of a simulation; of more, a slice is simulated.",
+        ),
+        part_options(*PARTS, defaults=ACCELERATOR),
+    ]
+    for option in reversed(add):
+        command = option(command)
+    return command
+
+
+def plan_request(values: Mapping[str, Any]) -> PlanRequest:
+    """Take what `plan_options` parsed, and the workload's seed; raises ConfigError."""
+    simulated = {
+        "predictor": "head",
+        "head_sigma": HEAD_SIGMA,
+        "step_noise": 0.0,
+        "max_launched": MAX_LAUNCHED,
+    }
+    return PlanRequest(
+        gpus=values["gpus"],
+        minimise_cost=values["minimise_cost"],
+        targets=Targets(values["slo_ttft"], values["slo_tpot"], values["attainment"]),
+        candidates=values["candidates"],
+        least_turns=values["judged_turns"],
+        most_workers=values["judged_workers"],
+        tolerance=TOLERANCE,
+        config=simulation_config({**simulated, **values}),
+    )
