@@ -20,7 +20,7 @@ from typing import Any
 
 from serving.replay.recorder import Recorder
 from serving.replay.settings import CHAT, ReplayConfig
-from serving.sim.report import spread, summary
+from serving.sim.report import first_line, spread, summary, table_of, targets_line, times_of
 from serving.workload.session import Workload
 
 ONLY_BEFORE = ("policy", "rebalance", "predictor")
@@ -68,39 +68,22 @@ def report_of(config: ReplayConfig, workload: Workload, played: Played) -> dict[
 
 def text_of(report: Mapping[str, Any]) -> str:
     """Write a report for people."""
-    lines = [
-        f"{report['workload']}: {report['turns']} turns, {report['finished']} finished,"
-        f" in {report['span_s']:.1f} s",
-        f"{report['url']}, model {report['model']}, prompts as {report['prompts']}"
-        f" (lengths {report['lengths']}), seed {report['seed']}",
-        "",
-        f"{'seconds':<22}{'mean':>10}{'p50':>10}{'p90':>10}{'p99':>10}",
-    ]
-    rows = {
-        "first token, turn 1": report["ttft"]["turn1"],
-        "first token, later": report["ttft"]["later"],
-        "per token": report["tpot"],
-        "between tokens": report["itl"],
-        "sent late by": report["late"],
-    }
-    for name, row in rows.items():
-        cells = "".join(f"{v:>10.4f}" for v in row.values()) if row else f"{'none':>10}"
-        lines.append(f"{name:<22}{cells}")
-    slo = {key: "any" if v is None else f"{v:g} s" for key, v in report["slo"].items()}
-    cached = _percent(report["cached_share"], "an unknown share")
-    lines += [
-        "",
-        f"within {slo['ttft_s']} to the first token and {slo['tpot_s']} per token:"
-        f" {_percent(report['slo_attainment'], 'none')} of turns",
-        f"{report['throughput_tps'] or 0:.0f} tokens/s, {report['goodput_tps'] or 0:.0f} of them in"
-        f" time; {cached} of prompt tokens cached",
-        *_troubles(report),
-    ]
-    return "\n".join(lines)
-
-
-def _percent(share: float | None, unknown: str) -> str:
-    return unknown if share is None else f"{share:.1%}"
+    share = report["cached_share"]
+    cached = "an unknown share" if share is None else f"{share:.1%}"
+    return "\n".join(
+        [
+            first_line(report),
+            f"{report['url']}, model {report['model']}, prompts as {report['prompts']}"
+            f" (lengths {report['lengths']}), seed {report['seed']}",
+            "",
+            *table_of({**times_of(report), "sent late by": report["late"]}),
+            "",
+            targets_line(report),
+            f"{report['throughput_tps'] or 0:.0f} tokens/s, {report['goodput_tps'] or 0:.0f} of"
+            f" them in time; {cached} of prompt tokens cached",
+            *_troubles(report),
+        ]
+    )
 
 
 def _troubles(report: Mapping[str, Any]) -> list[str]:

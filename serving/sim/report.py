@@ -71,32 +71,55 @@ def _rate(turns: Sequence[TurnRecord], span_s: float) -> float | None:
 
 def text_of(report: Mapping[str, Any]) -> str:
     """Write a report for people."""
-    lines = [
+    return "\n".join(
+        [
+            first_line(report),
+            f"policy {report['policy']}, rebalance {report['rebalance']},"
+            f" predictor {report['predictor']}, seed {report['seed']}",
+            "",
+            *table_of(times_of(report)),
+            "",
+            targets_line(report),
+            f"{report['throughput_tps'] or 0:.0f} tokens/s, {report['goodput_tps'] or 0:.0f} of"
+            f" them in time; {report['kv_bytes_moved'] / 2**30:.2f} GiB of KV moved,"
+            f" {report['preemptions']} preemptions, {report['moves']} moves",
+            f"{report['steps']} steps simulated in {report['wall_s']:.1f} s",
+        ]
+    )
+
+
+def first_line(report: Mapping[str, Any]) -> str:
+    """Say what was run."""
+    return (
         f"{report['workload']}: {report['turns']} turns, {report['finished']} finished,"
-        f" in {report['span_s']:.1f} s",
-        f"policy {report['policy']}, rebalance {report['rebalance']},"
-        f" predictor {report['predictor']}, seed {report['seed']}",
-        "",
-        f"{'seconds':<22}{'mean':>10}{'p50':>10}{'p90':>10}{'p99':>10}",
-    ]
-    rows = {
+        f" in {report['span_s']:.1f} s"
+    )
+
+
+def times_of(report: Mapping[str, Any]) -> dict[str, Mapping[str, float] | None]:
+    """Name the distributions that every report has."""
+    return {
         "first token, turn 1": report["ttft"]["turn1"],
         "first token, later": report["ttft"]["later"],
         "per token": report["tpot"],
         "between tokens": report["itl"],
     }
+
+
+def table_of(rows: Mapping[str, Mapping[str, float] | None]) -> list[str]:
+    """Write distributions of seconds as the lines of a table."""
+    lines = [f"{'seconds':<22}{'mean':>10}{'p50':>10}{'p90':>10}{'p99':>10}"]
     for name, row in rows.items():
         cells = "".join(f"{v:>10.4f}" for v in row.values()) if row else f"{'none':>10}"
         lines.append(f"{name:<22}{cells}")
+    return lines
+
+
+def targets_line(report: Mapping[str, Any]) -> str:
+    """Say which share of turns met which targets."""
     slo = {key: "any" if v is None else f"{v:g} s" for key, v in report["slo"].items()}
     attained = report["slo_attainment"]
-    lines += [
-        "",
+    return (
         f"within {slo['ttft_s']} to the first token and {slo['tpot_s']} per token:"
-        f" {'none' if attained is None else f'{attained:.1%}'} of turns",
-        f"{report['throughput_tps'] or 0:.0f} tokens/s, {report['goodput_tps'] or 0:.0f} of them in"
-        f" time; {report['kv_bytes_moved'] / 2**30:.2f} GiB of KV moved,"
-        f" {report['preemptions']} preemptions, {report['moves']} moves",
-        f"{report['steps']} steps simulated in {report['wall_s']:.1f} s",
-    ]
-    return "\n".join(lines)
+        f" {'none' if attained is None else f'{attained:.1%}'} of turns"
+    )
