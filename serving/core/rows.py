@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from serving.core.plan import DecodeRows
 
+POSITION, REPLY_INDEX, _TOKEN, FROM_HOST, _LEFT, ROOM = range(6)
 MOVE_ON = np.array([[1], [1], [0], [0], [-1], [0]], np.int32)
 """What a step adds to the state of its rows."""
 
@@ -36,6 +37,10 @@ class Rows:
         self._targets = 0
         self._active: dict[int, None] = {}
         self._active_array: NDArray[np.int32] | None = None
+        # From step to step the same rows go on: their state is kept side by side, and so are their
+        # pages, until another row joins, one ends, or one needs a page more.
+        self._running: NDArray[np.int32] | None = None
+        self._running_pages: NDArray[np.int32] | None = None
 
     @property
     def num_free(self) -> int:
@@ -59,6 +64,7 @@ class Rows:
 
     def add_pages(self, slot: int, pages: list[int]) -> None:
         """Append pages to a row's table."""
+        self._settle()
         start = int(self._room[slot]) // self._page_size
         self._table[slot, start : start + len(pages)] = pages
         self._room[slot] = (start + len(pages)) * self._page_size
@@ -74,6 +80,7 @@ class Rows:
 
         `token` is the fed token if the host knows it, else the slot sampled it last.
         """
+        self._settle()
         self._position[slot] = position
         self._reply_index[slot] = reply_index
         self._left[slot] = left
@@ -83,6 +90,7 @@ class Rows:
 
     def set_target(self, slot: int, *, now: float, tpot_s: float) -> None:
         """From now on a token of this row is due every `tpot_s` seconds."""
+        self._settle()
         self._targets += bool(np.isnan(self._tpot[slot]))
         self._tpot[slot] = tpot_s
         self._due_from[slot] = now - tpot_s * (self._reply_index[slot] - 1)
@@ -92,17 +100,18 @@ class Rows:
         if not self._targets or not self._active:
             return inf
         slots = self.active()
-        due = self._due_from[slots] + self._tpot[slots] * self._reply_index[slots]
+        due = self._due_from[slots] + self._tpot[slots] * self._gathered()[REPLY_INDEX]
         return float(np.fmin.reduce(due, initial=inf)) - now
 
     def kv_tokens(self) -> int:
         """Count the tokens that the active rows attend to in the next step."""
-        slots = self.active()
-        return int(self._position[slots].sum()) + len(slots)
+        position = self._gathered()[POSITION]
+        return int(position.sum()) + len(position)
 
     def deactivate(self, slot: int) -> None:
         """Take a row out of the steps to come."""
         if slot in self._active:
+            self._settle()
             del self._active[slot]
             self._num_wanting -= bool(self._wants_logprobs[slot])
             self._active_array = None
@@ -117,6 +126,7 @@ class Rows:
 
     def position(self, slot: int) -> int:
         """Return where a row's next fed token stands: the KV before it is computed or launched."""
+        self._settle()
         return int(self._position[slot])
 
     def active(self) -> NDArray[np.int32]:
@@ -127,9 +137,9 @@ class Rows:
 
     def short_of_pages(self) -> list[int]:
         """List the active slots whose next token has no page yet."""
-        slots = self.active()
-        short = self._position[slots] >= self._room[slots]
-        return slots[short].tolist() if short.any() else []
+        state = self._gathered()
+        short = state[POSITION] >= state[ROOM]
+        return self.active()[short].tolist() if short.any() else []
 
     def wants_logprobs(self) -> bool:
         """Tell whether an active row wants log-probabilities."""
@@ -140,28 +150,43 @@ class Rows:
 
         Rows that have planned all their tokens stop being active.
         """
-        slots = self.active()
-        state = self._state[:, slots]
+        slots, state = self.active(), self._gathered()
         position, reply_index, token, from_host, left, room = state
-        widest = int(room.max(initial=0)) // self._page_size
+        if self._running_pages is None:
+            # No wider than the longest: most of a table is empty.
+            widest = int(room.max(initial=0)) // self._page_size
+            self._running_pages = self._table[slots, :widest]
         rows = DecodeRows(
             slot=slots,
             position=position,
             token=token,
             from_host=from_host.astype(np.bool_),
             reply_index=reply_index,
-            # No wider than the longest: most of a table is empty, and this runs every step.
-            pages=self._table[slots, :widest],
+            pages=self._running_pages,
         )
-        self._state[:, slots] = state + MOVE_ON
-        self._from_host[slots] = 0
+        self._running = state + MOVE_ON  # a new array: the old one is the plan's
+        self._running[FROM_HOST] = 0
         if len(slots) and left.min() <= 1:
             for slot in slots[left <= 1].tolist():
                 self.deactivate(slot)
         return rows
 
+    def _gathered(self) -> NDArray[np.int32]:
+        """Return the state of the active rows [6, R], in the order of `active`."""
+        if self._running is None:
+            self._running = self._state[:, self.active()]
+        return self._running
+
+    def _settle(self) -> None:
+        """Put the active rows' state back into their slots: one of them changes by itself."""
+        if self._running is not None:
+            self._state[:, self.active()] = self._running
+            self._running = None
+        self._running_pages = None
+
     def _set_active(self, slot: int) -> None:
         if slot not in self._active:
+            self._settle()
             self._active[slot] = None
             self._num_wanting += bool(self._wants_logprobs[slot])
             self._active_array = None
