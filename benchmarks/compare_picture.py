@@ -53,7 +53,7 @@ def draw(lines: Mapping[str, Mapping[str, Any]], path: Path) -> None:
     """Draw attainment against load, one panel a workload."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(4.2 * len(lines), 3.6), layout="constrained")
+    figure = Figure(figsize=(1.2 + 4.2 * len(lines), 3.6), layout="constrained")
     panels = figure.subplots(1, len(lines), sharey=True, squeeze=False)[0]
     for panel, (workload, policies) in zip(panels, lines.items(), strict=True):
         for policy, (rates, attained) in sorted(policies.items()):
@@ -72,7 +72,7 @@ def draw(lines: Mapping[str, Mapping[str, Any]], path: Path) -> None:
         panel.set_xlabel("load, times the trace's own rate")
         panel.grid(alpha=0.3)
     panels[0].set_ylabel("turns within both targets, %")
-    panels[-1].legend(fontsize=8, frameon=False)
+    panels[-1].legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     figure.savefig(path, dpi=120)
 
 
