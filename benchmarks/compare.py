@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from benchmarks.machine import describe_machine
 from serving.config import PolicyConfig
+from serving.core.batcher import MAX_LAUNCHED
 from serving.flags import build_config
 from serving.sim.build import SimulationConfig
 from serving.sim.options import ACCELERATOR, HEAD_SIGMA
@@ -178,7 +179,7 @@ def _config(cell: Cell, cluster: Cluster, source: Source, table: str | None) -> 
         predictor=predictor if own else "histogram",
         head_sigma=HEAD_SIGMA,
         step_noise=0.05,
-        max_launched=2,
+        max_launched=MAX_LAUNCHED,
         seed=cell.seed,
     )
 

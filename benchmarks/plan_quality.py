@@ -21,10 +21,11 @@ from serving.messages import Role
 from serving.plan.answer import report_of
 from serving.plan.capacity import Option, Targets
 from serving.plan.demand import Demand
+from serving.plan.options import JUDGE
 from serving.plan.planner import Candidate, make_court, make_program, plan, race
 from serving.plan.program import Program, Proposal
 from serving.plan.request import PlanRequest
-from serving.sim.options import ACCELERATOR, HEAD_SIGMA, simulation_config
+from serving.sim.options import ACCELERATOR, simulation_config
 from serving.workload.session import Workload, within_context
 from serving.workload.synthetic import Habits, make_sessions
 
@@ -44,10 +45,7 @@ def request(gpus: int, targets: Targets, candidates: int) -> PlanRequest:
         "max_model_len": CONTEXT,
         "slo_ttft": targets.ttft_s,
         "slo_tpot": targets.tpot_s,
-        "predictor": "head",
-        "head_sigma": HEAD_SIGMA,
-        "step_noise": 0.0,
-        "max_launched": 2,
+        **JUDGE,
         "seed": SEED,
     }
     return PlanRequest(

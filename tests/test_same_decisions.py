@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 
 from serving.config import MeshConfig
-from serving.core.batcher import Batcher
+from serving.core.batcher import MAX_LAUNCHED, Batcher
 from serving.core.coordinator import Coordinator
 from serving.core.plan import StepPlan, StepResult
 from serving.core.rules import CoordinatorLimits
 from serving.core.sessions import Sessions
 from serving.costs.costs import Link
-from serving.engine.worker import MAX_LAUNCHED, Executor, Leaving, Moved, Worker
-from serving.messages import Decision, End, PagesReady, Role, ToWorker, TransferId, WorkerId
+from serving.engine.worker import Executor, Leaving, Moved, Worker
+from serving.messages import Decision, End, PagesReady, ToWorker, TransferId, WorkerId
 from serving.metrics.decision_log import line, record
 from serving.request import GREEDY, SessionId, Slo, Turn, TurnId
 from serving.sim.agenda import Agenda
@@ -257,8 +257,3 @@ def test_real_workers_and_simulated_ones_decide_alike(cluster: Cluster, route: s
     assert {"arrival", "place", "route", "first_token", "end"} <= kinds
     assert sum(one["kind"] == "end" for one in real) == TURNS
     assert made_up == real
-
-
-def test_the_deployments_are_those_of_the_server(cluster: Cluster):
-    roles = [role for role, _ in cluster.executors.values()]
-    assert roles == [Role.PREFILL, Role.DECODE, Role.DECODE]

@@ -42,6 +42,10 @@ from serving.messages import (
     WorkerMessage,
 )
 
+MAX_LAUNCHED = 2
+"""Steps that a driver launches ahead of results: one runs, one is queued behind it, so that the
+device never waits for the host."""
+
 
 class Batcher:
     """The only writer of one worker's state. Not thread-safe: one thread drives it."""

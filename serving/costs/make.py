@@ -41,6 +41,16 @@ def make_costs(
         raise ConfigError(f"{path}: {place}.{error}; finish it with foretoken profile") from None
 
 
+def described_device(config: CostsConfig) -> str:
+    """Say what devices that are not at hand call themselves: as where times were measured, if so.
+
+    Raises ConfigError for a file that is none, or hardware that is not known.
+    """
+    if config.costs is None:
+        return choose_hardware(config.hardware, "").name
+    return read_measured(Path(config.costs)).origin.device
+
+
 def choose_hardware(name: str | None, device_kind: str) -> HardwareSpec:
     """Return the description that was named, else that of the devices; raises ConfigError."""
     known = ", ".join(PRESETS)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from threading import Condition, Thread
 from typing import Any, Protocol, assert_never, runtime_checkable
 
-from serving.core.batcher import Batcher
+from serving.core.batcher import MAX_LAUNCHED, Batcher
 from serving.core.plan import (
     DropTransfer,
     Launch,
@@ -42,7 +42,6 @@ from serving.messages import (
 )
 
 LOG = logging.getLogger(__name__)
-MAX_LAUNCHED = 2  # one step runs, one is queued behind it: the device never waits for the host
 REPORT_EVERY_S = 0.02
 POLL_S = 1e-4  # how late the end of a step may be seen while a row is about to arrive
 

@@ -5,15 +5,13 @@ What no accelerator can do is said here in one line, with what would do.
 
 from collections.abc import Callable, Sequence
 from math import ceil
-from pathlib import Path
 
 import numpy as np
 
 from serving.assembly import kv_budget
 from serving.config import ConfigError, ServerConfig, require
 from serving.costs.hardware import HardwareSpec
-from serving.costs.make import choose_hardware, make_costs
-from serving.costs.measured import read_measured
+from serving.costs.make import choose_hardware, described_device, make_costs
 from serving.costs.models import KnownModel, find_model
 from serving.messages import Role
 from serving.plan.capacity import Targets, WorkerKind, rows_within, service_times
@@ -46,8 +44,7 @@ def find_kinds(config: ServerConfig, gpus: int, demand: Demand) -> list[WorkerKi
         f" {hardware.name} for one worker; raise --gpus from {gpus} to {fitting[0]} or lower"
         " --max-model-len",
     )
-    measured = config.costs.costs
-    device = hardware.name if measured is None else read_measured(Path(measured)).origin.device
+    device = described_device(config.costs)
     kinds: list[WorkerKind] = []
     problem: ConfigError | None = None
     for role in ROLES:

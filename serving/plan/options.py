@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from serving.core.batcher import MAX_LAUNCHED
 from serving.flags import part_options
 from serving.plan.capacity import Targets
 from serving.plan.request import PlanRequest
@@ -15,7 +16,13 @@ PARTS = ("memory", "schedule", "policy", "costs")
 AT_LEAST_ONE = click.IntRange(min=1)
 SECONDS = click.FloatRange(min=0, min_open=True)
 TOLERANCE = 0.02
-MAX_LAUNCHED = 2  # as in the engine
+JUDGE: Mapping[str, Any] = {
+    "predictor": "head",
+    "head_sigma": HEAD_SIGMA,
+    "step_noise": 0.0,
+    "max_launched": MAX_LAUNCHED,
+}
+"""What only a simulation is told, as the judge tells it."""
 
 
 def plan_options(command: Command) -> Command:
@@ -76,12 +83,6 @@ def plan_options(command: Command) -> Command:
 
 def plan_request(values: Mapping[str, Any]) -> PlanRequest:
     """Take what `plan_options` parsed, and the workload's seed; raises ConfigError."""
-    simulated = {
-        "predictor": "head",
-        "head_sigma": HEAD_SIGMA,
-        "step_noise": 0.0,
-        "max_launched": MAX_LAUNCHED,
-    }
     return PlanRequest(
         gpus=values["gpus"],
         minimise_cost=values["minimise_cost"],
@@ -90,5 +91,5 @@ def plan_request(values: Mapping[str, Any]) -> PlanRequest:
         least_turns=values["judged_turns"],
         most_workers=values["judged_workers"],
         tolerance=TOLERANCE,
-        config=simulation_config({**simulated, **values}),
+        config=simulation_config({**JUDGE, **values}),
     )

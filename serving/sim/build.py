@@ -6,7 +6,6 @@ comes from descriptions.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from predictor.reading import PLAIN
 from serving.assembly import (
@@ -27,8 +26,7 @@ from serving.core.coordinator import Coordinator
 from serving.core.holdings import BatcherLimits
 from serving.costs.costs import Costs
 from serving.costs.hardware import HardwareSpec
-from serving.costs.make import choose_hardware
-from serving.costs.measured import read_measured
+from serving.costs.make import choose_hardware, described_device
 from serving.costs.models import KnownModel, find_model
 from serving.forecast.histogram import LengthHistogram
 from serving.forecast.length_model import LengthModel
@@ -83,10 +81,8 @@ class Unlearned:
 def costs_of(config: SimulationConfig) -> Mapping[Role, Costs]:
     """Make the latency model of each role, as a server on that hardware would; ConfigError."""
     server = config.server
-    hardware = choose_hardware(server.costs.hardware, "")
-    path = server.costs.costs
-    device = hardware.name if path is None else read_measured(Path(path)).origin.device
-    return costs_by_role(server, find_model(server.checkpoint).shape, device)
+    shape = find_model(server.checkpoint).shape
+    return costs_by_role(server, shape, described_device(server.costs))
 
 
 def build_simulation(

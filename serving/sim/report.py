@@ -76,6 +76,7 @@ def text_of(report: Mapping[str, Any]) -> str:
             first_line(report),
             f"policy {report['policy']}, rebalance {report['rebalance']},"
             f" predictor {report['predictor']}, seed {report['seed']}",
+            *(f"left out: {count} x {why}" for why, count in report["skipped"].items()),
             "",
             *table_of(times_of(report)),
             "",

@@ -102,6 +102,7 @@ class Simulation:
         self._sample_every_s = TICK_S
         self._note = note
         self._clients: Audience | None = None
+        self._progress: Callable[[], object] = lambda: None
         self._ready: deque[VirtualWorker] = deque()
         self._is_ready: set[WorkerId] = set()
         self._ticking = False

@@ -7,7 +7,7 @@ import pytest
 
 from serving.config import ConfigError, CostsConfig
 from serving.costs.hardware import PRESETS
-from serving.costs.make import make_costs
+from serving.costs.make import described_device, make_costs
 from serving.costs.measured import Grid, Measured, Origin, read_measured, write_measured
 from serving.costs.profile import Profile
 from serving.costs.roofline import Roofline
@@ -162,3 +162,9 @@ def test_a_file_that_is_no_json_or_not_there_is_one_line(path, tmp_path):
 def test_a_file_that_cannot_be_written_is_one_line(tmp_path):
     with pytest.raises(ConfigError, match="cannot be written"):
         write_measured(tmp_path / "none" / "costs.json", MEASURED)
+
+
+def test_devices_that_are_only_described_are_those_of_the_hardware():
+    assert described_device(CostsConfig(hardware="h200")) == "h200"
+    with pytest.raises(ConfigError, match="h1000 is unknown"):
+        described_device(CostsConfig(hardware="h1000"))

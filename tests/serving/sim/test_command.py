@@ -115,3 +115,13 @@ def test_what_cannot_be_simulated_is_one_line(flags: list[str], problem: str):
     with pytest.raises(ConfigError, match=problem) as error:
         simulate(*flags)
     assert "\n" not in str(error.value)
+
+
+def test_what_was_left_out_is_said(tmp_path: Path):
+    file = tmp_path / "some.jsonl"
+    good = '{"id": "a", "start": 0, "turns": [{"new": 8, "reply": 4}]}'
+    file.write_text(good + "\nnot json\n")
+    flags = ["simulate", "--workload", str(file), "--format", "sessions", "--skip-bad"]
+    done = CliRunner().invoke(cli, flags, catch_exceptions=False)
+    assert "1 turns, 1 finished" in done.stdout
+    assert "left out: 1 x " in done.stdout

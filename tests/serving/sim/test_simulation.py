@@ -96,8 +96,7 @@ def test_a_slower_wire_delays_the_second_token_alone():
 def test_rows_share_steps():
     one = lab()
     one.run(sessions((0.0, [turn(8, 50)]), (0.0, [turn(8, 50)])))
-    # 98 tokens behind the first ones. The second comes when two steps are launched already; from
-    # then on the two share their steps. The last steps are not reported (serving/core/step_clock).
+    # The second comes when two steps are launched already; from then on the two share their steps.
     alone = lab()
     alone.run(sessions((0.0, [turn(8, 50)])))
     together = max(record.last or 0 for record in one.simulation.measurements.turns.values())
