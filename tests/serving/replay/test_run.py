@@ -4,6 +4,7 @@ import asyncio
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -159,6 +160,15 @@ def test_no_more_turns_than_the_limit_are_in_the_server():
     assert (report["finished"], most) == (12, 2)
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Ctrl-C interrupts, also where the tests were started in the background and it is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_reports_what_came_until_then():
     async def answer(body: dict[str, Any]) -> httpx.Response:
         if len(body["prompt"]) != 6 + 2 + 5:
