@@ -121,15 +121,16 @@ class Batcher:
     def step(self, now: float) -> list[Output]:
         """Admit who may start and plan the next step: at most one Launch is among the outputs."""
         self.holdings.idle.now = now
-        while (entry := self.holdings.admit_next(now)) is not None:
+        while self.holdings.queue and (entry := self.holdings.admit_next(now)) is not None:
             self._start(entry, now)
         for victim in self.holdings.grow():
             self._state.forget(victim)
             self._state.out.append(Refused(self.worker, victim.task.id, "preempted"))
         self._state.offload(())
         self._stepper.plan(now)
-        # Behind the step just planned, so that a row in it is copied with what the step writes.
-        self._state.out += self._state.departures.advance()
+        if self._state.departures:
+            # Behind the step just planned: a row in it is copied with what the step writes.
+            self._state.out += self._state.departures.advance()
         return self._state.take_out()
 
     def complete(self, plan: StepPlan, result: StepResult, now: float) -> list[Output]:

@@ -141,6 +141,11 @@ class Holdings:
                 victims.append(victim)
         return victims
 
+    @property
+    def has_evicted(self) -> bool:
+        """Whether pages were evicted that nobody was offered yet."""
+        return bool(self._evicted)
+
     def take_evicted(self, keep: Container[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Return pages evicted since this was last asked, and the host slots to copy them to.
 

@@ -15,6 +15,10 @@ class NameChanges:
         self._added: dict[bytes, None] = {}
         self._removed: dict[bytes, None] = {}
 
+    def __len__(self) -> int:
+        """Count the names to be told."""
+        return len(self._added) + len(self._removed)
+
     def added(self, name: bytes) -> None:
         """Note that a name can be found from now on."""
         if name in self._removed:

@@ -22,6 +22,10 @@ class OwnDecisions:
         self._made: list[Decision] = []
         self._evicted: dict[tuple[Group | None, str], int] = {}
 
+    def __len__(self) -> int:
+        """Count those that can be told now."""
+        return len(self._made)
+
     def about(
         self, kind: str, task: WorkerTask, reason: str, details: Mapping[str, Detail]
     ) -> None:

@@ -206,6 +206,11 @@ class PagePool:
             self._free.append(page)
         return len(dropped)
 
+    @property
+    def has_changes(self) -> bool:
+        """Whether `take_changes` would return any."""
+        return bool(self._changes)
+
     def take_changes(self) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
         """Return which full-page names were added and which removed since this was last asked.
 

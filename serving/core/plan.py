@@ -5,6 +5,7 @@ each sees the effects of those before it.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,14 +76,17 @@ class RestorePages:
 Command = LoadSlot | SendPages | ReceivePages | DropTransfer | OffloadPages | RestorePages
 
 
-@dataclass(frozen=True, slots=True)
-class DecodeRows:
+# What is made anew for every step is a NamedTuple: a frozen dataclass takes four times as long.
+
+
+class DecodeRows(NamedTuple):
     """The rows that decode one token each in a step; arrays are aligned, one entry a row.
 
     `position` is where the fed token stands (its KV is written there; it then attends to
     position + 1 tokens). The fed token is the one the slot sampled last, unless `from_host` is set:
     then it is `token`. `reply_index` is the place in the reply of the token sampled now.
-    `pages[i]` is the row's page table, padded with 0.
+    `pages[i]` is the row's page table, padded with 0. `kv_tokens` are the tokens that all rows
+    attend to together. While the same rows go on, `slot` is the same array.
     """
 
     slot: NDArray[np.int32]
@@ -91,6 +95,7 @@ class DecodeRows:
     from_host: NDArray[np.bool_]
     reply_index: NDArray[np.int32]
     pages: NDArray[np.int32]
+    kv_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +116,7 @@ class Chunk:
     targets: NDArray[np.int32] | None
 
 
-@dataclass(frozen=True, slots=True)
-class StepPlan:
+class StepPlan(NamedTuple):
     """One step: rows that decode, then chunks that prefill. Never empty.
 
     `logprobs`: some row wants log-probabilities, so they are worth reading back.
@@ -143,8 +147,7 @@ class StepPlan:
         return self.num_decode + sum(len(chunk.tokens) for chunk in self.chunks)
 
 
-@dataclass(frozen=True, slots=True)
-class StepResult:
+class StepResult(NamedTuple):
     """What a step sampled.
 
     `decode_ids[i]` belongs to the plan's i-th decode row, `chunk_ids[j]` to its j-th chunk (without
@@ -164,8 +167,7 @@ class StepResult:
     chunk_readings: NDArray[np.float32] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Launch:
+class Launch(NamedTuple):
     """Dispatch a step now: after the commands before it, before those behind it."""
 
     plan: StepPlan

@@ -37,10 +37,9 @@ class Rows:
         self._targets = 0
         self._active: dict[int, None] = {}
         self._active_array: NDArray[np.int32] | None = None
-        # From step to step the same rows go on: their state is kept side by side, and so are their
-        # pages, until another row joins, one ends, or one needs a page more.
-        self._running: NDArray[np.int32] | None = None
-        self._running_pages: NDArray[np.int32] | None = None
+        # From step to step the same rows go on: what is known of all of them together is carried
+        # along, until another row joins, one ends, or one needs a page more.
+        self._running: _Running | None = None
 
     @property
     def num_free(self) -> int:
@@ -100,13 +99,12 @@ class Rows:
         if not self._targets or not self._active:
             return inf
         slots = self.active()
-        due = self._due_from[slots] + self._tpot[slots] * self._gathered()[REPLY_INDEX]
+        due = self._due_from[slots] + self._tpot[slots] * self._gathered().state[REPLY_INDEX]
         return float(np.fmin.reduce(due, initial=inf)) - now
 
     def kv_tokens(self) -> int:
         """Count the tokens that the active rows attend to in the next step."""
-        position = self._gathered()[POSITION]
-        return int(position.sum()) + len(position)
+        return self._gathered().kv_tokens
 
     def deactivate(self, slot: int) -> None:
         """Take a row out of the steps to come."""
@@ -137,9 +135,11 @@ class Rows:
 
     def short_of_pages(self) -> list[int]:
         """List the active slots whose next token has no page yet."""
-        state = self._gathered()
-        short = state[POSITION] >= state[ROOM]
-        return self.active()[short].tolist() if short.any() else []
+        running = self._gathered()
+        if running.room > 0:
+            return []
+        short = running.state[POSITION] >= running.state[ROOM]
+        return self.active()[short].tolist()
 
     def wants_logprobs(self) -> bool:
         """Tell whether an active row wants log-probabilities."""
@@ -150,39 +150,36 @@ class Rows:
 
         Rows that have planned all their tokens stop being active.
         """
-        slots, state = self.active(), self._gathered()
-        position, reply_index, token, from_host, left, room = state
-        if self._running_pages is None:
-            # No wider than the longest: most of a table is empty.
-            widest = int(room.max(initial=0)) // self._page_size
-            self._running_pages = self._table[slots, :widest]
+        slots, running = self.active(), self._gathered()
+        position, reply_index, token, _, left, _ = running.state
         rows = DecodeRows(
-            slot=slots,
-            position=position,
-            token=token,
-            from_host=from_host.astype(np.bool_),
-            reply_index=reply_index,
-            pages=self._running_pages,
+            slots,
+            position,
+            token,
+            running.from_host,
+            reply_index,
+            running.pages,
+            running.kv_tokens,
         )
-        self._running = state + MOVE_ON  # a new array: the old one is the plan's
-        self._running[FROM_HOST] = 0
-        if len(slots) and left.min() <= 1:
+        ends = running.left <= 1
+        running.move_on()
+        if ends:
             for slot in slots[left <= 1].tolist():
                 self.deactivate(slot)
         return rows
 
-    def _gathered(self) -> NDArray[np.int32]:
-        """Return the state of the active rows [6, R], in the order of `active`."""
+    def _gathered(self) -> "_Running":
+        """Return what is known of the active rows, in the order of `active`."""
         if self._running is None:
-            self._running = self._state[:, self.active()]
+            slots = self.active()
+            self._running = _Running(self._state[:, slots], self._table, slots, self._page_size)
         return self._running
 
     def _settle(self) -> None:
         """Put the active rows' state back into their slots: one of them changes by itself."""
         if self._running is not None:
-            self._state[:, self.active()] = self._running
+            self._state[:, self.active()] = self._running.state
             self._running = None
-        self._running_pages = None
 
     def _set_active(self, slot: int) -> None:
         if slot not in self._active:
@@ -190,3 +187,47 @@ class Rows:
             self._active[slot] = None
             self._num_wanting += bool(self._wants_logprobs[slot])
             self._active_array = None
+
+
+NEVER = 1 << 30
+"""More steps than any row has."""
+
+
+class _Running:
+    """The active rows side by side, as long as the same ones go on.
+
+    `state` [6, R] is theirs. Carried along as plain numbers, because a step of few rows takes
+    longer to ask an array than to run through the rest of the control plane: `kv_tokens`, what
+    they attend to in the next step; `room` and `left`, the steps until the first of them needs a
+    page, and until the first has sampled all it may.
+    """
+
+    __slots__ = ("_fed", "from_host", "kv_tokens", "left", "pages", "room", "rows", "state")
+
+    def __init__(
+        self,
+        state: NDArray[np.int32],
+        table: NDArray[np.int32],
+        slots: NDArray[np.int32],
+        page_size: int,
+    ) -> None:
+        self.state = state
+        self.rows = len(slots)
+        self.kv_tokens = int(state[POSITION].sum()) + self.rows
+        self.room = int((state[ROOM] - state[POSITION]).min(initial=NEVER))
+        self.left = int(state[_LEFT].min(initial=NEVER))
+        self.from_host = state[FROM_HOST].astype(np.bool_)
+        self._fed = bool(self.from_host.any())
+        # No wider than the longest: most of a table is empty.
+        self.pages = table[slots, : int(state[ROOM].max(initial=0)) // page_size]
+
+    def move_on(self) -> None:
+        """Take the rows one step further."""
+        self.state = self.state + MOVE_ON  # a new array: the old one is the plan's
+        self.kv_tokens += self.rows
+        self.room -= 1
+        self.left -= 1
+        if self._fed:  # their first step is planned; from now on the slot feeds them
+            self._fed = False
+            self.state[FROM_HOST] = 0
+            self.from_host = np.zeros(self.rows, np.bool_)

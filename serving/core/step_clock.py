@@ -6,7 +6,7 @@ the times in batches. Reads no clock: times are told.
 """
 
 from collections import deque
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from serving.costs.correction import Corrected, Correction, step_bucket
 from serving.costs.costs import Costs
@@ -16,8 +16,7 @@ REPORT_STEPS = 16
 """Steps whose times are reported together."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Launched:
+class _Launched(NamedTuple):
     """A step that runs or is queued."""
 
     rows: int
@@ -43,14 +42,17 @@ class StepClock:
     def launched(
         self,
         now: float,
-        *,
         rows: int,
         kv_tokens: int,
         new_len: int,
         held_back: int,
         cached_len: int,
     ) -> None:
-        """A step was dispatched; `cached_len` is the history of its chunks (their mean)."""
+        """A step was dispatched; `cached_len` is the history of its chunks (their mean).
+
+        By position, because it is told of every step: `rows` that decode and attend to `kv_tokens`
+        tokens, `new_len` prompt tokens, and how many more had room but were held back.
+        """
         if not new_len:
             estimate = self._costs.decode(rows, kv_tokens)
         elif rows:
@@ -62,12 +64,12 @@ class StepClock:
     def ended(self, now: float) -> StepsTimed | None:
         """The oldest step has ended; returns a report now and then."""
         step = self._launched.popleft()
-        observed_s = now - max(step.at, self._ended_at)
+        rows, new_len, held_back, at, predicted_s = step
+        ended_at = self._ended_at
+        observed_s = now - (at if at > ended_at else ended_at)
         self._ended_at = now
-        bucket = step_bucket(step.rows, step.new_len)
-        self._correction.observe(bucket, step.predicted_s, observed_s)
-        time = StepTime(step.rows, step.new_len, step.held_back, step.predicted_s, observed_s)
-        self._times.append(time)
+        self._correction.observe(step_bucket(rows, new_len), predicted_s, observed_s)
+        self._times.append(StepTime(rows, new_len, held_back, predicted_s, observed_s))
         if len(self._times) < REPORT_STEPS:
             return None
         times, self._times = tuple(self._times), []

@@ -6,6 +6,9 @@ soon as it is launched. Steps may be planned before earlier ones are completed.
 
 from collections import deque
 
+import numpy as np
+from numpy.typing import NDArray
+
 from serving.core.chunks import plan_chunk
 from serving.core.handoff import announce, pages_to_send, send_filled
 from serving.core.plan import Chunk, Launch, StepPlan, StepResult
@@ -37,10 +40,35 @@ class Stepper:
         self._read_every = rules.read_every
         self._unread = 0  # steps with rows since the last one in which the head was read
         self._launched: deque[tuple[list[WorkerTask], list[WorkerTask]]] = deque()
+        # The rows of the last step, which are mostly those of the next one.
+        self._slots: NDArray[np.int32] | None = None
+        self._decoding: list[WorkerTask] = []
+        self._decode_tasks: tuple[TaskId, ...] = ()
 
     def plan(self, now: float) -> None:
         """Plan the next step, if there is anything to run."""
-        decoding, rows = self._decoding(), self._state.holdings.rows
+        decoding, rows = self._rows(), self._state.holdings.rows
+        decode_tasks, reads = self._decode_tasks, self._reads(len(decoding))
+        if self._state.prefilling:
+            self._plan_chunks(decoding, decode_tasks, now, reads=reads)
+        elif decoding:
+            kv_tokens = rows.kv_tokens()
+            self._clock.launched(now, len(decoding), kv_tokens, 0, 0, 0)
+            logprobs = rows.wants_logprobs()
+            plan = StepPlan(rows.advance(), (), logprobs, decode_tasks, (), reads)
+            self._launched.append((decoding, []))
+            self._state.out.append(Launch(plan))
+
+    def _plan_chunks(
+        self,
+        decoding: list[WorkerTask],
+        decode_tasks: tuple[TaskId, ...],
+        now: float,
+        *,
+        reads: bool,
+    ) -> None:
+        """Plan a step with chunks beside the rows that decode, as far as there is room for any."""
+        rows = self._state.holdings.rows
         kv_tokens = rows.kv_tokens()
         shares, held_back = self._shares(len(decoding), kv_tokens, now)
         if not decoding and not shares:
@@ -48,28 +76,16 @@ class Stepper:
         chosen = self._state.prefilling[: len(shares)]
         new_len = sum(shares)
         past = sum(share * e.kv_len for e, share in zip(chosen, shares, strict=True))
-        self._clock.launched(
-            now,
-            rows=len(decoding),
-            kv_tokens=kv_tokens,
-            new_len=new_len,
-            held_back=held_back,
-            cached_len=past // new_len if new_len else 0,
-        )
+        cached_len = past // new_len if new_len else 0
+        self._clock.launched(now, len(decoding), kv_tokens, new_len, held_back, cached_len)
         logprobs = rows.wants_logprobs()
         decode = rows.advance()
         chunks = tuple(
             self._chunk(entry, share) for entry, share in zip(chosen, shares, strict=True)
         )
         logprobs |= any(e.task.turn.sampling.logprobs is not None for e in chosen)
-        plan = StepPlan(
-            decode=decode,
-            chunks=chunks,
-            logprobs=logprobs,
-            decode_tasks=tuple(entry.task.id for entry in decoding),
-            chunk_tasks=tuple(entry.task.id for entry in chosen),
-            reads=self._reads(len(decoding)),
-        )
+        chunk_tasks = tuple(entry.task.id for entry in chosen)
+        plan = StepPlan(decode, chunks, logprobs, decode_tasks, chunk_tasks, reads)
         self._launched.append((decoding, chosen))
         self._state.out.append(Launch(plan))
         for entry, chunk in zip(chosen, chunks, strict=True):
@@ -81,7 +97,8 @@ class Stepper:
         timed = self._clock.ended(now)
         if timed is not None:
             self._state.out.append(timed)
-        self._complete_decode(plan, decoding, result)
+        if decoding:
+            self._complete_decode(plan, decoding, result)
         for i, (entry, chunk) in enumerate(zip(chosen, plan.chunks, strict=True)):
             if entry.stage is Stage.GONE:
                 continue
@@ -108,8 +125,6 @@ class Stepper:
 
     def _shares(self, rows: int, kv_tokens: int, now: float) -> tuple[list[int], int]:
         """Decide how many tokens of which prompts ride in the next step; count those held back."""
-        if not self._state.prefilling:
-            return [], 0
         slack_s = self._state.holdings.rows.slack_s(now) - self._clock.in_flight_s(now)
         waiting = [ChunkView(len(e.tokens) - e.kv_len, e.kv_len) for e in self._state.prefilling]
         limits = self._chunk_limits
@@ -117,9 +132,15 @@ class Stepper:
         shares = batch(waiting, decoding, costs=self._clock.corrected, limits=limits)
         return shares, room_for(waiting, limits) - sum(shares)
 
-    def _decoding(self) -> list[WorkerTask]:
-        by_slot = self._state.holdings.by_slot
-        return [by_slot[slot] for slot in self._state.holdings.rows.active().tolist()]
+    def _rows(self) -> list[WorkerTask]:
+        """List the tasks that decode, in the order of the rows. Not to be changed by who asks."""
+        slots = self._state.holdings.rows.active()
+        if slots is not self._slots:
+            by_slot = self._state.holdings.by_slot
+            self._slots = slots
+            self._decoding = [by_slot[slot] for slot in slots.tolist()]
+            self._decode_tasks = tuple(entry.task.id for entry in self._decoding)
+        return self._decoding
 
     def _chunk(self, entry: WorkerTask, share: int) -> Chunk:
         """Plan a chunk; from here on its KV counts as held, because steps run in order."""

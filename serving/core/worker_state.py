@@ -77,6 +77,8 @@ class WorkerState:
 
         The host slots `keep` stay as they are.
         """
+        if not self.holdings.has_evicted:
+            return
         pages, slots = self.holdings.take_evicted(keep)
         if pages:
             self.out.append(OffloadPages(pages, slots))
@@ -107,9 +109,10 @@ class WorkerState:
 
     def take_out(self) -> list[Output]:
         """Return what is to be done, in order, what can be found since, and what was decided."""
-        added, removed = self.holdings.pool.take_changes()
-        if added or removed:
+        if self.holdings.pool.has_changes:
+            added, removed = self.holdings.pool.take_changes()
             self.out.append(PagesChanged(self.worker, added, removed))
-        self.out += self.decisions.take()
+        if self.decisions:
+            self.out += self.decisions.take()
         out, self.out = self.out, []
         return out

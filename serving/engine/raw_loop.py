@@ -61,6 +61,7 @@ def make_plan(
         from_host=np.full(rows, reply_index == 0),
         reply_index=np.full(rows, reply_index, np.int32),
         pages=tables,
+        kv_tokens=rows * (position + 1),
     )
     names = [TaskId(TurnId(str(number)), 0) for number in range(rows + len(chunks))]
     return StepPlan(

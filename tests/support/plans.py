@@ -46,6 +46,7 @@ def plan(rows=(), chunks=(), *, max_pages, logprobs=False, reads=False) -> StepP
             from_host=np.array([r[4] is not None for r in rows], np.bool_),
             reply_index=np.array([r[3] for r in rows], np.int32),
             pages=np.array(pages, np.int32),
+            kv_tokens=sum(r[1] + 1 for r in rows),
         ),
         chunks=tuple(chunks),
         logprobs=logprobs,
