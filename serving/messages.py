@@ -122,8 +122,7 @@ class PrefillDone:
     forecast: Forecast | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Tokens:
+class Tokens(NamedTuple):
     """What one decode step produced: `tasks[i]` sampled `samples[i]`.
 
     `forecasts` are the length head's readings in this step, each with its task.
@@ -486,8 +485,7 @@ class ToWorker:
     message: WorkerMessage
 
 
-@dataclass(frozen=True, slots=True)
-class Emit:
+class Emit(NamedTuple):
     """Hand one step's tokens to the clients: `samples[i]` goes to `turns[i]`, in order, once."""
 
     turns: Sequence[TurnId]

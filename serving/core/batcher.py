@@ -13,7 +13,7 @@ from typing import assert_never
 
 from serving.core.departures import Departures
 from serving.core.handoff import EarlyGrants
-from serving.core.holdings import BatcherLimits, Holdings
+from serving.core.holdings import BatcherLimits
 from serving.core.plan import Output, RestorePages, StepPlan, StepResult
 from serving.core.rules import BatcherRules
 from serving.core.stepper import Stepper
@@ -55,15 +55,11 @@ class Batcher:
         self.worker = worker
         self.limits = limits
         self._state = WorkerState(worker, limits, rules)
+        self.holdings = self._state.holdings  # the accounts of its pages, slots and queue
         self._stepper = Stepper(self._state, rules)
         self._transfers = Transfers(self._state)
         self._early_grants = EarlyGrants(limits.transfer_timeout_s)
         self._inbound: list[WorkerTask] = []  # rows that move here; perhaps some that have come
-
-    @property
-    def holdings(self) -> Holdings:
-        """The accounts of its pages, slots and queue."""
-        return self._state.holdings
 
     @property
     def departures(self) -> Departures:

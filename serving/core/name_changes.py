@@ -11,16 +11,14 @@ class NameChanges:
     """What was added and removed since the mirror last asked, in order."""
 
     def __init__(self) -> None:
-        """Start with a mirror that knows no name."""
+        """Start with a mirror that knows no name. `pending`: there may be something to tell."""
+        self.pending = False
         self._added: dict[bytes, None] = {}
         self._removed: dict[bytes, None] = {}
 
-    def __len__(self) -> int:
-        """Count the names to be told."""
-        return len(self._added) + len(self._removed)
-
     def added(self, name: bytes) -> None:
         """Note that a name can be found from now on."""
+        self.pending = True
         if name in self._removed:
             del self._removed[name]
         else:
@@ -28,6 +26,7 @@ class NameChanges:
 
     def removed(self, name: bytes) -> None:
         """Note that a name can be found no more."""
+        self.pending = True
         if name in self._added:
             del self._added[name]
         else:
@@ -35,6 +34,7 @@ class NameChanges:
 
     def take(self) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
         """Return the names added and the names removed since last asked."""
+        self.pending = False
         changes = tuple(self._added), tuple(self._removed)
         self._added.clear()
         self._removed.clear()

@@ -22,9 +22,10 @@ class OwnDecisions:
         self._made: list[Decision] = []
         self._evicted: dict[tuple[Group | None, str], int] = {}
 
-    def __len__(self) -> int:
-        """Count those that can be told now."""
-        return len(self._made)
+    @property
+    def pending(self) -> bool:
+        """Whether there is one that can be told now."""
+        return bool(self._made)
 
     def about(
         self, kind: str, task: WorkerTask, reason: str, details: Mapping[str, Detail]

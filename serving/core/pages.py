@@ -72,6 +72,7 @@ class PagePool:
     ) -> None:
         """Make a pool of `num_pages` pages, page 0 included.
 
+        `changes` of names are for a mirror that is to know all that can be found.
         With a `ranking` cached pages are evicted by the value of the session that left them, else
         least recently released first. `on_evict` is told of every page evicted.
         """
@@ -84,7 +85,7 @@ class PagePool:
         self._page_of: dict[bytes, int] = {}
         self._name_of: dict[int, bytes] = {}
         self._twin_of: dict[int, bytes] = {}  # held pages whose name another page bears
-        self._changes = NameChanges()
+        self.changes = NameChanges()
         self._parts_of: dict[bytes, dict[int, tuple[int, ...]]] = {}
         self._parent_of: dict[int, bytes] = {}
 
@@ -160,7 +161,7 @@ class PagePool:
         if name not in self._page_of:
             self._page_of[name] = page
             self._name_of[page] = name
-            self._changes.added(name)
+            self.changes.added(name)
         elif self._page_of[name] != page:
             self._twin_of[page] = name
 
@@ -206,19 +207,6 @@ class PagePool:
             self._free.append(page)
         return len(dropped)
 
-    @property
-    def has_changes(self) -> bool:
-        """Whether `take_changes` would return any."""
-        return bool(self._changes)
-
-    def take_changes(self) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
-        """Return which full-page names were added and which removed since this was last asked.
-
-        A mirror that applies them knows all the names that can be found. A name that came and went
-        in between, or went and came, appears in neither.
-        """
-        return self._changes.take()
-
     def check(self) -> None:
         """Raise AssertionError unless every page is in exactly one place and every name is true."""
         held = [page for page, holders in enumerate(self._holders) if holders]
@@ -236,7 +224,7 @@ class PagePool:
         assert not (findable & set(self._free)), "a free page can be found"
         assert self._twin_of.keys() <= set(held) - self._name_of.keys(), "a twin is not a held page"
         self._cached.check({page: self._name_of.get(page) for page in cached})
-        self._changes.check(self._page_of.keys())
+        self.changes.check(self._page_of.keys())
 
     def check_holders(self, holders: dict[int, int]) -> None:
         """Raise AssertionError unless each page is held as often as its holders say."""
@@ -256,7 +244,7 @@ class PagePool:
         name = self._name_of.pop(page, None)
         if name is not None:
             del self._page_of[name]
-            self._changes.removed(name)
+            self.changes.removed(name)
         parent = self._parent_of.pop(page, None)
         if parent is not None:
             parts = self._parts_of[parent]

@@ -18,7 +18,8 @@ class Window:
         self._kept.append((now, total, count))
         self._total += total
         self._count += count
-        self._forget(now)
+        if self._kept[0][0] <= now - self.span_s:
+            self._forget(now)
 
     def mean(self, now: float) -> float | None:
         """Return the mean observation of the window; None if there is none."""

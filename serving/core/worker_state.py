@@ -30,6 +30,7 @@ class WorkerState:
         self.limits = limits
         self.decisions = OwnDecisions(worker)
         self.holdings = Holdings(limits, rules, self.decisions)
+        self._changes = self.holdings.pool.changes
         self.prefilling: list[WorkerTask] = []
         self.departures = Departures(worker, self.holdings, self.next_transfer)
         self.foresight = None if rules.reader is None else Foresight(rules.reader)
@@ -109,10 +110,11 @@ class WorkerState:
 
     def take_out(self) -> list[Output]:
         """Return what is to be done, in order, what can be found since, and what was decided."""
-        if self.holdings.pool.has_changes:
-            added, removed = self.holdings.pool.take_changes()
-            self.out.append(PagesChanged(self.worker, added, removed))
-        if self.decisions:
+        if self._changes.pending:
+            added, removed = self._changes.take()
+            if added or removed:
+                self.out.append(PagesChanged(self.worker, added, removed))
+        if self.decisions.pending:
             self.out += self.decisions.take()
         out, self.out = self.out, []
         return out

@@ -58,11 +58,7 @@ class _Ratios:
     """
 
     recent: deque[float] = field(default_factory=lambda: deque(maxlen=WINDOW))
-    _verdict: tuple[float, float] | None = None
-
-    def add(self, ratio: float) -> None:
-        self._verdict = None
-        self.recent.append(ratio)
+    said: tuple[float, float] | None = None  # the verdict, until another ratio comes
 
     @property
     def verdict(self) -> tuple[float, float]:
@@ -70,13 +66,13 @@ class _Ratios:
 
         That error is their spread, and what the bounds have left uncorrected.
         """
-        if self._verdict is None:
+        if self.said is None:
             ordered = sorted(self.recent)
             middle = len(ordered) // 2
             median = (ordered[middle] + ordered[~middle]) / 2
             factor = min(max(median, LOWEST), HIGHEST)
-            self._verdict = factor, hypot(_spread(ordered, median), median / factor - 1)
-        return self._verdict
+            self.said = factor, hypot(_spread(ordered, median), median / factor - 1)
+        return self.said
 
 
 def _spread(ordered: list[float], median: float) -> float:
@@ -102,8 +98,10 @@ class Correction:
         if own is None:
             own = self._buckets[bucket] = _Ratios()
             self._kinds.setdefault(bucket[0], _Ratios())
-        own.add(ratio)
-        self._kinds[bucket[0]].add(ratio)
+        kind = self._kinds[bucket[0]]
+        own.recent.append(ratio)
+        kind.recent.append(ratio)
+        own.said = kind.said = None
 
     def factor(self, bucket: Bucket) -> float:
         """Return what to multiply a prediction by: 1 until enough was observed."""

@@ -12,7 +12,7 @@ the last edge nothing runs.
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
 from math import ceil, inf
-from operator import neg
+from operator import ge, neg
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +32,7 @@ class Survival:
         """Raise ValueError unless this is a curve: within [0, 1], never up, and over at the end."""
         if len(self.alive) != len(EDGES):
             raise ValueError(f"a curve has {len(EDGES)} points, not {len(self.alive)}")
-        falls = all(a >= b for a, b in zip(self.alive, self.alive[1:], strict=False))
+        falls = all(map(ge, self.alive, self.alive[1:]))
         if not falls or self.alive[0] > 1 or self.alive[-1] != 0:
             raise ValueError("a survival curve falls from at most 1 to 0 and never rises")
 

@@ -7,8 +7,9 @@ import math
 import random
 
 import numpy as np
+from numpy.typing import NDArray
 
-from serving.core.plan import LoadSlot, StepPlan, StepResult
+from serving.core.plan import DecodeRows, LoadSlot, StepPlan, StepResult
 from serving.costs.costs import Costs
 from serving.sim.readings import Floats, Readings
 from serving.sim.replies import STOP, Replies, reply_token
@@ -46,18 +47,22 @@ class SimExecutor:
         self._number = [0] * slots
         self._token = [0] * slots
         self._last = [0] * slots  # index of the reply's last token
+        # While the same rows go on they sample the same tokens, until the first of them ends.
+        self._rows: NDArray[np.int32] | None = None
+        self._ids: list[int] = []
+        self._goes_on = 0  # steps
 
     def load_slot(self, load: LoadSlot) -> None:
         """A slot writes this turn's reply from now on."""
         number = load.sampling.seed
+        self._rows = None
         self._number[load.slot] = number
         self._token[load.slot] = reply_token(number)
         self._last[load.slot] = self._replies.length(number) - 1
 
     def seconds(self, plan: StepPlan) -> float:
         """Price a step: rows and chunks as the batcher's own clock prices them, times the noise."""
-        rows = plan.num_decode
-        kv_tokens = int(plan.decode.position.sum()) + rows if rows else 0
+        rows, kv_tokens = plan.num_decode, plan.decode.kv_tokens
         if not plan.chunks:
             estimate = self._costs.decode(rows, kv_tokens)
         else:
@@ -72,22 +77,37 @@ class SimExecutor:
     def sample(self, plan: StepPlan) -> StepResult:
         """Say the next token of every row, and what the head reads where it is asked to."""
         decode = plan.decode
-        slots, places = decode.slot.tolist(), decode.reply_index.tolist()
-        last, token = self._last, self._token
-        ids = [
-            STOP if place == last[slot] else token[slot]
-            for slot, place in zip(slots, places, strict=True)
-        ]
+        if decode.slot is self._rows and self._goes_on:
+            self._goes_on -= 1
+        else:
+            self._look_at(decode)
+        decoded = None
+        if plan.reads:
+            decoded = self._read(decode.slot.tolist(), decode.reply_index.tolist())
+        if not plan.chunks:
+            return StepResult(self._ids, [], None, None, {}, decoded, None)
+        chunks = plan.chunks
         chunk_ids = [
-            STOP if chunk.reply_index == last[chunk.slot] else token[chunk.slot]
-            for chunk in plan.chunks
+            STOP if chunk.reply_index == self._last[chunk.slot] else self._token[chunk.slot]
+            for chunk in chunks
         ]
-        decoded = self._read(slots, places) if plan.reads else None
         chunked = None
-        if plan.chunks and plan.samples_chunk:
-            ends = plan.chunks
-            chunked = self._read([c.slot for c in ends], [c.reply_index for c in ends])
-        return StepResult(ids, chunk_ids, None, None, {}, decoded, chunked)
+        if plan.samples_chunk:
+            chunked = self._read([c.slot for c in chunks], [c.reply_index for c in chunks])
+        return StepResult(self._ids, chunk_ids, None, None, {}, decoded, chunked)
+
+    def _look_at(self, decode: DecodeRows) -> None:
+        """Say what these rows sample, and how many steps more they will sample the same."""
+        slots, places = decode.slot.tolist(), decode.reply_index.tolist()
+        left = [self._last[slot] - place for slot, place in zip(slots, places, strict=True)]
+        self._rows = decode.slot
+        self._ids = [
+            STOP if more == 0 else self._token[slot] for slot, more in zip(slots, left, strict=True)
+        ]
+        # What a row samples behind its end is dropped, but it must not end again.
+        self._goes_on = min((more for more in left if more > 0), default=1) - 1
+        if 0 in left:
+            self._goes_on = 0
 
     def _read(self, slots: list[int], places: list[int]) -> Floats | None:
         if self._readings is None or not slots:

@@ -59,9 +59,9 @@ def read_workload(choice: WorkloadChoice) -> Workload:
     if choice.format != "servegen" and (choice.start_s or choice.seconds is not None):
         seconds = float("inf") if choice.seconds is None else choice.seconds
         workload = window(workload, choice.start_s, seconds)
-    workload = scale_time(scale_rate(workload, choice.rate_scale), choice.time_scale)
     if choice.limit is not None:
         workload = first_turns(workload, choice.limit)
+    workload = scale_time(scale_rate(workload, choice.rate_scale), choice.time_scale)
     return from_first_arrival(workload)
 
 

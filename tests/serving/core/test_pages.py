@@ -246,10 +246,10 @@ def test_a_mirror_hears_of_full_pages_that_can_be_found_and_no_others():
     pool = new_pool()
     names = names_of([1, 2, 3, 4, 5, 6])
     keep(pool, [1, 2, 3, 4, 5, 6, 7])
-    assert pool.take_changes() == ((names[1], names[2]), ())
+    assert pool.changes.take() == ((names[1], names[2]), ())
     evict(pool, 2)
-    assert pool.take_changes() == ((), (names[2],))
-    assert pool.take_changes() == ((), ())
+    assert pool.changes.take() == ((), (names[2],))
+    assert pool.changes.take() == ((), ())
 
 
 def test_clearing_the_cache_spares_what_is_held():
@@ -354,7 +354,7 @@ class Pool(RuleBasedStateMachine):
 
     @rule()
     def mirror_asks(self):
-        added, removed = self.pool.take_changes()
+        added, removed = self.pool.changes.take()
         assert not (self.mirror & set(added))
         assert self.mirror >= set(removed)
         self.mirror = (self.mirror | set(added)) - set(removed)
