@@ -10,14 +10,16 @@ from numpy.typing import NDArray
 from predictor.edges import EDGES
 
 Floats = NDArray[np.float64]
+_EDGES = np.array(EDGES, np.float64)
+_WIDTHS = np.diff(_EDGES)
 
 
 def mean_up_to(alive: Floats, limit: NDArray[np.int32]) -> Floats:
     """Return the mean of min(remaining, `limit`) for curves [N, K + 1]: the area under each."""
-    left, right = _edges(alive)
+    last = alive.shape[1] - 1
     before, after = alive[:, :-1], alive[:, 1:]
-    width = right - left
-    seen = np.clip(limit[:, None] - left, 0, width)
+    width = _WIDTHS[:last]
+    seen = np.minimum(np.maximum(limit[:, None] - _EDGES[:last], 0), width)
     reached = _between(before, after, seen / width)
     return (seen * (before + reached) / 2).sum(axis=1)
 
@@ -27,21 +29,18 @@ def quantile(alive: Floats, q: float) -> Floats:
 
     A curve that does not fall so far says its last edge.
     """
-    left, right = _edges(alive)
+    last = alive.shape[1] - 1
     limit = 1 - q
     falls_to = alive[:, 1:] <= limit
-    index = np.where(falls_to.any(axis=1), falls_to.argmax(axis=1), alive.shape[1] - 2)
+    falls = falls_to.any(axis=1)
+    index = falls_to.argmax(axis=1)  # 0 where it never falls so far: answered for below
     rows = np.arange(len(alive))
     before, after = alive[rows, index], alive[rows, index + 1]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        share = np.clip((before - limit) / (before - after), 0, 1)
-    tokens = left[index] + np.ceil(share * (right - left)[index] - 1e-9)
-    return np.where(falls_to.any(axis=1), tokens, right[-1])
-
-
-def _edges(alive: Floats) -> tuple[Floats, Floats]:
-    edges = np.array(EDGES[: alive.shape[1]], np.float64)
-    return edges[:-1], edges[1:]
+    # A curve that begins below the limit and stays there has no fall: its share is 0 in any case.
+    drop = np.where(before > after, before - after, 1.0)
+    share = np.minimum(np.maximum((before - limit) / drop, 0), 1)
+    tokens = _EDGES[index] + np.ceil(share * _WIDTHS[index] - 1e-9)
+    return np.where(falls, tokens, _EDGES[last])
 
 
 def _between(before: Floats, after: Floats, share: Floats) -> Floats:
@@ -55,7 +54,7 @@ def after(alive: Floats, came: NDArray[np.int64]) -> Floats:
     has outlived its curve, the answer is that of serving/forecast/survival: half of such replies
     go on for as long again.
     """
-    edges = np.array(EDGES[: alive.shape[1]], np.float64)
+    edges = _EDGES[: alive.shape[1]]
     at = came[:, None].astype(np.float64) + edges[None, :]
     chances = height(alive, at)
     now = chances[:, :1]
@@ -67,7 +66,7 @@ def after(alive: Floats, came: NDArray[np.int64]) -> Floats:
 
 def height(alive: Floats, tokens: Floats) -> Floats:
     """Return the chance of more than `tokens` [N, M] still to come, by curves [N, E]."""
-    edges = np.array(EDGES[: alive.shape[1]], np.float64)
+    edges = _EDGES[: alive.shape[1]]
     right = np.clip(np.searchsorted(edges, tokens, side="right"), 1, len(edges) - 1)
     left = right - 1
     share = np.clip((tokens - edges[left]) / (edges[right] - edges[left]), 0, 1)
