@@ -122,7 +122,8 @@ def _case(workers: int, *, busy: bool) -> Case:
         arrival_rate=8.0,
     )
     targets = np.where(np.arange(ROWS) % 4 == 0, nan, 0.05)
-    residents = ResidentsView(random.exponential(HALF_LIFE, ROWS), targets)
+    expected, gaps = random.exponential(HALF_LIFE, (2, ROWS))
+    residents = ResidentsView(expected, targets, gaps, 0.01 * gaps)
     owner = OwnerView(
         worker=WorkerId("d0"),
         cached_len=HISTORY_LEN,

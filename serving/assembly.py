@@ -165,6 +165,7 @@ def coordinator_rules(config: ServerConfig, costs: Mapping[Role, Costs]) -> Coor
         route_config=RouteConfig(
             w_ttft=policy.route_weight_ttft,
             w_tpot=policy.route_weight_tpot,
+            w_miss=policy.route_weight_miss,
             reserve_quantile=policy.reserve_quantile,
             min_chunk_len=config.batch.min_prefill_tokens,
         ),

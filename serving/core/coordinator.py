@@ -306,6 +306,7 @@ class Coordinator:
         self._waiting.pop(live.turn.id, None)
         if live.cached_len is None:
             live.cached_len = max(0, live.turn.prompt_len - done.computed)
+            live.first_at = now
             self._on_first_token(live, done, now)
         if done.prompt_logprobs is not None:
             self._outbox.add(EmitPrompt(live.turn.id, done.prompt_logprobs))

@@ -69,6 +69,7 @@ class LiveTurn:
     queued_s: float = 0.0
     cached_len: int | None = None
     predicted_ttft_s: float | None = None
+    first_at: float | None = None
     last_at: float | None = None
     moved_at: float = -inf
     untold: dict[WorkerId, int] = field(default_factory=dict[WorkerId, int])
@@ -84,6 +85,13 @@ class LiveTurn:
     def replied(self) -> int:
         """Reply tokens emitted so far."""
         return len(self.tokens) - self.prompt_len
+
+    @property
+    def gaps_s(self) -> float:
+        """Seconds from the reply's first token to its last so far."""
+        if self.first_at is None or self.last_at is None:
+            return 0.0
+        return self.last_at - self.first_at
 
     @property
     def max_new_len(self) -> int:

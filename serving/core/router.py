@@ -132,6 +132,8 @@ class Router:
         return ResidentsView(
             expected_len=np.array([row.expected_left for row in rows], np.float64),
             tpot_s=np.array([nan if tpot is None else tpot for tpot in tpots], np.float64),
+            gaps=np.array([max(0, row.replied - 1) for row in rows], np.float64),
+            gaps_s=np.array([row.gaps_s for row in rows], np.float64),
         )
 
     def _prefill_view(self, record: WorkerRecord, live: LiveTurn, now: float) -> PrefillView:
@@ -154,5 +156,6 @@ def _option(option: Option) -> dict[str, Detail]:
         "ttft_s": option.ttft_s,
         "harm": option.harm,
         "moved_bytes": option.moved_bytes,
+        "missed": option.missed,
         "score": option.score,
     }

@@ -5,6 +5,8 @@ soon as it is launched. Steps may be planned before earlier ones are completed.
 """
 
 from collections import deque
+from collections.abc import Sequence
+from math import inf
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +22,7 @@ from serving.core.worker_task import Stage, WorkerTask
 from serving.forecast.forecast import Forecast
 from serving.messages import TaskId
 from serving.policy.batch import ChunkLimits, batch, room_for
-from serving.policy.views import ChunkView, DecodingView
+from serving.policy.views import ChunkView, DecodingView, QueuedView
 from serving.request import TokenLogprobs
 
 
@@ -70,10 +72,11 @@ class Stepper:
         """Plan a step with chunks beside the rows that decode, as far as there is room for any."""
         rows = self._state.holdings.rows
         kv_tokens = rows.kv_tokens()
-        shares, held_back = self._shares(len(decoding), kv_tokens, now)
+        tasks = self._state.prefilling.arranged(now, self._queued_view)
+        shares, held_back = self._shares(tasks, len(decoding), kv_tokens, now)
         if not decoding and not shares:
             return
-        chosen = self._state.prefilling[: len(shares)]
+        chosen = list(tasks[: len(shares)])
         new_len = sum(shares)
         past = sum(share * e.kv_len for e, share in zip(chosen, shares, strict=True))
         cached_len = past // new_len if new_len else 0
@@ -123,10 +126,26 @@ class Stepper:
         self._unread = 0
         return True
 
-    def _shares(self, rows: int, kv_tokens: int, now: float) -> tuple[list[int], int]:
+    def _queued_view(self, entry: WorkerTask) -> QueuedView:
+        """Say how long a prompt takes beside the rows that decode now, as one chunk."""
+        rows, new_len = self._state.holdings.rows, len(entry.tokens) - entry.kv_len
+        decoding = len(rows.active())
+        if decoding:
+            seconds = self._clock.corrected.mixed(
+                decoding, rows.kv_tokens(), new_len, entry.kv_len
+            ).seconds
+        else:
+            seconds = self._clock.corrected.prefill(new_len, entry.kv_len).seconds
+        ttft_s = entry.task.slo.ttft_s
+        deadline = inf if ttft_s is None else entry.task.arrived + ttft_s
+        return QueuedView(seconds, deadline, entry.passed)
+
+    def _shares(
+        self, tasks: Sequence[WorkerTask], rows: int, kv_tokens: int, now: float
+    ) -> tuple[list[int], int]:
         """Decide how many tokens of which prompts ride in the next step; count those held back."""
         slack_s = self._state.holdings.rows.slack_s(now) - self._clock.in_flight_s(now)
-        waiting = [ChunkView(len(e.tokens) - e.kv_len, e.kv_len) for e in self._state.prefilling]
+        waiting = [ChunkView(len(e.tokens) - e.kv_len, e.kv_len) for e in tasks]
         limits = self._chunk_limits
         decoding = DecodingView(rows, kv_tokens, slack_s)
         shares = batch(waiting, decoding, costs=self._clock.corrected, limits=limits)
@@ -145,6 +164,11 @@ class Stepper:
     def _chunk(self, entry: WorkerTask, share: int) -> Chunk:
         """Plan a chunk; from here on its KV counts as held, because steps run in order."""
         assert entry.slot is not None
+        if not entry.computed:
+            passed_over = self._state.prefilling.begin(entry)
+            if passed_over:
+                details = {"passed_over": passed_over}
+                self._state.decisions.about("order", entry, "deadlines", details)
         chunk = plan_chunk(entry, share, self._state.holdings.rows.pages(entry.slot))
         entry.kv_len += share
         entry.computed += share
@@ -155,7 +179,7 @@ class Stepper:
         """Send what the chunk filled, and let the row decode if the chunk ended its prompt."""
         last, page_size = chunk.sample, self._limits.page_size
         if last:
-            self._state.prefilling.remove(entry)
+            self._state.prefilling.discard(entry)
         if entry.owner is not None:
             if pages_to_send(entry, last=last, page_size=page_size):
                 self._state.out += send_filled(

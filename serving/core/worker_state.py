@@ -4,15 +4,13 @@
 each changes a task through this. Knows no message of the coordinator's.
 """
 
-from bisect import insort
-
 from serving.core.departures import Departures
 from serving.core.foresight import Foresight
 from serving.core.holdings import BatcherLimits, Holdings
 from serving.core.own_decisions import OwnDecisions
 from serving.core.plan import DropTransfer, LoadSlot, OffloadPages, Output
+from serving.core.prefill_queue import PrefillQueue
 from serving.core.rules import BatcherRules
-from serving.core.waiting import age
 from serving.core.worker_task import Stage, WorkerTask
 from serving.messages import PagesChanged, Refused, TaskId, TransferId, WorkerId
 
@@ -20,7 +18,7 @@ from serving.messages import PagesChanged, Refused, TaskId, TransferId, WorkerId
 class WorkerState:
     """One worker's state.
 
-    `prefilling` holds the tasks in stage PREFILL, oldest first. `foresight` takes the length head's
+    `prefilling` holds the tasks in stage PREFILL. `foresight` takes the length head's
     readings; None where there is no head.
     """
 
@@ -31,7 +29,7 @@ class WorkerState:
         self.decisions = OwnDecisions(worker)
         self.holdings = Holdings(limits, rules, self.decisions)
         self._changes = self.holdings.pool.changes
-        self.prefilling: list[WorkerTask] = []
+        self.prefilling = PrefillQueue(window=rules.order_window, max_passes=rules.max_passes)
         self.departures = Departures(worker, self.holdings, self.next_transfer)
         self.foresight = None if rules.reader is None else Foresight(rules.reader)
         self.out: list[Output] = []
@@ -51,7 +49,7 @@ class WorkerState:
         """Let a task's prompt be computed in the steps to come."""
         entry.stage = Stage.PREFILL
         entry.deadline = None
-        insort(self.prefilling, entry, key=age)
+        self.prefilling.add(entry)
 
     def load_slot(self, entry: WorkerTask) -> None:
         """Prepare the slot of a task for its row."""
@@ -103,8 +101,7 @@ class WorkerState:
     def forget(self, entry: WorkerTask) -> None:
         """Take a task that holds nothing any more out of the steps and transfers to come."""
         self.departures.forget(entry.task.id)
-        if entry in self.prefilling:
-            self.prefilling.remove(entry)
+        self.prefilling.discard(entry)
         if entry.unannounced is not None:
             self.out.append(DropTransfer(entry.unannounced.transfer))
 

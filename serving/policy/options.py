@@ -9,7 +9,7 @@ from enum import Enum, auto
 from typing import NamedTuple
 
 from serving.messages import WorkerId
-from serving.policy.interference import harm
+from serving.policy.interference import broken, harm
 from serving.policy.prefill_times import PrefillTimes
 from serving.policy.route import (
     LOCAL,
@@ -40,6 +40,7 @@ class Price(NamedTuple):
     ttft_s: float
     harm: float
     moved_bytes: int
+    missed: int
 
 
 class Options:
@@ -61,8 +62,12 @@ class Options:
     def local(self) -> Price:
         """Price the prefill on the owner."""
         owner, steps = self.times.owner, self.times.local()
-        harmed = harm(owner, steps, self.times.decode_s()) if owner.rows else 0.0
-        return Price(LOCAL, None, owner.queued_s + steps.total_s, harmed, 0)
+        ttft_s, harmed, missed = owner.queued_s + steps.total_s, 0.0, 0
+        if owner.rows:
+            decode_s = self.times.decode_s()
+            harmed = harm(owner, steps, decode_s)
+            missed = broken(owner, steps, decode_s)
+        return Price(LOCAL, None, ttft_s, harmed, 0, missed + self._is_late(ttft_s))
 
     def on(self, worker: PrefillView, pulling: Pulling) -> list[Price]:
         """Price the prefill on one worker, with each history that makes sense there.
@@ -104,10 +109,14 @@ class Options:
         """
         priced = list(prices)
         unit = self.turn.ttft_s or min(price.ttft_s for price in priced)
-        w_ttft, w_tpot = self._config.w_ttft / unit, self._config.w_tpot
-        options = [
-            Option(*price, score=w_ttft * price.ttft_s + w_tpot * price.harm) for price in priced
-        ]
+        config = self._config
+        w_ttft = config.w_ttft / unit
+
+        def score(price: Price) -> float:
+            relative = w_ttft * price.ttft_s + config.w_tpot * price.harm
+            return relative + config.w_miss * price.missed
+
+        options = [Option(*price, score=score(price)) for price in priced]
         return sorted(options, key=lambda option: (option.score, option.moved_bytes))
 
     def stay(self, reason: RouteReason) -> Local:
@@ -120,7 +129,13 @@ class Options:
 
     def _sent(self, worker: PrefillView, history: History, pull_s: float | None) -> Price:
         sent = self.times.remote(worker, pull_s)
-        return Price(worker.worker, history, sent.ttft_s, 0.0, sent.moved_bytes)
+        late = self._is_late(sent.ttft_s)
+        return Price(worker.worker, history, sent.ttft_s, 0.0, sent.moved_bytes, int(late))
+
+    def _is_late(self, ttft_s: float) -> bool:
+        """Would a first token in `ttft_s` from now miss the turn's target?"""
+        target_s = self.turn.ttft_s
+        return target_s is not None and self.turn.waited_s + ttft_s > target_s
 
 
 def sent_to(options: Sequence[Option], reason: RouteReason, *, reuse: bool = True) -> Remote:

@@ -69,7 +69,8 @@ class Option(NamedTuple):
     `choice` is LOCAL or the prefill worker's id. `history` is None where the owner prefills.
     `ttft_s`: from now until the first token is out and the owner could go on from it. `harm`: the
     relative rise of TPOT, summed over the owner's rows. `moved_bytes`: KV that would travel.
-    `score`: weighted sum of TTFT and harm; least is best.
+    `missed`: targets that would be missed for it, the turn's own and those of rows on the owner.
+    `score`: weighted sum of TTFT, harm and misses; least is best.
     """
 
     choice: str
@@ -77,6 +78,7 @@ class Option(NamedTuple):
     ttft_s: float
     harm: float
     moved_bytes: int
+    missed: int
     score: float
 
 
@@ -114,6 +116,10 @@ class RouteConfig:
     """Weight of the turn's relative TTFT (foretoken, ppd); only the ratio of the weights counts."""
     w_tpot: float = 1.0
     """Weight of the relative TPOT it costs others. PPD 2.2: (1, 1), "balanced"."""
+    w_miss: float = 5.0
+    """Weight of each target that an option would miss, the turn's own or a row's. Ours: without it
+    a turn went to a queue in which it was late rather than to an owner with time to spare (LOG.md).
+    """
     page_watermark: float = 0.95
     """Share of the owner's pages above which foretoken vetoes local prefill. Ours."""
     reserve_quantile: float = 0.9

@@ -60,11 +60,14 @@ class ResidentsView:
     """The rows that decode on a worker, one entry a row: [R] each.
 
     `expected_len` is the mean number of tokens still to come, `tpot_s` the row's target, nan where
-    it has none.
+    it has none. `gaps` counts the gaps between tokens that its client has seen, and `gaps_s` what
+    they took together.
     """
 
     expected_len: NDArray[np.float64]
     tpot_s: NDArray[np.float64]
+    gaps: NDArray[np.float64]
+    gaps_s: NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)

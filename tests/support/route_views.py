@@ -33,9 +33,16 @@ def turn(prompt_len: int = 100, **named) -> TurnView:
     return TurnView(prompt_len, **{**fields, **named})
 
 
-def residents(*expected_len: float, tpot_s: float | None = None) -> ResidentsView:
-    targets = np.full(len(expected_len), nan if tpot_s is None else tpot_s)
-    return ResidentsView(np.array(expected_len, np.float64), targets)
+def residents(
+    *expected_len: float, tpot_s: float | None = None, gaps: float = 0.0, gaps_s: float = 0.0
+) -> ResidentsView:
+    count = len(expected_len)
+    return ResidentsView(
+        np.array(expected_len, np.float64),
+        np.full(count, nan if tpot_s is None else tpot_s),
+        np.full(count, gaps),
+        np.full(count, gaps_s),
+    )
 
 
 def owner(cached_len: int = 0, *, rows: ResidentsView | None = None, **named) -> OwnerView:

@@ -185,8 +185,8 @@ def test_a_prompt_that_is_held_to_its_end_still_computes_a_token():
 
 
 def test_the_decision_carries_its_alternatives_and_is_compared_with_what_came():
-    option = Option("local", None, 0.25, 0.0, 0, 0.25)
-    other = Option("p0", History.RECOMPUTE, 0.5, 0.0, 36, 0.5)
+    option = Option("local", None, 0.25, 0.0, 0, 0, 0.25)
+    other = Option("p0", History.RECOMPUTE, 0.5, 0.0, 36, 1, 5.5)
     one, _ = desk(Local(RouteReason.LOCAL_FASTEST, (option, other)))
     one.arrive("a", range(9))
     one.now = 0.75
@@ -200,6 +200,7 @@ def test_the_decision_carries_its_alternatives_and_is_compared_with_what_came():
             "ttft_s": 0.25,
             "harm": 0.0,
             "moved_bytes": 0,
+            "missed": 0,
             "score": 0.25,
         },
         {
@@ -208,7 +209,8 @@ def test_the_decision_carries_its_alternatives_and_is_compared_with_what_came():
             "ttft_s": 0.5,
             "harm": 0.0,
             "moved_bytes": 36,
-            "score": 0.5,
+            "missed": 1,
+            "score": 5.5,
         },
     ]
     assert (came.details["ttft_s"], came.details["predicted_ttft_s"]) == (0.75, 0.25)

@@ -180,7 +180,31 @@ def test_every_option_is_in_the_log_with_its_price_and_the_chosen_one_first():
         [9 + 21, 70 + 41, 101 + 160, 240 + 41 + 160]
     )
     assert [o.harm for o in options] == pytest.approx([0, 40 / 50 / 60, 0, 0])
-    assert [o.score for o in options] == pytest.approx([o.ttft_s / 10 + o.harm for o in options])
+    assert [o.missed for o in options] == [1, 1, 1, 1]  # all of them too late for the turn
+    assert [o.score for o in options] == pytest.approx(
+        [o.ttft_s / 10 + o.harm + 5.0 for o in options]
+    )
+
+
+def test_a_turn_stays_where_it_is_in_time_though_that_costs_others_more_than_it_gains():
+    home = owner(99, rows=residents(*[10] * 40, tpot_s=20.0))
+    worker = prefill(queued_s=10.0, link=SLOW_LINK)
+    costs = LinearCosts(base_s=1.0, new_s=1.0, row_s=0.01)
+
+    def goes(ttft_s: float, **weights: float) -> str:
+        task = turn(100, ttft_s=ttft_s)
+        return went(ask(task, home, worker, costs=costs, w_tpot=12.0, **weights))[0]
+
+    assert goes(200.0) == "p0"  # there in 115 s, and nobody harmed
+    assert goes(60.0) == LOCAL
+    assert goes(60.0, w_miss=0.0) == "p0"
+
+
+def test_what_it_has_waited_already_counts_against_its_target():
+    options = ask(turn(100, ttft_s=12.0, waited_s=11.0), owner(99), prefill(cached_len=99)).options
+    assert [o.missed for o in options] == [1, 1]
+    options = ask(turn(100, ttft_s=12.0, waited_s=1.0), owner(99), prefill(cached_len=99)).options
+    assert [o.missed for o in options] == [0, 0]
 
 
 def test_without_a_target_ttft_is_relative_to_the_fastest_option():

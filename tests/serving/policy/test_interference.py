@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.policy.interference import harm, tpot_added
+from serving.policy.interference import broken, harm, tpot_added
 from serving.policy.prefill_times import Steps
 from tests.support.route_views import owner, residents
 
@@ -57,3 +57,31 @@ def test_an_owner_without_rows_harms_nobody():
 def test_one_more_row_never_lessens_the_harm(lengths: list[float], another: float):
     few = harm(owner(rows=residents(*lengths)), THREE_STEPS, 1.0)
     assert harm(owner(rows=residents(*lengths, another)), THREE_STEPS, 1.0) >= few
+
+
+# ---- targets -------------------------------------------------------------------------------------
+
+
+def broken_of(rows, *, steps: Steps = THREE_STEPS, decode_s: float = 1.0) -> int:
+    return broken(owner(rows=rows), steps, decode_s)
+
+
+def test_a_target_is_broken_if_the_whole_reply_would_miss_it_and_else_would_not():
+    # 10 s more over 5 gaps to come: 1 s a gap becomes 3 s.
+    assert broken_of(residents(5, tpot_s=2.9)) == 1
+    assert broken_of(residents(5, tpot_s=3.0)) == 0
+    assert broken_of(residents(5, tpot_s=0.9)) == 0  # lost in any case
+
+
+def test_what_a_row_has_saved_so_far_pays_for_the_delay():
+    # 5 gaps in 5 s and 5 to come: 20 s over 10 gaps.
+    assert broken_of(residents(5, tpot_s=2.0, gaps=5, gaps_s=5.0)) == 0
+    assert broken_of(residents(5, tpot_s=1.9, gaps=5, gaps_s=5.0)) == 1
+
+
+def test_rows_without_a_target_have_none_to_break():
+    assert broken_of(residents(5, 5)) == 0
+
+
+def test_every_row_that_breaks_counts():
+    assert broken_of(residents(5, 100, 4, tpot_s=2.0)) == 2

@@ -1,0 +1,115 @@
+"""The order of prefills on one worker: who goes first, who is passed over, and not for ever."""
+
+from dataclasses import replace
+from math import inf
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serving.core.prefill_queue import PrefillQueue
+from serving.core.worker_task import WorkerTask, open_task
+from serving.policy.views import QueuedView
+from serving.request import Slo
+from tests.support.one_worker import prefill, task
+
+
+def entry(name: str, *, arrived=0.0, tokens=1, ttft_s=None, priority=0) -> WorkerTask:
+    work = task(name, range(tokens), priority=priority)
+    return open_task(prefill(replace(work, arrived=arrived, slo=Slo(ttft_s, None))), 4)
+
+
+def a_second_a_token(one: WorkerTask) -> QueuedView:
+    ttft_s = one.task.slo.ttft_s
+    deadline = inf if ttft_s is None else one.task.arrived + ttft_s
+    return QueuedView(float(len(one.tokens) - one.kv_len), deadline, one.passed)
+
+
+def queue_of(*entries: WorkerTask, window=4, max_passes=2) -> PrefillQueue:
+    queue = PrefillQueue(window=window, max_passes=max_passes)
+    for one in entries:
+        queue.add(one)
+    return queue
+
+
+def names(queue: PrefillQueue, now=0.0) -> list[str]:
+    return [one.task.turn.id for one in queue.arranged(now, a_second_a_token)]
+
+
+def run(queue: PrefillQueue, one: WorkerTask) -> None:
+    """Prefill some of a task."""
+    if not one.computed:
+        queue.begin(one)
+    one.computed += 1
+    one.kv_len += 1
+
+
+def test_without_targets_it_is_priority_then_age():
+    late, urgent = entry("late", arrived=2.0), entry("urgent", arrived=3.0, priority=-1)
+    assert names(queue_of(late, entry("early"), urgent)) == ["urgent", "early", "late"]
+
+
+def test_a_short_prompt_passes_a_long_one_if_both_are_in_time_only_so():
+    queue = queue_of(entry("long", tokens=9, ttft_s=20.0), entry("short", tokens=2, ttft_s=3.0))
+    assert names(queue) == ["short", "long"]
+
+
+def test_a_prompt_that_has_begun_goes_on_whatever_comes():
+    long = entry("long", tokens=9, ttft_s=20.0)
+    queue = queue_of(long)
+    assert names(queue) == ["long"]
+    run(queue, long)
+    queue.add(entry("short", tokens=2, ttft_s=3.0))
+    assert names(queue) == ["long", "short"]
+
+
+def test_but_not_before_a_higher_priority():
+    long = entry("long", tokens=9)
+    queue = queue_of(long)
+    run(queue, long)
+    queue.add(entry("urgent", priority=-1))
+    assert names(queue) == ["urgent", "long"]
+
+
+def test_only_the_window_changes_places():
+    first, second = entry("a", tokens=9), entry("b", tokens=9, arrived=0.1)
+    third = entry("c", tokens=1, arrived=0.2, ttft_s=1.0)
+    assert names(queue_of(first, second, third, window=2)) == ["a", "b", "c"]
+    assert names(queue_of(first, second, third, window=3)) == ["c", "a", "b"]
+
+
+def test_who_begins_first_passes_over_the_older_ones():
+    old, new = entry("old", tokens=9), entry("new", arrived=0.5, tokens=1, ttft_s=1.0)
+    queue = queue_of(old, new)
+    assert names(queue) == ["new", "old"]
+    assert queue.begin(new) == 1
+    assert (old.passed, new.passed) == (1, 0)
+
+
+def test_what_is_gone_is_in_no_order():
+    one = entry("a")
+    queue = queue_of(one)
+    queue.discard(one)
+    queue.discard(one)
+    assert (names(queue), len(queue)) == ([], 0)
+
+
+@given(
+    st.lists(st.integers(1, 4), min_size=1, max_size=12),
+    st.integers(1, 4),
+    st.integers(0, 3),
+)
+def test_nobody_is_passed_over_more_often_than_allowed(lengths, window, max_passes):
+    """A long prompt that is always late waits while others keep coming, but not for ever."""
+    old = entry("old", tokens=5, ttft_s=0.5)
+    queue = queue_of(old, window=window, max_passes=max_passes)
+    began: list[str] = []
+    for number, length in enumerate(lengths):
+        name = f"n{number}"
+        queue.add(entry(name, arrived=1.0 + number, tokens=length, ttft_s=100.0))
+        head = queue.arranged(1.0 + number, a_second_a_token)[0]
+        queue.begin(head)
+        head.computed = 1
+        queue.discard(head)
+        began.append(head.task.turn.id)
+    assert old.passed <= max_passes
+    assert "old" in began or len(began) <= max_passes
