@@ -85,10 +85,10 @@ SOURCES = {
         "mooncake_conversation.jsonl.zst", "mooncake", 300, 2.0, 0.03, (1.0, 2.0, 2.5, 3.0, 3.5)
     ),
     "weka": Source(
-        "weka_claude_code.jsonl.zst", "weka", 400, 2.0, 0.03, (0.5, 1.0, 2.0, 4.0, 8.0), 0.2
+        "weka_claude_code.jsonl.zst", "weka", 600, 2.0, 0.03, (4.0, 8.0, 16.0, 32.0, 64.0), 0.2
     ),
     "servegen": Source(
-        "servegen_deepseek_r1.jsonl.zst", "servegen", 300, 2.0, 0.03, (0.3, 0.5, 0.7, 0.9, 1.1)
+        "servegen_deepseek_r1.jsonl.zst", "servegen", 800, 2.0, 0.02, (2.0, 3.0, 4.0, 5.0, 6.0)
     ),
     "azure": Source(
         "azure_2023_conv.csv.zst", "azure", 1000, 1.0, 0.03, (6.0, 10.0, 14.0, 18.0, 22.0)

@@ -26,6 +26,8 @@ from serving.policy.views import GrowthView, HolderView, PoolView, QueuedView
 
 RANK_EVERY = 64
 """Evictions for which one ranking of idle sessions serves: their values change slowly (ours)."""
+LEAST_PROMISED = 64
+"""Tokens that a row keeps in reserve however little it has said, if it may have as many (ours)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,8 +288,15 @@ class Holdings:
         return GrowthView(len(task.tokens), left, task.remaining)
 
     def reserve(self, task: WorkerTask) -> None:
-        """Set aside for a row what its newest forecast says, more or less than before."""
-        self._reserve(task, at_most=task.task.turn.sampling.max_tokens)
+        """Give back what a row's newest forecast says it will not need soon.
+
+        It keeps at most as much again as it has: what it needs later others will have freed by
+        then. A reading never asks for more: a row that outgrows its reserve is forecast anew. (To
+        set aside all that readings say, up and down, halved the turns in time; LOG.md.)
+        """
+        before = task.reserved_pages
+        self._reserve(task, at_most=max(task.replied, LEAST_PROMISED))
+        task.reserved_pages = min(before, task.reserved_pages)
 
     def _reserve_anew(self, task: WorkerTask) -> None:
         """A row that has outgrown its reserve is forecast again, from where it is.

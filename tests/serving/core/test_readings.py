@@ -165,7 +165,7 @@ def test_a_broken_reading_is_not_told_and_counted_in_the_report():
     assert [f.generated for f in forecasts(worker.turn(sharp(20)))] == [2]
 
 
-def test_what_is_reserved_follows_the_forecast_down_and_up():
+def test_what_is_reserved_follows_the_forecast_down_and_not_up():
     worker = Read()
     work = task("a", range(4), max_tokens=50, forecast=40)
     worker.on(prefill(work))
@@ -174,14 +174,29 @@ def test_what_is_reserved_follows_the_forecast_down_and_up():
     worker.complete_read(plan, sharp(6))
     assert worker.reserved == 3  # the first of 6 has come: 4 + 6
     worker.turn(sharp(32))
-    assert worker.reserved == 10  # of 32, 25 and more with certainty: 5 + 32 = 37
-    worker.turn(sharp(4))
-    assert worker.reserved == 3  # 6 + 4
+    assert worker.reserved == 3  # more is asked for when it is needed
+    worker.turn(sharp(2))
+    assert worker.reserved == 2  # 6 + 2
+
+
+def test_a_reading_leaves_a_row_as_much_again_as_it_has_and_64_at_least():
+    roomy = {"max_model_len": 512, "num_pages": 200, "max_chunk_tokens": 200}
+    worker = Read(**roomy)
+    work = task("a", range(4), reply=tuple(range(100)), max_tokens=400, forecast=300)
+    worker.on(prefill(work))
+    plan = worker.launch()
+    assert worker.reserved == 101  # 104 + 300 tokens in pages of 4
+    worker.complete_read(plan, sharp(300))
+    assert worker.reserved == 52  # 105 known, 101 of them said: 206
+    worker = Read(**roomy)
+    worker.on(prefill(task("b", range(4), max_tokens=400, forecast=300)))
+    worker.turn(sharp(300))
+    assert worker.reserved == 18  # 5 + 64
 
 
 def test_nothing_is_reserved_beyond_the_limit_of_the_reply():
     worker = Read()
-    worker.on(prefill(task("a", range(4), max_tokens=12, forecast=4)))
+    worker.on(prefill(task("a", range(4), max_tokens=12, forecast=40)))
     worker.turn(sharp(100))
     assert worker.reserved == 4
 
