@@ -1,0 +1,93 @@
+"""How fast is the simulator, in how much memory, and does a token cost more in a larger fleet?
+
+Every run is a process of its own, on one core, timed by its processor time.
+
+    hour      requests of the Mooncake conversation hour on 16 workers (4 prefill, 12 decode);
+              needs --traces, or FORETOKEN_TRACES
+    scaling   made-up sessions, equally many and equally frequent per worker, on growing fleets
+
+    python -m benchmarks.simulator_speed --out benchmarks/results/simulator_speed.json
+"""
+
+import json
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from benchmarks.machine import describe_machine
+
+FLEETS = (4, 16, 64, 256)
+TURNS_PER_WORKER = 40
+SESSIONS_PER_WORKER_S = 0.25
+HOUR = "mooncake_conversation.jsonl.zst"
+
+
+def child(flags: list[str]) -> dict[str, float]:
+    """Simulate in this process; returns what it took."""
+    from serving.cli import cli
+
+    began = time.process_time()
+    cli(["simulate", *flags, "--json"], standalone_mode=False)
+    return {
+        "cpu_s": time.process_time() - began,
+        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
+
+
+def run(flags: list[str]) -> dict[str, Any]:
+    """Simulate in a process of its own; returns its report's counts and what it took."""
+    command = [sys.executable, "-m", "benchmarks.simulator_speed", "--child", "--", *flags]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    report, took = (json.loads(line) for line in done.stdout.splitlines()[-2:])
+    tokens = report["throughput_tps"] * report["span_s"]
+    return {
+        "turns": report["turns"],
+        "finished": report["finished"],
+        "steps": report["steps"],
+        "tokens": round(tokens),
+        **took,
+        "us_per_step": 1e6 * took["cpu_s"] / report["steps"],
+        "us_per_token": 1e6 * took["cpu_s"] / tokens,
+    }
+
+
+def fleet(workers: int) -> list[str]:
+    """Flags of a fleet of which a quarter prefills."""
+    split = [f"--prefill-workers={workers // 4}", f"--decode-workers={workers - workers // 4}"]
+    return [*split, "--slo-ttft=2", "--slo-tpot=0.03"]
+
+
+@click.command(context_settings={"ignore_unknown_options": True})
+@click.option("--child", "is_child", is_flag=True, hidden=True)
+@click.option("--traces", type=click.Path(path_type=Path), envvar="FORETOKEN_TRACES")
+@click.option("--limit", type=int, default=12_000, show_default=True, help="Turns of the hour.")
+@click.option("--out", type=click.Path(path_type=Path))
+@click.argument("flags", nargs=-1, type=click.UNPROCESSED)
+def main(
+    *, is_child: bool, traces: Path | None, limit: int, out: Path | None, flags: tuple[str, ...]
+) -> None:
+    """Measure, and write what came."""
+    if is_child:
+        print(json.dumps(child(list(flags))))
+        return
+    found: dict[str, Any] = {"machine": describe_machine(), "scaling": {}}
+    for workers in FLEETS:
+        made = ["--format=synthetic", f"--limit={TURNS_PER_WORKER * workers}"]
+        rate = f"--session-rate={SESSIONS_PER_WORKER_S * workers}"
+        found["scaling"][workers] = run([*made, rate, *fleet(workers)])
+        print(workers, found["scaling"][workers], file=sys.stderr)
+    if traces is not None:
+        hour = [f"--workload={traces / HOUR}", "--format=mooncake", f"--limit={limit}"]
+        found["hour"] = run([*hour, *fleet(16)])
+        print("hour", found["hour"], file=sys.stderr)
+    if out is not None:
+        out.write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
