@@ -288,11 +288,12 @@ class Holdings:
         return GrowthView(len(task.tokens), left, task.remaining)
 
     def reserve(self, task: WorkerTask) -> None:
-        """Give back what a row's newest forecast says it will not need soon.
+        """Give back what a row, by its newest forecast, will not need soon.
 
-        It keeps at most as much again as it has: what it needs later others will have freed by
-        then. A reading never asks for more: a row that outgrows its reserve is forecast anew. (To
-        set aside all that readings say, up and down, halved the turns in time; LOG.md.)
+        To be called when it begins to decode, and when its forecast is new. It keeps at most as
+        much again as it has said: what it needs later others will have freed by then. It is never
+        given more here: a row that outgrows its reserve is forecast anew. (To set aside all that
+        readings say, up and down, halved the turns in time; LOG.md.)
         """
         before = task.reserved_pages
         self._reserve(task, at_most=max(task.replied, LEAST_PROMISED))
