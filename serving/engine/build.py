@@ -6,6 +6,7 @@ Knows nothing of HTTP or of the event loop.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +14,11 @@ from tqdm import tqdm
 
 from model.config import ModelConfig, load_config
 from model.kv_pages import page_bytes
-from model.parameters import abstract_params
+from model.parameters import Params, abstract_params
+from model.random_weights import draw_params
 from model.sharding import param_shardings
-from model.weights import load_params
+from model.tensor_files import can_be_read, weight_files
+from model.weights import Progress, load_params
 from serving.assembly import (
     batcher_limits,
     batcher_rules,
@@ -35,7 +38,7 @@ from serving.core.rules import BatcherRules
 from serving.costs.shape import shape_of
 from serving.engine.connectors.in_process import InProcessConnector
 from serving.engine.executor import JaxExecutor
-from serving.engine.length_head import LengthHead, NoHead, find_length_head
+from serving.engine.length_head import AUTO, NONE, LengthHead, NoHead, find_length_head
 from serving.engine.meshes import WorkerMesh, make_meshes
 from serving.engine.probe import Probe
 from serving.engine.programs import ExecutorSizes, Site
@@ -64,6 +67,7 @@ def settle(config: ServerConfig) -> Deployment:
     """
     dtype = None if config.model.dtype == "auto" else config.model.dtype
     model = load_config(Path(config.checkpoint), dtype=dtype)
+    check_weights(config)
     wanted = config.memory.max_model_len or model.max_position
     require(
         wanted <= model.max_position,
@@ -71,6 +75,32 @@ def settle(config: ServerConfig) -> Deployment:
     )
     head = find_length_head(config.forecast, Path(config.checkpoint), model, wanted)
     return Deployment(config, model, wanted, head)
+
+
+def check_weights(config: ServerConfig) -> None:
+    """Raise ConfigError unless the model directory has weights, or random ones are asked for.
+
+    Not both: whoever has the weights and serves others has most likely forgotten a flag.
+    """
+    directory = Path(config.checkpoint)
+    found = weight_files(directory)
+    if not config.model.random_weights:
+        require(
+            any(can_be_read(file) for file in found),
+            f"{directory}: no *.safetensors weights in it; --random-weights draws some"
+            " of the size that its config.json says, to measure speed",
+        )
+        return
+    require(
+        not found,
+        f"--random-weights: {directory} has weights ({found[0] if found else ''}); leave the flag"
+        " out to serve them, or copy config.json and the tokenizer to a directory of their own",
+    )
+    require(
+        config.forecast.length_head in (AUTO, NONE),
+        f"--length-head {config.forecast.length_head}: no head belongs to random weights;"
+        " leave it out",
+    )
 
 
 def make_coordinator(deployment: Deployment) -> Coordinator:
@@ -190,8 +220,7 @@ def _executor(deployment: Deployment, mesh: WorkerMesh, limits: BatcherLimits) -
             bar.total = total
             bar.update(done - bar.n)
 
-        path = deployment.config.checkpoint
-        params = load_params(path, model, shardings, jnp.dtype(model.dtype), progress)
+        params = _params(deployment, shardings, progress)
     config = deployment.config
     role = Role.BOTH if config.mesh.flexible_roles else mesh.role
     moves = len(name_workers(config.mesh)) > 1
@@ -202,6 +231,14 @@ def _executor(deployment: Deployment, mesh: WorkerMesh, limits: BatcherLimits) -
         moves_pages=moves or limits.host_pages > 0,
         head_weights=head.weights if isinstance(head, LengthHead) else None,
     )
+
+
+def _params(deployment: Deployment, shardings: dict[str, Any], progress: Progress) -> Params:
+    """Load one worker's parameters, or draw them."""
+    config, dtype = deployment.config, jnp.dtype(deployment.model.dtype)
+    if config.model.random_weights:
+        return draw_params(deployment.model, config.model.seed, shardings, dtype, progress)
+    return load_params(config.checkpoint, deployment.model, shardings, dtype, progress)
 
 
 def _free_bytes(deployment: Deployment, mesh: WorkerMesh) -> int | None:
