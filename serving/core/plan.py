@@ -153,6 +153,8 @@ class StepResult:
     `decode_readings` [num_decode, E] and `chunk_readings` [chunks, E] are the length head's: the
     chance that more tokens than each of the first `EDGES` are still to come, the sampled one
     included. Present if there is a head and the plan asked, and of chunks if one samples.
+    `broken_rows` and `broken_chunks` are indices of those that computed something that is no number
+    (NaN or infinite): what they sampled means nothing, nor does the KV that they wrote.
     """
 
     decode_ids: list[int]
@@ -162,6 +164,8 @@ class StepResult:
     prompt_logprobs: dict[int, tuple[TokenLogprobs, ...]]
     decode_readings: NDArray[np.float32] | None = None
     chunk_readings: NDArray[np.float32] | None = None
+    broken_rows: tuple[int, ...] = ()
+    broken_chunks: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

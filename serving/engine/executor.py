@@ -148,7 +148,7 @@ class JaxExecutor:
             chunks=len(plan.chunks),
         )
         output = self._run(bucket, self._layouts[bucket].pack(plan))
-        output.ids.copy_to_host_async()
+        output.sampled.copy_to_host_async()
         if plan.logprobs:
             output.scores.copy_to_host_async()
         if self._is_read(plan):
@@ -157,13 +157,13 @@ class JaxExecutor:
 
     def has_run(self, pending: Pending) -> bool:
         """Say whether `collect` would return at once."""
-        ids: Any = pending.output.ids  # the public type does not name what every array has
-        return ids.is_ready()
+        sampled: Any = pending.output.sampled  # the public type does not name what every array has
+        return sampled.is_ready()
 
     def collect(self, pending: Pending) -> StepResult:
         """Wait for a step and return what it sampled."""
         plan, rows = pending.plan, pending.bucket.rows
-        ids = np.asarray(pending.output.ids)
+        ids, broken = np.asarray(pending.output.sampled)
         decode_logprobs = chunk_logprobs = None
         if plan.logprobs:
             scores = np.asarray(pending.output.scores)
@@ -178,6 +178,8 @@ class JaxExecutor:
             self._target_scores(pending),
             None if readings is None else readings[: plan.num_decode],
             None if readings is None else readings[rows : rows + len(plan.chunks)],
+            broken_rows=_marked(broken[: plan.num_decode]),
+            broken_chunks=_marked(broken[rows : rows + len(plan.chunks)]),
         )
 
     def _is_read(self, plan: StepPlan) -> bool:
@@ -225,6 +227,10 @@ class JaxExecutor:
             for i, (chunk, end) in enumerate(zip(chunks, ends, strict=True))
             if chunk.targets is not None
         }
+
+
+def _marked(flags: NDArray[np.int32]) -> tuple[int, ...]:
+    return tuple(np.flatnonzero(flags).tolist()) if flags.any() else ()
 
 
 def _in_parts(count: int, most: int) -> list[slice]:
