@@ -53,17 +53,19 @@ class JaxExecutor:
         *,
         moves_pages: bool,
         head_weights: Weights | None = None,
+        buckets: Buckets | None = None,
     ) -> None:
         """Allocate the pool and the slots. `params` lie on the site's mesh as its table says.
 
         `head_weights` belong to the site's probe, if it has one, and may lie anywhere. Without
-        `moves_pages` neither `gather` nor `offload` and what undoes them can be called.
+        `moves_pages` neither `gather` nor `offload` and what undoes them can be called. With
+        `buckets`, as measurements want them, it has these in place of those of its role.
         """
         sizes = site.sizes
         self._params = params
         self._head_weights = jax.device_put(head_weights or {}, site.replicated)
         self._site = site
-        self._buckets = make_buckets(
+        self._buckets = buckets or make_buckets(
             role,
             max_rows=sizes.max_rows,
             max_tokens=sizes.max_chunk_tokens,
