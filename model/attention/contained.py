@@ -5,7 +5,8 @@ every row whose attention passes over it, in this step or wherever its page is r
 keys and values that are not finite are stored, and seen by others, as zeros, and the token that
 they belong to attends with NaN instead: its own hidden state is NaN from there on, which whoever
 runs the step looks for in the end. All of it is elementwise work on arrays that are at hand, and
-fuses with what made them. Knows no backend.
+fuses with what made them. Knows no backend; every backend may count on finite keys and values, in
+the step and in the pool, and has to keep a query that is NaN from other queries' results.
 """
 
 from typing import Any

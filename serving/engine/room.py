@@ -59,7 +59,7 @@ def settle_pages(room: Room, memory: MemoryConfig, max_model_len: int) -> int:
     if left < least * room.page_bytes:
         raise ConfigError(_no_room(room, least, memory.page_size, max_model_len))
     if room.on_host:
-        return max(least, CPU_POOL_BYTES // room.page_bytes)
+        left = min(left, max(least * room.page_bytes, CPU_POOL_BYTES))
     return int(left // room.page_bytes)
 
 

@@ -12,7 +12,7 @@ from model.attention.paged import attend_over, empty_fresh
 from tests.model.attention.test_paged import PAGE, ROWS, step
 
 
-@pytest.mark.parametrize("backend", ["reference", "blocked"])
+@pytest.mark.parametrize("backend", [pytest.param("reference", marks=pytest.mark.slow), "blocked"])
 def test_others_see_nothing_of_it(backend):
     (pool, q, k, v), inputs = step([6, 40], [(3, 7), (5, 9)], heads=2, group=2, seed=4, tokens=20)
     where = places(inputs, num_chunk_tokens=20, page_size=PAGE)

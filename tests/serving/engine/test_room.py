@@ -113,6 +113,8 @@ def test_cpu_devices_share_what_the_host_has():
     shorter = line.split()[-1]
     assert line.endswith(f"use --max-model-len {shorter}")
     settle_pages(host, MEMORY, int(shorter))
+    tight = replace(host, memory_bytes=15 * GIB + 100 * 2**20)
+    assert settle_pages(tight, MEMORY, 512) == 50, "as much as there is, where that is enough"
     assert settle_pages(replace(host, memory_bytes=inf), MEMORY, 512) > 1
     assert settle_pages(replace(host, memory_bytes=inf), replace(MEMORY, kv_pages=7), 64) == 7
 
