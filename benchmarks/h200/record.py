@@ -56,7 +56,7 @@ def describe_setting(model: str, attention: str, *, check: bool) -> dict[str, An
             "platform": device.platform,
             "count": len(jax.devices()),
             "memory_bytes_for_jax": limit,
-            "runtime": device.client.platform_version.splitlines()[0],
+            "runtime": "; ".join(device.client.platform_version.splitlines()),
         },
         "packages": {name: found for name in PLUGINS if (found := _version(name))},
         "flags": {name: os.environ[name] for name in FLAGS if name in os.environ},
