@@ -8,8 +8,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TypedDict
 
-import psutil
-
 CPU_INFO = Path("/proc/cpuinfo")
 
 
@@ -30,7 +28,7 @@ def describe_machine() -> Machine:
     return Machine(
         cpu=_cpu_model(),
         cores=os.cpu_count() or 1,
-        ram_gib=round(psutil.virtual_memory().total / 2**30, 1),
+        ram_gib=round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1),
         system=f"{platform.system()} {platform.machine()}",
         python=platform.python_version(),
         jax=version("jax"),

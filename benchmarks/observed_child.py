@@ -115,7 +115,9 @@ async def serving(
     with observer_named(watching, metrics) as observer:
         timed = Timed(observer)
         async with engines.running(timed) as engine:
-            model = ServedModel((MODEL,), deployment.max_model_len, created=0, seed=0)
+            model = ServedModel(
+                (MODEL,), deployment.max_model_len, created=0, seed=0, random_weights=False
+            )
             # The endpoint itself counts one thing per request; that is the same with and without.
             service = Service(
                 engine, load_tokenizer(checkpoint), deployment.config.endpoint, model, metrics

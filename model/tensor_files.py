@@ -16,7 +16,18 @@ from model.json_fields import Fields, read_json_object
 
 _SINGLE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
+_WEIGHTS = ("*.safetensors", _INDEX, "pytorch_model*.bin", "*.pth", "*.gguf")
 _READABLE = ("F32", "BF16", "F16", "F64")
+
+
+def weight_files(directory: Path) -> list[str]:
+    """Name the weight files in a directory, sorted; also those of formats that are not read."""
+    return sorted({path.name for kind in _WEIGHTS for path in directory.glob(kind)})
+
+
+def can_be_read(file: str) -> bool:
+    """Tell whether a weight file is of the format that is read here."""
+    return file == _INDEX or file.endswith(".safetensors")
 
 
 class TensorFiles:

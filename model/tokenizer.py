@@ -18,6 +18,8 @@ from model.errors import CheckpointError
 from model.json_fields import Fields, read_json_object
 from model.token_bytes import spelling_decoder
 
+TOKENIZER = "tokenizer.json"
+
 _SPECIAL_NAMES = tuple(
     f"{name}_token" for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 )
@@ -104,7 +106,7 @@ def load_tokenizer(checkpoint_dir: Path | str) -> ChatTokenizer:
     """
     directory = Path(checkpoint_dir)
     config = load_config(directory)
-    path = directory / "tokenizer.json"
+    path = directory / TOKENIZER
     tokenizer = _read_tokenizer(path)
     largest = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
     if largest >= config.vocab_size:

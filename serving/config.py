@@ -258,7 +258,10 @@ class ModelSource:
 
     dtype: str = setting("auto", "auto, float32 or bfloat16.")
     chat_template: str | None = setting(None, "A Jinja file instead of the checkpoint's template.")
-    seed: int = setting(0, "Seeds the seeds of turns that bring none.")
+    random_weights: bool = setting(
+        False, "Draw random weights of the size that config.json says, to measure speed."
+    )
+    seed: int = setting(0, "Seeds the seeds of turns that bring none, and random weights.")
     compilation_cache: bool = setting(True, "Keep compiled steps on disk for the next start.")
 
     def __post_init__(self) -> None:

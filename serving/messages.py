@@ -168,13 +168,18 @@ class MoveFailed:
     reason: str
 
 
+NOT_FINITE = "not_finite"
+"""Why a turn is refused, and fails, whose model computed NaN or an infinity for it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Refused:
     """A worker will not go on with a task, and holds nothing for it any more.
 
     `reason`: preempted, transfer_failed, worker_lost; timeout if it was granted room and never
     came; for a task that was to move there: busy, no_room; and moved_away from a source that has
-    let go of it. The coordinator decides again.
+    let go of it. The coordinator decides again, except for `NOT_FINITE`, which ends the turn: what
+    was computed for it is no number, and would be none the next time.
     """
 
     worker: WorkerId
@@ -529,7 +534,7 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The turn could not be finished; `code` is no_decode_capacity or engine_dead."""
+    """The turn could not be finished; `code` is no_decode_capacity, engine_dead or not_finite."""
 
     code: str
     message: str

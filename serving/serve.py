@@ -23,12 +23,21 @@ import uvicorn
 import uvloop
 from fastapi import FastAPI
 
-from model.tokenizer import load_tokenizer
+from model.tokenizer import TOKENIZER, load_tokenizer
 from serving.api.app import build_app
+from serving.api.id_tokenizer import IdTokenizer
 from serving.api.service import ServedModel, Service
+from serving.api.tokenizer import Tokenizer
 from serving.assembly import name_workers
 from serving.config import ConfigError, EndpointConfig, ServerConfig
-from serving.engine.build import ColdWorker, load_workers, make_coordinator, settle, warm_up
+from serving.engine.build import (
+    ColdWorker,
+    Deployment,
+    load_workers,
+    make_coordinator,
+    settle,
+    warm_up,
+)
 from serving.engine.compile_cache import cache_directory, keep_compiled
 from serving.engine.length_head import LengthHead, NoHead
 from serving.engine.loop import EngineLoop
@@ -70,7 +79,7 @@ def run_server(config: ServerConfig) -> int:
     """
     make_cpu_devices(config.mesh.devices_needed)
     deployment = settle(config)
-    tokenizer = load_tokenizer(Path(config.checkpoint))
+    tokenizer = find_tokenizer(deployment)
     if config.model.compilation_cache and jax.default_backend() != "tpu":
         keep_compiled(cache_directory(), least_seconds=0.0)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
@@ -96,19 +105,47 @@ def run_server(config: ServerConfig) -> int:
         time.monotonic,
         flexible_roles=config.mesh.flexible_roles,
     )
-    model = ServedModel(names, deployment.max_model_len, int(time.time()), config.model.seed)
+    model = ServedModel(
+        names,
+        deployment.max_model_len,
+        created=int(time.time()),
+        seed=config.model.seed,
+        random_weights=config.model.random_weights,
+    )
     service = Service(engine, tokenizer, config.endpoint, model, metrics)
     app = build_app(service, version=version("foretoken"), settings=masked(config))
     try:
         with bind(config.endpoint) as listening:
             click.echo(describe(config), err=True)
             click.echo(f"length head: {deployment.head}", err=True)
+            if config.model.random_weights:
+                click.echo(random_notice(config, tokenizer), err=True)
             cold = load_workers(deployment)
             uvloop.run(_serve(config, engine, cold, app, listening))
     finally:
         if decisions is not None:
             decisions.close()
     return 0
+
+
+def find_tokenizer(deployment: Deployment) -> Tokenizer:
+    """Load the checkpoint's tokenizer; with random weights it may be missing, and ids stand for it.
+
+    Raises CheckpointError.
+    """
+    config, model = deployment.config, deployment.model
+    path = Path(config.checkpoint)
+    if config.model.random_weights and not (path / TOKENIZER).exists():
+        return IdTokenizer(model.vocab_size, model.eos_ids)
+    return load_tokenizer(path)
+
+
+def random_notice(config: ServerConfig, tokenizer: Tokenizer) -> str:
+    """Say what an operator must know before anybody reads a reply."""
+    notice = f"RANDOM WEIGHTS (--random-weights, --seed {config.model.seed}): replies mean nothing"
+    if isinstance(tokenizer, IdTokenizer):
+        notice += f"; no {TOKENIZER}: prompts must be token ids, to /v1/completions"
+    return notice
 
 
 def open_decision_log(config: ServerConfig, labels: ServerLabels) -> DecisionLog | None:

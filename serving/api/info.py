@@ -20,14 +20,19 @@ from serving.api.service import Service
 from serving.api.text import away
 from serving.messages import EngineState
 
+RANDOM_HEADER = "x-foretoken-random-weights"
+"""On the probes of a server whose weights are random, and on no other's."""
+
 
 def probes(service: Service, version: str) -> APIRouter:
     """Return the routes that tell whether and how the server runs."""
     router = APIRouter()
+    marks = {RANDOM_HEADER: "true"} if service.model.random_weights else {}
 
     async def health() -> Response:
         """Tell whether turns are taken: 503 while starting, draining or dead."""
-        return Response(status_code=200 if service.engine.state is EngineState.READY else 503)
+        status = 200 if service.engine.state is EngineState.READY else 503
+        return Response(status_code=status, headers=marks)
 
     for path in ("/health", "/ping", "/readiness"):
         router.add_api_route(path, health, methods=["GET"])
@@ -157,6 +162,7 @@ def _card(service: Service, name: str) -> dict[str, Any]:
         "root": service.model.names[0],
         "parent": None,
         "max_model_len": service.model.max_model_len,
+        "random_weights": service.model.random_weights,
         "permission": [],
     }
 

@@ -39,12 +39,16 @@ REMEMBERED_TOKENS = 4_000_000
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """The model as clients see it: its names, its limit, when it was loaded (seconds)."""
+    """The model as clients see it: its names, its limit, when it was loaded (seconds).
+
+    With `random_weights` nothing that it says means anything, and clients are told so.
+    """
 
     names: tuple[str, ...]
     max_model_len: int
     created: int
     seed: int
+    random_weights: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from serving.api.conversation import checked
-from serving.api.errors import bad_request
+from serving.api.errors import ApiError, bad_request
 from serving.api.replies import ReplyStore, Tenant
 from serving.api.schemas import ChatBody, CompletionBody, TokenizeBody
 from serving.api.tokenizer import Tokenizer
@@ -164,6 +164,8 @@ class Prompts:
                 tools=rendering.tools,
                 variables=rendering.variables,
             )
+        except ApiError:
+            raise  # there is no template to ask
         except Exception as error:
             # Templates are programs that may raise anything, always because of what they were
             # given: the same request would fail again, so it is never a 500.

@@ -15,7 +15,7 @@ per turn; only `Tokens` is per step, and does the least it can. Does no I/O, rea
 from typing import assert_never
 
 from serving.core.assignments import Assignments
-from serving.core.finish import ended_by_itself, finish_after
+from serving.core.finish import ended_by_itself, failure_after, finish_after
 from serving.core.fleet import Fleet
 from serving.core.live_turn import LiveTurn, open_turn
 from serving.core.moves import Moves
@@ -335,14 +335,14 @@ class Coordinator:
     def _on_refused(self, live: LiveTurn, worker: WorkerId, reason: str, now: float) -> None:
         if self._moves.refused(live, worker) or worker not in (*live.workers, live.sender):
             return
-        if reason == "transfer_failed":
-            live.failures += 1
-        if live.failures >= self.limits.max_attempts:
-            self._assignments.withdraw(live)
-            message = f"The turn was given up after {live.failures} failures ({reason})."
-            self._end(live, Failed("engine_dead", message), now, kept=0)
+        live.failures += reason == "transfer_failed"
+        failed = failure_after(reason, live.failures, self.limits.max_attempts)
+        if failed is None:
+            self._retry(live, reason, now)
             return
-        self._retry(live, reason, now)
+        self._outbox.decide("failed", live, worker, reason, {"replied": live.replied})
+        self._assignments.withdraw(live)
+        self._end(live, failed, now, kept=0)
 
     # ---- the fleet and the clock ---------------------------------------------------------------
 

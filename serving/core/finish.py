@@ -1,6 +1,6 @@
 """When is a reply over? One rule for workers and the coordinator; knows nothing of either."""
 
-from serving.messages import STOPPED, Completed, Dropped, Outcome
+from serving.messages import NOT_FINITE, STOPPED, Completed, Dropped, Failed, Outcome
 from serving.request import FinishReason, SamplingParams
 
 
@@ -10,6 +10,16 @@ def finish_after(sampling: SamplingParams, token: int, reply_len: int) -> Finish
         return FinishReason.STOP
     if reply_len >= sampling.max_tokens:
         return FinishReason.LENGTH
+    return None
+
+
+def failure_after(reason: str, failures: int, most: int) -> Failed | None:
+    """Tell whether a refused turn fails, after so many failed transfers; else it is tried again."""
+    if reason == NOT_FINITE:
+        return Failed(NOT_FINITE, "The model computed NaN or an infinity for this turn.")
+    if failures >= most:
+        message = f"The turn was given up after {failures} failures ({reason})."
+        return Failed("engine_dead", message)
     return None
 
 

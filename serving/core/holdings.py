@@ -165,17 +165,11 @@ class Holdings:
         return tuple(pages), tuple(slots)
 
     def name_full_pages(self, task: WorkerTask) -> None:
-        """Make the pages that a task has filled findable by their prefix."""
+        """Make the pages that a task has filled with sound KV findable by their prefix."""
         page_size = self.limits.page_size
-        for index in range(task.named_pages, task.kv_len // page_size):
+        for index in range(task.named_pages, task.sound_len // page_size):
             self.pool.name(task.pages[index], task.name_of_page(index, page_size))
-        task.named_pages = max(task.named_pages, task.kv_len // page_size)
-
-    def distrust(self, task: WorkerTask) -> None:
-        """Let nothing be found of what a task has filled: a part of it may not have come."""
-        for page in task.pages[task.matched_len // self.limits.page_size :]:
-            self.pool.unname(page)
-        task.kv_len = min(task.kv_len, task.matched_len)
+        task.named_pages = max(task.named_pages, task.sound_len // page_size)
 
     def close_slot(self, task: WorkerTask) -> None:
         """Give a task's slot back; its pages stay."""
@@ -185,7 +179,7 @@ class Holdings:
             task.slot = None
 
     def retire(self, task: WorkerTask) -> None:
-        """Let go of everything a task holds, in whatever stage; its KV stays findable."""
+        """Let go of everything a task holds, in whatever stage; its sound KV stays findable."""
         if task.stage is Stage.WAITING:
             self.queue.remove(task)
         if task.pages:
@@ -335,8 +329,8 @@ class Holdings:
 
     def _keep_part(self, task: WorkerTask) -> None:
         page_size = self.limits.page_size
-        full = task.kv_len // page_size
+        full = task.sound_len // page_size
         start = full * page_size
-        if start < task.kv_len:
+        if start < task.sound_len:
             parent = task.name_of_page(full - 1, page_size) if full else task.names[0]
-            self.pool.keep_part(task.pages[full], parent, task.tokens[start : task.kv_len])
+            self.pool.keep_part(task.pages[full], parent, task.tokens[start : task.sound_len])

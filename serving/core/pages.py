@@ -165,10 +165,6 @@ class PagePool:
         elif self._page_of[name] != page:
             self._twin_of[page] = name
 
-    def unname(self, page: int) -> None:
-        """Make a held page unfindable: what is in it cannot be trusted."""
-        self._forget(page)
-
     def keep_part(self, page: int, parent: bytes, tokens: Sequence[int]) -> None:
         """Make a part-filled page findable under its parent's name, unless another task holds it.
 

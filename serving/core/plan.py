@@ -156,6 +156,8 @@ class StepResult(NamedTuple):
     `decode_readings` [num_decode, E] and `chunk_readings` [chunks, E] are the length head's: the
     chance that more tokens than each of the first `EDGES` are still to come, the sampled one
     included. Present if there is a head and the plan asked, and of chunks if one samples.
+    `broken_rows` and `broken_chunks` are indices of those that computed something that is no number
+    (NaN or infinite): what they sampled means nothing, nor does the KV that they wrote.
     """
 
     decode_ids: list[int]
@@ -165,6 +167,8 @@ class StepResult(NamedTuple):
     prompt_logprobs: dict[int, tuple[TokenLogprobs, ...]]
     decode_readings: NDArray[np.float32] | None = None
     chunk_readings: NDArray[np.float32] | None = None
+    broken_rows: tuple[int, ...] = ()
+    broken_chunks: tuple[int, ...] = ()
 
 
 class Launch(NamedTuple):

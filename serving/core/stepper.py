@@ -20,7 +20,7 @@ from serving.core.step_clock import StepClock
 from serving.core.worker_state import WorkerState
 from serving.core.worker_task import Stage, WorkerTask
 from serving.forecast.forecast import Forecast
-from serving.messages import TaskId
+from serving.messages import NOT_FINITE, TaskId
 from serving.policy.batch import ChunkLimits, batch, room_for
 from serving.policy.views import ChunkView, DecodingView, QueuedView
 from serving.request import TokenLogprobs
@@ -100,11 +100,14 @@ class Stepper:
         timed = self._clock.ended(now)
         if timed is not None:
             self._state.out.append(timed)
+        if result.broken_rows or result.broken_chunks:
+            self._break_off(decoding, chosen, result)
         if decoding:
             self._complete_decode(plan, decoding, result)
         for i, (entry, chunk) in enumerate(zip(chosen, plan.chunks, strict=True)):
             if entry.stage is Stage.GONE:
                 continue
+            self._found_sound(entry, chunk)
             entry.prompt_logprobs.extend(result.prompt_logprobs.get(i, ()))
             if chunk.sample:
                 logprobs = result.chunk_logprobs[i] if result.chunk_logprobs else None
@@ -112,6 +115,21 @@ class Stepper:
                     readings = result.chunk_readings[i : i + 1]
                     self._state.foresight.read([entry], [entry.replied], readings)
                 self._complete_prefill(entry, result.chunk_ids[i], logprobs, now)
+
+    def _break_off(
+        self, decoding: list[WorkerTask], chosen: list[WorkerTask], result: StepResult
+    ) -> None:
+        """End the tasks that computed no numbers; others find only what earlier steps wrote."""
+        broken = [decoding[i] for i in result.broken_rows if decoding[i].stage is Stage.DECODE]
+        broken += [chosen[i] for i in result.broken_chunks if chosen[i].stage is not Stage.GONE]
+        for entry in broken:
+            self._state.give_up(entry.task.id, NOT_FINITE)
+
+    def _found_sound(self, entry: WorkerTask, chunk: Chunk) -> None:
+        """A chunk has been computed, and with numbers: let others find its pages."""
+        stop = chunk.start + len(chunk.tokens)
+        entry.unsure_from = stop if stop < entry.kv_len else None
+        self._state.holdings.name_full_pages(entry)
 
     def _reads(self, rows: int) -> bool:
         """Decide whether this step reads the length head for its rows: all of them at once.
@@ -162,7 +180,10 @@ class Stepper:
         return self._decoding
 
     def _chunk(self, entry: WorkerTask, share: int) -> Chunk:
-        """Plan a chunk; from here on its KV counts as held, because steps run in order."""
+        """Plan a chunk; from here on its KV counts as held, because steps run in order.
+
+        Others find it once the step has been completed, and has computed numbers.
+        """
         assert entry.slot is not None
         if not entry.computed:
             passed_over = self._state.prefilling.begin(entry)
@@ -170,9 +191,10 @@ class Stepper:
                 details = {"passed_over": passed_over}
                 self._state.decisions.about("order", entry, "deadlines", details)
         chunk = plan_chunk(entry, share, self._state.holdings.rows.pages(entry.slot))
+        if entry.unsure_from is None:
+            entry.unsure_from = entry.kv_len
         entry.kv_len += share
         entry.computed += share
-        self._state.holdings.name_full_pages(entry)
         return chunk
 
     def _after_launch(self, entry: WorkerTask, chunk: Chunk, now: float) -> None:

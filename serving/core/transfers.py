@@ -33,6 +33,8 @@ class Transfers:
             self._state.out += [DropTransfer(ready.transfer), ack]
             return
         entry.taken.add(ready.transfer)
+        if entry.unsure_from is None:
+            entry.unsure_from = entry.kv_len
         stop = ready.first_page + ready.num_pages
         if not self._state.holdings.extend(entry, stop):
             self._state.out += [DropTransfer(ready.transfer), ack]
@@ -46,7 +48,10 @@ class Transfers:
             entry.forecast = ready.forecast or entry.forecast
         # A row that moves fills pages with tokens that are told only at its stop.
         entry.kv_len = max(entry.kv_len, min(ready.stop, len(entry.tokens)))
-        self._state.holdings.name_full_pages(entry)
+        # A hand-off or a move is announced as whole once all of its steps have proved sound.
+        if entry.stage is Stage.PULLING or ready.reply is not None:
+            entry.unsure_from = None
+            self._state.holdings.name_full_pages(entry)
         if entry.stage is Stage.PULLING:
             self._state.prefill(entry)
         elif ready.reply is not None:
@@ -61,8 +66,6 @@ class Transfers:
         if stays:
             self._state.out += stays
             return
-        if transfer.sender != self._state.worker:
-            self._state.holdings.distrust(entry)
         self._state.give_up(task, "transfer_failed")
 
     def acknowledge(self, task: TaskId, transfer: TransferId) -> None:

@@ -11,12 +11,14 @@ Stages, and what moves a task on:
     moved away                        DECODE -> SENDING -> GONE
                                       (stopped, last pages sent)  (acks)
 
-Positions of the tokens:  [0 .. matched_len .. kv_len .. len(tokens)]
+Positions of the tokens:  [0 .. matched_len .. sound_len .. kv_len .. len(tokens)]
     below matched_len  KV was in the pool when the task was admitted
-    below kv_len       KV is in the task's pages, or is being written by a step already launched
+    below sound_len    KV is in the task's pages and known to be good: others may find it
+    below kv_len       KV is on its way, or is being written by a step already launched
     the rest           still to be run through the model
 
 `unacked` are the transfers sent whose receiver has said nothing, `taken` those that came.
+`unsure_from` is set while KV from that position on may turn out to be no numbers, or not to come.
 `passed` counts the tasks behind it in the queue that were started before it; `started_at` is when
 it was admitted itself (seconds); `restored` are the
 host slots, and the pages to copy them into, that its admission found beyond the pool's own.
@@ -75,6 +77,7 @@ class WorkerTask:
     slot: int | None = None
     matched_len: int = 0
     kv_len: int = 0
+    unsure_from: int | None = None
     computed: int = 0
     named_pages: int = 0
     reserved_pages: int = 0
@@ -99,6 +102,11 @@ class WorkerTask:
     def replied(self) -> int:
         """Reply tokens known so far."""
         return len(self.tokens) - self.prompt_len
+
+    @property
+    def sound_len(self) -> int:
+        """Up to where the KV is known to be good."""
+        return self.kv_len if self.unsure_from is None else self.unsure_from
 
     @property
     def remaining(self) -> Survival:

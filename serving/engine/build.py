@@ -4,8 +4,9 @@ Knows nothing of HTTP or of the event loop.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,21 +14,22 @@ from tqdm import tqdm
 
 from model.config import ModelConfig, load_config
 from model.kv_pages import page_bytes
-from model.parameters import abstract_params
-from model.sharding import param_shardings
-from model.weights import load_params
+from model.parameters import Params, abstract_params
+from model.random_weights import draw_params
+from model.sharding import ShardingError, check_degree, param_shardings
+from model.tensor_files import can_be_read, weight_files
+from model.weights import Progress, load_params
 from serving.assembly import (
     batcher_limits,
     batcher_rules,
     coordinator_limits,
     coordinator_rules,
     costs_by_role,
-    kv_budget,
     length_model,
     name_workers,
     remembered_sessions,
 )
-from serving.config import ServerConfig, require
+from serving.config import MeshConfig, ServerConfig, require
 from serving.core.batcher import Batcher
 from serving.core.coordinator import Coordinator
 from serving.core.holdings import BatcherLimits
@@ -35,16 +37,13 @@ from serving.core.rules import BatcherRules
 from serving.costs.shape import shape_of
 from serving.engine.connectors.in_process import InProcessConnector
 from serving.engine.executor import JaxExecutor
-from serving.engine.length_head import LengthHead, NoHead, find_length_head
+from serving.engine.length_head import AUTO, NONE, LengthHead, NoHead, find_length_head
 from serving.engine.meshes import WorkerMesh, make_meshes
 from serving.engine.probe import Probe
 from serving.engine.programs import ExecutorSizes, Site
+from serving.engine.room import MEMINFO, Room, check_host, free_host_bytes, settle_pages
 from serving.engine.worker import Post, Worker
 from serving.messages import Role
-from serving.policy.admit import pages_for
-
-CPU_POOL_BYTES = 128 * 2**20
-"""KV pool of a worker on CPU devices, where nobody tells how much memory is ours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +63,7 @@ def settle(config: ServerConfig) -> Deployment:
     """
     dtype = None if config.model.dtype == "auto" else config.model.dtype
     model = load_config(Path(config.checkpoint), dtype=dtype)
+    check_weights(config)
     wanted = config.memory.max_model_len or model.max_position
     require(
         wanted <= model.max_position,
@@ -71,6 +71,32 @@ def settle(config: ServerConfig) -> Deployment:
     )
     head = find_length_head(config.forecast, Path(config.checkpoint), model, wanted)
     return Deployment(config, model, wanted, head)
+
+
+def check_weights(config: ServerConfig) -> None:
+    """Raise ConfigError unless the model directory has weights, or random ones are asked for.
+
+    Not both: whoever has the weights and serves others has most likely forgotten a flag.
+    """
+    directory = Path(config.checkpoint)
+    found = weight_files(directory)
+    if not config.model.random_weights:
+        require(
+            any(can_be_read(file) for file in found),
+            f"{directory}: no *.safetensors weights in it; --random-weights draws some"
+            " of the size that its config.json says, to measure speed",
+        )
+        return
+    require(
+        not found,
+        f"--random-weights: {directory} has weights ({found[0] if found else ''}); leave the flag"
+        " out to serve them, or copy config.json and the tokenizer to a directory of their own",
+    )
+    require(
+        config.forecast.length_head in (AUTO, NONE),
+        f"--length-head {config.forecast.length_head}: no head belongs to random weights;"
+        " leave it out",
+    )
 
 
 def make_coordinator(deployment: Deployment) -> Coordinator:
@@ -104,6 +130,7 @@ def load_workers(deployment: Deployment) -> list[ColdWorker]:
     ConfigError or MeshError.
     """
     meshes = make_meshes(deployment.config.mesh, deployment.model, jax.devices())
+    check_host(deployment.config.memory, len(meshes), free_host_bytes(MEMINFO))
     limits = [_limits(deployment, mesh) for mesh in meshes]
     config = deployment.config
     costs = costs_by_role(config, shape_of(deployment.model), jax.devices()[0].device_kind)
@@ -155,17 +182,14 @@ def assemble(
 def _limits(deployment: Deployment, mesh: WorkerMesh) -> BatcherLimits:
     memory, batch = deployment.config.memory, deployment.config.batch
     schedule = deployment.config.schedule
-    pages = memory.kv_pages
-    bytes_per_page = page_bytes(deployment.model, page_size=memory.page_size)
-    if pages is None:
-        pages = default_pages(deployment, bytes_per_page, _free_bytes(deployment, mesh))
+    room = _room(deployment, mesh)
     return batcher_limits(
         batch,
         schedule,
         memory,
-        num_pages=pages,
+        num_pages=settle_pages(room, memory, deployment.max_model_len),
         max_model_len=deployment.max_model_len,
-        page_bytes=bytes_per_page,
+        page_bytes=room.page_bytes,
     )
 
 
@@ -190,8 +214,7 @@ def _executor(deployment: Deployment, mesh: WorkerMesh, limits: BatcherLimits) -
             bar.total = total
             bar.update(done - bar.n)
 
-        path = deployment.config.checkpoint
-        params = load_params(path, model, shardings, jnp.dtype(model.dtype), progress)
+        params = _params(deployment, shardings, progress)
     config = deployment.config
     role = Role.BOTH if config.mesh.flexible_roles else mesh.role
     moves = len(name_workers(config.mesh)) > 1
@@ -204,21 +227,49 @@ def _executor(deployment: Deployment, mesh: WorkerMesh, limits: BatcherLimits) -
     )
 
 
-def _free_bytes(deployment: Deployment, mesh: WorkerMesh) -> int | None:
-    """Bytes of KV that the worker's devices shall hold beside its weights; None on a CPU."""
+def _params(deployment: Deployment, shardings: dict[str, Any], progress: Progress) -> Params:
+    """Load one worker's parameters, or draw them."""
+    config, dtype = deployment.config, jnp.dtype(deployment.model.dtype)
+    if config.model.random_weights:
+        return draw_params(deployment.model, config.model.seed, shardings, dtype, progress)
+    return load_params(config.checkpoint, deployment.model, shardings, dtype, progress)
+
+
+def _room(deployment: Deployment, mesh: WorkerMesh) -> Room:
+    """Say what a worker's devices have and what they are to hold."""
+    config, model = deployment.config, deployment.model
     devices = mesh.mesh.devices.flatten().tolist()
-    stats = devices[0].memory_stats()
-    if stats is None or "bytes_limit" not in stats:
-        return None
-    fraction = deployment.config.memory.memory_fraction
-    sizes = (leaf.size for leaf in jax.tree.leaves(abstract_params(deployment.model)))
-    weights = sum(sizes) * jnp.dtype(deployment.model.dtype).itemsize
-    return kv_budget(stats["bytes_limit"], fraction, len(devices), weights)
+    limit = (devices[0].memory_stats() or {}).get("bytes_limit")
+    free = free_host_bytes(MEMINFO) / config.mesh.devices_needed
+    each = free if limit is None else float(limit)
+    on_host = limit is None
+    count = sum(leaf.size for leaf in jax.tree.leaves(abstract_params(model)))
+    width = jnp.dtype(model.dtype).itemsize
+    prefills = mesh.role is Role.PREFILL
+    return Room(
+        worker=mesh.worker,
+        memory_bytes=each * len(devices),
+        fraction=1.0 if on_host else config.memory.memory_fraction,
+        on_host=on_host,
+        weight_bytes=count * width,
+        narrow_weight_bytes=count * min(width, jnp.dtype(jnp.bfloat16).itemsize),
+        page_bytes=page_bytes(model, page_size=config.memory.page_size),
+        degree=len(devices),
+        degree_flag="--prefill-tp" if prefills else "--decode-tp",
+        degrees=() if on_host else _larger_degrees(config.mesh, model, prefills=prefills),
+    )
 
 
-def default_pages(deployment: Deployment, bytes_per_page: int, free_bytes: int | None) -> int:
-    """Choose the size of a worker's pool: what fits, and at least one longest conversation."""
-    memory = deployment.config.memory
-    least = pages_for(deployment.max_model_len, memory.page_size) + 1
-    budget = CPU_POOL_BYTES if free_bytes is None else free_bytes
-    return max(least, budget // bytes_per_page)
+def _larger_degrees(mesh: MeshConfig, model: ModelConfig, *, prefills: bool) -> list[int]:
+    """List the degrees above a role's own that the model allows and for which there are devices."""
+    found: list[int] = []
+    own = mesh.prefill_tp if prefills else mesh.decode_tp
+    for degree in range(own + 1, len(jax.devices()) + 1):
+        try:
+            check_degree(model, degree)
+        except ShardingError:
+            continue
+        wider = replace(mesh, prefill_tp=degree) if prefills else replace(mesh, decode_tp=degree)
+        if wider.devices_needed <= len(jax.devices()):
+            found.append(degree)
+    return found

@@ -53,17 +53,19 @@ class JaxExecutor:
         *,
         moves_pages: bool,
         head_weights: Weights | None = None,
+        buckets: Buckets | None = None,
     ) -> None:
         """Allocate the pool and the slots. `params` lie on the site's mesh as its table says.
 
         `head_weights` belong to the site's probe, if it has one, and may lie anywhere. Without
-        `moves_pages` neither `gather` nor `offload` and what undoes them can be called.
+        `moves_pages` neither `gather` nor `offload` and what undoes them can be called. With
+        `buckets`, as measurements want them, it has these in place of those of its role.
         """
         sizes = site.sizes
         self._params = params
         self._head_weights = jax.device_put(head_weights or {}, site.replicated)
         self._site = site
-        self._buckets = make_buckets(
+        self._buckets = buckets or make_buckets(
             role,
             max_rows=sizes.max_rows,
             max_tokens=sizes.max_chunk_tokens,
@@ -148,7 +150,7 @@ class JaxExecutor:
             chunks=len(plan.chunks),
         )
         output = self._run(bucket, self._layouts[bucket].pack(plan))
-        output.ids.copy_to_host_async()
+        output.sampled.copy_to_host_async()
         if plan.logprobs:
             output.scores.copy_to_host_async()
         if self._is_read(plan):
@@ -157,13 +159,13 @@ class JaxExecutor:
 
     def has_run(self, pending: Pending) -> bool:
         """Say whether `collect` would return at once."""
-        ids: Any = pending.output.ids  # the public type does not name what every array has
-        return ids.is_ready()
+        sampled: Any = pending.output.sampled  # the public type does not name what every array has
+        return sampled.is_ready()
 
     def collect(self, pending: Pending) -> StepResult:
         """Wait for a step and return what it sampled."""
         plan, rows = pending.plan, pending.bucket.rows
-        ids = np.asarray(pending.output.ids)
+        ids, broken = np.asarray(pending.output.sampled)
         decode_logprobs = chunk_logprobs = None
         if plan.logprobs:
             scores = np.asarray(pending.output.scores)
@@ -178,6 +180,8 @@ class JaxExecutor:
             self._target_scores(pending),
             None if readings is None else readings[: plan.num_decode],
             None if readings is None else readings[rows : rows + len(plan.chunks)],
+            broken_rows=_marked(broken[: plan.num_decode]),
+            broken_chunks=_marked(broken[rows : rows + len(plan.chunks)]),
         )
 
     def _is_read(self, plan: StepPlan) -> bool:
@@ -225,6 +229,10 @@ class JaxExecutor:
             for i, (chunk, end) in enumerate(zip(chunks, ends, strict=True))
             if chunk.targets is not None
         }
+
+
+def _marked(flags: NDArray[np.int32]) -> tuple[int, ...]:
+    return tuple(np.flatnonzero(flags).tolist()) if flags.any() else ()
 
 
 def _in_parts(count: int, most: int) -> list[slice]:

@@ -4,7 +4,8 @@
     2. run the decoder over all tokens; attention reads the pool and collects the new keys, values
     3. store those in their pages
     4. sample for every decode row and for the last token of every chunk; remember it in its slot
-    5. if asked, read the length head, score what was sampled, and the chunks' targets
+    5. note whose hidden states or scores are not finite: such a row says nothing that counts
+    6. if asked, read the length head, score what was sampled, and the chunks' targets
 
 Knows nothing of batchers, meshes or when a step is run.
 """
@@ -15,9 +16,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from model import head, kv_pages
+from model.attention.contained import contained
 from model.attention.inputs import Places, StepInputs, places
 from model.attention.paged import Backend, attend_over, empty_fresh
 from model.config import ModelConfig
@@ -36,10 +38,12 @@ SCORED_AT_ONCE = 64  # targets whose scores [V] exist at the same time
 class StepOutput(NamedTuple):
     """What a step hands to the host. R decode rows, then C chunks.
 
-    Scores are i32: the bits of the chosen log-probability, the best N ones, then their ids.
+    `sampled` holds ids, and behind them 1 for every row whose id means nothing: a hidden state of
+    one of its tokens, or a score, is NaN or infinite. Scores are i32: the bits of the chosen
+    log-probability, the best N ones, then their ids.
     """
 
-    ids: jax.Array  # i32 [R + C]
+    sampled: jax.Array  # i32 [2, R + C]
     scores: jax.Array  # i32 [R + C, 1 + 2N]; zeros unless asked for
     target_scores: jax.Array  # i32 [tokens, 1 + 2N]; zeros unless asked for
     readings: jax.Array  # f32 [R + C, E]; of the length head; zeros unless asked for
@@ -86,14 +90,18 @@ class Step:
             how = slots.sampling_rows(settings, slot, reply_index)
             ids = sample(scores, how, slots.planes(history, settings), slot)
             history = slots.remember(history, how, slot, ids)
+        with jax.named_scope("finite"):
+            broken = _broken(hidden, place, rows, len(fields.chunk_len))
+            broken |= ~jnp.all(jnp.isfinite(scores), axis=-1)
+            sampled = jnp.stack([ids, broken.astype(jnp.int32)])
         history, readings = self._read(head_weights, history, settings, fields, kept)
-        sampled = self._if(fields.wants[0], len(ids), lambda: _pack(logprobs(scores, ids)))
+        scored = self._if(fields.wants[0], len(ids), lambda: _pack(logprobs(scores, ids)))
         targets = self._if(
             fields.wants[1],
             num_tokens,
             lambda: self._score_targets(params, hidden[rows:], fields.targets),
         )
-        return pool, history, StepOutput(ids, sampled, targets, readings)
+        return pool, history, StepOutput(sampled, scored, targets, readings)
 
     def _decode(
         self,
@@ -113,8 +121,10 @@ class Step:
             fields.decode_from_host > 0, fields.decode_token, history.last[fields.decode_slot]
         )
         tokens = jnp.concatenate([fed, fields.tokens])
-        attend = attend_over(
-            pool, inputs, place, window=self.config.sliding_window, backend=self.backend
+        attend = contained(
+            attend_over(
+                pool, inputs, place, window=self.config.sliding_window, backend=self.backend
+            )
         )
         hidden, fresh, kept = forward_keeping(
             params,
@@ -177,6 +187,18 @@ class Step:
             jnp.pad(targets, (0, padding)).reshape(-1, some),
         )
         return jax.lax.map(score, blocks).reshape(num + padding, -1)[:num]
+
+
+def _broken(
+    hidden: Float[Array, "T D"], place: Places, rows: int, chunks: int
+) -> Bool[Array, " ends"]:
+    """Say of R decode rows and C chunks whether a hidden state of one of its tokens is no number.
+
+    Whatever is not finite in a token's way through the layers makes its hidden state NaN.
+    """
+    token = ~jnp.all(jnp.isfinite(hidden), axis=-1)
+    of_chunk = place.chunk == jnp.arange(chunks, dtype=jnp.int32)[:, None]
+    return jnp.concatenate([token[:rows], jnp.any(of_chunk & token[rows:], axis=1)])
 
 
 def _seen(fields: StepFields, settings: Settings) -> Seen:

@@ -152,6 +152,7 @@ class Catalog:
         self._counter("vllm:generation_tokens", "Reply tokens.")
         ended = FINISHED_REASONS
         self._counter("vllm:request_success", "Turns that ended.", finished_reason=ended)
+        self._counter("foretoken:turns_not_finite", "Turns for which the model had no numbers.")
         self._histogram("vllm:time_to_first_token_seconds", "Arrival to first token.", TTFT_BOUNDS)
         fine, itl = "foretoken:inter_token_latency_seconds", "vllm:inter_token_latency_seconds"
         self._histogram(fine, "Token to token, with finer buckets.", FINE_ITL_BOUNDS)

@@ -10,6 +10,7 @@ from typing import assert_never
 from prometheus_client import CollectorRegistry, generate_latest
 
 from serving.messages import (
+    NOT_FINITE,
     STOPPED,
     Completed,
     Decision,
@@ -101,6 +102,8 @@ class Metrics:
         reason = _finished_reason(end.outcome)
         row = live.row
         self._values["vllm:request_success"].add((*row, reason), 1)
+        if isinstance(end.outcome, Failed) and end.outcome.code == NOT_FINITE:
+            self._values["foretoken:turns_not_finite"].add(row, 1)
         if reason not in ("stop", "length"):
             return
         self._values["vllm:prefix_cache_queries"].add(row, end.prompt_len)

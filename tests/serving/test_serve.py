@@ -58,9 +58,9 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def start(*flags: str) -> Served:
+def start(*flags: str, checkpoint: Path) -> Served:
     port = free_port()
-    command = [sys.executable, "-m", "serving.cli", "serve", str(DEMO), "--port", str(port)]
+    command = [sys.executable, "-m", "serving.cli", "serve", str(checkpoint), "--port", str(port)]
     environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
     process = subprocess.Popen(
         [*command, "--served-model-name", "demo", *SMALL, *flags],
@@ -82,8 +82,8 @@ def start(*flags: str) -> Served:
 
 
 @contextmanager
-def serving(*flags: str) -> Iterator[Served]:
-    served = start(*flags)
+def serving(*flags: str, checkpoint: Path = DEMO) -> Iterator[Served]:
+    served = start(*flags, checkpoint=checkpoint)
     try:
         yield served
     finally:

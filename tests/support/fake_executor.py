@@ -28,6 +28,7 @@ from serving.request import SamplingParams, TokenLogprobs
 from tests.support.fake_model import kv_of, sample, score
 
 POISON = None
+NO_NUMBER = -1  # stands for NaN: whoever reads it says something else than the oracle
 Page = list[int | None]
 
 
@@ -92,6 +93,7 @@ class FakeExecutor:
         self.slots: list[Slot | None] = [None] * slots
         self.holders = holders
         self.host: dict[int, Page] = {}
+        self.not_finite: frozenset[int] = frozenset()  # tokens for which the model has no numbers
         self.tokens_run = 0
         self.largest_step = 0
 
@@ -131,7 +133,7 @@ class FakeExecutor:
         self.tokens_run += plan.num_new_tokens
         self.largest_step = max(self.largest_step, plan.num_new_tokens)
         writes: dict[tuple[int, int], int] = {}
-        decode_ids, decode_scores = self._decode_rows(plan, writes)
+        fed, decode_ids, decode_scores = self._decode_rows(plan, writes)
         chunk_ids: list[int] = []
         chunk_scores: list[TokenLogprobs] = []
         prompt_scores: dict[int, tuple[TokenLogprobs, ...]] = {}
@@ -150,6 +152,7 @@ class FakeExecutor:
             self.kv[page][offset] = value
         self.kv[0] = [-1] * self.page_size  # padding writes land here
         samples = any(chunk.sample for chunk in plan.chunks)
+        broken_chunks = [not self.not_finite.isdisjoint(c.tokens.tolist()) for c in plan.chunks]
         return StepResult(
             decode_ids,
             chunk_ids,
@@ -158,6 +161,8 @@ class FakeExecutor:
             prompt_scores,
             self._readings(plan.decode.reply_index.tolist()) if plan.reads else None,
             self._readings([chunk.reply_index for chunk in plan.chunks]) if samples else None,
+            broken_rows=tuple(i for i, token in enumerate(fed) if token in self.not_finite),
+            broken_chunks=tuple(i for i, broken in enumerate(broken_chunks) if broken),
         )
 
     def _readings(self, places: list[int]) -> np.ndarray | None:
@@ -167,8 +172,10 @@ class FakeExecutor:
 
     def _decode_rows(
         self, plan: StepPlan, writes: dict[tuple[int, int], int]
-    ) -> tuple[list[int], list[TokenLogprobs]]:
+    ) -> tuple[list[int], list[int], list[TokenLogprobs]]:
+        """Return what the rows were fed, what they sampled, and its scores."""
         rows = plan.decode
+        feeds: list[int] = []
         ids: list[int] = []
         scores: list[TokenLogprobs] = []
         assert len(set(rows.slot.tolist())) == len(rows.slot), "a slot decodes twice in a step"
@@ -182,9 +189,10 @@ class FakeExecutor:
             token = sample(history, slot.seen, slot.sampling.seed, int(rows.reply_index[i]))
             slot.last = token
             slot.seen.append(token)
+            feeds.append(fed)
             ids.append(token)
             scores.append(score(history, token))
-        return ids, scores
+        return feeds, ids, scores
 
     def _sample(self, chunk: Chunk, history: list[int]) -> int:
         slot = self.slots[chunk.slot]
@@ -210,7 +218,7 @@ class FakeExecutor:
             assert value is not POISON, "a row reads a page that was freed or never written"
             history.append(value)
         for position, token in enumerate(tokens, start):
-            value = kv_of(history, token, position)
+            value = NO_NUMBER if token in self.not_finite else kv_of(history, token, position)
             place = (used[position // self.page_size], position % self.page_size)
             assert place not in writes, "two rows write one place in a step"
             writes[place] = value

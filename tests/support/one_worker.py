@@ -52,9 +52,23 @@ class Worker:
     def launch(self) -> StepPlan:
         return launched(self.step())
 
-    def complete(self, plan: StepPlan, *ids: int) -> list[Output]:
-        decode = list(ids[: plan.num_decode])
-        result = StepResult(decode, list(ids[plan.num_decode :]), None, None, {})
+    def complete(
+        self,
+        plan: StepPlan,
+        *ids: int,
+        broken_rows: tuple[int, ...] = (),
+        broken_chunks: tuple[int, ...] = (),
+    ) -> list[Output]:
+        """Complete a step, of which these rows and chunks computed no numbers."""
+        result = StepResult(
+            list(ids[: plan.num_decode]),
+            list(ids[plan.num_decode :]),
+            None,
+            None,
+            {},
+            broken_rows=broken_rows,
+            broken_chunks=broken_chunks,
+        )
         return self._checked(self.batcher.complete(plan, result, self.now))
 
     @property

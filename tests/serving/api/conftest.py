@@ -13,13 +13,20 @@ import uvicorn
 
 from serving.api.app import build_app
 from serving.api.service import ServedModel, Service
+from serving.api.tokenizer import Tokenizer
 from serving.config import EndpointConfig
 from serving.messages import Role, WorkerId
 from serving.metrics import Metrics, ServerLabels
 from tests.support.fake_engine import FakeEngine
 from tests.support.fake_tokenizer import FakeTokenizer
 
-MODEL = ServedModel(names=("org/fake", "alias"), max_model_len=1000, created=1_700_000_000, seed=0)
+MODEL = ServedModel(
+    names=("org/fake", "alias"),
+    max_model_len=1000,
+    created=1_700_000_000,
+    seed=0,
+    random_weights=False,
+)
 
 LABELS = ServerLabels(
     model_name="org/fake",
@@ -46,9 +53,11 @@ class Server:
 
 
 @contextmanager
-def serve(config: EndpointConfig, tokenizer: FakeTokenizer) -> Iterator[Server]:
+def serve(
+    config: EndpointConfig, tokenizer: Tokenizer, model: ServedModel = MODEL
+) -> Iterator[Server]:
     engine = FakeEngine()
-    service = Service(engine, tokenizer, config, MODEL, Metrics(LABELS))
+    service = Service(engine, tokenizer, config, model, Metrics(LABELS))
     app = build_app(service, version="1.2.3", settings={"port": 8000})
     server = uvicorn.Server(
         uvicorn.Config(

@@ -8,7 +8,7 @@ import openai
 import pytest
 
 from serving.config import EndpointConfig
-from serving.messages import Dropped, EngineState, Failed, Outcome, Rejected
+from serving.messages import NOT_FINITE, Dropped, EngineState, Failed, Outcome, Rejected
 from tests.serving.api.conftest import Server, serve
 from tests.serving.api.test_bad_input import CHAT, PATHS, TEXT, error_of
 from tests.support.fake_engine import FakeEngine, Script
@@ -27,6 +27,7 @@ ROWS: list[tuple[Outcome, int, str, str, bool]] = [
         True,
     ),
     (Failed("engine_dead", "dead"), 503, "ServiceUnavailableError", "engine_dead", False),
+    (Failed(NOT_FINITE, "no numbers"), 500, "InternalServerError", "not_finite", False),
     (Failed("surprise", "secret"), 500, "InternalServerError", "internal_error", False),
     (Dropped("shutdown"), 503, "ServiceUnavailableError", "aborted", False),
 ]
@@ -105,6 +106,13 @@ def test_the_openai_client_raises_the_right_class(
     engine.script = lambda turn: Script([], outcome)
     with pytest.raises(kind):
         client.completions.create(model="alias", prompt="x")
+
+
+def test_a_client_is_told_not_to_repeat_what_had_no_numbers(http: httpx.Client, engine: FakeEngine):
+    engine.script = lambda turn: Script([], Failed(NOT_FINITE, "no numbers"))
+    answer = http.post("/v1/completions", json=TEXT)
+    assert error_of(answer)["message"] == "no numbers"
+    assert answer.headers["x-should-retry"] == "false"
 
 
 def test_one_refused_prompt_refuses_the_request_and_cancels_the_others(

@@ -1,14 +1,20 @@
 """What the server says about itself and its tokenizer."""
 
+from dataclasses import replace
+
 import httpx
 import openai
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from serving.api.id_tokenizer import IdTokenizer
+from serving.api.info import RANDOM_HEADER
+from serving.config import EndpointConfig
 from serving.messages import LoadReport, WorkerId, WorkerMeans
-from tests.serving.api.test_bad_input import CHAT, HI, error_of
-from tests.support.fake_engine import FakeEngine
+from tests.serving.api.conftest import MODEL, serve
+from tests.serving.api.test_bad_input import CHAT, HI, TEXT, error_of
+from tests.support.fake_engine import FakeEngine, Script
 from tests.support.fake_tokenizer import BOS, SPECIALS
 
 
@@ -23,8 +29,32 @@ def test_models_are_listed_under_every_name(client: openai.OpenAI, http: httpx.C
         "root": "org/fake",
         "parent": None,
         "max_model_len": 1000,
+        "random_weights": False,
         "permission": [],
     }
+
+
+def test_random_weights_are_told_and_their_ids_stand_for_text():
+    model = replace(MODEL, random_weights=True)
+    with (
+        serve(EndpointConfig(), IdTokenizer(300, (256,)), model) as server,
+        httpx.Client(base_url=server.url, trust_env=False, timeout=20) as http,
+    ):
+        assert http.get("/v1/models").json()["data"][0]["random_weights"] is True
+        assert http.get("/health").headers[RANDOM_HEADER] == "true"
+        server.engine.script = lambda turn: Script([[97], [5, 0]])
+        answer = http.post("/v1/completions", json={"model": "alias", "prompt": [1, 2]})
+        assert answer.json()["choices"][0]["text"] == "97 5 0 "
+        assert server.engine.turns[0].tokens == (1, 2)
+        for path, body, param in (
+            ("/v1/completions", TEXT, "prompt"),
+            ("/v1/chat/completions", CHAT, "messages"),
+            ("/tokenize", {"prompt": "x"}, "prompt"),
+        ):
+            refused = http.post(path, json=body)
+            assert refused.status_code == 400
+            assert error_of(refused)["code"] == "no_tokenizer"
+            assert error_of(refused)["param"] == param
 
 
 def test_a_model_name_may_hold_slashes(client: openai.OpenAI):
@@ -37,6 +67,7 @@ def test_probes_and_version(http: httpx.Client):
     for path in ("/health", "/ping", "/liveness", "/readiness"):
         answer = http.get(path)
         assert (answer.status_code, answer.content) == (200, b"")
+        assert RANDOM_HEADER not in answer.headers
     assert http.get("/version").json() == {"version": "1.2.3"}
     assert http.get("/server_info").json() == {"port": 8000}
 

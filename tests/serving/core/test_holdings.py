@@ -161,14 +161,16 @@ def test_a_task_without_reuse_sees_nothing():
     assert entry.kv_len == 0
 
 
-def test_what_did_not_come_whole_is_not_found_again():
+@pytest.mark.parametrize(("sound", "found"), [(4, 4), (5, 5), (8, 8), (10, 10), (None, 12)])
+def test_what_is_not_known_to_be_sound_is_not_found(sound: int | None, found: int):
     kept = holdings()
     over(kept, "a", range(4))
-    entry = computed(kept, admitted(kept, "b", range(12)))
-    kept.distrust(entry)
+    entry = admitted(kept, "b", range(12))
+    entry.stage, entry.kv_len, entry.unsure_from = Stage.PREFILL, 12, sound
+    kept.name_full_pages(entry)
     kept.retire(entry)
     kept.check()
-    assert admitted(kept, "c", range(12)).kv_len == 4
+    assert admitted(kept, "c", range(13)).kv_len == found
 
 
 # ---- host memory --------------------------------------------------------------------------------

@@ -104,13 +104,13 @@ def test_a_page_that_another_task_holds_is_not_kept_as_a_part():
     keep(pool, [1, 2, 3])
     first = pool.take(find(pool, [1, 2, 3, 4]))
     second = pool.take(find(pool, [1, 2, 3, 5]))
-    pool.unname(first[0])
     pool.keep_part(first[0], names_of([])[0], [1, 2])
     pool.release(first)
     pool.check()
     assert find(pool, [1, 2, 9]) == NOTHING
     pool.release(second)
-    assert pool.num_cached == 0
+    pool.check()
+    assert find(pool, [1, 2, 9]) == NOTHING
 
 
 def test_other_tokens_or_another_salt_find_nothing():
@@ -218,18 +218,6 @@ def test_a_twin_takes_the_name_if_its_namesake_is_gone():
     pool.release(twin)
     assert find(pool, [1, 2, 3, 4]).full == tuple(twin)
     pool.check()
-
-
-def test_what_cannot_be_trusted_takes_no_name_from_its_twin():
-    pool = new_pool()
-    twin = pool.allocate(1) or []
-    keep(pool, [1, 2, 3])
-    pool.name(twin[0], names_of([1, 2, 3])[1])
-    pool.unname(twin[0])
-    evict(pool, 1)
-    pool.release(twin)
-    assert pool.num_cached == 0
-    assert find(pool, [1, 2, 3, 4]) == NOTHING
 
 
 def test_a_page_is_not_evicted_before_one_that_continues_its_twin():

@@ -1,6 +1,7 @@
 """What a batcher does with the readings of a length head, message by message and in a fleet."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -180,7 +181,7 @@ def test_what_is_reserved_follows_the_forecast_down_and_not_up():
 
 
 def test_a_row_that_decodes_keeps_as_much_again_as_it_has_said_and_64_at_least():
-    roomy = {"max_model_len": 512, "num_pages": 200, "max_chunk_tokens": 200}
+    roomy: dict[str, Any] = {"max_model_len": 512, "num_pages": 200, "max_chunk_tokens": 200}
     worker = Read(**roomy)
     work = task("a", range(4), reply=tuple(range(100)), max_tokens=400, forecast=300)
     worker.on(prefill(work))

@@ -6,6 +6,9 @@ import pytest
 
 from serving.config import MeshConfig
 from serving.engine.compile_cache import keep_compiled
+from serving.engine.executor import JaxExecutor
+from serving.messages import Role
+from tests.support.one_executor import make
 from tests.support.tiny_cluster import Cluster
 
 
@@ -33,3 +36,15 @@ def wide_decode(kept_programs: Path) -> Cluster:
     """Two workers of different degrees, either of which could do the other's work."""
     mesh = MeshConfig(prefill_workers=1, decode_workers=1, prefill_tp=1, decode_tp=2)
     return Cluster(mesh, any_role=True)
+
+
+@pytest.fixture(scope="session")
+def whole_executor(kept_programs: Path) -> JaxExecutor:
+    """One device that does everything, without a batcher."""
+    return make(Role.BOTH, 0, 1)
+
+
+@pytest.fixture(scope="session")
+def split_executor(kept_programs: Path) -> JaxExecutor:
+    """Two devices that decode, without a batcher."""
+    return make(Role.DECODE, 2, 2)

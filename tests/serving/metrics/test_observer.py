@@ -8,6 +8,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from serving.messages import (
+    NOT_FINITE,
     Completed,
     Decision,
     Detail,
@@ -141,6 +142,15 @@ def test_turns_are_counted_by_how_they_ended(outcome: Outcome, reason: str):
     whole = float(reason in ("stop", "length"))
     assert read(observer, "vllm:e2e_request_latency_seconds_count") == whole
     assert read(observer, "vllm:prefix_cache_queries_total") == 4 * whole
+    assert read(observer, "foretoken:turns_not_finite_total") == 0
+
+
+def test_a_turn_without_numbers_is_counted_at_its_owner():
+    observer = metrics()
+    answered(observer, Failed(NOT_FINITE, ""))
+    assert read(observer, "foretoken:turns_not_finite_total") == 1
+    assert read(observer, "foretoken:turns_not_finite_total", engine="2") == 1
+    assert read(observer, "vllm:request_success_total", finished_reason="error") == 1
 
 
 def test_a_turn_is_forgotten_at_its_end():

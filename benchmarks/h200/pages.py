@@ -1,0 +1,97 @@
+"""How fast does KV move? Pages gathered and scattered, to host memory and back, to another device.
+
+`gather` and `scatter` read and write every byte, as a copy does. `offload` and `restore` are the
+engine's own way to host memory; `pinned` is what page-locked memory would allow.
+"""
+
+from typing import Any
+
+import jax
+
+from benchmarks.figures import figure
+from benchmarks.h200.rig import PAGE_SIZE, Rig
+from benchmarks.h200.timing import timed
+from serving.engine.buckets import Bucket, Buckets
+from serving.engine.executor import JaxExecutor
+from serving.engine.programs import ExecutorSizes
+
+
+def pages(rig: Rig) -> dict[str, Any]:
+    """Measure the bytes a second of every way, for every number of pages."""
+    most = max(rig.scale.pages)
+    sizes = ExecutorSizes(
+        num_pages=1 + 2 * most,
+        page_size=PAGE_SIZE,
+        max_model_len=most * PAGE_SIZE,
+        max_rows=1,
+        max_chunk_tokens=1,
+        max_chunk_rows=1,
+    )
+    executor = rig.executor(sizes, Buckets((Bucket(1, 0, 0),), rig.scale.pages))
+    missing: dict[str, str] = {}
+    if len(jax.devices()) == 1:
+        missing["to another device"] = "there is one device"
+    kinds = {memory.kind for memory in jax.devices()[0].addressable_memories()}
+    if "pinned_host" not in kinds:
+        missing["pinned host memory"] = f"this device addresses {', '.join(sorted(kinds))} alone"
+    points = {str(n): _rates(rig, executor, n, missing) for n in rig.scale.pages}
+    return {"page_bytes": executor.kv_bytes_per_page, "points": points, "not_measured": missing}
+
+
+def _rates(rig: Rig, executor: JaxExecutor, count: int, missing: dict[str, str]) -> dict[str, Any]:
+    rig.say(f"{count} pages")
+    num_bytes = count * executor.kv_bytes_per_page
+    from_pages, to_pages = range(1, 1 + count), range(1 + count, 1 + 2 * count)
+    payload = jax.block_until_ready(executor.gather(from_pages))
+    slots = list(range(count))
+
+    def scatter() -> None:
+        executor.scatter(payload, to_pages)
+        jax.block_until_ready(executor.gather(to_pages))
+
+    def offload() -> None:
+        executor.offload(from_pages, slots)
+        executor.restore(slots, to_pages)
+        jax.block_until_ready(executor.gather(to_pages))
+
+    gather_s = _seconds(rig, lambda: jax.block_until_ready(executor.gather(from_pages)))
+    rates: dict[str, Any] = {
+        "bytes": num_bytes,
+        "gather_bytes_per_s": _rate(2 * num_bytes, gather_s),
+        # The gather that shows when a scatter is over is taken off again.
+        "scatter_bytes_per_s": _rate(2 * num_bytes, _less(_seconds(rig, scatter), gather_s)),
+        "offload_and_restore_bytes_per_s": _rate(2 * num_bytes, _seconds(rig, offload)),
+    }
+    if "pinned host memory" not in missing:
+        rates |= _pinned(rig, payload, num_bytes)
+    if "to another device" not in missing:
+        there = jax.devices()[1]
+        moved = _seconds(rig, lambda: jax.block_until_ready(jax.device_put(payload, there)))
+        rates["device_to_device_bytes_per_s"] = _rate(num_bytes, moved)
+    return rates
+
+
+def _pinned(rig: Rig, payload: jax.Array, num_bytes: int) -> dict[str, Any]:
+    here = payload.sharding
+    pinned = here.with_memory_kind("pinned_host")
+    held = jax.block_until_ready(jax.device_put(payload, pinned))
+    out = _seconds(rig, lambda: jax.block_until_ready(jax.device_put(payload, pinned)))
+    back = _seconds(rig, lambda: jax.block_until_ready(jax.device_put(held, here)))
+    return {
+        "device_to_pinned_bytes_per_s": _rate(num_bytes, out),
+        "pinned_to_device_bytes_per_s": _rate(num_bytes, back),
+    }
+
+
+def _seconds(rig: Rig, work: Any) -> list[float]:
+    timed(work, rig.scale.warm_runs, rig.clock)
+    return timed(work, rig.scale.repeats, rig.clock)
+
+
+def _less(times: list[float], taken: list[float]) -> list[float]:
+    """Take the shortest of `taken` off; a clock too coarse for that leaves them as they are."""
+    return [time - min(taken) if time > min(taken) else time for time in times]
+
+
+def _rate(num_bytes: int, times: list[float]) -> Any:
+    return figure([num_bytes / seconds for seconds in times])

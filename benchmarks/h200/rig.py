@@ -1,0 +1,180 @@
+"""On what is everything measured? One device, a model of random weights, an attention backend."""
+
+import gc
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, cast, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from benchmarks.h200.scale import Scale, Work
+from model.attention.paged import Backend
+from model.config import ModelConfig, RopeConfig
+from model.parameters import Params
+from model.random_weights import draw_params
+from model.sharding import DECODE, TENSOR, param_shardings
+from serving.core.plan import StepPlan
+from serving.engine import raw_loop
+from serving.engine.buckets import Bucket, Buckets
+from serving.engine.executor import JaxExecutor
+from serving.engine.programs import ExecutorSizes, Site
+from serving.messages import Role
+
+PAGE_SIZE = 16
+FILLED_AT_ONCE = 64  # pages that get random keys and values by one copy
+ENGINE_DEFAULT: Backend = "blocked"
+"""What `serving/engine/build` gives every worker."""
+
+TINY = ModelConfig(
+    family="qwen3",
+    vocab_size=256,
+    num_layers=2,
+    hidden_size=64,
+    intermediate_size=96,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=16,
+    rope=RopeConfig(theta=10_000.0, scaling=None),
+    norm_eps=1e-6,
+    tie_embeddings=False,
+    qkv_bias=False,
+    out_bias=False,
+    mlp_bias=False,
+    qk_norm=True,
+    sliding_window=None,
+    max_position=4096,
+    dtype="float32",
+    eos_ids=(),
+    bos_id=None,
+)
+
+
+class RigError(Exception):
+    """Something cannot be measured here; one line for a person."""
+
+
+class DisagreementError(RigError):
+    """The device computes something else than the reference: nothing is worth timing."""
+
+
+def backend_named(name: str | None) -> Backend:
+    """Look an attention backend up; None is the engine's own. Raises RigError for another name."""
+    if name is None:
+        return ENGINE_DEFAULT
+    known = get_args(Backend)
+    if name not in known:
+        raise RigError(f"--attention {name} is unknown; use one of {', '.join(known)}")
+    return cast("Backend", name)
+
+
+@dataclass(frozen=True)
+class Rig:
+    """What the parts are given. `say` tells a person how far they are; `clock` is in seconds.
+
+    `costs` is the file of the cost profile.
+    """
+
+    config: ModelConfig
+    attention: Backend
+    scale: Scale
+    costs: Path
+    say: Callable[[str], None]
+    clock: Callable[[], float]
+
+    @cached_property
+    def mesh(self) -> Mesh:
+        """The first device alone."""
+        return Mesh(np.array(jax.devices()[:1]), (TENSOR,))
+
+    @cached_property
+    def params(self) -> Params:
+        """Random weights on the device, drawn once."""
+        self.say(f"drawing {self.config.family} weights")
+        shardings = param_shardings(self.config, self.mesh, DECODE)
+        return draw_params(self.config, 0, shardings, jnp.dtype(self.config.dtype), None)
+
+    def executor(self, sizes: ExecutorSizes, buckets: Buckets | None) -> JaxExecutor:
+        """Make a worker's executor, warm. With `buckets` its pool is full of random numbers.
+
+        Without them it has those of a worker that does everything, moves no pages, and its pool is
+        empty, as it is for `foretoken profile`.
+        """
+        gc.collect()  # the pool of the one before may have gone out of use in a cycle
+        site = Site(self.config, self.mesh, DECODE, sizes, self.attention)
+        executor = JaxExecutor(
+            self.params, site, Role.BOTH, moves_pages=buckets is not None, buckets=buckets
+        )
+        executor.warm_up(lambda done: None)
+        raw_loop.load_slots(executor, sizes.max_rows)
+        if buckets is not None and buckets.pages:
+            _fill(executor, buckets.pages[0])
+        return executor
+
+    def executor_for(self, works: list[Work]) -> JaxExecutor:
+        """Make an executor with one bucket that holds these steps and is padded by none of them."""
+        bucket = Bucket(
+            rows=max(len(work.contexts) for work in works),
+            tokens=max(sum(chunk.new_len for chunk in work.chunks) for work in works),
+            chunks=max(len(work.chunks) for work in works),
+        )
+        sizes = ExecutorSizes(
+            num_pages=1 + max(sum(map(_pages_for, _lengths(work))) for work in works),
+            page_size=PAGE_SIZE,
+            max_model_len=max(self.scale.table_len, *(max(_lengths(work)) for work in works)),
+            max_rows=max(1, bucket.rows),
+            max_chunk_tokens=max(1, bucket.tokens),
+            max_chunk_rows=max(1, bucket.chunks),
+        )
+        return self.executor(sizes, Buckets((bucket,), (min(FILLED_AT_ONCE, sizes.num_pages),)))
+
+    def plan(self, work: Work, sizes: ExecutorSizes) -> StepPlan:
+        """Plan a step with random tokens, each row and chunk on pages of its own."""
+        random = np.random.default_rng(0)
+        tables = raw_loop.own_pages(sizes, _lengths(work))
+        rows = len(work.contexts)
+
+        def tokens(count: int) -> Any:
+            return random.integers(0, self.config.vocab_size, count).astype(np.int32)
+
+        chunks = [
+            _with(raw_loop.make_chunk(table, chunk.cached_len, chunk.new_len), tokens)
+            for chunk, table in zip(work.chunks, tables[rows:], strict=True)
+        ]
+        plan = raw_loop.make_plan(tables[:rows], 0, 0, chunks)
+        plan.decode.position[:] = work.contexts
+        plan.decode.token[:] = tokens(rows)
+        return plan
+
+
+def _with(chunk: Any, tokens: Callable[[int], Any]) -> Any:
+    chunk.tokens[:] = tokens(len(chunk.tokens))
+    return chunk
+
+
+def _lengths(work: Work) -> list[int]:
+    """The positions that each row and chunk of a step needs pages for."""
+    return [
+        *(context + 1 for context in work.contexts),
+        *(chunk.cached_len + chunk.new_len for chunk in work.chunks),
+    ]
+
+
+def _pages_for(length: int) -> int:
+    return -(-length // PAGE_SIZE)
+
+
+def _fill(executor: JaxExecutor, count: int) -> None:
+    """Give all pages random keys and values: what is multiplied shows in power, so in clocks."""
+    like = executor.gather(range(count))
+    draw = jax.jit(
+        lambda: jax.random.normal(jax.random.key(1), like.shape, jnp.float32).astype(like.dtype),
+        out_shardings=executor.payload_sharding,
+    )
+    payload = draw()
+    for first in range(0, executor.sizes.num_pages, count):
+        executor.scatter(payload, range(first, min(first + count, executor.sizes.num_pages)))

@@ -1,0 +1,149 @@
+"""What does not fit is said before anything is loaded: how much is missing, and what would fit."""
+
+from dataclasses import replace
+from math import inf
+from pathlib import Path
+
+import pytest
+
+from serving.assembly import kv_budget
+from serving.config import ConfigError, MemoryConfig
+from serving.engine.build import load_workers, settle
+from serving.engine.room import (
+    CPU_POOL_BYTES,
+    GIB,
+    Room,
+    check_host,
+    free_host_bytes,
+    settle_pages,
+)
+from serving.flags import build_config
+from serving.messages import WorkerId
+
+SHAPES = Path(__file__).parents[3] / "benchmarks" / "shapes"
+PAGE_BYTES = 2 * 2**20  # 16 tokens of Llama-3.1-8B
+MEMORY = MemoryConfig()
+LARGE = Room(
+    worker=WorkerId("both-0"),
+    memory_bytes=80 * GIB,
+    fraction=0.9,
+    on_host=False,
+    weight_bytes=15 * 2**30,
+    narrow_weight_bytes=15 * 2**30,
+    page_bytes=PAGE_BYTES,
+    degree=1,
+    degree_flag="--decode-tp",
+    degrees=(2, 4),
+)
+SMALL = replace(LARGE, memory_bytes=24 * GIB)
+
+
+def problem(room: Room, length: int, memory: MemoryConfig = MEMORY) -> str:
+    with pytest.raises(ConfigError) as caught:
+        settle_pages(room, memory, length)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def missing(line: str) -> float:
+    """The bytes that a line says are missing."""
+    return float(line.partition(" GiB are missing")[0].rpartition(" ")[2]) * GIB
+
+
+def test_what_is_left_becomes_pages():
+    pages = settle_pages(LARGE, MEMORY, 131072)
+    assert pages == kv_budget(80 * GIB, 0.9, 1, 15 * GIB) // PAGE_BYTES
+    assert settle_pages(LARGE, replace(MEMORY, kv_pages=9000), 131072) == 9000
+
+
+def test_weights_that_do_not_fit():
+    line = problem(replace(SMALL, memory_bytes=16 * GIB), 1024)
+    assert "both-0: weights of 15.00 GiB" in line
+    assert "do not fit in --memory-fraction 0.9 of 1 x 16.00 GiB" in line
+    assert line.endswith("use --decode-tp 2 or --memory-fraction 0.95")
+
+
+def test_every_way_out_that_is_named_is_one():
+    """And what is said to be missing is just enough."""
+    room = replace(SMALL, weight_bytes=20 * 2**30, narrow_weight_bytes=10 * 2**30)
+    length = 16 * 800
+    line = problem(room, length)
+    ways = line.partition("; use ")[2].split(" or ")
+    assert [way.split()[0] for way in ways] == [
+        "--max-model-len",
+        "--dtype",
+        "--decode-tp",
+        "--memory-fraction",
+    ]
+    shorter, degree, fraction = (ways[i].split()[1] for i in (0, 2, 3))
+    settle_pages(room, MEMORY, int(shorter))
+    problem(room, int(shorter) + 16)
+    settle_pages(replace(room, weight_bytes=room.narrow_weight_bytes), MEMORY, length)
+    settle_pages(replace(room, degree=2, memory_bytes=2 * 24 * GIB), MEMORY, length)
+    assert degree == "2"
+    settle_pages(replace(room, fraction=float(fraction)), MEMORY, length)
+    problem(replace(room, fraction=float(fraction) - 0.01), length)
+    more = missing(line) / room.fraction
+    settle_pages(replace(room, memory_bytes=24 * GIB + more + 0.02 * GIB), MEMORY, length)
+    problem(replace(room, memory_bytes=24 * GIB + more - 0.02 * GIB), length)
+
+
+def test_where_nothing_would_do_it_says_so():
+    line = problem(replace(SMALL, memory_bytes=8 * GIB, degrees=()), 1024)
+    assert line.endswith("are missing; use a smaller model")
+
+
+def test_pages_asked_for_that_cannot_be():
+    memory = replace(MEMORY, kv_pages=10_000)
+    line = problem(SMALL, 1024, memory)
+    assert "--kv-pages 10000 take 19.53 GiB beside 15.00 GiB of weights" in line
+    assert "10.53 GiB are missing" in line
+    most = int(line.split()[-3])
+    assert settle_pages(SMALL, replace(memory, kv_pages=most), 1024) == most
+    problem(SMALL, 1024, replace(memory, kv_pages=most + 1))
+    problem(replace(SMALL, memory_bytes=2 * GIB), 1024, replace(memory, kv_pages=2))
+
+
+def test_cpu_devices_share_what_the_host_has():
+    host = replace(SMALL, on_host=True, fraction=1.0, degrees=())
+    assert settle_pages(host, MEMORY, 512) == CPU_POOL_BYTES // PAGE_BYTES
+    assert settle_pages(host, MEMORY, 4096) == 4096 // 16 + 1
+    line = problem(host, 131072)
+    assert "in 24.00 GiB of host memory" in line
+    shorter = line.split()[-1]
+    assert line.endswith(f"use --max-model-len {shorter}")
+    settle_pages(host, MEMORY, int(shorter))
+    tight = replace(host, memory_bytes=15 * GIB + 100 * 2**20)
+    assert settle_pages(tight, MEMORY, 512) == 50, "as much as there is, where that is enough"
+    assert settle_pages(replace(host, memory_bytes=inf), MEMORY, 512) > 1
+    assert settle_pages(replace(host, memory_bytes=inf), replace(MEMORY, kv_pages=7), 64) == 7
+
+
+def test_host_memory_for_idle_sessions():
+    memory = replace(MEMORY, host_kv_gib=40.0)
+    check_host(memory, 2, 81 * GIB)
+    check_host(MEMORY, 8, 0.0)
+    with pytest.raises(ConfigError) as caught:
+        check_host(memory, 2, 60.5 * GIB)
+    line = str(caught.value)
+    assert "--host-kv-gib 40 for 2 worker(s) takes 80.00 GiB" in line
+    assert "19.50 GiB are missing; use --host-kv-gib 30 at most" in line
+
+
+def test_what_the_host_has_is_read_where_it_is_told(tmp_path: Path):
+    path = tmp_path / "meminfo"
+    assert free_host_bytes(path) == inf
+    path.write_text("MemTotal: 9 kB\n")
+    assert free_host_bytes(path) == inf
+    path.write_text("MemTotal:       24000000 kB\nMemAvailable:    1024 kB\n")
+    assert free_host_bytes(path) == 2**20
+
+
+def test_a_model_that_is_too_large_is_refused_before_it_is_made(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("serving.engine.build.free_host_bytes", lambda path: 4 * GIB)
+    config = build_config(str(SHAPES / "qwen3-8b"), {"random_weights": True})
+    with pytest.raises(ConfigError, match=r"both-0: weights of 15.26 GiB .* are missing"):
+        load_workers(settle(config))
+    idle = build_config(str(SHAPES / "qwen3-8b"), {"random_weights": True, "host_kv_gib": 5.0})
+    with pytest.raises(ConfigError, match="--host-kv-gib 5 for 1 worker"):
+        load_workers(settle(idle))
