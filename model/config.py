@@ -16,6 +16,8 @@ from model.rope_config import LinearScaling, Llama3Scaling, RopeConfig, read_rop
 __all__ = ["LinearScaling", "Llama3Scaling", "ModelConfig", "RopeConfig", "load_config"]
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2}
+WEIGHT_BYTES = {"int8": 1, "fp8": 1}
+"""Bytes of one value of a quantised weight, by the format's name."""
 # Every float16 value is a float32 value; bfloat16 would lose three bits of it.
 _READ_AS = {"float32": "float32", "bfloat16": "bfloat16", "float16": "float32"}
 
@@ -26,6 +28,7 @@ class ModelConfig:
 
     `sliding_window` is the number of positions a query sees, itself included; None sees all.
     `max_position` is the longest context, in tokens, that the checkpoint claims to support.
+    `quantize` names the format of the layers' matmul weights (`model/quantised`); None: `dtype`.
     Raises ValueError at construction when the sizes contradict each other.
     """
 
@@ -49,6 +52,7 @@ class ModelConfig:
     dtype: str
     eos_ids: tuple[int, ...]
     bos_id: int | None
+    quantize: str | None = None
 
     def __post_init__(self) -> None:
         sizes = ("vocab_size", "num_layers", "hidden_size", "intermediate_size")
@@ -67,9 +71,14 @@ class ModelConfig:
             raise ValueError(f"sliding_window must be at least 1, not {self.sliding_window}")
         if self.dtype not in DTYPE_BYTES:
             raise ValueError(f"dtype {self.dtype!r} is none of {', '.join(DTYPE_BYTES)}")
+        self._check_quantize()
         for token in (*self.eos_ids, *(() if self.bos_id is None else (self.bos_id,))):
             if not 0 <= token < self.vocab_size:
                 raise ValueError(f"special token id {token} is outside the {self.vocab_size} ids")
+
+    def _check_quantize(self) -> None:
+        if self.quantize is not None and self.quantize not in WEIGHT_BYTES:
+            raise ValueError(f"quantize {self.quantize!r} is none of {', '.join(WEIGHT_BYTES)}")
 
     @property
     def queries_per_kv(self) -> int:
@@ -83,12 +92,14 @@ class ModelConfig:
         return heads * self.head_dim * DTYPE_BYTES[self.dtype]
 
 
-def load_config(checkpoint_dir: Path | str, *, dtype: str | None = None) -> ModelConfig:
+def load_config(
+    checkpoint_dir: Path | str, *, dtype: str | None = None, quantize: str | None = None
+) -> ModelConfig:
     """Read config.json and, where there is one, generation_config.json of a checkpoint directory.
 
-    `dtype` overrides the checkpoint's own; without either it is float32. End-of-sequence ids are
-    the union of both files'. Raises CheckpointError for whatever is missing, ill-typed,
-    contradictory or not supported.
+    `dtype` overrides the checkpoint's own; without either it is float32. `quantize` says what the
+    weights are to become as they are loaded. End-of-sequence ids are the union of both files'.
+    Raises CheckpointError for whatever is missing, ill-typed, contradictory or not supported.
     """
     directory = Path(checkpoint_dir)
     if not directory.is_dir():
@@ -122,6 +133,7 @@ def load_config(checkpoint_dir: Path | str, *, dtype: str | None = None) -> Mode
             dtype=dtype or _dtype(fields),
             eos_ids=_eos_ids(directory, fields),
             bos_id=next(iter(fields.integers("bos_token_id")), None),
+            quantize=quantize,
         )
     except ValueError as error:
         raise CheckpointError(path, str(error)) from None

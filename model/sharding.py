@@ -12,7 +12,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from model.config import ModelConfig
-from model.parameters import Params, declare, map_parameters
+from model.parameters import Params, stored
 
 TENSOR = "tp"  # the mesh axis of tensor parallelism
 
@@ -47,12 +47,12 @@ def partition(axes: tuple[str, ...], table: Table) -> P:
 
 
 def param_partitions(config: ModelConfig, table: Table) -> Params:
-    """Return the partition of every parameter, in the parameters' own tree."""
-    return map_parameters(lambda _, parameter: partition(parameter.axes, table), declare(config))
+    """Return the partition of every array of the parameters, in their own tree."""
+    return jax.tree.map(lambda kept: partition(kept.axes, table), stored(config))
 
 
 def param_shardings(config: ModelConfig, mesh: Mesh, table: Table) -> Params:
-    """Return the sharding of every parameter on `mesh`, in the parameters' own tree."""
+    """Return the sharding of every array of the parameters on `mesh`, in their own tree."""
     return jax.tree.map(
         lambda spec: NamedSharding(mesh, spec),
         param_partitions(config, table),

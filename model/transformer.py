@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int
 from model.config import ModelConfig
 from model.layers import embed, gated_mlp, reduced, rms_norm
 from model.parameters import Params
+from model.quantised import dot
 from model.rope import rotate, rotation
 
 KV = TypeVar("KV")
@@ -90,7 +91,7 @@ def _queries_keys_values(
     x: jax.Array, layer: Params, config: ModelConfig
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Project x [T..., D] to q [T...,K,G,H], k and v [T...,K,H], normed where the family does."""
-    merged = jnp.einsum("...d,dkgh->...kgh", x, layer["qkv"])
+    merged = dot("...d,dkgh->...kgh", x, layer["qkv"])
     if "qkv_bias" in layer:
         merged = merged + layer["qkv_bias"]
     q, k, v = merged[..., :-2, :], merged[..., -2, :], merged[..., -1, :]

@@ -255,6 +255,9 @@ class ModelSource:
     """Which weights, in which precision."""
 
     dtype: str = setting("auto", "auto, float32 or bfloat16.")
+    quantize: str = setting(
+        "none", "Keep the weights of the layers' matmuls in eight bits: none, int8 or fp8."
+    )
     chat_template: str | None = setting(None, "A Jinja file instead of the checkpoint's template.")
     seed: int = setting(0, "Seeds the seeds of turns that bring none.")
     compilation_cache: bool = setting(True, "Keep compiled steps on disk for the next start.")
@@ -265,6 +268,15 @@ class ModelSource:
             self.dtype in ("auto", "float32", "bfloat16"),
             f"--dtype {self.dtype} is unknown; use auto, float32 or bfloat16",
         )
+        require(
+            self.quantize in ("none", "int8", "fp8"),
+            f"--quantize {self.quantize} is unknown; use none, int8 or fp8",
+        )
+
+    @property
+    def weight_format(self) -> str | None:
+        """The format of quantised weights; None: they stay whole."""
+        return None if self.quantize == "none" else self.quantize
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

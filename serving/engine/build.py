@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from model.config import ModelConfig, load_config
 from model.kv_pages import page_bytes
-from model.parameters import abstract_params
+from model.parameters import weight_bytes
 from model.sharding import param_shardings
 from model.weights import load_params
 from serving.assembly import (
@@ -62,8 +62,9 @@ def settle(config: ServerConfig) -> Deployment:
 
     JAX's devices must have been made before. Raises CheckpointError or ConfigError.
     """
-    dtype = None if config.model.dtype == "auto" else config.model.dtype
-    model = load_config(Path(config.checkpoint), dtype=dtype)
+    source = config.model
+    dtype = None if source.dtype == "auto" else source.dtype
+    model = load_config(Path(config.checkpoint), dtype=dtype, quantize=source.weight_format)
     wanted = config.memory.max_model_len or model.max_position
     require(
         wanted <= model.max_position,
@@ -211,8 +212,7 @@ def _free_bytes(deployment: Deployment, mesh: WorkerMesh) -> int | None:
     if stats is None or "bytes_limit" not in stats:
         return None
     fraction = deployment.config.memory.memory_fraction
-    sizes = (leaf.size for leaf in jax.tree.leaves(abstract_params(deployment.model)))
-    weights = sum(sizes) * jnp.dtype(deployment.model.dtype).itemsize
+    weights = weight_bytes(deployment.model)
     return kv_budget(stats["bytes_limit"], fraction, len(devices), weights)
 
 
