@@ -56,10 +56,16 @@ class Backend(Protocol):
         ...
 
     def over(
-        self, pool: jax.Array, inputs: StepInputs, places: Places, *, window: int | None
+        self,
+        pool: jax.Array,
+        inputs: StepInputs,
+        places: Places,
+        *,
+        group: int,
+        window: int | None,
     ) -> StepAttention:
         """Prepare a step over `pool`, of which a shard may be given: fewer key-value heads.
 
-        A token sees `window` positions, itself included; None sees all.
+        `group` is the number of queries per key-value head. A token sees `window` positions, itself included; None sees all.
         """
         ...

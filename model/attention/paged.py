@@ -36,7 +36,13 @@ class Portable:
         return None
 
     def over(
-        self, pool: jax.Array, inputs: StepInputs, places: Places, *, window: int | None
+        self,
+        pool: jax.Array,
+        inputs: StepInputs,
+        places: Places,
+        *,
+        group: int,
+        window: int | None,
     ) -> StepAttention:
         """Attend over pool [L, P, 2, K, page_size, H]; kv collects [L, T, 2, K, H]."""
 

@@ -114,7 +114,13 @@ class Step:
             fields.decode_from_host > 0, fields.decode_token, history.last[fields.decode_slot]
         )
         tokens = jnp.concatenate([fed, fields.tokens])
-        attention = self.backend.over(pool, inputs, place, window=self.config.sliding_window)
+        attention = self.backend.over(
+            pool,
+            inputs,
+            place,
+            group=self.config.queries_per_kv,
+            window=self.config.sliding_window,
+        )
         hidden, kv, kept = forward_keeping(
             params,
             tokens,

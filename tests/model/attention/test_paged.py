@@ -19,7 +19,7 @@ MAX_PAST = TABLE * PAGE - TOKENS - 1
 @partial(jax.jit, static_argnames=("window", "backend"))
 def attended(pool, layer, q, k, v, inputs, *, window, backend):
     where = places(inputs, num_chunk_tokens=len(q) - len(inputs.decode_position), page_size=PAGE)
-    attention = backend.over(pool, inputs, where, window=window)
+    attention = backend.over(pool, inputs, where, group=q.shape[2], window=window)
     kv, out = attention.attend(attention.kv, layer, q, k, v)
     return kv, out, attention.store(kv)
 
