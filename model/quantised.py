@@ -49,7 +49,8 @@ def quantise(weight: Any, most: Any, summed: tuple[int, ...], form: str) -> Quan
     bound = _LARGEST[form]
     scale = most / xp.float32(bound)
     scale = xp.where(scale > 0, scale, xp.float32(1))
-    # Clipped, because a quotient may come out a little above the bound, where fp8 has only NaN.
+    # Clipped, because the scale of a tiny channel is rounded to few bits: quotients may then lie
+    # above the bound, where fp8 has only NaN.
     values = xp.clip(weight.astype(xp.float32) / scale, -bound, bound)
     if form == "int8":
         values = xp.rint(values)

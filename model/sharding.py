@@ -24,8 +24,6 @@ _WHOLE = dict.fromkeys(
 PREFILL: Table = {**_WHOLE, "vocab": TENSOR, "kv_heads": TENSOR, "mlp": TENSOR}
 DECODE: Table = {**_WHOLE, "vocab": TENSOR, "kv_heads": TENSOR, "mlp": TENSOR}
 
-POOL_AXES = ("layers", "pages", "pair", "kv_heads", "position", "head_dim")
-
 
 class ShardingError(ValueError):
     """A model cannot be split as asked; one line for a person."""
@@ -58,11 +56,6 @@ def param_shardings(config: ModelConfig, mesh: Mesh, table: Table) -> Params:
         param_partitions(config, table),
         is_leaf=lambda node: isinstance(node, P),
     )
-
-
-def pool_partition(table: Table) -> P:
-    """Return the partition of a page pool, and of pages gathered from one."""
-    return partition(POOL_AXES, table)
 
 
 def check_degree(config: ModelConfig, degree: int) -> None:

@@ -252,11 +252,16 @@ class EndpointConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSource:
-    """Which weights, in which precision."""
+    """Which weights, in which precision, and what attends over their KV."""
 
     dtype: str = setting("auto", "auto, float32 or bfloat16.")
     quantize: str = setting(
         "none", "Keep the weights of the layers' matmuls in eight bits: none, int8 or fp8."
+    )
+    attention: str = setting(
+        "auto",
+        "What attends over KV pages: reference (slow), blocked (any device), gpu or tpu; auto: the "
+        "fastest that can serve the model here.",
     )
     chat_template: str | None = setting(None, "A Jinja file instead of the checkpoint's template.")
     seed: int = setting(0, "Seeds the seeds of turns that bring none.")

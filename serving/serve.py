@@ -103,6 +103,7 @@ def run_server(config: ServerConfig) -> int:
         with bind(config.endpoint) as listening:
             click.echo(describe(config), err=True)
             click.echo(f"length head: {deployment.head}", err=True)
+            click.echo(f"attention: {deployment.attention}", err=True)
             cold = load_workers(deployment)
             uvloop.run(_serve(config, engine, cold, app, listening))
     finally:

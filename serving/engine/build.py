@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 from tqdm import tqdm
 
+from model.attention.choice import AttentionError, Chosen, choose
 from model.config import ModelConfig, load_config
-from model.kv_pages import page_bytes
 from model.parameters import weight_bytes
 from model.sharding import param_shardings
 from model.weights import load_params
@@ -27,7 +27,7 @@ from serving.assembly import (
     name_workers,
     remembered_sessions,
 )
-from serving.config import ServerConfig, require
+from serving.config import ConfigError, ServerConfig, require
 from serving.core.batcher import Batcher
 from serving.core.coordinator import Coordinator
 from serving.core.holdings import BatcherLimits
@@ -38,7 +38,7 @@ from serving.engine.executor import JaxExecutor
 from serving.engine.length_head import LengthHead, NoHead, find_length_head
 from serving.engine.meshes import WorkerMesh, make_meshes
 from serving.engine.probe import Probe
-from serving.engine.programs import ExecutorSizes, Site
+from serving.engine.programs import ExecutorSizes, Site, page_bytes
 from serving.engine.worker import Post, Worker
 from serving.messages import Role
 from serving.policy.admit import pages_for
@@ -55,6 +55,7 @@ class Deployment:
     model: ModelConfig
     max_model_len: int
     head: LengthHead | NoHead
+    attention: Chosen
 
 
 def settle(config: ServerConfig) -> Deployment:
@@ -71,7 +72,22 @@ def settle(config: ServerConfig) -> Deployment:
         f"--max-model-len {wanted} is above the model's own limit of {model.max_position} tokens",
     )
     head = find_length_head(config.forecast, Path(config.checkpoint), model, wanted)
-    return Deployment(config, model, wanted, head)
+    return Deployment(config, model, wanted, head, _attention(config, model))
+
+
+def _attention(config: ServerConfig, model: ModelConfig) -> Chosen:
+    """Choose one backend for all workers; raises ConfigError if the one asked for cannot serve."""
+    mesh, wanted = config.mesh, config.model.attention
+    try:
+        return choose(
+            wanted,
+            model,
+            page_size=config.memory.page_size,
+            degrees=(mesh.prefill_tp, mesh.decode_tp),
+            platform=jax.default_backend(),
+        )
+    except AttentionError as error:
+        raise ConfigError(f"--attention {error}; leave it out for one that can") from error
 
 
 def make_coordinator(deployment: Deployment) -> Coordinator:
@@ -157,7 +173,7 @@ def _limits(deployment: Deployment, mesh: WorkerMesh) -> BatcherLimits:
     memory, batch = deployment.config.memory, deployment.config.batch
     schedule = deployment.config.schedule
     pages = memory.kv_pages
-    bytes_per_page = page_bytes(deployment.model, page_size=memory.page_size)
+    bytes_per_page = page_bytes(deployment.attention.backend, deployment.model, memory.page_size)
     if pages is None:
         pages = default_pages(deployment, bytes_per_page, _free_bytes(deployment, mesh))
     return batcher_limits(
@@ -183,7 +199,7 @@ def _executor(deployment: Deployment, mesh: WorkerMesh, limits: BatcherLimits) -
     )
     head = deployment.head
     probe = Probe(head.spec) if isinstance(head, LengthHead) else None
-    site = Site(model, mesh.mesh, mesh.table, sizes, "blocked", probe)
+    site = Site(model, mesh.mesh, mesh.table, sizes, deployment.attention.backend, probe)
     shardings = param_shardings(model, mesh.mesh, mesh.table)
     with tqdm(desc=f"{mesh.worker} weights", unit="B", unit_scale=True) as bar:
 

@@ -100,7 +100,7 @@ class JaxExecutor:
     @property
     def kv_bytes_per_page(self) -> int:
         """Bytes of one page over all layers and shards."""
-        return kv_pages.page_bytes(self._site.config, page_size=self._site.sizes.page_size)
+        return self._site.page_bytes
 
     @property
     def sizes(self) -> ExecutorSizes:
@@ -184,7 +184,7 @@ class JaxExecutor:
         return self._site.probe is not None and (plan.reads or plan.samples_chunk)
 
     def gather(self, pages: Sequence[int]) -> jax.Array:
-        """Copy pages into one new array [L, n, 2, K, page_size, H]; n is padded to a bucket."""
+        """Copy pages into one new array [L, n, ...]; n is padded to a bucket."""
         count = self._buckets.fit_pages(len(pages))
         return self._programs.gather[count](self._pool, _padded(pages, count))
 

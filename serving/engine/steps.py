@@ -1,8 +1,8 @@
 """What does a compiled step do? Tokens in, keys and values to their pages, sampled tokens out.
 
     1. cut the packed vector into fields; a row's token is its slot's last one or the host's
-    2. run the decoder over all tokens; attention reads the pool and collects the new keys, values
-    3. store those in their pages
+    2. run the decoder over all tokens; attention reads the pool, and the backend sees to it that
+    3. the new keys and values are stored in their pages
     4. sample for every decode row and for the last token of every chunk; remember it in its slot
     5. if asked, read the length head, score what was sampled, and the chunks' targets
 
@@ -17,9 +17,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from model import head, kv_pages
+from model import head
+from model.attention.backend import Backend
 from model.attention.inputs import Places, StepInputs, places
-from model.attention.paged import Backend, attend_over, empty_fresh
 from model.config import ModelConfig
 from model.parameters import Params
 from model.sampling import MAX_LOGPROBS, Logprobs, logprobs, sample
@@ -51,6 +51,7 @@ class Step:
 
     config: ModelConfig
     layout: StepLayout
+    page_size: int
     backend: Backend
     axis: str | None
     probe: Probe | None
@@ -74,7 +75,7 @@ class Step:
             fields.chunk_start,
             fields.chunk_pages,
         )
-        place = places(inputs, num_chunk_tokens=num_tokens, page_size=pool.shape[4])
+        place = places(inputs, num_chunk_tokens=num_tokens, page_size=self.page_size)
         last = rows + jnp.maximum(jnp.cumsum(fields.chunk_len) - 1, 0)
         ends = jnp.r_[jnp.arange(rows), last] if num_tokens else jnp.arange(rows)
         hidden, pool, kept = self._decode(params, pool, history, fields, inputs, place, ends)
@@ -113,21 +114,25 @@ class Step:
             fields.decode_from_host > 0, fields.decode_token, history.last[fields.decode_slot]
         )
         tokens = jnp.concatenate([fed, fields.tokens])
-        attend = attend_over(
-            pool, inputs, place, window=self.config.sliding_window, backend=self.backend
+        attention = self.backend.over(
+            pool,
+            inputs,
+            place,
+            group=self.config.queries_per_kv,
+            window=self.config.sliding_window,
         )
-        hidden, fresh, kept = forward_keeping(
+        hidden, kv, kept = forward_keeping(
             params,
             tokens,
             place.position,
-            empty_fresh(pool, len(tokens)),
-            attend,
+            attention.kv,
+            attention.attend,
             lambda x: None if self.probe is None else x[ends],
             config=self.config,
             axis=self.axis,
         )
         with jax.named_scope("write"):
-            return hidden, kv_pages.write(pool, fresh, place.page, place.offset), kept
+            return hidden, attention.store(kv), kept
 
     def _read(
         self,

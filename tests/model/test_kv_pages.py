@@ -11,10 +11,6 @@ def pool(num_pages=6):
     return jnp.arange(np.prod(shape), dtype=jnp.float32).reshape(shape)
 
 
-def test_sizes_follow_the_config():
-    assert pool().nbytes == 6 * kv_pages.page_bytes(CONFIG, page_size=4)
-
-
 def test_gathered_pages_come_back_elsewhere_unchanged():
     pages, elsewhere = jnp.array([4, 2, 0]), jnp.array([1, 5, 0])
     payload = kv_pages.gather(pool(), pages)

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh
 
+from model.attention.paged import BLOCKED
 from model.generate import Sampling, generate, prompt_logits
-from model.kv_pages import page_bytes
 from model.parameters import init_params
 from model.sharding import DECODE, PREFILL, TENSOR, param_shardings
 from serving.core.plan import LoadSlot
 from serving.engine import slots
 from serving.engine.buckets import Bucket, Buckets
 from serving.engine.executor import JaxExecutor
-from serving.engine.programs import ExecutorSizes, Programs, Site
+from serving.engine.programs import ExecutorSizes, Programs, Site, page_bytes
 from serving.messages import Role
 from tests.model.test_sharding import CONFIG
 from tests.support.compiles import no_compiles
@@ -41,7 +41,7 @@ def make(role, first_device, degree, table=DECODE):
     params = jax.device_put(PARAMS, param_shardings(CONFIG, mesh, table))
     executor = JaxExecutor(
         params,
-        Site(CONFIG, mesh, table, SIZES, "blocked"),
+        Site(CONFIG, mesh, table, SIZES, BLOCKED),
         role,
         moves_pages=True,
     )
@@ -243,10 +243,10 @@ def test_a_step_makes_no_copy_of_the_pool_in_between():
     """Compiled for a pool that would dwarf everything else; it is never allocated."""
     bucket = Bucket(2, 16, 2)
     mesh = Mesh(np.array(jax.devices()[:1]), (TENSOR,))
-    site = Site(CONFIG, mesh, DECODE, replace(SIZES, num_pages=2**16), "blocked")
+    site = Site(CONFIG, mesh, DECODE, replace(SIZES, num_pages=2**16), BLOCKED)
     programs = Programs(site, Buckets((bucket,), ()))
     programs.compile(lambda done: None)
-    pool_bytes = 2**16 * page_bytes(CONFIG, page_size=PAGE)
+    pool_bytes = 2**16 * page_bytes(BLOCKED, CONFIG, PAGE)
     memory = programs.step[bucket].memory_analysis()
     assert memory is not None
     assert memory.temp_size_in_bytes < pool_bytes / 50
@@ -300,7 +300,7 @@ def test_a_sliding_window_in_bfloat16_equals_the_oracle():
     params["head"] = params["head"] * 40
     mesh = Mesh(np.array(jax.devices()[:1]), (TENSOR,))
     there = jax.device_put(params, param_shardings(config, mesh, DECODE))
-    site = Site(config, mesh, DECODE, SIZES, "blocked")
+    site = Site(config, mesh, DECODE, SIZES, BLOCKED)
     executor = JaxExecutor(there, site, Role.BOTH, moves_pages=True)
     executor.warm_up(lambda done: None)
     tokens = prompt(20)

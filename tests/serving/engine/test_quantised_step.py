@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh
 
+from model.attention.paged import BLOCKED
 from model.generate import Sampling, generate, prompt_logits
 from model.parameters import init_params
 from model.sharding import DECODE, TENSOR, param_shardings
@@ -36,7 +37,7 @@ PAGES = table(range(1, 3), MAX_PAGES)
 
 def site(config, degree, probe=None):
     mesh = Mesh(np.array(jax.devices()[4 : 4 + degree]), (TENSOR,))
-    return Site(config, mesh, DECODE, SIZES, "blocked", probe)
+    return Site(config, mesh, DECODE, SIZES, BLOCKED, probe)
 
 
 def chunk_scores(config, params, degree):
