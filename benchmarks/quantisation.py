@@ -1,14 +1,16 @@
 """How much worse is a model with weights in eight bits? On text that it was not trained on.
 
 `python -m benchmarks.quantisation --out FILE` runs a model of the demo tasks over held-out
-conversations in every precision and format, and compares what it gives the tokens of the replies:
+conversations in every precision and format, and compares what it gives the tokens:
 
     logprob_error   mean magnitude of the difference of a token's log-probabilities, in nats
     worst_1_percent the 99th percentile of that magnitude
     top1_agreement  share of places at which the most likely token is the same
-    loss            mean negative log-probability of the replies' tokens, in nats
+    loss            mean negative log-probability, in nats
 
-Compared with float32, and weights in eight bits also with none in the same dtype.
+Compared with float32, and weights in eight bits also with none in the same dtype. The tokens of
+replies and of questions are reported apart: of the former the model is almost certain, so that
+little can change them; the latter its training did not count, and it is not certain of any.
 """
 
 import json
@@ -49,10 +51,14 @@ class Text(NamedTuple):
 
 
 class Scores(NamedTuple):
-    """What a model says of the replies' tokens, all texts in one row."""
+    """What a model says of tokens, all texts in one row."""
 
     logprob: NDArray[np.float32]  # of the token that is there
     best: NDArray[np.int32]  # the token that is most likely there
+
+    def at(self, places: NDArray[np.bool_]) -> "Scores":
+        """Keep some of the tokens."""
+        return Scores(self.logprob[places], self.best[places])
 
 
 def encode(tokenizer: Tokenizer, turns: Sequence[Turn]) -> Text:
@@ -85,11 +91,9 @@ def score(checkpoint: Path, texts: Sequence[Text], dtype: str, form: str | None)
     best: list[NDArray[np.int32]] = []
     for text in tqdm(texts, unit="text", desc=f"{dtype} {form}"):
         scores = np.asarray(prompt_logits(params, config, text.tokens))[:-1]
-        after, wanted = text.replied[1:], np.array(text.tokens[1:])
-        scores = scores[after]
         top = scores.max(1)
         total = top + np.log(np.exp(scores - top[:, None]).sum(1))
-        logprobs.append(scores[np.arange(len(scores)), wanted[after]] - total)
+        logprobs.append(scores[np.arange(len(scores)), text.tokens[1:]] - total)
         best.append(scores.argmax(1).astype(np.int32))
     return Scores(np.concatenate(logprobs), np.concatenate(best))
 
@@ -110,43 +114,43 @@ def measure(checkpoint: Path, count: int) -> dict[str, Any]:
     texts = list(held_out(tokenizer, count))
     wanted = [(dtype, form) for dtype in DTYPES for form in FORMATS]
     scores = {key: score(checkpoint, texts, *key) for key in wanted}
+    replied = np.concatenate([text.replied[1:] for text in texts])
+    kinds = {"replies": replied, "questions": ~replied}
     rows: list[dict[str, Any]] = []
     for dtype, form in wanted:
-        found, config = scores[dtype, form], load_config(checkpoint, dtype=dtype, quantize=form)
+        config = load_config(checkpoint, dtype=dtype, quantize=form)
         row: dict[str, Any] = {
             "dtype": dtype,
             "quantize": form or "none",
             "weight_bytes": weight_bytes(config),
-            "loss": float(-found.logprob.mean()),
         }
-        if (dtype, form) != wanted[0]:
-            row["against_float32"] = compare(scores[wanted[0]], found)
-        if form is not None and dtype != "float32":
-            row[f"against_{dtype}"] = compare(scores[dtype, None], found)
+        for kind, places in kinds.items():
+            found = scores[dtype, form].at(places)
+            row[kind] = {"loss": float(-found.logprob.mean())}
+            for other in {"float32": (DTYPES[0], None), dtype: (dtype, None)}.items():
+                if other[1] != (dtype, form):
+                    row[kind][f"against_{other[0]}"] = compare(scores[other[1]].at(places), found)
         rows.append(row)
-    reply_tokens = len(scores[wanted[0]].best)
-    return {"conversations": len(texts), "reply_tokens": reply_tokens, "rows": rows}
+    tokens = {kind: int(places.sum()) for kind, places in kinds.items()}
+    return {"conversations": len(texts), "tokens": tokens, "rows": rows}
 
 
 def text_of(found: dict[str, Any]) -> str:
     """Return the rows as a Markdown table, each against float32."""
     lines = [
-        f"{found['conversations']} held-out conversations, {found['reply_tokens']} reply tokens",
+        f"{found['conversations']} held-out conversations; tokens: {found['tokens']}",
         "",
-        "| dtype | quantize | weights, bytes | loss, nats | log-probability error | top-1 agreement |",
-        "|---|---|---|---|---|---|",
+        "| dtype | quantize | tokens of | weights, bytes | loss | log-prob. error | top-1 the same |",
+        "|---|---|---|---|---|---|---|",
     ]
     for row in found["rows"]:
-        apart = row.get("against_float32")
-        errors = (
-            "- | -"
-            if apart is None
-            else f"{apart['logprob_error']:.5f} | {apart['top1_agreement']:.3%}"
-        )
-        lines.append(
-            f"| {row['dtype']} | {row['quantize']} | {row['weight_bytes']:,} | {row['loss']:.5f}"
-            f" | {errors} |"
-        )
+        for kind in found["tokens"]:
+            apart = row[kind].get("against_float32")
+            errors = ["-", "-"]
+            if apart is not None:
+                errors = [f"{apart['logprob_error']:.5f}", f"{apart['top1_agreement']:.3%}"]
+            cells = [row["dtype"], row["quantize"], kind, f"{row['weight_bytes']:,}"]
+            lines.append("| " + " | ".join([*cells, f"{row[kind]['loss']:.5f}", *errors]) + " |")
     return "\n".join(lines)
 
 
@@ -157,7 +161,7 @@ def text_of(found: dict[str, Any]) -> str:
     default=DEMO,
     show_default=True,
 )
-@click.option("--conversations", type=click.IntRange(min=1), default=300, show_default=True)
+@click.option("--conversations", type=click.IntRange(min=1), default=200, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True)
 def main(checkpoint: Path, conversations: int, out: Path) -> None:
     """Measure what weights in eight bits cost a model of the demo tasks."""

@@ -36,17 +36,19 @@ def test_only_replies_and_their_ends_count():
     assert counted == [*replies[0], end, *replies[1], end]
 
 
-def test_the_table_has_a_row_for_each_format():
+def test_the_table_has_a_row_for_each_format_and_kind_of_token():
+    apart = {"logprob_error": 0.01, "top1_agreement": 0.995}
+    whole = {"dtype": "float32", "quantize": "none", "weight_bytes": 4000}
     rows = [
-        {"dtype": "float32", "quantize": "none", "weight_bytes": 4000, "loss": 0.25},
+        {**whole, "replies": {"loss": 0.25}},
         {
-            "dtype": "float32",
+            **whole,
             "quantize": "int8",
             "weight_bytes": 1000,
-            "loss": 0.5,
-            "against_float32": {"logprob_error": 0.01, "top1_agreement": 0.995},
+            "replies": {"loss": 0.5, "against_float32": apart},
         },
     ]
-    lines = text_of({"conversations": 3, "reply_tokens": 70, "rows": rows}).splitlines()
-    assert lines[-2] == "| float32 | none | 4,000 | 0.25000 | - | - |"
-    assert lines[-1] == "| float32 | int8 | 1,000 | 0.50000 | 0.01000 | 99.500% |"
+    found = {"conversations": 3, "tokens": {"replies": 70}, "rows": rows}
+    lines = text_of(found).splitlines()
+    assert lines[-2] == "| float32 | none | replies | 4,000 | 0.25000 | - | - |"
+    assert lines[-1] == "| float32 | int8 | replies | 1,000 | 0.50000 | 0.01000 | 99.500% |"
