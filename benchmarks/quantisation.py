@@ -140,7 +140,7 @@ def text_of(found: dict[str, Any]) -> str:
     lines = [
         f"{found['conversations']} held-out conversations; tokens: {found['tokens']}",
         "",
-        "| dtype | quantize | tokens of | weights, bytes | loss | log-prob. error | top-1 the same |",
+        "| dtype | quantize | tokens of | weight bytes | loss | log-prob. error | top-1 the same |",
         "|---|---|---|---|---|---|---|",
     ]
     for row in found["rows"]:

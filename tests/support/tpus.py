@@ -1,0 +1,18 @@
+"""TPUs that are only described: programs can be lowered for them, not compiled or run."""
+
+import jax
+from jax.sharding import AbstractDevice, AbstractMesh
+
+KINDS = ("TPU v5 lite", "TPU v6 lite")
+
+
+def mesh(kind: str, devices: int = 1) -> AbstractMesh:
+    """A mesh of TPUs of one kind, for tensor parallelism."""
+    device = AbstractDevice(device_kind=kind, num_cores=1, platform="tpu")
+    return AbstractMesh((devices,), ("tp",), abstract_device=device)
+
+
+def lowered(function, *arguments, on: AbstractMesh) -> str:
+    """Lower a jitted function; arrays among the arguments are to be abstract."""
+    with jax.sharding.use_abstract_mesh(on):
+        return function.trace(*arguments).lower(lowering_platforms=("tpu",)).as_text()
