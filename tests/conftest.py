@@ -13,7 +13,8 @@ if jax.__version_info__ < (0, 11):
     QUICK_TO_COMPILE.append("--xla_cpu_use_fusion_emitters=false")
 os.environ.setdefault("XLA_FLAGS", " ".join(QUICK_TO_COMPILE))
 
-jax.config.update("jax_platforms", "cpu")
+# The tests that are marked for accelerators: `JAX_PLATFORMS=tpu,cpu pytest -m tpu`.
+jax.config.update("jax_platforms", os.environ.get("JAX_PLATFORMS", "cpu"))
 jax.config.update("jax_num_cpu_devices", 8)
 
 # Without deadlines, which fail on a busy machine. A change is judged by the same examples every

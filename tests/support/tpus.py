@@ -12,7 +12,7 @@ def mesh(kind: str, devices: int = 1) -> AbstractMesh:
     return AbstractMesh((devices,), ("tp",), abstract_device=device)
 
 
-def lowered(function, *arguments, on: AbstractMesh) -> str:
+def lowered(function, *arguments, on: AbstractMesh, **static) -> str:
     """Lower a jitted function; arrays among the arguments are to be abstract."""
     with jax.sharding.use_abstract_mesh(on):
-        return function.trace(*arguments).lower(lowering_platforms=("tpu",)).as_text()
+        return function.trace(*arguments, **static).lower(lowering_platforms=("tpu",)).as_text()

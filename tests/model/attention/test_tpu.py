@@ -6,6 +6,7 @@ it; only the tests marked `tpu` run the kernel itself (`JAX_PLATFORMS=tpu,cpu py
 
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +35,7 @@ def published(q, kv, kv_len, pages, ends, count, *, sm_scale, sliding_window, **
             ref_ragged_paged_attention, sm_scale=sm_scale, sliding_window=sliding_window
         )
         # Lengths stay numbers, because the function slices by them.
-        lengths = [np.asarray(x) for x in (kv_len, ends, count)]
+        lengths: list[Any] = [np.asarray(x) for x in (kv_len, ends, count)]
         found = jax.jit(
             lambda q, kv, pages: attend(q, kv, lengths[0], pages, lengths[1], lengths[2])
         )(q, kv, pages)
@@ -202,13 +203,14 @@ def test_without_a_tpu_it_is_refused_by_name_and_not_thought_of_otherwise():
 def abstract(rows, chunks, tokens, *, heads, group, dtype):
     """A step's arguments of a pool with heads of 128, as shapes."""
 
-    def ints(*shape):
+    def ints(*shape) -> Any:
         return jax.ShapeDtypeStruct(shape, jnp.int32)
 
     def floats(*shape):
         return jax.ShapeDtypeStruct(shape, dtype)
 
-    inputs = StepInputs(ints(rows), ints(rows, 8), ints(chunks), ints(chunks), ints(chunks, 8))
+    shapes: list[Any] = [(rows,), (rows, 8), (chunks,), (chunks,), (chunks, 8)]
+    inputs = StepInputs(*(ints(*shape) for shape in shapes))
     total, new = rows + tokens, floats(rows + tokens, heads, 128)
     pool = floats(2, 9, PAGE, 2 * heads, 128)
     return pool, ints(), floats(total, heads, group, 128), new, new, inputs
@@ -221,11 +223,9 @@ def abstract(rows, chunks, tokens, *, heads, group, dtype):
     ids=["decode", "mixed", "prefill"],
 )
 def test_it_lowers_for_tpus(kind, sizes, dtype, window):
-    function = jax.jit(
-        partial(attended.__wrapped__, window=window, backend=replace(RAGGED, blocks=Blocks(2, 16)))
-    )
     arguments = abstract(*sizes, heads=2, group=4, dtype=dtype)
-    assert "tpu_custom_call" in tpus.lowered(function, *arguments, on=tpus.mesh(kind))
+    how = {"window": window, "backend": replace(RAGGED, blocks=Blocks(2, 16))}
+    assert "tpu_custom_call" in tpus.lowered(attended, *arguments, on=tpus.mesh(kind), **how)
 
 
 @pytest.mark.tpu
