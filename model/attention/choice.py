@@ -11,10 +11,20 @@ from model.attention.paged import BLOCKED, REFERENCE
 from model.config import ModelConfig
 
 AUTO = "auto"
-PREFERRED: dict[str, str] = {}  # platform -> backend; where there is none: the portable one
+PREFERRED = {"gpu": "gpu"}  # platform -> backend; elsewhere the portable one
+
+
+def _gpu() -> Backend:
+    # Imported late: whoever does not ask for it must not wait for the kernels' compiler.
+    from model.attention.gpu import Gpu
+
+    return Gpu(interpret=False)
+
+
 BACKENDS: dict[str, Callable[[], Backend]] = {
     "reference": lambda: REFERENCE,
     "blocked": lambda: BLOCKED,
+    "gpu": _gpu,
 }
 
 
