@@ -13,6 +13,7 @@ from model.attention.gpu import Gpu
 from model.attention.paged import REFERENCE
 from tests.model.attention.test_paged import CHUNKS, PAGE, ROWS, attended, step
 from tests.model.test_sharding import CONFIG
+from tests.support.compiles import no_compiles
 
 pytestmark = pytest.mark.filterwarnings("ignore:The Pallas Triton backend is deprecated")
 
@@ -128,19 +129,17 @@ def test_interpreted_equals_reference_for_other_shapes(case):
 @pytest.mark.gpu
 @pytest.mark.parametrize("head_dim", [16, 64, 128, 256])
 @pytest.mark.parametrize("case", [{}, *CASES], ids=str)
-def test_on_a_device_it_equals_the_reference(case, head_dim):
+def test_on_a_device_it_equals_the_reference(gpu, case, head_dim):
     case = {**case, "head_dim": head_dim, "tokens": 96, "table_len": 300}
     pasts = [0, 5, 1100], [(1000, 60), (0, 1), (33, 35)]
-    with jax.default_device(jax.devices("gpu")[0]):
+    with jax.default_device(gpu):
         got, wanted, padding = compare(*pasts, backend=ON_DEVICE, **case)
     np.testing.assert_allclose(got, wanted, atol=max(tolerance(case), 1e-5))
     assert not padding.any()
 
 
 @pytest.mark.gpu
-def test_on_a_device_lengths_compile_nothing_anew():
-    from tests.support.compiles import no_compiles
-
+def test_on_a_device_lengths_compile_nothing_anew(gpu):
     sizes = {"heads": 2, "group": 2, "tokens": TOKENS, "table_len": TABLE, "head_dim": 64}
     mixed = [([0, 4, 70], [(71, 9), (0, 1), (7, 12)]), ([], [(3, 24)]), ([5], [])]
     steps = [step(*lengths, seed=0, **sizes) for lengths in mixed]
@@ -150,7 +149,7 @@ def test_on_a_device_lengths_compile_nothing_anew():
         out = attended(pool, jnp.int32(0), *new, inputs, window=None, backend=ON_DEVICE)
         jax.block_until_ready(out)
 
-    with jax.default_device(jax.devices("gpu")[0]):
+    with jax.default_device(gpu):
         run(*steps[0])
         with no_compiles():
             for arrays, inputs in steps:
