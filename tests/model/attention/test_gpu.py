@@ -51,12 +51,12 @@ def test_a_mixed_step_equals_the_reference_and_padding_is_zero():
 def test_it_lowers_for_gpus_without_one(device_kind, tokens, calls):
     """The write; for decode rows, and for chunks if there are any: pieces, and what merges them."""
     sizes = {"tokens": tokens, "head_dim": 128, "dtype": "bfloat16"}
-    arrays, inputs = step([5], [(3, 4)] if tokens else [], heads=2, group=4, seed=0, **sizes)
+    chunks = [(3, 4)] if tokens else []
+    (pool, *new), inputs = step([5], chunks, heads=2, group=4, seed=0, **sizes)
+    layer = jnp.int32(0)
     device = AbstractDevice(device_kind=device_kind, num_cores=132, platform="gpu")
     with jax.sharding.use_abstract_mesh(AbstractMesh((1,), ("x",), abstract_device=device)):
-        traced = attended.trace(
-            arrays[0], jnp.int32(0), *arrays[1:], inputs, window=8, backend=ON_DEVICE
-        )
+        traced = attended.trace(pool, layer, *new, inputs, window=8, backend=ON_DEVICE)
         text = traced.lower(lowering_platforms=("cuda",)).as_text()
     assert text.count("__gpu$xla.gpu.triton") == calls
 
