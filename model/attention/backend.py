@@ -66,6 +66,7 @@ class Backend(Protocol):
     ) -> StepAttention:
         """Prepare a step over `pool`, of which a shard may be given: fewer key-value heads.
 
-        `group` is the number of queries per key-value head. A token sees `window` positions, itself included; None sees all.
+        `group` is the number of queries per key-value head. A token sees `window` positions,
+        itself included; None sees all.
         """
         ...

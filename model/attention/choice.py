@@ -11,11 +11,17 @@ from model.attention.paged import BLOCKED, REFERENCE
 from model.config import ModelConfig
 
 AUTO = "auto"
-PREFERRED = {"tpu": "tpu"}  # platform -> backend; elsewhere the portable one
+PREFERRED = {"gpu": "gpu", "tpu": "tpu"}  # platform -> backend; elsewhere the portable one
+
+
+# Imported late: whoever does not ask for one must not wait for its kernels' compiler.
+def _gpu() -> Backend:
+    from model.attention.gpu import Gpu
+
+    return Gpu(interpret=False)
 
 
 def _tpu() -> Backend:
-    # Imported late: whoever does not ask for it must not wait for the kernels' compiler.
     from model.attention.tpu import RAGGED
 
     return RAGGED
@@ -24,6 +30,7 @@ def _tpu() -> Backend:
 BACKENDS: dict[str, Callable[[], Backend]] = {
     "reference": lambda: REFERENCE,
     "blocked": lambda: BLOCKED,
+    "gpu": _gpu,
     "tpu": _tpu,
 }
 

@@ -24,18 +24,31 @@ def attended(pool, layer, q, k, v, inputs, *, window, backend):
     return kv, out, attention.store(kv)
 
 
-def step(decode, chunks, *, heads, group, seed, tokens=TOKENS):
+def step(
+    decode,
+    chunks,
+    *,
+    heads,
+    group,
+    seed,
+    tokens=TOKENS,
+    table_len=TABLE,
+    head_dim=H,
+    dtype="float32",
+):
     """A random pool and step: `decode` past lengths, `chunks` (past, new) lengths, then padding."""
     rng = np.random.default_rng(seed)
-    free = iter(rng.permutation(2 * (ROWS + CHUNKS) * TABLE) + 1)
+    free = iter(rng.permutation(2 * (ROWS + CHUNKS) * table_len) + 1)
 
     def table(length):
         used = -(-length // PAGE)
-        return [int(next(free)) for _ in range(used)] + [0] * (TABLE - used)
+        return [int(next(free)) for _ in range(used)] + [0] * (table_len - used)
 
-    decode_rows = [(p, table(p + 1)) for p in decode] + [(0, [0] * TABLE)] * (ROWS - len(decode))
+    decode_rows = [(p, table(p + 1)) for p in decode] + [(0, [0] * table_len)] * (
+        ROWS - len(decode)
+    )
     chunk_rows = [(p, n, table(p + n)) for p, n in chunks]
-    chunk_rows += [(0, 0, [0] * TABLE)] * (CHUNKS - len(chunks))
+    chunk_rows += [(0, 0, [0] * table_len)] * (CHUNKS - len(chunks))
     inputs = StepInputs(
         decode_position=jnp.array([p for p, _ in decode_rows], jnp.int32),
         decode_pages=jnp.array([t for _, t in decode_rows], jnp.int32),
@@ -44,10 +57,10 @@ def step(decode, chunks, *, heads, group, seed, tokens=TOKENS):
         chunk_pages=jnp.array([t for _, _, t in chunk_rows], jnp.int32),
     )
     total = ROWS + tokens
-    pool = rng.normal(size=(L, 2 * (ROWS + CHUNKS) * TABLE + 1, 2, heads, PAGE, H))
-    q = rng.normal(size=(total, heads, group, H))
-    k, v = rng.normal(size=(2, total, heads, H))
-    return [jnp.array(x, jnp.float32) for x in (pool, q, k, v)], inputs
+    pool = rng.normal(size=(L, 2 * (ROWS + CHUNKS) * table_len + 1, 2, heads, PAGE, head_dim))
+    q = rng.normal(size=(total, heads, group, head_dim))
+    k, v = rng.normal(size=(2, total, heads, head_dim))
+    return [jnp.array(x, dtype) for x in (pool, q, k, v)], inputs
 
 
 def both(decode, chunks, *, heads=2, group=2, window=None, seed=0):

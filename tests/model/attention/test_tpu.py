@@ -1,7 +1,7 @@
 """The TPU backend: all around the kernel against the reference, and that it lowers for TPUs.
 
 The kernel cannot be interpreted. In its place stands the reference function that JAX publishes with
-it; only the tests marked `tpu` run the kernel itself (`JAX_PLATFORMS=tpu,cpu pytest -m tpu`).
+it; only the tests marked `tpu` run the kernel itself.
 """
 
 from dataclasses import replace
@@ -232,9 +232,10 @@ def test_it_lowers_for_tpus(kind, sizes, dtype, window):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("window", [None, 5, 130])
 @pytest.mark.parametrize(("heads", "group"), [(1, 4), (2, 3), (8, 4)])
-def test_the_kernel_equals_the_reference_on_a_device(dtype, window, heads, group):
+def test_the_kernel_equals_the_reference_on_a_device(tpu_device, dtype, window, heads, group):
     decode, chunks = [0, 4, 200], [(0, 30), (190, 33)]
     (pool, *qkv), inputs = step(decode, chunks, heads=heads, group=group, seed=1)
     wide = [jnp.tile(x, 16).astype(dtype) for x in (pool, *qkv)]  # heads of 128
     real = real_tokens(decode, chunks)
-    check(wide, inputs, real, window=window, backend=RAGGED, atol=2e-2)
+    with jax.default_device(tpu_device):
+        check(wide, inputs, real, window=window, backend=RAGGED, atol=2e-2)
