@@ -1,7 +1,8 @@
 """Eight fake CPU devices for every test, set before JAX makes its backend; how hypothesis draws.
 
-Tests marked `gpu` run with `XLA_FLAGS= JAX_PLATFORMS=cuda,cpu pytest -m gpu`, those marked `tpu` with
-`XLA_FLAGS= JAX_PLATFORMS=tpu,cpu pytest -m tpu`; they are skipped where JAX finds no such device.
+Tests marked `gpu` run with `XLA_FLAGS= JAX_PLATFORMS=cuda,cpu pytest -m gpu`, those marked `tpu`
+with `XLA_FLAGS= JAX_PLATFORMS=tpu,cpu pytest -m tpu`; they are skipped where JAX finds no such
+device.
 """
 
 import os
