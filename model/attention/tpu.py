@@ -17,6 +17,7 @@ sampling or what the tokens are.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import prod
 from typing import NamedTuple
 
 import jax
@@ -31,13 +32,10 @@ LANES = 128  # of a vector register: heads are made of whole ones
 TABLE_BYTES = 2**19
 """Most bytes of page tables that one call may bring. The kernel keeps them in scalar memory, which
 has 1 MiB on TPU v5e and v6e; half of it is left to everything else (ours, not measured)."""
-
-
-class Blocks(NamedTuple):
-    """How much the kernel takes on at once."""
-
-    kv_pages: int
-    queries: int
+BLOCK_BYTES, BLOCK_PAGES, BLOCK_QUERIES = 2 * 2**20, 16, 32
+"""How much the kernel takes on at once: keys and values, and queries. What most entries come to of
+the table of tuned sizes that JAX has for TPU v5e and v6e. The table itself ends at contexts of 4096
+tokens, and what the kernel falls back to behind it does not fit its memory with large pages."""
 
 
 class Rows(NamedTuple):
@@ -58,13 +56,9 @@ class Call(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Ragged:
-    """The backend. `blocks` None takes the kernel's own table, which knows TPUs that are at hand.
-
-    `kernel` has the signature of JAX's `ragged_paged_attention`.
-    """
+    """The backend. `kernel` has the signature of JAX's `ragged_paged_attention`."""
 
     kernel: Callable[..., jax.Array]
-    blocks: Blocks | None
     name: str = "tpu"
     pool_axes: tuple[str, ...] = ("layers", "pages", "position", "kv_heads", "head_dim")
 
@@ -120,7 +114,7 @@ class Ragged:
         self, q: jax.Array, kv: jax.Array, first: jax.Array, rows: Rows, window: int | None
     ) -> jax.Array:
         """Attend from q [T, K * G, H]; 0 for tokens of no row."""
-        blocks = self.blocks
+        page_bytes = prod(kv.shape[1:]) * kv.dtype.itemsize
         out = self.kernel(
             q,
             kv,
@@ -130,13 +124,18 @@ class Ragged:
             rows.count,
             sm_scale=q.shape[-1] ** -0.5,
             sliding_window=window,
-            num_kv_pages_per_block=None if blocks is None else blocks.kv_pages,
-            num_queries_per_block=None if blocks is None else blocks.queries,
+            num_kv_pages_per_block=pages_per_block(page_bytes, rows.pages.shape[1]),
+            num_queries_per_block=min(BLOCK_QUERIES, len(q)),
         )
         # The kernel writes nothing for padding. What lies there may be NaN, which must not get
         # into the write-off page, where padding rows would attend to it for ever after.
         real = jnp.arange(len(q), dtype=jnp.int32) < rows.ends[rows.count[0]]
         return jnp.where(real[:, None, None], out, 0)
+
+
+def pages_per_block(page_bytes: int, table_len: int) -> int:
+    """Return how many pages of a layer the kernel reads at once."""
+    return min(max(1, BLOCK_BYTES // page_bytes), BLOCK_PAGES, table_len)
 
 
 def plan_calls(inputs: StepInputs, num_tokens: int) -> list[Call]:
@@ -192,4 +191,4 @@ def _without_rows(inputs: StepInputs) -> StepInputs:
     )
 
 
-RAGGED = Ragged(ragged_paged_attention, None)
+RAGGED = Ragged(ragged_paged_attention)

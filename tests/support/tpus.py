@@ -1,7 +1,7 @@
 """TPUs that are only described: programs can be lowered for them, not compiled or run."""
 
 import jax
-from jax.sharding import AbstractDevice, AbstractMesh
+from jax.sharding import AbstractDevice, AbstractMesh, AxisType
 
 KINDS = ("TPU v5 lite", "TPU v6 lite")
 
@@ -9,7 +9,8 @@ KINDS = ("TPU v5 lite", "TPU v6 lite")
 def mesh(kind: str, devices: int = 1) -> AbstractMesh:
     """A mesh of TPUs of one kind, for tensor parallelism."""
     device = AbstractDevice(device_kind=kind, num_cores=1, platform="tpu")
-    return AbstractMesh((devices,), ("tp",), abstract_device=device)
+    auto = (AxisType.Auto,)
+    return AbstractMesh((devices,), ("tp",), axis_types=auto, abstract_device=device)
 
 
 def lowered(function, *arguments, on: AbstractMesh, **static) -> str:

@@ -9,7 +9,7 @@ import pytest
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from model.attention.tpu import RAGGED, Blocks
+from model.attention.tpu import RAGGED
 from model.generate import Sampling, generate
 from model.parameters import abstract_params, init_params
 from model.sharding import DECODE, TENSOR, param_partitions, param_shardings, partition
@@ -27,7 +27,6 @@ from tests.support import tpus
 from tests.support.plans import NEUTRAL, chunk, plan, row, table
 
 WIDE = replace(CONFIG, head_dim=128, dtype="bfloat16", sliding_window=100)
-BACKEND = replace(RAGGED, blocks=Blocks(2, 16))  # the kernel's own table wants a device
 NUM_SLOTS, PAGE, PAGES = 9, 16, 20
 
 
@@ -44,13 +43,13 @@ NUM_SLOTS, PAGE, PAGES = 9, 16, 20
 def test_a_whole_step_lowers_for_tpus(kind, bucket, devices, quantize):
     config = replace(WIDE, quantize=quantize)
     layout = StepLayout(bucket, max_pages=8, scratch_slot=NUM_SLOTS - 1)
-    step = Step(config, layout, PAGE, BACKEND, TENSOR, None)
-    shape = BACKEND.pool_shape(config, num_pages=PAGES, page_size=PAGE)
+    step = Step(config, layout, PAGE, RAGGED, TENSOR, None)
+    shape = RAGGED.pool_shape(config, num_pages=PAGES, page_size=PAGE)
     pool = jax.ShapeDtypeStruct(shape, jnp.bfloat16)
     history, settings = jax.eval_shape(lambda: slots.empty(NUM_SLOTS, config.vocab_size, None))
     packed = jax.ShapeDtypeStruct((layout.size,), jnp.int32)
     mesh = tpus.mesh(kind, devices)
-    pool_spec = partition(BACKEND.pool_axes, DECODE)
+    pool_spec = partition(RAGGED.pool_axes, DECODE)
     program = jax.shard_map(
         step,
         mesh=mesh,
