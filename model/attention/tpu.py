@@ -28,10 +28,10 @@ from model.attention.backend import StepAttention
 from model.attention.inputs import Places, StepInputs
 from model.config import DTYPE_BYTES, ModelConfig
 
-LANES = 128  # of a vector register: heads are made of whole ones
+LANES = 128  # of a vector register
 TABLE_BYTES = 2**19
-"""Most bytes of page tables that one call may bring. The kernel keeps them in scalar memory, which
-has 1 MiB on TPU v5e and v6e; half of it is left to everything else (ours, not measured)."""
+"""Most bytes of page tables that one call may bring. The kernel keeps them in scalar memory, of
+which libtpu grants it 1 MiB on TPU v5e and v6e; half of it is left to everything else (ours)."""
 BLOCK_BYTES, BLOCK_PAGES, BLOCK_QUERIES = 2 * 2**20, 16, 32
 """How much the kernel takes on at once: keys and values, and queries. What most entries come to of
 the table of tuned sizes that JAX has for TPU v5e and v6e. The table itself ends at contexts of 4096
@@ -73,8 +73,9 @@ class Ragged:
         """Say what the kernel cannot take, or that there is no TPU; None: it can serve."""
         if platform != "tpu":
             return f"it needs a TPU, and the devices here are of the kind {platform}"
-        if config.head_dim % LANES:
-            return f"heads of {config.head_dim} are not a multiple of {LANES}"
+        # The kernel accepts multiples, which libtpu then cannot compile (benchmarks/compile_tpu).
+        if config.head_dim != LANES:
+            return f"its heads must be of {LANES}, and are of {config.head_dim}"
         # Keys and values of a position fill whole tiles: a sublane holds 4 bytes.
         heads = config.num_kv_heads // degree
         tile_rows = 2 * heads * DTYPE_BYTES[config.dtype] // 4
