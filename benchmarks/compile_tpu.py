@@ -2,9 +2,9 @@
 
 `python -m benchmarks.compile_tpu --out FILE` needs libtpu (`pip install -e .[tpu]`) but no TPU:
 steps of Llama-3.1-8B's shape, of some of its layers, are compiled down to machine code for TPUs
-that are only described. It shows that the attention kernel compiles for them, and how much memory a step
-takes beside weights and pool: were the pool or a layer's weights copied, it would show there. It
-measures no time.
+that are only described. It shows that the attention kernel compiles for them, and how much memory a
+step takes beside weights and pool: were the pool or a layer's weights copied, it would show there.
+It measures no time.
 """
 
 import json
