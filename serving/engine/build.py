@@ -64,7 +64,7 @@ def settle(config: ServerConfig) -> Deployment:
     JAX's devices must have been made before. Raises CheckpointError or ConfigError.
     """
     dtype = None if config.model.dtype == "auto" else config.model.dtype
-    model = load_config(Path(config.checkpoint), dtype=dtype)
+    model = load_config(Path(config.checkpoint), dtype=dtype, kv_dtype=config.model.kv_kept_as)
     wanted = config.memory.max_model_len or model.max_position
     require(
         wanted <= model.max_position,

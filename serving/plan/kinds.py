@@ -27,7 +27,7 @@ def find_kinds(config: ServerConfig, gpus: int, demand: Demand) -> list[WorkerKi
 
     Raises ConfigError if the model, or the workload's longest turn, fits none.
     """
-    model = find_model(config.checkpoint)
+    model = find_model(config.checkpoint).with_kv_as(config.model.kv_kept_as)
     hardware = choose_hardware(config.costs.hardware, "")
     max_len = config.memory.max_model_len or model.max_position
     require(
