@@ -10,7 +10,9 @@ Knows nothing of who owns a page or of which tokens it holds. Programs that retu
 to be compiled with the pool donated, so that they update it in place.
 """
 
+import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from model.config import ModelConfig
@@ -24,6 +26,14 @@ def pool_shape(config: ModelConfig, *, num_pages: int, page_size: int) -> tuple[
     """Return the shape of a pool of `num_pages` head-major pages, the write-off page among them."""
     heads = (config.num_kv_heads, page_size, config.head_dim)
     return (config.num_layers, num_pages, 2, *heads)
+
+
+def kept(x: jax.Array, dtype: DTypeLike) -> jax.Array:
+    """Round keys or values to the dtype of pages; what 8 bits cannot hold is cut, not NaN."""
+    if jnp.finfo(dtype).bits < 16:
+        most = float(jnp.finfo(dtype).max)
+        x = jnp.clip(x, -most, most)
+    return x.astype(dtype)
 
 
 def write(

@@ -80,7 +80,7 @@ def run_server(config: ServerConfig) -> int:
         max_model_len=deployment.max_model_len,
         workers=tuple(name_workers(config.mesh)),
         page_size=config.memory.page_size,
-        cache_dtype=deployment.model.dtype,
+        cache_dtype=deployment.model.kept_as,
     )
     metrics = Metrics(labels)
     metrics.on_length_head(

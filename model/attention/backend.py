@@ -20,7 +20,8 @@ class StepAttention(NamedTuple):
     """A step's attention over one pool. The decoder carries `kv` through its layers.
 
     A backend either collects fresh keys and values in `kv` and stores them at the end, or carries
-    the pool itself and writes it layer by layer.
+    the pool itself and writes it layer by layer. Both are rounded to the pool's dtype
+    (`kv_pages.kept`) before any token sees them, so that it does not matter which step they are of.
     """
 
     kv: Any  # what the first layer's `attend` takes

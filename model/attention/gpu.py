@@ -60,6 +60,7 @@ class Gpu:
         window: int | None,
     ) -> StepAttention:
         """Attend over pool [L, P, 2, K, page_size, H], which is what kv carries."""
+        self._check_addressable(pool)
         rows, tokens = len(inputs.decode_position), len(places.chunk)
         programs = max(1, self.programs // pool.shape[3])
         segments: list[tuple[slice, Segment]] = []
@@ -85,3 +86,13 @@ class Gpu:
             return pool, parts[0] if len(parts) == 1 else jnp.concatenate(parts)
 
         return StepAttention(pool, attend, lambda pool: pool)
+
+    def _check_addressable(self, pool: jax.Array) -> None:
+        """Raise ValueError where Pallas would count bytes beyond 2**31 in 32 bits with a sign.
+
+        It counts in 64 bits from 2**32 bytes on, which is too late for numbers of one byte.
+        """
+        if pool.dtype.itemsize == 1 and 2**31 < pool.size <= 2**32:
+            raise ValueError(
+                "pages of 1-byte numbers cannot fill between 2 and 4 GiB; change --kv-pages"
+            )

@@ -26,12 +26,14 @@ from jax.experimental.pallas import triton as plgpu
 
 from model.attention.gpu_work import QueryTiles, Work, most_parts, share
 from model.attention.inputs import Places
+from model.kv_pages import kept
 
 LOWEST = -1e30  # a finite start of the running maximum: exp2(LOWEST - LOWEST) is 1, not NaN
 WRITE_TOKENS = 16  # tokens per program of the write
 COMBINED_ROWS = 8  # of a query tile, per program of the combine
 COMBINED = 4096  # numbers of partial results that a program of the combine holds at once
-KEY_TILE_BYTES = 16 * 1024  # of keys, and as much of values, per stage of a program's pipeline
+KEY_TILE_BYTES = 16 * 1024
+"""Of the keys of a tile, and as much of values, as they are multiplied: fp8 is widened for that."""
 MOST_KEYS = 128  # positions of a key tile
 QUERY_TILE_NUMBERS = 16 * 1024  # float32 sums of a query tile: 64 KiB of a program's registers
 MOST_ROWS = 128  # of a query tile
@@ -55,7 +57,7 @@ class Shape(NamedTuple):
     def of(cls, pool: jax.Array, *, group: int, tokens: int, window: int | None) -> "Shape":
         """Choose tiles for a segment in which up to `tokens` tokens of a row stand together."""
         _, pages, _, heads, page_size, head_dim = pool.shape
-        keys = KEY_TILE_BYTES // (head_dim * pool.dtype.itemsize)
+        keys = KEY_TILE_BYTES // (head_dim * max(2, pool.dtype.itemsize))
         rows = min(MOST_ROWS, QUERY_TILE_NUMBERS // head_dim)
         return cls(
             heads,
@@ -133,8 +135,8 @@ def write(
         layer.reshape(1),
         places.page,
         places.offset,
-        k.astype(pool.dtype).reshape(-1, head_dim),
-        v.astype(pool.dtype).reshape(-1, head_dim),
+        kept(k, pool.dtype).reshape(-1, head_dim),
+        kept(v, pool.dtype).reshape(-1, head_dim),
         rows,
     )
     return after.reshape(pool.shape)
@@ -280,10 +282,10 @@ def _attend(  # noqa: PLR0913 - a kernel takes its arrays one by one
         _store_rows(out_ref, query_row, mean, real & whole)
         most_parts = best_ref.shape[1]
         part = work_ref[nth, 7]
-        kept = real & jnp.logical_not(whole)
-        _store_rows(sum_ref, (head * most_parts + part) * shape.rows + rows, weighted, kept)
-        plgpu.store(best_ref.at[head, part, :], best, mask=kept)
-        plgpu.store(total_ref.at[head, part, :], total, mask=kept)
+        partial_one = real & jnp.logical_not(whole)
+        _store_rows(sum_ref, (head * most_parts + part) * shape.rows + rows, weighted, partial_one)
+        plgpu.store(best_ref.at[head, part, :], best, mask=partial_one)
+        plgpu.store(total_ref.at[head, part, :], total, mask=partial_one)
 
 
 def _queries(

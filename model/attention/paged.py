@@ -49,11 +49,12 @@ class Portable:
         def attend(
             fresh: jax.Array, layer: jax.Array, q: jax.Array, k: jax.Array, v: jax.Array
         ) -> tuple[jax.Array, jax.Array]:
-            new = jnp.stack([k, v], axis=1).astype(fresh.dtype)
+            new = kv_pages.kept(jnp.stack([k, v], axis=1), fresh.dtype)
             fresh = jax.lax.dynamic_update_index_in_dim(fresh, new, layer, 0)
+            k, v = new[:, 0].astype(k.dtype), new[:, 1].astype(v.dtype)
             match self.name:
                 case "blocked":
-                    past = blocked.Past(pool, layer, window=window)
+                    past = blocked.Past(pool, layer, read_as=q.dtype, window=window)
                     out = blocked.attention(past, q, k, v, inputs, places)
                 case "reference":
                     out = reference.attention(pool[layer], q, k, v, inputs, places, window=window)

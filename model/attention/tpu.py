@@ -26,7 +26,8 @@ from jax.experimental.pallas.ops.tpu.ragged_paged_attention import ragged_paged_
 
 from model.attention.backend import StepAttention
 from model.attention.inputs import Places, StepInputs
-from model.config import DTYPE_BYTES, ModelConfig
+from model.config import KV_DTYPE_BYTES, ModelConfig
+from model.kv_pages import kept
 
 LANES = 128  # of a vector register
 TABLE_BYTES = 2**19
@@ -44,7 +45,7 @@ class Rows(NamedTuple):
     kv_len: jax.Array  # [S]
     pages: jax.Array  # [S, M]; within a layer
     ends: jax.Array  # [S + 1]; row s runs the tokens ends[s] .. ends[s + 1] - 1
-    count: jax.Array  # [1]; rows beyond it are padding
+    real: jax.Array  # [1]; how many rows there are, those behind them are padding
 
 
 class Call(NamedTuple):
@@ -78,9 +79,9 @@ class Ragged:
             return f"its heads must be of {LANES}, and are of {config.head_dim}"
         # Keys and values of a position fill whole tiles: a sublane holds 4 bytes.
         heads = config.num_kv_heads // degree
-        tile_rows = 2 * heads * DTYPE_BYTES[config.dtype] // 4
-        if tile_rows not in (1, 2, 4, 8) and tile_rows % 8:
-            return f"{heads} key-value heads a device, in {config.dtype}, do not fill its tiles"
+        tile_rows, rest = divmod(2 * heads * KV_DTYPE_BYTES[config.kept_as], 4)
+        if rest or (tile_rows not in (1, 2, 4, 8) and tile_rows % 8):
+            return f"{heads} key-value heads a device, in {config.kept_as}, do not fill its tiles"
         return None
 
     def over(
@@ -101,7 +102,7 @@ class Ragged:
         ) -> tuple[jax.Array, jax.Array]:
             first = layer * pages
             fresh = jnp.stack([k, v], axis=2).reshape(len(k), -1, k.shape[-1])
-            kv = kv.at[first + places.page, places.offset].set(fresh.astype(kv.dtype))
+            kv = kv.at[first + places.page, places.offset].set(kept(fresh, kv.dtype))
             queries = q.reshape(len(q), -1, q.shape[-1])
             outs = [self._call(queries[tokens], kv, first, rows, window) for tokens, rows in calls]
             return kv, jnp.concatenate(outs).reshape(q.shape)
@@ -122,15 +123,18 @@ class Ragged:
             rows.kv_len,
             first + rows.pages,
             rows.ends,
-            rows.count,
+            rows.real,
             sm_scale=q.shape[-1] ** -0.5,
             sliding_window=window,
+            # Any scale makes it turn what it read into the queries' dtype.
+            k_scale=None if kv.dtype == q.dtype else 1.0,
+            v_scale=None if kv.dtype == q.dtype else 1.0,
             num_kv_pages_per_block=pages_per_block(page_bytes, rows.pages.shape[1]),
             num_queries_per_block=min(BLOCK_QUERIES, len(q)),
         )
         # The kernel writes nothing for padding. What lies there may be NaN, which must not get
         # into the write-off page, where padding rows would attend to it for ever after.
-        real = jnp.arange(len(q), dtype=jnp.int32) < rows.ends[rows.count[0]]
+        real = jnp.arange(len(q), dtype=jnp.int32) < rows.ends[rows.real[0]]
         return jnp.where(real[:, None, None], out, 0)
 
 
@@ -167,12 +171,12 @@ def pack_rows(inputs: StepInputs) -> Rows:
         # padding has token 0 to itself, whose key lies in the write-off page.
         chunk_len = chunk_len.at[0].max(1)
     chunk_ends = rows + jnp.cumsum(chunk_len, dtype=jnp.int32)
-    real = jnp.sum(chunk_len > 0, dtype=jnp.int32)
+    chunks = jnp.sum(chunk_len > 0, dtype=jnp.int32)
     return Rows(
         kv_len=jnp.concatenate([inputs.decode_position + 1, inputs.chunk_start + chunk_len]),
         pages=jnp.concatenate([inputs.decode_pages, inputs.chunk_pages]),
         ends=jnp.concatenate([jnp.arange(rows + 1, dtype=jnp.int32), chunk_ends]),
-        count=(rows + real)[None],
+        real=(rows + chunks)[None],
     )
 
 

@@ -4,10 +4,10 @@ Sizes are those of the models' published `config.json`; weights and KV are bfloa
 are quantised.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from model.config import DTYPE_BYTES, load_config
+from model.config import DTYPE_BYTES, KV_DTYPE_BYTES, load_config
 from serving.config import ConfigError
 from serving.costs.shape import ModelShape, read_bytes, shape_of
 
@@ -21,6 +21,15 @@ class KnownModel:
     shape: ModelShape
     weight_bytes: int
     max_position: int
+
+    def with_kv_as(self, kv_dtype: str | None) -> "KnownModel":
+        """Return the model with keys and values kept in this dtype; None: as they are."""
+        if kv_dtype is None:
+            return self
+        shape = self.shape
+        numbers = 2 * shape.num_layers * shape.num_kv_heads * shape.head_dim
+        kept = numbers * KV_DTYPE_BYTES[kv_dtype]
+        return replace(self, shape=replace(shape, kv_bytes_per_token=kept))
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,8 +64,12 @@ def settle(config: ServerConfig) -> Deployment:
     JAX's devices must have been made before. Raises CheckpointError or ConfigError.
     """
     source = config.model
-    dtype = None if source.dtype == "auto" else source.dtype
-    model = load_config(Path(config.checkpoint), dtype=dtype, quantize=source.weight_format)
+    model = load_config(
+        Path(config.checkpoint),
+        dtype=None if source.dtype == "auto" else source.dtype,
+        quantize=source.weight_format,
+        kv_dtype=source.kv_kept_as,
+    )
     wanted = config.memory.max_model_len or model.max_position
     require(
         wanted <= model.max_position,

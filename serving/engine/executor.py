@@ -74,7 +74,8 @@ class JaxExecutor:
         self._programs = Programs(site, self._buckets)
         self._layouts = {bucket: site.layout(bucket) for bucket in self._buckets.steps}
         allocate = jax.jit(
-            lambda: jnp.zeros(site.pool_shape, site.config.dtype), out_shardings=site.pool_sharding
+            lambda: jnp.zeros(site.pool_shape, site.config.kept_as),
+            out_shardings=site.pool_sharding,
         )
         self._pool = allocate()
         make_slots = jax.jit(site.empty_slots, out_shardings=site.replicated)

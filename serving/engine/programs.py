@@ -58,7 +58,7 @@ class ExecutorSizes:
 def page_bytes(backend: Backend, config: ModelConfig, page_size: int) -> int:
     """Return the bytes of one page over all layers and shards, keys and values together."""
     shape = backend.pool_shape(config, num_pages=1, page_size=page_size)
-    return prod(shape) * jnp.dtype(config.dtype).itemsize
+    return prod(shape) * jnp.dtype(config.kept_as).itemsize
 
 
 @dataclass(frozen=True)
@@ -189,7 +189,7 @@ class Programs:
         shape = list(self._site.pool_shape)
         shape[1] = pages
         spec = self._site.pool_sharding.spec
-        return self._abstract(tuple(shape), jnp.dtype(self._site.config.dtype), spec)
+        return self._abstract(tuple(shape), jnp.dtype(self._site.config.kept_as), spec)
 
     def _abstract_slots(self) -> tuple[slots.History, slots.Settings]:
         shapes = jax.eval_shape(self._site.empty_slots)

@@ -75,6 +75,7 @@ def plan_options(command: Command) -> Command:
             help="Most workers of a simulation; of more, a slice is simulated.",
         ),
         field_option("model", "quantize"),
+        field_option("model", "kv_dtype"),
         part_options(*PARTS, defaults=ACCELERATOR),
     ]
     for option in reversed(add):

@@ -108,6 +108,7 @@ def simulation_options(command: Command) -> Command:
         click.option("--slo-ttft", type=float, default=None, help="Target to the first token, s."),
         click.option("--slo-tpot", type=float, default=None, help="Target per token, s."),
         field_option("model", "quantize"),
+        field_option("model", "kv_dtype"),
         part_options(*PARTS, defaults=ACCELERATOR),
     ]
     return _all(add, command)

@@ -27,13 +27,13 @@ from tests.model.test_parameters import LLAMA_8B
 from tests.support import tpus
 
 
-def published(q, kv, kv_len, pages, ends, count, *, sm_scale, sliding_window, **_):
+def published(
+    q, kv, kv_len, pages, ends, count, *, num_kv_pages_per_block, num_queries_per_block, **how
+):
     """JAX's reference, traced for the lengths at hand; NaN where the kernel writes nothing."""
 
     def run(q, kv, kv_len, pages, ends, count):
-        attend = partial(
-            ref_ragged_paged_attention, sm_scale=sm_scale, sliding_window=sliding_window
-        )
+        attend = partial(ref_ragged_paged_attention, **how)
         # Lengths stay numbers, because the function slices by them.
         lengths: list[Any] = [np.asarray(x) for x in (kv_len, ends, count)]
         found = jax.jit(
@@ -96,6 +96,13 @@ def test_ragged_rows_equal_the_reference(heads, group, window):
 
 
 @pytest.mark.slow
+def test_pages_of_eight_bits_equal_the_reference():
+    (pool, *qkv), inputs = step([7, 200], [(150, 30)], heads=2, group=2, seed=3)
+    small = [pool.astype(jnp.float8_e4m3fn), *qkv]
+    check(small, inputs, real_tokens([7, 200], [(150, 30)]))
+
+
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(
     st.lists(PASTS, max_size=ROWS),
@@ -134,7 +141,7 @@ def test_rows_are_packed_as_the_kernel_wants_them():
     rows = jax.jit(pack_rows)(inputs)
     assert rows.kv_len.tolist() == [8, 1, 7, 1, 0]
     assert rows.ends.tolist() == [0, 1, 2, 5, 6, 6]
-    assert rows.count.tolist() == [4]
+    assert rows.real.tolist() == [4]
     assert rows.pages.tolist() == [[5, 6], [0, 0], [8, 9], [3, 0], [0, 0]]
     assert {x.dtype for x in rows} == {jnp.dtype("int32")}
 
@@ -145,7 +152,7 @@ def test_a_step_of_padding_alone_has_one_row():
     zeros = jnp.zeros((2,), jnp.int32)
     inputs = StepInputs(nothing, jnp.zeros((0, 3), jnp.int32), zeros, zeros, jnp.zeros((2, 3)))
     rows = jax.jit(pack_rows)(inputs._replace(chunk_pages=inputs.chunk_pages.astype(jnp.int32)))
-    assert rows.count.tolist() == [1]
+    assert rows.real.tolist() == [1]
     assert rows.kv_len.tolist() == [1, 0]
     assert rows.ends.tolist() == [0, 1, 1]
 
@@ -185,6 +192,8 @@ def test_a_pool_is_split_by_its_heads():
         ({"head_dim": 256}, 1, "its heads must be of 128"),
         ({"num_kv_heads": 6, "num_heads": 12}, 1, "6 key-value heads a device, in bfloat16"),
         ({"num_kv_heads": 6, "num_heads": 12, "dtype": "float32"}, 2, "3 key-value heads"),
+        ({"kv_dtype": "float8_e4m3fn"}, 4, None),
+        ({"kv_dtype": "float8_e4m3fn"}, 8, "1 key-value heads a device, in float8_e4m3fn"),
     ],
 )
 def test_what_the_kernel_cannot_take_is_said(change, degree, reason):

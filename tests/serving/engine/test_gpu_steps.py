@@ -9,7 +9,8 @@ import pytest
 from jax.sharding import Mesh
 
 from model.attention.gpu import Gpu
-from model.generate import Sampling, generate
+from model.attention.paged import BLOCKED
+from model.generate import Sampling, generate, prompt_logits
 from model.parameters import init_params
 from model.sharding import DECODE, TENSOR, param_shardings
 from serving.config import ConfigError
@@ -53,6 +54,26 @@ def interpreted(request):
 def test_interpreted_steps_say_what_the_oracle_says(interpreted):
     steps.test_greedy_tokens_equal_the_oracle_for_any_chunking(interpreted, 7)
     steps.test_rows_and_chunks_of_different_turns_share_steps(interpreted)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", [BLOCKED, Gpu(interpret=True, programs=8)], ids=str)
+def test_pages_of_eight_bits_say_what_the_oracle_says_with_them(backend):
+    config = replace(steps.CONFIG, kv_dtype="float8_e4m3fn")
+    mesh = Mesh(np.array(jax.devices()[:1]), (TENSOR,))
+    params = jax.device_put(steps.PARAMS, param_shardings(config, mesh, DECODE))
+    site = Site(config, mesh, DECODE, steps.SIZES, backend)
+    assert site.page_bytes * 4 == replace(site, config=steps.CONFIG).page_bytes
+    executor = JaxExecutor(params, site, Role.BOTH, moves_pages=True)
+    executor.warm_up(lambda done: None)
+    tokens = steps.prompt(19)
+    first = steps.prefill(executor, 0, tokens, steps.pages(1), cut=7).chunk_ids
+    moved = steps.pages(17)
+    executor.scatter(executor.gather(range(1, 17)), range(17, 33))
+    got = first + steps.ids(steps.decode(executor, 0, 19, moved, 29))
+    assert got == list(generate(steps.PARAMS, config, tokens, Sampling(), 30).tokens)
+    rounded, exact = (prompt_logits(steps.PARAMS, c, tokens) for c in (config, steps.CONFIG))
+    assert 0.01 < np.abs(rounded - exact).max() < 5
 
 
 @pytest.mark.gpu
