@@ -134,7 +134,12 @@ def test_the_bytes_of_a_known_model():
 
 
 @pytest.mark.parametrize(
-    ("name", "form"), [*((name, "int8") for name in NAMES), ("llama-biases", "fp8")]
+    ("name", "form"),
+    [
+        ("qwen3", "int8"),
+        ("llama-biases", "fp8"),
+        *(pytest.param(name, "int8", marks=pytest.mark.slow) for name in NAMES),
+    ],
 )
 def test_every_family_is_loaded_alike_however_it_is_split(name: str, form: str):
     calls: list[Any] = []

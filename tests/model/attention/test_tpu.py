@@ -83,8 +83,9 @@ def compare(decode, chunks, *, heads=2, group=2, window=None, seed=0, **sizes):
 @pytest.mark.parametrize(
     ("heads", "group", "window"),
     [
-        (2, 2, None),
-        (2, 2, 3),
+        (2, 2, 130),
+        pytest.param(2, 2, None, marks=pytest.mark.slow),
+        pytest.param(2, 2, 3, marks=pytest.mark.slow),
         pytest.param(4, 1, None, marks=pytest.mark.slow),
         pytest.param(1, 4, 130, marks=pytest.mark.slow),
     ],
@@ -236,8 +237,12 @@ def abstract(rows, chunks, tokens, *, heads, group, dtype):
 @pytest.mark.parametrize("kind", tpus.KINDS)
 @pytest.mark.parametrize(
     ("sizes", "dtype", "window"),
-    [((8, 0, 0), "bfloat16", None), ((8, 2, 32), "bfloat16", 100), ((0, 2, 32), "float32", None)],
-    ids=["decode", "mixed", "prefill"],
+    [
+        ((8, 2, 32), "bfloat16", 100),
+        pytest.param((8, 0, 0), "bfloat16", None, marks=pytest.mark.slow),
+        pytest.param((0, 2, 32), "float32", None, marks=pytest.mark.slow),
+    ],
+    ids=["mixed", "decode", "prefill"],
 )
 def test_it_lowers_for_tpus(kind, sizes, dtype, window):
     arguments = abstract(*sizes, heads=2, group=4, dtype=dtype)
