@@ -159,6 +159,7 @@ def test_interpreted_equals_reference_over_ragged_lengths(decode, chunks, seed):
 CASES = [
     {"heads": 1, "group": 3},  # a group that is padded, and wraps into the next token
     {"heads": 4, "group": 1},
+    {"head_dim": 256},  # a combine of several rounds
     {"heads": 2, "group": 7, "head_dim": 32},
     {"window": 3},
     {"window": 40},
