@@ -62,6 +62,26 @@ def test_a_mixed_step_equals_the_reference_and_padding_is_zero():
     assert not padding.any()
 
 
+def test_what_an_earlier_owner_left_in_a_page_does_not_matter():
+    """Not even if it is NaN, and not in the write-off page either."""
+    decode, chunks = [0, 4, 70], [(71, 9), (0, 1), (7, 12)]
+    (pool, *new), inputs = step(
+        decode, chunks, heads=2, group=2, seed=0, tokens=TOKENS, table_len=TABLE, head_dim=H
+    )
+    pasts = [*zip(inputs.decode_pages, decode, strict=True)]
+    pasts += zip(inputs.chunk_pages, [past for past, _ in chunks], strict=True)
+    known = np.zeros((pool.shape[1], PAGE), bool)
+    for table, past in pasts:
+        for position in range(past):
+            known[table[position // PAGE], position % PAGE] = True
+    dirty = jnp.where(known[None, :, None, None, :, None], pool, jnp.nan)
+    clean, got = (
+        attended(one, jnp.int32(1), *new, inputs, window=None, backend=INTERPRETED)[1]
+        for one in (pool, dirty)
+    )
+    np.testing.assert_array_equal(clean, got)
+
+
 @pytest.mark.parametrize(
     ("device_kind", "tokens", "calls"), [("NVIDIA H200", 0, 3), ("NVIDIA H100 80GB HBM3", 16, 5)]
 )
@@ -139,6 +159,7 @@ def test_interpreted_equals_reference_over_ragged_lengths(decode, chunks, seed):
 CASES = [
     {"heads": 1, "group": 3},  # a group that is padded, and wraps into the next token
     {"heads": 4, "group": 1},
+    {"head_dim": 256},  # a combine of several rounds
     {"heads": 2, "group": 7, "head_dim": 32},
     {"window": 3},
     {"window": 40},
