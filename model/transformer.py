@@ -45,7 +45,15 @@ def forward(
     structure, shapes and dtypes. `axis` names the mesh axis under shard_map; None outside.
     """
     hidden, kv, _ = forward_keeping(
-        params, tokens, positions, kv, attend, lambda x: None, config=config, axis=axis
+        params,
+        tokens,
+        positions,
+        kv,
+        attend,
+        lambda x: None,
+        config=config,
+        axis=axis,
+        unroll=False,
     )
     return hidden, kv
 
@@ -60,11 +68,13 @@ def forward_keeping(  # noqa: PLR0913 - what `forward` takes, and `keep`
     *,
     config: ModelConfig,
     axis: str | None,
+    unroll: bool,
 ) -> tuple[Float[Array, "*T D"], KV, Kept]:
     """Do as `forward`, and keep `keep(x)` of every layer's output x [T..., D].
 
     What is kept comes third, with a leading axis of layers. It is not normed; the last layer's
-    output is what the final norm makes into hidden states.
+    output is what the final norm makes into hidden states. With `unroll`, layers stand one after
+    the other in the program: it takes longer to compile.
     """
     x = embed(tokens, params["embed"], axis=axis)
     cos, sin = rotation(positions, config.rope, config.head_dim)
@@ -83,7 +93,7 @@ def forward_keeping(  # noqa: PLR0913 - what `forward` takes, and `keep`
         return (x, kv), keep(x)
 
     indices = jnp.arange(config.num_layers, dtype=jnp.int32)
-    (x, kv), kept = jax.lax.scan(block, (x, kv), (params["layers"], indices))
+    (x, kv), kept = jax.lax.scan(block, (x, kv), (params["layers"], indices), unroll=unroll)
     return rms_norm(x, params["final_norm"], eps=config.norm_eps), kv, kept
 
 

@@ -78,6 +78,16 @@ class Site:
         return NamedSharding(self.mesh, P())
 
     @property
+    def unrolls(self) -> bool:
+        """Whether a step's layers are unrolled: on a GPU.
+
+        There a loop is driven by the host, stays outside of command buffers, and copies each
+        layer's weights out of the stack before they are used (`benchmarks.compile_gpu` shows what
+        a step is compiled to). Elsewhere a loop does as well, and compiles faster.
+        """
+        return self.mesh.devices.flat[0].platform in ("gpu", "cuda")
+
+    @property
     def pool_sharding(self) -> NamedSharding:
         """The sharding of the page pool, and of pages gathered from it."""
         return NamedSharding(self.mesh, partition(self.backend.pool_axes, self.table))
@@ -152,7 +162,15 @@ class Programs:
         weights = jax.tree.map(lambda x: self._abstract(x.shape, x.dtype, P()), weights)
         pool = self._abstract_pool(site.sizes.num_pages)
         self.step[bucket] = self._compiled(
-            Step(site.config, layout, site.sizes.page_size, site.backend, axis, site.probe),
+            Step(
+                site.config,
+                layout,
+                site.sizes.page_size,
+                site.backend,
+                axis,
+                site.unrolls,
+                site.probe,
+            ),
             (pool, history, params, weights, settings, packed),
             out_specs=(pool.sharding.spec, P(), P()),
             donated=(0, 1),
