@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int
 from model.config import ModelConfig
 from model.layers import embed, gated_mlp, reduced, rms_norm
 from model.parameters import Params
-from model.quantised import dot
+from model.quantised import dot, held
 from model.rope import rotate, rotation
 
 KV = TypeVar("KV")
@@ -82,6 +82,8 @@ def forward_keeping(  # noqa: PLR0913 - what `forward` takes, and `keep`
     def block(carry: tuple[jax.Array, KV], xs: tuple[Params, jax.Array]) -> tuple[Any, Kept]:
         x, kv = carry
         layer, index = xs
+        if unroll:
+            layer = held(layer)
         with jax.named_scope("attention"):
             normed = rms_norm(x, layer["attn_norm"], eps=config.norm_eps)
             q, k, v = _queries_keys_values(normed, layer, config)
