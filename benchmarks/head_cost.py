@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from benchmarks.engine import make_turn
 from benchmarks.machine import describe_code, describe_machine
+from model.attention.paged import BLOCKED
 from model.config import load_config
 from model.sharding import DECODE, param_shardings
 from model.weights import load_params
@@ -58,7 +59,7 @@ def make_executor(checkpoint: Path, head: LengthHead | None) -> JaxExecutor:
     probe = None if head is None else Probe(head.spec)
     executor = JaxExecutor(
         params,
-        Site(config, mesh.mesh, mesh.table, sizes, "blocked", probe),
+        Site(config, mesh.mesh, mesh.table, sizes, BLOCKED, probe),
         Role.DECODE,
         moves_pages=False,
         head_weights=None if head is None else head.weights,

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks.figures import Figure, figure
+from model.attention.paged import BLOCKED
 from model.config import load_config
 from model.sharding import DECODE, param_shardings
 from model.weights import load_params
@@ -60,7 +61,7 @@ def _executor(checkpoint: Path, max_rows: int, total: int) -> JaxExecutor:
     )
     shardings = param_shardings(config, mesh.mesh, DECODE)
     params = load_params(checkpoint, config, shardings, jnp.dtype(config.dtype), None)
-    site = Site(config, mesh.mesh, mesh.table, sizes, "blocked")
+    site = Site(config, mesh.mesh, mesh.table, sizes, BLOCKED)
     executor = JaxExecutor(params, site, Role.DECODE, moves_pages=False)
     executor.warm_up(lambda done: None)
     raw_loop.load_slots(executor, max_rows)

@@ -4,6 +4,7 @@ Knows nothing of arrays, devices or weights: no JAX import, so that planners can
 that would change the model's output and that this package cannot obey is refused, not skipped.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import assert_never
@@ -16,6 +17,10 @@ from model.rope_config import LinearScaling, Llama3Scaling, RopeConfig, read_rop
 __all__ = ["LinearScaling", "Llama3Scaling", "ModelConfig", "RopeConfig", "load_config"]
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2}
+WEIGHT_BYTES = {"int8": 1, "fp8": 1}
+"""Bytes of one value of a quantised weight, by the format's name."""
+KV_DTYPE_BYTES = {**DTYPE_BYTES, "float8_e4m3fn": 1}
+"""What keys and values may be kept as between steps."""
 # Every float16 value is a float32 value; bfloat16 would lose three bits of it.
 _READ_AS = {"float32": "float32", "bfloat16": "bfloat16", "float16": "float32"}
 
@@ -26,6 +31,8 @@ class ModelConfig:
 
     `sliding_window` is the number of positions a query sees, itself included; None sees all.
     `max_position` is the longest context, in tokens, that the checkpoint claims to support.
+    `quantize` names the format of the layers' matmul weights (`model/quantised`); None: `dtype`.
+    `kv_dtype` is what keys and values are rounded to; None keeps them in `dtype`.
     Raises ValueError at construction when the sizes contradict each other.
     """
 
@@ -49,6 +56,8 @@ class ModelConfig:
     dtype: str
     eos_ids: tuple[int, ...]
     bos_id: int | None
+    quantize: str | None = None
+    kv_dtype: str | None = None
 
     def __post_init__(self) -> None:
         sizes = ("vocab_size", "num_layers", "hidden_size", "intermediate_size")
@@ -65,8 +74,10 @@ class ModelConfig:
             raise ValueError(f"norm_eps must not be negative, and is {self.norm_eps}")
         if self.sliding_window is not None and self.sliding_window < 1:
             raise ValueError(f"sliding_window must be at least 1, not {self.sliding_window}")
-        if self.dtype not in DTYPE_BYTES:
-            raise ValueError(f"dtype {self.dtype!r} is none of {', '.join(DTYPE_BYTES)}")
+        _check_known("dtype", self.dtype, DTYPE_BYTES)
+        _check_known("kv_dtype", self.kept_as, KV_DTYPE_BYTES)
+        if self.quantize is not None:
+            _check_known("quantize", self.quantize, WEIGHT_BYTES)
         for token in (*self.eos_ids, *(() if self.bos_id is None else (self.bos_id,))):
             if not 0 <= token < self.vocab_size:
                 raise ValueError(f"special token id {token} is outside the {self.vocab_size} ids")
@@ -77,17 +88,34 @@ class ModelConfig:
         return self.num_heads // self.num_kv_heads
 
     @property
+    def kept_as(self) -> str:
+        """The dtype of keys and values between steps."""
+        return self.dtype if self.kv_dtype is None else self.kv_dtype
+
+    @property
     def kv_bytes_per_token(self) -> int:
-        """Bytes of keys and values of one token position, over all layers, in `dtype`."""
+        """Bytes of keys and values of one token position, over all layers, as they are kept."""
         heads = 2 * self.num_layers * self.num_kv_heads
-        return heads * self.head_dim * DTYPE_BYTES[self.dtype]
+        return heads * self.head_dim * KV_DTYPE_BYTES[self.kept_as]
 
 
-def load_config(checkpoint_dir: Path | str, *, dtype: str | None = None) -> ModelConfig:
+def _check_known(name: str, value: str, known: Mapping[str, int]) -> None:
+    if value not in known:
+        raise ValueError(f"{name} {value!r} is none of {', '.join(known)}")
+
+
+def load_config(
+    checkpoint_dir: Path | str,
+    *,
+    dtype: str | None = None,
+    quantize: str | None = None,
+    kv_dtype: str | None = None,
+) -> ModelConfig:
     """Read config.json and, where there is one, generation_config.json of a checkpoint directory.
 
-    `dtype` overrides the checkpoint's own; without either it is float32. End-of-sequence ids are
-    the union of both files'. Raises CheckpointError for whatever is missing, ill-typed,
+    `dtype` overrides the checkpoint's own; without either it is float32. `quantize` says what the
+    weights are to become as they are loaded; `kv_dtype` is as in ModelConfig. End-of-sequence ids
+    are the union of both files'. Raises CheckpointError for whatever is missing, ill-typed,
     contradictory or not supported.
     """
     directory = Path(checkpoint_dir)
@@ -122,6 +150,8 @@ def load_config(checkpoint_dir: Path | str, *, dtype: str | None = None) -> Mode
             dtype=dtype or _dtype(fields),
             eos_ids=_eos_ids(directory, fields),
             bos_id=next(iter(fields.integers("bos_token_id")), None),
+            quantize=quantize,
+            kv_dtype=kv_dtype,
         )
     except ValueError as error:
         raise CheckpointError(path, str(error)) from None

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int
 from model import sampling as sampler
 from model.config import ModelConfig
 from model.head import logits
+from model.kv_pages import kept
 from model.parameters import Params
 from model.sampling import Planes, SamplingRows
 from model.transformer import forward
@@ -124,7 +125,9 @@ def _advance(
         cache: Cache, layer: jax.Array, q: jax.Array, k: jax.Array, v: jax.Array
     ) -> tuple[Cache, jax.Array]:
         keys, values = (
-            jax.lax.dynamic_update_slice(whole, fresh[None], (layer, start, 0, 0))
+            jax.lax.dynamic_update_slice(
+                whole, kept(fresh, config.kept_as).astype(fresh.dtype)[None], (layer, start, 0, 0)
+            )
             for whole, fresh in zip(cache, (k, v), strict=True)
         )
         out = _attention(q, keys[layer], values[layer], positions, config.sliding_window)

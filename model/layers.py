@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from model.parameters import Params
+from model.quantised import Weight, dot, scaled_dot
 
 
 def rms_norm(
@@ -23,7 +24,7 @@ def rms_norm(
 def reduced(
     spec: str,
     x: Float[Array, "..."],
-    weight: Float[Array, "..."],
+    weight: Weight,
     bias: Float[Array, "..."] | None,
     *,
     axis: str | None,
@@ -32,7 +33,7 @@ def reduced(
 
     Partial sums stay float32 across the shards; the bias, which every shard holds, is added once.
     """
-    total = jnp.einsum(spec, x, weight, preferred_element_type=jnp.float32)
+    total = scaled_dot(spec, x, weight)
     if axis is not None:
         total = jax.lax.psum(total, axis)
     total = total.astype(x.dtype)
@@ -41,7 +42,7 @@ def reduced(
 
 def gated_mlp(x: Float[Array, "*T D"], layer: Params, *, axis: str | None) -> Float[Array, "*T D"]:
     """Return down(silu(gate(x)) * up(x)) with the parameters of one layer."""
-    both = jnp.einsum("...d,dcf->...cf", x, layer["gate_up"])
+    both = dot("...d,dcf->...cf", x, layer["gate_up"])
     if "gate_up_bias" in layer:
         both = both + layer["gate_up_bias"]
     inner = jax.nn.silu(both[..., 0, :]) * both[..., 1, :]

@@ -12,6 +12,8 @@ Tree, with the axis letters of the architecture document (layers stacked under a
 
 The G+2 heads of one key-value group are its G query heads, then its key, then its value: one
 matmul computes all three, and tensor parallelism splits K.
+
+Where the config quantizes, qkv, o, gate_up and down are `Quantised`: two arrays each.
 """
 
 import zlib
@@ -23,8 +25,9 @@ import jax
 import jax.numpy as jnp
 
 from model.config import ModelConfig
+from model.quantised import FORMATS, Quantised, Weight, largest, quantise
 
-Params = dict[str, Any]  # nested dict of arrays, keys as in the tree above
+Params = dict[str, Any]  # nested dict of arrays or `Quantised`, keys as in the tree above
 
 
 @dataclass(frozen=True)
@@ -43,24 +46,45 @@ class Constant:
 
 @dataclass(frozen=True)
 class Parameter:
-    """One parameter: `axes[i]` is the logical name of dimension i, whose size is `shape[i]`."""
+    """One parameter: `axes[i]` is the logical name of dimension i, whose size is `shape[i]`.
+
+    `summed` are the axes that its matmul sums over; with none it is never quantised.
+    """
 
     shape: tuple[int, ...]
     axes: tuple[str, ...]
     init: Normal | Constant
+    summed: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.shape) != len(self.axes):
             raise ValueError(f"shape {self.shape} and axes {self.axes} differ in length")
+        if not set(self.summed) <= set(self.axes):
+            raise ValueError(f"summed axes {self.summed} are not all among {self.axes}")
+
+    @property
+    def summed_places(self) -> tuple[int, ...]:
+        """The dimensions of `summed`."""
+        return tuple(place for place, axis in enumerate(self.axes) if axis in self.summed)
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One array in which a worker keeps a parameter, or a part of one."""
+
+    shape: tuple[int, ...]
+    axes: tuple[str, ...]
+    dtype: jnp.dtype
 
 
 def declare(config: ModelConfig) -> dict[str, Any]:
     """Return the nested dict of `Parameter`s of a model; the only place that lists them."""
     sizes = _sizes(config)
 
-    def parameter(axes: str, init: Normal | Constant) -> Parameter:
+    def parameter(axes: str, init: Normal | Constant, summed: str = "") -> Parameter:
         names = tuple(axes.split())
-        return Parameter(tuple(sizes[name] for name in names), names, init)
+        shape = tuple(sizes[name] for name in names)
+        return Parameter(shape, names, init, tuple(summed.split()))
 
     hidden, depth = config.hidden_size, config.num_layers
     # Residual branches are scaled down by depth so that the sum over layers keeps unit variance.
@@ -69,11 +93,17 @@ def declare(config: ModelConfig) -> dict[str, Any]:
     one, zero = Constant(1.0), Constant(0.0)
     layers = {
         "attn_norm": parameter("layers embed", one),
-        "qkv": parameter("layers embed kv_heads qkv_group head_dim", Normal(hidden**-0.5)),
-        "o": parameter("layers kv_heads queries head_dim embed", Normal(branch * attended**-0.5)),
+        "qkv": parameter("layers embed kv_heads qkv_group head_dim", Normal(hidden**-0.5), "embed"),
+        "o": parameter(
+            "layers kv_heads queries head_dim embed",
+            Normal(branch * attended**-0.5),
+            "kv_heads queries head_dim",
+        ),
         "mlp_norm": parameter("layers embed", one),
-        "gate_up": parameter("layers embed gate_up mlp", Normal(hidden**-0.5)),
-        "down": parameter("layers mlp embed", Normal(branch * config.intermediate_size**-0.5)),
+        "gate_up": parameter("layers embed gate_up mlp", Normal(hidden**-0.5), "embed"),
+        "down": parameter(
+            "layers mlp embed", Normal(branch * config.intermediate_size**-0.5), "mlp"
+        ),
     }
     if config.qkv_bias:
         layers["qkv_bias"] = parameter("layers kv_heads qkv_group head_dim", zero)
@@ -118,14 +148,36 @@ def leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield prefix + name, child
 
 
+def stored(config: ModelConfig) -> Params:
+    """Return the parameters' tree with a `Stored` for every array."""
+
+    def arrays(_: str, parameter: Parameter) -> Stored | Quantised:
+        shape, axes = parameter.shape, parameter.axes
+        if config.quantize is None or not parameter.summed:
+            return Stored(shape, axes, jnp.dtype(config.dtype))
+        kept = [place for place in range(len(axes)) if place not in parameter.summed_places]
+        scale_shape = tuple(shape[place] for place in kept)
+        scale_axes = tuple(axes[place] for place in kept)
+        return Quantised(
+            Stored(shape, axes, jnp.dtype(FORMATS[config.quantize])),
+            Stored(scale_shape, scale_axes, jnp.dtype("float32")),
+        )
+
+    return map_parameters(arrays, declare(config))
+
+
 def abstract_params(config: ModelConfig) -> Params:
-    """Return the parameters' `jax.ShapeDtypeStruct`s in the config's dtype."""
-    dtype = jnp.dtype(config.dtype)
-    return map_parameters(lambda _, p: jax.ShapeDtypeStruct(p.shape, dtype), declare(config))
+    """Return the parameters' `jax.ShapeDtypeStruct`s, in the config's dtype where not quantised."""
+    return jax.tree.map(lambda kept: jax.ShapeDtypeStruct(kept.shape, kept.dtype), stored(config))
+
+
+def weight_bytes(config: ModelConfig) -> int:
+    """Return the bytes of all parameters together."""
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(abstract_params(config)))
 
 
 def init_params(config: ModelConfig, key: jax.Array) -> Params:
-    """Draw random parameters in the config's dtype.
+    """Draw random parameters in the config's dtype, then quantise what the config says.
 
     Each parameter's key is derived from its path, so adding one leaves the others unchanged.
     """
@@ -142,7 +194,13 @@ def init_params(config: ModelConfig, key: jax.Array) -> Params:
             case unreachable:
                 assert_never(unreachable)
 
-    return map_parameters(draw, declare(config))
+    def kept(path: str, parameter: Parameter) -> Weight:
+        values, summed = draw(path, parameter), parameter.summed_places
+        if config.quantize is None or not summed:
+            return values
+        return quantise(values, largest(values, summed), summed, config.quantize)
+
+    return map_parameters(kept, declare(config))
 
 
 def _sizes(config: ModelConfig) -> dict[str, int]:

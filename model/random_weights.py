@@ -20,6 +20,7 @@ from jaxtyping import Array, Float, UInt32
 from model.config import ModelConfig
 from model.noise import threefry
 from model.parameters import Constant, Normal, Parameter, Params, declare, leaves, map_parameters
+from model.quantised import Quantised, Weight, largest, quantise
 from model.sampling import seed_halves
 from model.weights import Progress
 
@@ -42,22 +43,42 @@ def draw_params(
     """
     placed = dict(leaves(shardings))
     stored = jnp.dtype(dtype)
+
+    def where_to_draw(path: str) -> Sharding:
+        where = placed[path]
+        return where.values if isinstance(where, Quantised) else where
+
     total = sum(
-        prod(placed[path].shard_shape(p.shape)) * len(placed[path].addressable_devices)
+        prod(where_to_draw(path).shard_shape(p.shape))
+        * len(where_to_draw(path).addressable_devices)
         for path, p in leaves(declare(config))
     )
     done = 0
 
-    def draw(path: str, parameter: Parameter) -> jax.Array:
+    def draw(path: str, parameter: Parameter) -> Weight:
         nonlocal done
-        array = _draw(_words(seed, path), parameter, placed[path], stored)
+        array = _draw(_words(seed, path), parameter, where_to_draw(path), stored)
         done += sum(shard.data.nbytes for shard in array.addressable_shards)
+        weight: Weight = array
+        if isinstance(placed[path], Quantised):
+            assert config.quantize is not None
+            weight = _quantised(array, parameter, placed[path], config.quantize)
         if progress is not None:
-            jax.block_until_ready(array)
+            jax.block_until_ready(weight)
             progress(done, total * stored.itemsize)
-        return array
+        return weight
 
     return map_parameters(draw, declare(config))
+
+
+def _quantised(array: jax.Array, parameter: Parameter, where: Quantised, form: str) -> Quantised:
+    """Round a whole parameter to eight bits where it lies."""
+    summed = parameter.summed_places
+
+    def rounded(weight: jax.Array) -> Quantised:
+        return quantise(weight, largest(weight, summed), summed, form)
+
+    return jax.jit(rounded, out_shardings=where)(array)
 
 
 def _words(seed: int, path: str) -> np.ndarray:

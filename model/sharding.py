@@ -12,7 +12,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from model.config import ModelConfig
-from model.parameters import Params, declare, map_parameters
+from model.parameters import Params, stored
 
 TENSOR = "tp"  # the mesh axis of tensor parallelism
 
@@ -23,8 +23,6 @@ _WHOLE = dict.fromkeys(
 )
 PREFILL: Table = {**_WHOLE, "vocab": TENSOR, "kv_heads": TENSOR, "mlp": TENSOR}
 DECODE: Table = {**_WHOLE, "vocab": TENSOR, "kv_heads": TENSOR, "mlp": TENSOR}
-
-POOL_AXES = ("layers", "pages", "pair", "kv_heads", "position", "head_dim")
 
 
 class ShardingError(ValueError):
@@ -47,22 +45,17 @@ def partition(axes: tuple[str, ...], table: Table) -> P:
 
 
 def param_partitions(config: ModelConfig, table: Table) -> Params:
-    """Return the partition of every parameter, in the parameters' own tree."""
-    return map_parameters(lambda _, parameter: partition(parameter.axes, table), declare(config))
+    """Return the partition of every array of the parameters, in their own tree."""
+    return jax.tree.map(lambda kept: partition(kept.axes, table), stored(config))
 
 
 def param_shardings(config: ModelConfig, mesh: Mesh, table: Table) -> Params:
-    """Return the sharding of every parameter on `mesh`, in the parameters' own tree."""
+    """Return the sharding of every array of the parameters on `mesh`, in their own tree."""
     return jax.tree.map(
         lambda spec: NamedSharding(mesh, spec),
         param_partitions(config, table),
         is_leaf=lambda node: isinstance(node, P),
     )
-
-
-def pool_partition(table: Table) -> P:
-    """Return the partition of a page pool, and of pages gathered from one."""
-    return partition(POOL_AXES, table)
 
 
 def check_degree(config: ModelConfig, degree: int) -> None:

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int
 from model.config import ModelConfig
 from model.layers import embed, gated_mlp, reduced, rms_norm
 from model.parameters import Params
+from model.quantised import dot, held
 from model.rope import rotate, rotation
 
 KV = TypeVar("KV")
@@ -44,7 +45,15 @@ def forward(
     structure, shapes and dtypes. `axis` names the mesh axis under shard_map; None outside.
     """
     hidden, kv, _ = forward_keeping(
-        params, tokens, positions, kv, attend, lambda x: None, config=config, axis=axis
+        params,
+        tokens,
+        positions,
+        kv,
+        attend,
+        lambda x: None,
+        config=config,
+        axis=axis,
+        unroll=False,
     )
     return hidden, kv
 
@@ -59,11 +68,13 @@ def forward_keeping(  # noqa: PLR0913 - what `forward` takes, and `keep`
     *,
     config: ModelConfig,
     axis: str | None,
+    unroll: bool,
 ) -> tuple[Float[Array, "*T D"], KV, Kept]:
     """Do as `forward`, and keep `keep(x)` of every layer's output x [T..., D].
 
     What is kept comes third, with a leading axis of layers. It is not normed; the last layer's
-    output is what the final norm makes into hidden states.
+    output is what the final norm makes into hidden states. With `unroll`, layers stand one after
+    the other in the program: it takes longer to compile.
     """
     x = embed(tokens, params["embed"], axis=axis)
     cos, sin = rotation(positions, config.rope, config.head_dim)
@@ -71,6 +82,8 @@ def forward_keeping(  # noqa: PLR0913 - what `forward` takes, and `keep`
     def block(carry: tuple[jax.Array, KV], xs: tuple[Params, jax.Array]) -> tuple[Any, Kept]:
         x, kv = carry
         layer, index = xs
+        if unroll:
+            layer = held(layer)
         with jax.named_scope("attention"):
             normed = rms_norm(x, layer["attn_norm"], eps=config.norm_eps)
             q, k, v = _queries_keys_values(normed, layer, config)
@@ -82,7 +95,7 @@ def forward_keeping(  # noqa: PLR0913 - what `forward` takes, and `keep`
         return (x, kv), keep(x)
 
     indices = jnp.arange(config.num_layers, dtype=jnp.int32)
-    (x, kv), kept = jax.lax.scan(block, (x, kv), (params["layers"], indices))
+    (x, kv), kept = jax.lax.scan(block, (x, kv), (params["layers"], indices), unroll=unroll)
     return rms_norm(x, params["final_norm"], eps=config.norm_eps), kv, kept
 
 
@@ -90,7 +103,7 @@ def _queries_keys_values(
     x: jax.Array, layer: Params, config: ModelConfig
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Project x [T..., D] to q [T...,K,G,H], k and v [T...,K,H], normed where the family does."""
-    merged = jnp.einsum("...d,dkgh->...kgh", x, layer["qkv"])
+    merged = dot("...d,dkgh->...kgh", x, layer["qkv"])
     if "qkv_bias" in layer:
         merged = merged + layer["qkv_bias"]
     q, k, v = merged[..., :-2, :], merged[..., -2, :], merged[..., -1, :]

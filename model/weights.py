@@ -17,15 +17,16 @@ from jax.typing import DTypeLike
 from model.config import ModelConfig
 from model.errors import CheckpointError
 from model.parameters import Parameter, Params, declare, leaves, map_parameters
+from model.quantised import Quantised
+from model.quantised_parts import NotFiniteError, Part, PartQuantiser
 from model.tensor_files import TensorFiles
 from model.weight_maps import EMBEDDING_KEY, HEAD_KEY, Ranges, Source, is_derived, sources
 
 Progress = Callable[[int, int], None]
-"""(bytes placed so far, bytes in all), both in the dtype of the parameters."""
+"""(bytes placed so far, bytes in all), as the parameters are kept; scales do not count."""
 
 _COMPARED_ROWS = 4096  # rows of two embedding tables that are held in memory at once
 _BAND = 64  # rows copied at once; 8, 16, 32 and 64 took 33, 27, 39 and 21 ms on `_copy`'s matrix
-_Part = tuple[range, ...]  # one range per dimension of a parameter
 
 
 def load_params(
@@ -43,25 +44,44 @@ def load_params(
     parameter on one device plus the largest single tensor's share of it in the stored dtype (the
     mapped files' pages come on top, but the system may drop them).
 
+    Weights that the config quantizes are quantised layer by layer, from float32. Peak memory is
+    then the part in eight bits and one layer of the weight; where devices share the axes that a
+    matmul sums over, its tensors are read once more, for the scales.
+
     Raises CheckpointError naming file and key for a tensor that is missing, not used, of the
-    wrong shape or of a dtype that is not a float, and for a file that is absent or truncated.
+    wrong shape or of a dtype that is not a float, for a file that is absent or truncated, and for
+    a weight that is to be quantised and is not finite.
     """
     declared = declare(config)
     placed = dict(leaves(shardings))
-    parts = {path: _parts(placed[path], p.shape) for path, p in leaves(declared)}
-    values = sum(_volume(part) for own in parts.values() for part in own)
-    stored = np.dtype(dtype)
-    meter = _Meter(progress, values * stored.itemsize)
 
-    def load(path: str, parameter: Parameter) -> jax.Array:
+    def load(path: str, parameter: Parameter) -> jax.Array | Quantised:
         tensors = sources(config, path, parameter)
-        arrays = []
-        for part, devices in parts[path].items():
-            values = np.empty([len(own) for own in part], stored)
-            _fill(values, files, tensors, dict(zip(parameter.axes, part, strict=True)), meter)
-            arrays += [jax.device_put(values, device) for device in devices]
-        return jax.make_array_from_single_device_arrays(parameter.shape, placed[path], arrays)
 
+        def read(part: Part, stored: DTypeLike, note: Callable[[int], None]) -> np.ndarray:
+            values = np.empty([len(own) for own in part], stored)
+            _fill(values, files, tensors, dict(zip(parameter.axes, part, strict=True)), note)
+            return values
+
+        where = placed[path]
+        if isinstance(where, Quantised):
+            assert config.quantize is not None, "shardings are of a config that quantizes"
+            quantiser = PartQuantiser(
+                parameter, config.quantize, lambda part: read(part, np.float32, _unnoted)
+            )
+            try:
+                return _place_quantised(quantiser, parameter.shape, where, meter.add)
+            except NotFiniteError:
+                raise CheckpointError(
+                    files.path(tensors[0].key), f"{path}: NaN or Inf cannot be quantised"
+                ) from None
+        arrays: list[jax.Array] = []
+        for part, devices in _parts(where, parameter.shape).items():
+            values = read(part, dtype, meter.add)
+            arrays += [jax.device_put(values, device) for device in devices]
+        return jax.make_array_from_single_device_arrays(parameter.shape, where, arrays)
+
+    meter = _Meter(progress, _placed_bytes(config, placed, dtype))
     with TensorFiles(Path(checkpoint_dir)) as files:
         _check(files, config)
         return map_parameters(load, declared)
@@ -70,8 +90,11 @@ def load_params(
 def checkpoint_tensors(params: Params, config: ModelConfig) -> Iterator[tuple[str, np.ndarray]]:
     """Yield (key, tensor) of the Hugging Face form of parameters: the inverse of loading.
 
-    Peak host memory: one whole parameter and one tensor of it.
+    Peak host memory: one whole parameter and one tensor of it. Raises ValueError for quantised
+    parameters, whose form other programs do not read.
     """
+    if config.quantize is not None:
+        raise ValueError("quantised parameters cannot be exported")
     arrays = dict(leaves(params))
     for path, parameter in leaves(declare(config)):
         values = np.asarray(arrays[path])
@@ -91,9 +114,47 @@ class _Meter:
             self._progress(self._done, self._total)
 
 
-def _parts(sharding: Sharding, shape: tuple[int, ...]) -> dict[_Part, list[Any]]:
+def _place_quantised(
+    quantiser: PartQuantiser,
+    shape: tuple[int, ...],
+    where: Quantised,
+    note: Callable[[int], None],
+) -> Quantised:
+    """Quantise every part that this process places and send it to its devices."""
+    values: list[jax.Array] = []
+    scales: list[jax.Array] = []
+    for part, devices in _parts(where.values, shape).items():
+        own = quantiser.quantise(part, note)
+        values += [jax.device_put(own.values, device) for device in devices]
+        scales += [jax.device_put(own.scale, device) for device in devices]
+    whole = quantiser.scale_part(tuple(range(size) for size in shape))
+    scale_shape = tuple(len(own) for own in whole)
+    together = jax.make_array_from_single_device_arrays
+    return Quantised(
+        together(shape, where.values, values), together(scale_shape, where.scale, scales)
+    )
+
+
+def _placed_bytes(config: ModelConfig, placed: dict[str, Any], dtype: DTypeLike) -> int:
+    """Return how many bytes the values of all distinct parts have."""
+    total = 0
+    for path, parameter in leaves(declare(config)):
+        match placed[path]:
+            case Quantised(values, _):
+                parts, itemsize = _parts(values, parameter.shape), 1
+            case where:
+                parts, itemsize = _parts(where, parameter.shape), np.dtype(dtype).itemsize
+        total += sum(map(_volume, parts)) * itemsize
+    return total
+
+
+def _unnoted(size: int) -> None:
+    """Take no note of bytes that are read but not placed."""
+
+
+def _parts(sharding: Sharding, shape: tuple[int, ...]) -> dict[Part, list[Any]]:
     """Return the distinct parts of an array that this process places, and on which devices."""
-    parts: dict[_Part, list[Any]] = {}
+    parts: dict[Part, list[Any]] = {}
     for device, index in sharding.addressable_devices_indices_map(shape).items():
         bounds = zip(index or (), shape, strict=True)
         part = tuple(range(size)[own] for own, size in bounds)
@@ -101,14 +162,21 @@ def _parts(sharding: Sharding, shape: tuple[int, ...]) -> dict[_Part, list[Any]]
     return parts
 
 
-def _volume(part: _Part) -> int:
+def _volume(part: Part) -> int:
     return math.prod(len(own) for own in part)
 
 
 def _fill(
-    values: np.ndarray, files: TensorFiles, tensors: list[Source], wanted: Ranges, meter: _Meter
+    values: np.ndarray,
+    files: TensorFiles,
+    tensors: list[Source],
+    wanted: Ranges,
+    note: Callable[[int], None],
 ) -> None:
-    """Fill `values`, the `wanted` part of a parameter, from the checkpoint's tensors."""
+    """Fill `values`, the `wanted` part of a parameter, from the checkpoint's tensors.
+
+    Calls `note` with the bytes of each.
+    """
     for source in tensors:
         layer = values
         if source.layer is not None:
@@ -119,7 +187,7 @@ def _fill(
         block = source.block(files.read(source.key, source.region(wanted)), wanted)
         target = layer[source.target(wanted)]
         _copy(target, block)
-        meter.add(target.nbytes)
+        note(target.nbytes)
 
 
 def _copy(target: np.ndarray, block: np.ndarray) -> None:

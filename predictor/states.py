@@ -108,6 +108,14 @@ def _pass(
         return kv, jnp.moveaxis(blocks, 0, 1).reshape(q.shape)
 
     _, _, kept = forward_keeping(
-        params, tokens, positions, jnp.zeros(()), attend, lambda x: x, config=config, axis=None
+        params,
+        tokens,
+        positions,
+        jnp.zeros(()),
+        attend,
+        lambda x: x,
+        config=config,
+        axis=None,
+        unroll=False,
     )
     return kept[jnp.array([layer - 1 for layer in layers])]

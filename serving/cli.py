@@ -8,10 +8,11 @@ from typing import Any
 
 import click
 
-from serving.config import ConfigError
+from serving.config import ConfigError, ModelSource
 from serving.flags import (
     ACCEPTED_SWITCHES,
     build_config,
+    field_option,
     part_options,
     read_config_file,
     server_options,
@@ -111,13 +112,15 @@ def explain(log: Path, turn: str | None) -> None:
 @click.option("--top-p", default=1.0, show_default=True)
 @click.option("--top-k", default=None, type=int)
 @click.option("--seed", default=0, show_default=True, help="64-bit seed of the noise.")
-@click.option("--dtype", default="auto", show_default=True, help="auto, float32 or bfloat16.")
+@field_option("model", "dtype")
+@field_option("model", "quantize")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def generate(checkpoint: str, *, as_json: bool, **options: Any) -> None:
+def generate(checkpoint: str, *, dtype: str, quantize: str, as_json: bool, **options: Any) -> None:
     """Generate from CHECKPOINT without a server: slow, obvious, the oracle of the engine."""
     from serving.engine.oracle import generate_text
 
-    answer = generate_text(Path(checkpoint), **options)
+    source = ModelSource(dtype=dtype, quantize=quantize)
+    answer = generate_text(Path(checkpoint), source=source, **options)
     click.echo(json.dumps(answer) if as_json else answer["text"])
 
 

@@ -252,11 +252,28 @@ class EndpointConfig:
         require(self.stream_interval >= 1, "--stream-interval must be at least 1")
 
 
+KV_DTYPES = {"auto": None, "bfloat16": "bfloat16", "fp8": "float8_e4m3fn"}
+"""Names for what keys and values are kept as; None: as the model computes."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSource:
-    """Which weights, in which precision."""
+    """Which weights, in which precision, and what attends over their KV."""
 
     dtype: str = setting("auto", "auto, float32 or bfloat16.")
+    quantize: str = setting(
+        "none", "Keep the weights of the layers' matmuls in eight bits: none, int8 or fp8."
+    )
+    kv_dtype: str = setting(
+        "auto",
+        "Precision of KV pages: auto (the model's), bfloat16, or fp8 (e4m3 without scales).",
+        aliases=("kv-cache-dtype",),
+    )
+    attention: str = setting(
+        "auto",
+        "What attends over KV pages: reference (slow), blocked (any device), gpu or tpu; auto: the "
+        "fastest that can serve the model here.",
+    )
     chat_template: str | None = setting(None, "A Jinja file instead of the checkpoint's template.")
     random_weights: bool = setting(
         False, "Draw random weights of the size that config.json says, to measure speed."
@@ -270,6 +287,24 @@ class ModelSource:
             self.dtype in ("auto", "float32", "bfloat16"),
             f"--dtype {self.dtype} is unknown; use auto, float32 or bfloat16",
         )
+        require(
+            self.quantize in ("none", "int8", "fp8"),
+            f"--quantize {self.quantize} is unknown; use none, int8 or fp8",
+        )
+        require(
+            self.kv_dtype in KV_DTYPES,
+            f"--kv-dtype {self.kv_dtype} is unknown; use one of {', '.join(KV_DTYPES)}",
+        )
+
+    @property
+    def weight_format(self) -> str | None:
+        """The format of quantised weights; None: they stay whole."""
+        return None if self.quantize == "none" else self.quantize
+
+    @property
+    def kv_kept_as(self) -> str | None:
+        """The dtype of keys and values between steps; None: as the model computes."""
+        return KV_DTYPES[self.kv_dtype]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

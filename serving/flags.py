@@ -73,6 +73,12 @@ def part_options(
     return add
 
 
+def field_option(part: str, name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return what adds the flag of one field of a part of the tree to a click command."""
+    (field,) = (field for field in fields(PARTS[part]) if field.name == name)
+    return _option(field, field.default)
+
+
 def server_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add a flag for every field of the tree to a click command."""
     command = part_options(*PARTS)(command)

@@ -89,7 +89,7 @@ def run_server(config: ServerConfig) -> int:
         max_model_len=deployment.max_model_len,
         workers=tuple(name_workers(config.mesh)),
         page_size=config.memory.page_size,
-        cache_dtype=deployment.model.dtype,
+        cache_dtype=deployment.model.kept_as,
     )
     metrics = Metrics(labels)
     metrics.on_length_head(
@@ -118,6 +118,7 @@ def run_server(config: ServerConfig) -> int:
         with bind(config.endpoint) as listening:
             click.echo(describe(config), err=True)
             click.echo(f"length head: {deployment.head}", err=True)
+            click.echo(f"attention: {deployment.attention}", err=True)
             if config.model.random_weights:
                 click.echo(random_notice(config, tokenizer), err=True)
             cold = load_workers(deployment)

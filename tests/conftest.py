@@ -1,8 +1,14 @@
-"""Eight fake CPU devices for every test, set before JAX makes its backend; how hypothesis draws."""
+"""Eight fake CPU devices for every test, set before JAX makes its backend; how hypothesis draws.
+
+Tests marked `gpu` run with `XLA_FLAGS= JAX_PLATFORMS=cuda,cpu pytest -m gpu`, those marked `tpu`
+with `XLA_FLAGS= JAX_PLATFORMS=tpu,cpu pytest -m tpu`; they are skipped where JAX finds no such
+device.
+"""
 
 import os
 
 import jax
+import pytest
 from hypothesis import settings
 
 # Compiling is what most tests of the engine take: code that runs slower is there sooner (a
@@ -13,7 +19,7 @@ if jax.__version_info__ < (0, 11):
     QUICK_TO_COMPILE.append("--xla_cpu_use_fusion_emitters=false")
 os.environ.setdefault("XLA_FLAGS", " ".join(QUICK_TO_COMPILE))
 
-jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_platforms", os.environ.get("JAX_PLATFORMS", "cpu"))
 jax.config.update("jax_num_cpu_devices", 8)
 
 # Without deadlines, which fail on a busy machine. A change is judged by the same examples every
@@ -21,3 +27,21 @@ jax.config.update("jax_num_cpu_devices", 8)
 settings.register_profile("gate", deadline=None, derandomize=True)
 settings.register_profile("explore", deadline=None, print_blob=True)
 settings.load_profile("gate")
+
+
+@pytest.fixture(scope="session")
+def gpu():
+    """A GPU."""
+    try:
+        return jax.devices("gpu")[0]
+    except RuntimeError:
+        pytest.skip("JAX finds no GPU here")
+
+
+@pytest.fixture(scope="session")
+def tpu_device():
+    """A TPU."""
+    try:
+        return jax.devices("tpu")[0]
+    except RuntimeError:
+        pytest.skip("JAX finds no TPU here")

@@ -29,6 +29,7 @@ from benchmarks.h200.rig import TINY, DisagreementError, Rig, RigError, backend_
 from benchmarks.h200.scale import CHECK, FULL
 from benchmarks.h200.steps import decode, mixed, prefill, skewed
 from benchmarks.machine import describe_code
+from model.attention.choice import AUTO
 from model.config import load_config
 from model.errors import CheckpointError
 from serving.config import ConfigError
@@ -69,14 +70,13 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--part", action="append", choices=PARTS, help="only this; may be repeated")
     made.add_argument("--again", action="store_true", help="measure what the file has already")
     made.add_argument("--model", default="llama-3.1-8b", help="a directory of benchmarks/shapes")
-    made.add_argument("--attention", help="attention backend; the engine's own if not given")
+    made.add_argument("--attention", default=AUTO, help="attention backend, as the engine's")
     made.add_argument("--cpu-check", action="store_true", help="prove the harness; no figures")
     return made
 
 
 def measure_all(wanted: argparse.Namespace) -> int:
     """Measure the parts; raises RigError, ConfigError or CheckpointError for what cannot be."""
-    attention = backend_named(wanted.attention)
     if wanted.cpu_check:
         jax.config.update("jax_platforms", "cpu")
     elif jax.default_backend() != "gpu":
@@ -87,8 +87,9 @@ def measure_all(wanted: argparse.Namespace) -> int:
     else:
         keep_compiled(cache_directory(), least_seconds=0.0)  # for the parts that run another time
     config = TINY if wanted.cpu_check else load_config(SHAPES / wanted.model)
+    attention = backend_named(wanted.attention, config)
     model = "tiny" if wanted.cpu_check else wanted.model
-    setting = describe_setting(model, attention, check=wanted.cpu_check)
+    setting = describe_setting(model, attention.name, check=wanted.cpu_check)
     record = read(wanted.out, setting)
     rig = Rig(
         config=config,

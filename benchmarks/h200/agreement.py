@@ -16,9 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.h200.rig import PAGE_SIZE, DisagreementError, Rig
+from model.attention.backend import Backend
 from model.attention.contained import contained
 from model.attention.inputs import StepInputs, places
-from model.attention.paged import Backend, attend_over, empty_fresh
+from model.attention.paged import REFERENCE
 from model.config import ModelConfig
 from model.generate import Sampling, generate
 from model.parameters import init_params
@@ -47,7 +48,7 @@ def agreement(rig: Rig) -> dict[str, Any]:
     most = TOLERANCE[rig.config.dtype]
     if max(errors.values()) > most:
         raise DisagreementError(
-            f"attention {rig.attention}: differs from the reference by {max(errors.values()):.2g},"
+            f"attention {rig.attention.name}: {max(errors.values()):.2g} off the reference,"
             f" more than {most:g}"
         )
     rig.say("greedy tokens")
@@ -56,7 +57,7 @@ def agreement(rig: Rig) -> dict[str, Any]:
     if got != wanted:
         place = next(i for i, (a, b) in enumerate(zip(got, wanted, strict=True)) if a != b)
         raise DisagreementError(
-            f"attention {rig.attention}: token {place} of a greedy reply is {got[place]}, the"
+            f"attention {rig.attention.name}: token {place} of a greedy reply is {got[place]}, the"
             f" oracle says {wanted[place]}"
         )
     return {"attention_error_by_window": errors, "tolerance": most, "tokens": len(got)}
@@ -68,22 +69,54 @@ def _attention_error(config: ModelConfig, backend: Backend, window: int | None) 
     num_chunk_tokens = int(inputs.chunk_len.sum())
     total = len(PASTS) + num_chunk_tokens
     heads, group, size = config.num_kv_heads, config.queries_per_kv, config.head_dim
-    keys = jax.random.split(jax.random.key(0), 4)
     num_pages = 1 + int(max(inputs.decode_pages.max(), inputs.chunk_pages.max()))
+    one_layer = replace(config, num_layers=1)
     dtype = jnp.dtype(config.dtype)
-    pool = jax.random.normal(keys[0], (1, num_pages, 2, heads, PAGE_SIZE, size)).astype(dtype)
-    q = jax.random.normal(keys[1], (total, heads, group, size)).astype(dtype)
-    k, v = (jax.random.normal(key, (total, heads, size)).astype(dtype) for key in keys[2:])
-    where = places(inputs, num_chunk_tokens=num_chunk_tokens, page_size=PAGE_SIZE)
+    before = _pasts_as_chunks(inputs)
 
-    @partial(jax.jit, static_argnums=0)
-    def attended(by: Backend, pool: jax.Array, *qkv: jax.Array) -> jax.Array:
-        attend = contained(attend_over(pool, inputs, where, window=window, backend=by))
-        return attend(empty_fresh(pool, total), jnp.int32(0), *qkv)[1].astype(jnp.float32)
+    def drawn(count: int, seed: int) -> list[jax.Array]:
+        """Draw queries, keys and values of so many tokens."""
+        shapes = [(count, heads, group, size), (count, heads, size), (count, heads, size)]
+        keys = jax.random.split(jax.random.key(seed), len(shapes))
+        drawn = zip(keys, shapes, strict=True)
+        return [jax.random.normal(key, shape).astype(dtype) for key, shape in drawn]
+
+    @partial(jax.jit, static_argnums=(0, 1))
+    def step(
+        by: Backend, chunk_tokens: int, pool: jax.Array, inputs: StepInputs, *qkv: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """Attend in one layer; returns the pool and what came out."""
+        where = places(inputs, num_chunk_tokens=chunk_tokens, page_size=PAGE_SIZE)
+        attention = by.over(pool, inputs, where, group=group, window=window)
+        kv, out = contained(attention.attend)(attention.kv, jnp.int32(0), *qkv)
+        return attention.store(kv), out.astype(jnp.float32)
+
+    def attended(by: Backend, dtype: jnp.dtype) -> jax.Array:
+        """Let the backend write the pasts in a step of its own, then attend over them."""
+        sized = replace(one_layer, dtype=dtype.name)
+        shape = by.pool_shape(sized, num_pages=num_pages, page_size=PAGE_SIZE)
+        pool, past = jnp.zeros(shape, dtype), int(before.chunk_len.sum())
+        pool, _ = step(by, past, pool, before, *(x.astype(dtype) for x in drawn(past, 1)))
+        now = [x.astype(dtype) for x in drawn(total, 2)]
+        return step(by, num_chunk_tokens, pool, inputs, *now)[1]
 
     with _exact_matmuls():
-        wanted = attended("reference", *(x.astype(jnp.float32) for x in (pool, q, k, v)))
-    return float(jnp.max(jnp.abs(attended(backend, pool, q, k, v) - wanted)))
+        wanted = attended(REFERENCE, jnp.dtype(jnp.float32))
+    return float(jnp.max(jnp.abs(attended(backend, dtype) - wanted)))
+
+
+def _pasts_as_chunks(inputs: StepInputs) -> StepInputs:
+    """Return the step that writes what the rows and chunks of `inputs` have behind them."""
+    lengths = np.concatenate([inputs.decode_position, inputs.chunk_start])
+    tables = np.concatenate([inputs.decode_pages, inputs.chunk_pages])
+    real = lengths > 0
+    return StepInputs(
+        decode_position=jnp.zeros(0, jnp.int32),
+        decode_pages=jnp.zeros((0, tables.shape[1]), jnp.int32),
+        chunk_len=jnp.array(lengths[real], jnp.int32),
+        chunk_start=jnp.zeros(int(real.sum()), jnp.int32),
+        chunk_pages=jnp.array(tables[real], jnp.int32),
+    )
 
 
 def _ragged_rows() -> StepInputs:

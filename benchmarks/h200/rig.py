@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from benchmarks.h200.scale import Scale, Work
-from model.attention.paged import Backend
+from model.attention.backend import Backend
+from model.attention.choice import AttentionError, choose
 from model.config import ModelConfig, RopeConfig
 from model.parameters import Params
 from model.random_weights import draw_params
@@ -27,8 +28,6 @@ from serving.messages import Role
 
 PAGE_SIZE = 16
 FILLED_AT_ONCE = 64  # pages that get random keys and values by one copy
-ENGINE_DEFAULT: Backend = "blocked"
-"""What `serving/engine/build` gives every worker."""
 
 TINY = ModelConfig(
     family="qwen3",
@@ -62,14 +61,13 @@ class DisagreementError(RigError):
     """The device computes something else than the reference: nothing is worth timing."""
 
 
-def backend_named(name: str | None) -> Backend:
-    """Look an attention backend up; None is the engine's own. Raises RigError for another name."""
-    if name is None:
-        return ENGINE_DEFAULT
-    known = get_args(Backend)
-    if name not in known:
-        raise RigError(f"--attention {name} is unknown; use one of {', '.join(known)}")
-    return cast("Backend", name)
+def backend_named(name: str, config: ModelConfig) -> Backend:
+    """Choose as the engine does; raises RigError for one that is unknown or cannot serve."""
+    platform = jax.default_backend()
+    try:
+        return choose(name, config, page_size=PAGE_SIZE, degrees=(1,), platform=platform).backend
+    except AttentionError as error:
+        raise RigError(f"--attention {error}") from error
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ to its own length. A row's result depends neither on its neighbours nor on how l
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from model.attention.inputs import Places, StepInputs, chunk_offsets
@@ -20,8 +21,11 @@ CHUNK_TILE = 256  # queries that attend to the chunk segment at once
 class Past:
     """One layer's pool, cut into the blocks that page tables [..., M] name."""
 
-    def __init__(self, pool: jax.Array, layer: jax.Array, *, window: int | None) -> None:
+    def __init__(
+        self, pool: jax.Array, layer: jax.Array, *, read_as: DTypeLike, window: int | None
+    ) -> None:
         """Look at one layer of pool [L, P, 2, K, size, H] without copying it."""
+        self._read_as = read_as
         layers, pages, _, self.heads, self.page_size, self.head_dim = pool.shape
         self._head_pages = pool.reshape(layers * pages * 2 * self.heads, -1)
         self._first_page = layer * pages
@@ -67,7 +71,7 @@ class Past:
         k, v = jax.lax.cond(
             index >= 0, copy, lambda: tuple(jnp.zeros(x.shape, x.dtype) for x in empty)
         )
-        return k.reshape(shape), v.reshape(shape)
+        return k.reshape(shape).astype(self._read_as), v.reshape(shape).astype(self._read_as)
 
     def hide(
         self, scores: jax.Array, index: jax.Array, query: jax.Array, length: jax.Array

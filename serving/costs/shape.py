@@ -5,7 +5,7 @@ Knows nothing of weights, devices or families: a `ModelConfig` in, a handful of 
 
 from dataclasses import dataclass
 
-from model.config import DTYPE_BYTES, ModelConfig
+from model.config import DTYPE_BYTES, WEIGHT_BYTES, ModelConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,8 +14,8 @@ class ModelShape:
 
     `matmul_params` counts the weights that a decoded token is multiplied with: every layer's and
     the output head's, not the input embedding. `weight_bytes` are theirs: what a step reads at
-    least once. Norms and biases are too small to count. A sliding window is not modelled: attention
-    is priced as if it saw everything, which is never too little.
+    least once. Norms, biases and scales are too small to count. A sliding window is not modelled:
+    attention is priced as if it saw everything, which is never too little.
     """
 
     num_layers: int
@@ -40,7 +40,7 @@ def shape_of(config: ModelConfig) -> ModelShape:
     qkv = hidden * (config.num_heads + 2 * config.num_kv_heads) * head_dim
     out = config.num_heads * head_dim * hidden
     mlp = 3 * hidden * config.intermediate_size
-    params = config.num_layers * (qkv + out + mlp) + config.vocab_size * hidden
+    layers, head = config.num_layers * (qkv + out + mlp), config.vocab_size * hidden
     dtype_bytes = DTYPE_BYTES[config.dtype]
     return ModelShape(
         num_layers=config.num_layers,
@@ -49,7 +49,13 @@ def shape_of(config: ModelConfig) -> ModelShape:
         num_kv_heads=config.num_kv_heads,
         head_dim=head_dim,
         dtype_bytes=dtype_bytes,
-        matmul_params=params,
-        weight_bytes=params * dtype_bytes,
+        matmul_params=layers + head,
+        weight_bytes=read_bytes(layers, head, dtype_bytes, config.quantize),
         kv_bytes_per_token=config.kv_bytes_per_token,
     )
+
+
+def read_bytes(layers: int, head: int, dtype_bytes: int, quantize: str | None) -> int:
+    """Return the bytes of so many parameters, of which only those of layers are quantised."""
+    value_bytes = dtype_bytes if quantize is None else WEIGHT_BYTES[quantize]
+    return layers * value_bytes + head * dtype_bytes

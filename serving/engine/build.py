@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 from tqdm import tqdm
 
+from model.attention.choice import AttentionError, Chosen, choose
 from model.config import ModelConfig, load_config
-from model.kv_pages import page_bytes
-from model.parameters import Params, abstract_params
+from model.parameters import Params, weight_bytes
 from model.random_weights import draw_params
 from model.sharding import ShardingError, check_degree, param_shardings
 from model.tensor_files import can_be_read, weight_files
@@ -29,7 +29,7 @@ from serving.assembly import (
     name_workers,
     remembered_sessions,
 )
-from serving.config import MeshConfig, ServerConfig, require
+from serving.config import ConfigError, MeshConfig, ServerConfig, require
 from serving.core.batcher import Batcher
 from serving.core.coordinator import Coordinator
 from serving.core.holdings import BatcherLimits
@@ -40,7 +40,7 @@ from serving.engine.executor import JaxExecutor
 from serving.engine.length_head import AUTO, NONE, LengthHead, NoHead, find_length_head
 from serving.engine.meshes import WorkerMesh, make_meshes
 from serving.engine.probe import Probe
-from serving.engine.programs import ExecutorSizes, Site
+from serving.engine.programs import ExecutorSizes, Site, page_bytes
 from serving.engine.room import MEMINFO, Room, check_host, free_host_bytes, settle_pages
 from serving.engine.worker import Post, Worker
 from serving.messages import Role
@@ -54,6 +54,7 @@ class Deployment:
     model: ModelConfig
     max_model_len: int
     head: LengthHead | NoHead
+    attention: Chosen
 
 
 def settle(config: ServerConfig) -> Deployment:
@@ -61,8 +62,13 @@ def settle(config: ServerConfig) -> Deployment:
 
     JAX's devices must have been made before. Raises CheckpointError or ConfigError.
     """
-    dtype = None if config.model.dtype == "auto" else config.model.dtype
-    model = load_config(Path(config.checkpoint), dtype=dtype)
+    source = config.model
+    model = load_config(
+        Path(config.checkpoint),
+        dtype=None if source.dtype == "auto" else source.dtype,
+        quantize=source.weight_format,
+        kv_dtype=source.kv_kept_as,
+    )
     check_weights(config)
     wanted = config.memory.max_model_len or model.max_position
     require(
@@ -70,7 +76,22 @@ def settle(config: ServerConfig) -> Deployment:
         f"--max-model-len {wanted} is above the model's own limit of {model.max_position} tokens",
     )
     head = find_length_head(config.forecast, Path(config.checkpoint), model, wanted)
-    return Deployment(config, model, wanted, head)
+    return Deployment(config, model, wanted, head, _attention(config, model))
+
+
+def _attention(config: ServerConfig, model: ModelConfig) -> Chosen:
+    """Choose one backend for all workers; raises ConfigError if the one asked for cannot serve."""
+    mesh, wanted = config.mesh, config.model.attention
+    try:
+        return choose(
+            wanted,
+            model,
+            page_size=config.memory.page_size,
+            degrees=(mesh.prefill_tp, mesh.decode_tp),
+            platform=jax.default_backend(),
+        )
+    except AttentionError as error:
+        raise ConfigError(f"--attention {error}; leave it out for one that can") from error
 
 
 def check_weights(config: ServerConfig) -> None:
@@ -206,7 +227,7 @@ def _executor(deployment: Deployment, mesh: WorkerMesh, limits: BatcherLimits) -
     )
     head = deployment.head
     probe = Probe(head.spec) if isinstance(head, LengthHead) else None
-    site = Site(model, mesh.mesh, mesh.table, sizes, "blocked", probe)
+    site = Site(model, mesh.mesh, mesh.table, sizes, deployment.attention.backend, probe)
     shardings = param_shardings(model, mesh.mesh, mesh.table)
     with tqdm(desc=f"{mesh.worker} weights", unit="B", unit_scale=True) as bar:
 
@@ -243,17 +264,16 @@ def _room(deployment: Deployment, mesh: WorkerMesh) -> Room:
     free = free_host_bytes(MEMINFO) / config.mesh.devices_needed
     each = free if limit is None else float(limit)
     on_host = limit is None
-    count = sum(leaf.size for leaf in jax.tree.leaves(abstract_params(model)))
-    width = jnp.dtype(model.dtype).itemsize
+    narrow = jnp.dtype(model.dtype).itemsize <= jnp.dtype(jnp.bfloat16).itemsize
     prefills = mesh.role is Role.PREFILL
     return Room(
         worker=mesh.worker,
         memory_bytes=each * len(devices),
         fraction=1.0 if on_host else config.memory.memory_fraction,
         on_host=on_host,
-        weight_bytes=count * width,
-        narrow_weight_bytes=count * min(width, jnp.dtype(jnp.bfloat16).itemsize),
-        page_bytes=page_bytes(model, page_size=config.memory.page_size),
+        weight_bytes=weight_bytes(model),
+        narrow_weight_bytes=weight_bytes(model if narrow else replace(model, dtype="bfloat16")),
+        page_bytes=page_bytes(deployment.attention.backend, model, config.memory.page_size),
         degree=len(devices),
         degree_flag="--prefill-tp" if prefills else "--decode-tp",
         degrees=() if on_host else _larger_degrees(config.mesh, model, prefills=prefills),

@@ -76,7 +76,8 @@ class JaxExecutor:
         self._programs = Programs(site, self._buckets)
         self._layouts = {bucket: site.layout(bucket) for bucket in self._buckets.steps}
         allocate = jax.jit(
-            lambda: jnp.zeros(site.pool_shape, site.config.dtype), out_shardings=site.pool_sharding
+            lambda: jnp.zeros(site.pool_shape, site.config.kept_as),
+            out_shardings=site.pool_sharding,
         )
         self._pool = allocate()
         make_slots = jax.jit(site.empty_slots, out_shardings=site.replicated)
@@ -102,7 +103,7 @@ class JaxExecutor:
     @property
     def kv_bytes_per_page(self) -> int:
         """Bytes of one page over all layers and shards."""
-        return kv_pages.page_bytes(self._site.config, page_size=self._site.sizes.page_size)
+        return self._site.page_bytes
 
     @property
     def sizes(self) -> ExecutorSizes:
@@ -188,7 +189,7 @@ class JaxExecutor:
         return self._site.probe is not None and (plan.reads or plan.samples_chunk)
 
     def gather(self, pages: Sequence[int]) -> jax.Array:
-        """Copy pages into one new array [L, n, 2, K, page_size, H]; n is padded to a bucket."""
+        """Copy pages into one new array [L, n, ...]; n is padded to a bucket."""
         count = self._buckets.fit_pages(len(pages))
         return self._programs.gather[count](self._pool, _padded(pages, count))
 

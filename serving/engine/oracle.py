@@ -12,6 +12,7 @@ from model.generate import Sampling, generate
 from model.parameters import abstract_params
 from model.tokenizer import load_tokenizer
 from model.weights import load_params
+from serving.config import ModelSource
 
 
 def generate_text(
@@ -20,14 +21,15 @@ def generate_text(
     prompt: str,
     chat: bool,
     max_tokens: int,
-    dtype: str,
+    source: ModelSource,
     **sampling: Any,
 ) -> dict[str, Any]:
     """Load a checkpoint and answer one prompt; `sampling` holds fields of `generate.Sampling`.
 
     Raises CheckpointError for what is wrong with the checkpoint.
     """
-    config = load_config(checkpoint, dtype=None if dtype == "auto" else dtype)
+    dtype = None if source.dtype == "auto" else source.dtype
+    config = load_config(checkpoint, dtype=dtype, quantize=source.weight_format)
     tokenizer = load_tokenizer(checkpoint)
     here = SingleDeviceSharding(jax.devices()[0])
     shardings = jax.tree.map(lambda _: here, abstract_params(config))

@@ -7,6 +7,7 @@ nothing of plans or of when a program is called.
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import jax
@@ -17,10 +18,10 @@ from jax.sharding import PartitionSpec as P
 from jax.stages import Compiled
 
 from model import kv_pages
-from model.attention.paged import Backend
+from model.attention.backend import Backend
 from model.config import ModelConfig
 from model.parameters import abstract_params
-from model.sharding import TENSOR, Table, param_partitions, pool_partition
+from model.sharding import TENSOR, Table, param_partitions, partition
 from serving.engine import slots
 from serving.engine.buckets import Bucket, Buckets
 from serving.engine.layout import StepLayout
@@ -54,6 +55,12 @@ class ExecutorSizes:
         return self.max_rows + 1
 
 
+def page_bytes(backend: Backend, config: ModelConfig, page_size: int) -> int:
+    """Return the bytes of one page over all layers and shards, keys and values together."""
+    shape = backend.pool_shape(config, num_pages=1, page_size=page_size)
+    return prod(shape) * jnp.dtype(config.kept_as).itemsize
+
+
 @dataclass(frozen=True)
 class Site:
     """Where a worker's arrays live and how large they are; `probe` reads a length head if set."""
@@ -71,17 +78,32 @@ class Site:
         return NamedSharding(self.mesh, P())
 
     @property
+    def unrolls(self) -> bool:
+        """Whether a step's layers are unrolled: on a GPU.
+
+        There a loop is driven by the host, stays outside of command buffers, and copies each
+        layer's weights out of the stack before they are used (`benchmarks.compile_gpu` shows what
+        a step is compiled to). Elsewhere a loop does as well, and compiles faster.
+        """
+        return self.mesh.devices.flat[0].platform in ("gpu", "cuda")
+
+    @property
     def pool_sharding(self) -> NamedSharding:
         """The sharding of the page pool, and of pages gathered from it."""
-        return NamedSharding(self.mesh, pool_partition(self.table))
+        return NamedSharding(self.mesh, partition(self.backend.pool_axes, self.table))
 
     @property
     def pool_shape(self) -> tuple[int, ...]:
         """The shape of the page pool."""
         sizes = self.sizes
-        return kv_pages.pool_shape(
+        return self.backend.pool_shape(
             self.config, num_pages=sizes.num_pages, page_size=sizes.page_size
         )
+
+    @property
+    def page_bytes(self) -> int:
+        """Bytes of one page over all layers and shards, keys and values together."""
+        return page_bytes(self.backend, self.config, self.sizes.page_size)
 
     def layout(self, bucket: Bucket) -> StepLayout:
         """The vector of a step of this bucket."""
@@ -140,7 +162,15 @@ class Programs:
         weights = jax.tree.map(lambda x: self._abstract(x.shape, x.dtype, P()), weights)
         pool = self._abstract_pool(site.sizes.num_pages)
         self.step[bucket] = self._compiled(
-            Step(site.config, layout, site.backend, axis, site.probe),
+            Step(
+                site.config,
+                layout,
+                site.sizes.page_size,
+                site.backend,
+                axis,
+                site.unrolls,
+                site.probe,
+            ),
             (pool, history, params, weights, settings, packed),
             out_specs=(pool.sharding.spec, P(), P()),
             donated=(0, 1),
@@ -177,7 +207,7 @@ class Programs:
         shape = list(self._site.pool_shape)
         shape[1] = pages
         spec = self._site.pool_sharding.spec
-        return self._abstract(tuple(shape), jnp.dtype(self._site.config.dtype), spec)
+        return self._abstract(tuple(shape), jnp.dtype(self._site.config.kept_as), spec)
 
     def _abstract_slots(self) -> tuple[slots.History, slots.Settings]:
         shapes = jax.eval_shape(self._site.empty_slots)

@@ -1,8 +1,8 @@
 """What does a compiled step do? Tokens in, keys and values to their pages, sampled tokens out.
 
     1. cut the packed vector into fields; a row's token is its slot's last one or the host's
-    2. run the decoder over all tokens; attention reads the pool and collects the new keys, values
-    3. store those in their pages
+    2. run the decoder over all tokens; attention reads the pool, and the backend sees to it that
+    3. the new keys and values are stored in their pages
     4. sample for every decode row and for the last token of every chunk; remember it in its slot
     5. note whose hidden states or scores are not finite: such a row says nothing that counts
     6. if asked, read the length head, score what was sampled, and the chunks' targets
@@ -18,10 +18,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from model import head, kv_pages
+from model import head
+from model.attention.backend import Backend
 from model.attention.contained import contained
 from model.attention.inputs import Places, StepInputs, places
-from model.attention.paged import Backend, attend_over, empty_fresh
 from model.config import ModelConfig
 from model.parameters import Params
 from model.sampling import MAX_LOGPROBS, Logprobs, logprobs, sample
@@ -51,12 +51,17 @@ class StepOutput(NamedTuple):
 
 @dataclass(frozen=True)
 class Step:
-    """The program of one bucket; `axis` is the mesh axis under shard_map, None outside."""
+    """The program of one bucket; `axis` is the mesh axis under shard_map, None outside.
+
+    `unroll`: the layers are not a loop.
+    """
 
     config: ModelConfig
     layout: StepLayout
+    page_size: int
     backend: Backend
     axis: str | None
+    unroll: bool
     probe: Probe | None
 
     def __call__(
@@ -78,7 +83,7 @@ class Step:
             fields.chunk_start,
             fields.chunk_pages,
         )
-        place = places(inputs, num_chunk_tokens=num_tokens, page_size=pool.shape[4])
+        place = places(inputs, num_chunk_tokens=num_tokens, page_size=self.page_size)
         last = rows + jnp.maximum(jnp.cumsum(fields.chunk_len) - 1, 0)
         ends = jnp.r_[jnp.arange(rows), last] if num_tokens else jnp.arange(rows)
         hidden, pool, kept = self._decode(params, pool, history, fields, inputs, place, ends)
@@ -121,23 +126,26 @@ class Step:
             fields.decode_from_host > 0, fields.decode_token, history.last[fields.decode_slot]
         )
         tokens = jnp.concatenate([fed, fields.tokens])
-        attend = contained(
-            attend_over(
-                pool, inputs, place, window=self.config.sliding_window, backend=self.backend
-            )
+        attention = self.backend.over(
+            pool,
+            inputs,
+            place,
+            group=self.config.queries_per_kv,
+            window=self.config.sliding_window,
         )
-        hidden, fresh, kept = forward_keeping(
+        hidden, kv, kept = forward_keeping(
             params,
             tokens,
             place.position,
-            empty_fresh(pool, len(tokens)),
-            attend,
+            attention.kv,
+            contained(attention.attend),
             lambda x: None if self.probe is None else x[ends],
             config=self.config,
             axis=self.axis,
+            unroll=self.unroll,
         )
         with jax.named_scope("write"):
-            return hidden, kv_pages.write(pool, fresh, place.page, place.offset), kept
+            return hidden, attention.store(kv), kept
 
     def _read(
         self,

@@ -27,7 +27,8 @@ def find_kinds(config: ServerConfig, gpus: int, demand: Demand) -> list[WorkerKi
 
     Raises ConfigError if the model, or the workload's longest turn, fits none.
     """
-    model = find_model(config.checkpoint)
+    source = config.model
+    model = find_model(config.checkpoint, source.weight_format).with_kv_as(source.kv_kept_as)
     hardware = choose_hardware(config.costs.hardware, "")
     max_len = config.memory.max_model_len or model.max_position
     require(

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from serving.core.batcher import MAX_LAUNCHED
-from serving.flags import part_options
+from serving.flags import field_option, part_options
 from serving.plan.capacity import Targets
 from serving.plan.request import PlanRequest
 from serving.sim.options import ACCELERATOR, HEAD_SIGMA, simulation_config
@@ -74,6 +74,8 @@ def plan_options(command: Command) -> Command:
             show_default=True,
             help="Most workers of a simulation; of more, a slice is simulated.",
         ),
+        field_option("model", "quantize"),
+        field_option("model", "kv_dtype"),
         part_options(*PARTS, defaults=ACCELERATOR),
     ]
     for option in reversed(add):

@@ -78,10 +78,15 @@ class Unlearned:
         return self._curve
 
 
+def _model(server: ServerConfig) -> KnownModel:
+    source = server.model
+    return find_model(server.checkpoint, source.weight_format).with_kv_as(source.kv_kept_as)
+
+
 def costs_of(config: SimulationConfig) -> Mapping[Role, Costs]:
     """Make the latency model of each role, as a server on that hardware would; ConfigError."""
     server = config.server
-    shape = find_model(server.checkpoint).shape
+    shape = _model(server).shape
     return costs_by_role(server, shape, described_device(server.costs))
 
 
@@ -97,7 +102,7 @@ def build_simulation(
         f"--predictor {config.predictor} is unknown; use one of {', '.join(PREDICTORS)}",
     )
     server, memory = config.server, config.server.memory
-    model = find_model(server.checkpoint)
+    model = _model(server)
     hardware = choose_hardware(server.costs.hardware, "")
     max_model_len = _max_model_len(server, model)
     agenda, replies = Agenda(), Replies()

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from serving.core.batcher import MAX_LAUNCHED
-from serving.flags import build_config, part_options
+from serving.flags import build_config, field_option, part_options
 from serving.sim.build import PREDICTORS, SimulationConfig
 from serving.workload.read import FORMATS, WorkloadChoice
 
@@ -107,6 +107,8 @@ def simulation_options(command: Command) -> Command:
         ),
         click.option("--slo-ttft", type=float, default=None, help="Target to the first token, s."),
         click.option("--slo-tpot", type=float, default=None, help="Target per token, s."),
+        field_option("model", "quantize"),
+        field_option("model", "kv_dtype"),
         part_options(*PARTS, defaults=ACCELERATOR),
     ]
     return _all(add, command)

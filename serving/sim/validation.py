@@ -46,7 +46,7 @@ def validate(calibration: Sequence[Run], report: Sequence[Run], *, seeds: int) -
         report = [run for run in report if run.rate != lowest]
     if not report:
         raise WorkloadError("no stable run of a pure worker mix is left to report on")
-    additions = calibrate(calibration, find_model(MODEL), PRESETS[HARDWARE])
+    additions = calibrate(calibration, find_model(MODEL, None), PRESETS[HARDWARE])
     rows: list[dict[str, Any]] = []
     for run in tqdm(report, desc="simulating runs", unit="run"):
         simulated = [_simulate(run, additions, seed) for seed in range(seeds)]
@@ -95,7 +95,7 @@ def workload_of(run: Run, additions: Additions, seed: int) -> Workload:
 
 def _simulate(run: Run, additions: Additions, seed: int) -> tuple[float, float]:
     """Return the second turn's median TTFT and mean time per token, in seconds."""
-    shape = find_model(MODEL).shape
+    shape = find_model(MODEL, None).shape
     roofline: Costs = Roofline(shape, additions.priced(PRESETS[HARDWARE]), 1)
     costs: Mapping[Role, Costs] = dict.fromkeys(Role, roofline)
     outcome = run_simulation(

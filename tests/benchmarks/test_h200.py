@@ -15,6 +15,7 @@ from benchmarks.h200.record import Record
 from benchmarks.h200.rig import DisagreementError, Rig
 from benchmarks.h200.scale import FULL, Prompt, Work, skew, uniform
 from benchmarks.h200.steps import _needs
+from model.attention.paged import BLOCKED
 from model.config import load_config
 from serving.costs.hardware import PRESETS
 from serving.costs.measured import read_measured
@@ -104,7 +105,8 @@ def test_what_cannot_be_measured_is_one_line_and_status_2(
     assert harness.main(["--out", str(out)]) == 2
     assert "no GPU here (JAX runs on cpu); --cpu-check" in capsys.readouterr().err
     assert run(out, "--attention", "magic") == 2
-    assert "--attention magic is unknown; use one of reference, blocked" in capsys.readouterr().err
+    known = "auto or reference, blocked, gpu, tpu"
+    assert f"--attention magic is unknown; use {known}" in capsys.readouterr().err
     assert run(out) == 0
     assert run(out, "--attention", "reference") == 2
     assert "attention: measured with blocked, this is reference; choose another --out" in (
@@ -151,7 +153,7 @@ def test_times_stand_beside_shares_of_the_devices_own_rates():
 
 def needs(work: Work) -> dict[str, float]:
     config = load_config(ROOT / "benchmarks" / "shapes" / "llama-3.1-8b")
-    rig = Rig(config, "blocked", FULL, Path("x"), print, lambda: 0.0)
+    rig = Rig(config, BLOCKED, FULL, Path("x"), print, lambda: 0.0)
     return _needs(rig, [work])
 
 

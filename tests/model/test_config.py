@@ -73,6 +73,10 @@ def test_derived_sizes():
     config = load_config(GOLDEN / "qwen3")
     assert config.queries_per_kv == 2
     assert config.kv_bytes_per_token == 2 * 2 * 2 * 16 * 4  # layers, K and V, heads, dim, bytes
+    small = load_config(GOLDEN / "qwen3", kv_dtype="float8_e4m3fn")
+    assert small.kv_bytes_per_token == config.kv_bytes_per_token / 4
+    with pytest.raises(CheckpointError, match="kv_dtype 'int8' is none of float32, bfloat16, flo"):
+        load_config(GOLDEN / "qwen3", kv_dtype="int8")
 
 
 @pytest.mark.parametrize(

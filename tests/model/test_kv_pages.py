@@ -11,10 +11,6 @@ def pool(num_pages=6):
     return jnp.arange(np.prod(shape), dtype=jnp.float32).reshape(shape)
 
 
-def test_sizes_follow_the_config():
-    assert pool().nbytes == 6 * kv_pages.page_bytes(CONFIG, page_size=4)
-
-
 def test_gathered_pages_come_back_elsewhere_unchanged():
     pages, elsewhere = jnp.array([4, 2, 0]), jnp.array([1, 5, 0])
     payload = kv_pages.gather(pool(), pages)
@@ -35,3 +31,10 @@ def test_write_and_scatter_keep_a_donated_pool_in_place():
     scatter = jax.jit(kv_pages.scatter, donate_argnums=0)
     payload = jnp.ones((CONFIG.num_layers, 1, *after.shape[2:]))
     assert scatter(after, payload, jnp.array([1])).unsafe_buffer_pointer() == pointer
+
+
+def test_what_eight_bits_cannot_hold_is_cut_and_the_rest_rounded():
+    x = jnp.array([1e9, -500.0, 448.0, 1.07, 0.0])
+    small = kv_pages.kept(x, "float8_e4m3fn").astype(jnp.float32)
+    np.testing.assert_array_equal(small, [448.0, -448.0, 448.0, 1.125, 0.0])
+    np.testing.assert_array_equal(kv_pages.kept(x, "float32"), x)

@@ -1,6 +1,7 @@
 """Random parameters follow their declaration, on any sharding, and never exist anywhere else."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from jax.sharding import Mesh, NamedSharding, SingleDeviceSharding
 from model import random_weights
 from model.config import ModelConfig, load_config
 from model.parameters import Constant, abstract_params, declare, leaves, map_parameters
+from model.quantised import dequantised
 from model.random_weights import draw_params
-from model.sharding import DECODE, TENSOR, partition
+from model.sharding import DECODE, TENSOR, param_shardings, partition
 from tests.model.checkpoints import GOLDEN
 
 SHAPES = Path(__file__).parents[2] / "benchmarks" / "shapes"
@@ -112,3 +114,19 @@ def test_a_device_needs_little_beside_the_parameter_itself():
     assert memory is not None
     assert memory.output_size_in_bytes == 2 * math.prod(shape)
     assert memory.temp_size_in_bytes <= 8 * 4 * random_weights.BLOCK
+
+
+def test_quantised_ones_stand_for_the_values_that_would_have_been_drawn(config: ModelConfig):
+    mesh = Mesh(np.array(jax.devices()[:2]), (TENSOR,))
+    rounded = replace(config, quantize="int8")
+    whole = drawn(config, SEED)["layers/down"]
+    shardings = {**param_shardings(rounded, mesh, DECODE)}
+    wanted = {name: shardings["layers"][name] for name in ("attn_norm", "down", "o_bias")}
+    where = {"embed": shardings["embed"], "layers": wanted}
+    params = draw_params(rounded, SEED, where, "float32", None)
+    down = params["layers"]["down"]
+    assert down.values.dtype == jnp.int8
+    assert down.values.sharding == where["layers"]["down"].values
+    summed = declare(rounded)["layers"]["down"].summed_places
+    off = np.abs(np.asarray(dequantised(down, summed)) - np.asarray(whole))
+    assert (off <= 0.51 * np.expand_dims(np.asarray(down.scale), summed)).all()

@@ -2,6 +2,7 @@ import jax
 import pytest
 from jax.sharding import PartitionSpec as P
 
+from model import kv_pages
 from model.config import ModelConfig, RopeConfig
 from model.parameters import abstract_params
 from model.sharding import (
@@ -12,7 +13,6 @@ from model.sharding import (
     check_degree,
     param_partitions,
     partition,
-    pool_partition,
 )
 
 CONFIG = ModelConfig(
@@ -50,7 +50,7 @@ def test_heads_mlp_and_vocabulary_are_split_and_nothing_else(table):
     assert split["layers"]["o"] == P(None, TENSOR, None, None, None)
     assert split["layers"]["gate_up"] == P(None, None, None, TENSOR)
     assert split["layers"]["down"] == P(None, TENSOR, None)
-    assert pool_partition(table) == P(None, None, None, TENSOR, None, None)
+    assert partition(kv_pages.AXES, table) == P(None, None, None, TENSOR, None, None)
 
 
 def test_every_parameter_has_a_partition_of_its_own_rank():

@@ -111,6 +111,11 @@ def test_secrets_are_masked():
         (["--max-model-len", "1"], "--max-model-len"),
         (["--port", "70000"], "--port"),
         (["--dtype", "int3"], "--dtype int3 is unknown"),
+        (["--quantize", "int4"], "--quantize int4 is unknown; use none, int8 or fp8"),
+        (
+            ["--kv-cache-dtype", "int3"],
+            "--kv-dtype int3 is unknown; use one of auto, bfloat16",
+        ),
         (["--memory-fraction", "1.5"], "--memory-fraction"),
         (["--max-num-batched-tokens", "0"], "--max-num-batched-tokens"),
     ],

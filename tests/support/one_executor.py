@@ -7,6 +7,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from model.attention.backend import Backend
+from model.attention.paged import BLOCKED
 from model.parameters import init_params
 from model.sharding import DECODE, TENSOR, param_shardings
 from serving.core.plan import LoadSlot
@@ -29,12 +31,12 @@ PARAMS = init_params(CONFIG, jax.random.key(0))
 PARAMS["head"] = PARAMS["head"] * 40
 
 
-def make(role, first_device, degree, table=DECODE):
+def make(role, first_device, degree, table=DECODE, backend: Backend = BLOCKED):
     mesh = Mesh(np.array(jax.devices()[first_device : first_device + degree]), (TENSOR,))
     params = jax.device_put(PARAMS, param_shardings(CONFIG, mesh, table))
     executor = JaxExecutor(
         params,
-        Site(CONFIG, mesh, table, SIZES, "blocked"),
+        Site(CONFIG, mesh, table, SIZES, backend),
         role,
         moves_pages=True,
     )

@@ -10,6 +10,7 @@ from functools import cache
 import jax
 import numpy as np
 
+from model.attention.paged import BLOCKED
 from model.config import ModelConfig, RopeConfig
 from model.generate import Sampling, generate
 from model.parameters import init_params
@@ -79,7 +80,7 @@ class Cluster:
     def __init__(self, mesh: MeshConfig, *, any_role: bool = False) -> None:
         self.executors = {}
         for one in make_meshes(mesh, MODEL, jax.devices()):
-            site = Site(MODEL, one.mesh, one.table, SIZES, "blocked")
+            site = Site(MODEL, one.mesh, one.table, SIZES, BLOCKED)
             params = jax.device_put(PARAMS, param_shardings(MODEL, one.mesh, one.table))
             role = Role.BOTH if any_role else one.role
             executor = JaxExecutor(params, site, role, moves_pages=True)

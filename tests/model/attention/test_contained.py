@@ -5,23 +5,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from model import kv_pages
 from model.attention.contained import contained
 from model.attention.inputs import places
-from model.attention.paged import attend_over, empty_fresh
+from model.attention.paged import BLOCKED, REFERENCE
 from tests.model.attention.test_paged import PAGE, ROWS, step
 
 
-@pytest.mark.parametrize("backend", [pytest.param("reference", marks=pytest.mark.slow), "blocked"])
+@pytest.mark.parametrize("backend", [pytest.param(REFERENCE, marks=pytest.mark.slow), BLOCKED])
 def test_others_see_nothing_of_it(backend):
     (pool, q, k, v), inputs = step([6, 40], [(3, 7), (5, 9)], heads=2, group=2, seed=4, tokens=20)
     where = places(inputs, num_chunk_tokens=20, page_size=PAGE)
 
     @jax.jit
     def attended(k, v):
-        attend = contained(attend_over(pool, inputs, where, window=None, backend=backend))
-        fresh, out = attend(empty_fresh(pool, len(q)), jnp.int32(1), q, k, v)
-        return out, kv_pages.write(pool, fresh, where.page, where.offset)
+        attention = backend.over(pool, inputs, where, group=2, window=None)
+        kv, out = contained(attention.attend)(attention.kv, jnp.int32(1), q, k, v)
+        return out, attention.store(kv)
 
     whole, _ = attended(k, v)
     padding = ROWS - 1

@@ -9,9 +9,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from model import kv_pages
 from model.attention.inputs import StepInputs, places
-from model.attention.paged import attend_over, empty_fresh
+from model.attention.paged import BLOCKED, REFERENCE
 
 L, PAGE, H, ROWS, CHUNKS, TOKENS, TABLE = 2, 4, 8, 3, 3, 96, 80
 MAX_PAST = TABLE * PAGE - TOKENS - 1
@@ -20,23 +19,36 @@ MAX_PAST = TABLE * PAGE - TOKENS - 1
 @partial(jax.jit, static_argnames=("window", "backend"))
 def attended(pool, layer, q, k, v, inputs, *, window, backend):
     where = places(inputs, num_chunk_tokens=len(q) - len(inputs.decode_position), page_size=PAGE)
-    attend = attend_over(pool, inputs, where, window=window, backend=backend)
-    fresh, out = attend(empty_fresh(pool, len(q)), layer, q, k, v)
-    return fresh, out, kv_pages.write(pool, fresh, where.page, where.offset)
+    attention = backend.over(pool, inputs, where, group=q.shape[2], window=window)
+    kv, out = attention.attend(attention.kv, layer, q, k, v)
+    return kv, out, attention.store(kv)
 
 
-def step(decode, chunks, *, heads, group, seed, tokens=TOKENS):
+def step(
+    decode,
+    chunks,
+    *,
+    heads,
+    group,
+    seed,
+    tokens=TOKENS,
+    table_len=TABLE,
+    head_dim=H,
+    dtype="float32",
+):
     """A random pool and step: `decode` past lengths, `chunks` (past, new) lengths, then padding."""
     rng = np.random.default_rng(seed)
-    free = iter(rng.permutation(2 * (ROWS + CHUNKS) * TABLE) + 1)
+    free = iter(rng.permutation(2 * (ROWS + CHUNKS) * table_len) + 1)
 
     def table(length):
         used = -(-length // PAGE)
-        return [int(next(free)) for _ in range(used)] + [0] * (TABLE - used)
+        return [int(next(free)) for _ in range(used)] + [0] * (table_len - used)
 
-    decode_rows = [(p, table(p + 1)) for p in decode] + [(0, [0] * TABLE)] * (ROWS - len(decode))
+    decode_rows = [(p, table(p + 1)) for p in decode] + [(0, [0] * table_len)] * (
+        ROWS - len(decode)
+    )
     chunk_rows = [(p, n, table(p + n)) for p, n in chunks]
-    chunk_rows += [(0, 0, [0] * TABLE)] * (CHUNKS - len(chunks))
+    chunk_rows += [(0, 0, [0] * table_len)] * (CHUNKS - len(chunks))
     inputs = StepInputs(
         decode_position=jnp.array([p for p, _ in decode_rows], jnp.int32),
         decode_pages=jnp.array([t for _, t in decode_rows], jnp.int32),
@@ -45,17 +57,17 @@ def step(decode, chunks, *, heads, group, seed, tokens=TOKENS):
         chunk_pages=jnp.array([t for _, _, t in chunk_rows], jnp.int32),
     )
     total = ROWS + tokens
-    pool = rng.normal(size=(L, 2 * (ROWS + CHUNKS) * TABLE + 1, 2, heads, PAGE, H))
-    q = rng.normal(size=(total, heads, group, H))
-    k, v = rng.normal(size=(2, total, heads, H))
-    return [jnp.array(x, jnp.float32) for x in (pool, q, k, v)], inputs
+    pool = rng.normal(size=(L, 2 * (ROWS + CHUNKS) * table_len + 1, 2, heads, PAGE, head_dim))
+    q = rng.normal(size=(total, heads, group, head_dim))
+    k, v = rng.normal(size=(2, total, heads, head_dim))
+    return [jnp.array(x, dtype) for x in (pool, q, k, v)], inputs
 
 
 def both(decode, chunks, *, heads=2, group=2, window=None, seed=0):
     (pool, q, k, v), inputs = step(decode, chunks, heads=heads, group=group, seed=seed)
     outs = [
         attended(pool, jnp.int32(1), q, k, v, inputs, window=window, backend=backend)[1]
-        for backend in ("blocked", "reference")
+        for backend in (BLOCKED, REFERENCE)
     ]
     real = [*range(len(decode)), *range(ROWS, ROWS + sum(n for _, n in chunks))]
     return np.array(outs[0]), np.array(outs[1])[real], np.array(outs[0])[real]
@@ -92,13 +104,13 @@ def test_sliding_window(window):
 
 def test_a_row_is_bitwise_independent_of_its_neighbours():
     (pool, q, k, v), inputs = step([100, 219, 3], [(20, 30), (200, 30)], heads=2, group=2, seed=5)
-    _, together, _ = attended(pool, jnp.int32(0), q, k, v, inputs, window=None, backend="blocked")
+    _, together, _ = attended(pool, jnp.int32(0), q, k, v, inputs, window=None, backend=BLOCKED)
     alone = inputs._replace(
         decode_position=inputs.decode_position.at[1:].set(0),
         decode_pages=inputs.decode_pages.at[1:].set(0),
         chunk_len=inputs.chunk_len.at[1].set(0),
     )
-    _, single, _ = attended(pool, jnp.int32(0), q, k, v, alone, window=None, backend="blocked")
+    _, single, _ = attended(pool, jnp.int32(0), q, k, v, alone, window=None, backend=BLOCKED)
     same = [0, *range(ROWS, ROWS + 30)]
     np.testing.assert_array_equal(np.array(together)[same], np.array(single)[same])
 
@@ -107,7 +119,7 @@ def test_reference_by_hand():
     """Keys are all 0, so weights are equal: the result is the mean of the values seen."""
     (pool, q, k, v), inputs = step([2], [(5, 2)], heads=1, group=1, seed=3)
     pool = pool.at[:, :, 0].set(0.0)
-    _, out, _ = attended(pool, jnp.int32(0), q, k * 0, v, inputs, window=None, backend="reference")
+    _, out, _ = attended(pool, jnp.int32(0), q, k * 0, v, inputs, window=None, backend=REFERENCE)
     values = np.array(pool)[0, :, 1, 0]
     decode_past = values[int(inputs.decode_pages[0, 0]), :2]
     chunk_past = np.concatenate([values[int(p)] for p in inputs.chunk_pages[0, :2]])[:5]
@@ -122,7 +134,7 @@ def test_reference_by_hand():
 
 def test_fresh_keys_and_values_land_in_their_pages_and_padding_in_page_zero():
     (pool, q, k, v), inputs = step([6], [(3, 3)], heads=2, group=2, seed=4)
-    fresh, _, after = attended(pool, jnp.int32(1), q, k, v, inputs, window=None, backend="blocked")
+    fresh, _, after = attended(pool, jnp.int32(1), q, k, v, inputs, window=None, backend=BLOCKED)
     wanted = np.array(pool)
     for token, table, position in [
         (0, inputs.decode_pages[0], 6),
@@ -140,7 +152,7 @@ def test_fresh_keys_and_values_land_in_their_pages_and_padding_in_page_zero():
 
 def test_a_step_may_lack_either_segment():
     (pool, q, k, v), inputs = step([6, 40], [(3, 3)], heads=2, group=2, seed=4)
-    both_segments = attended(pool, jnp.int32(0), q, k, v, inputs, window=None, backend="blocked")[1]
+    both_segments = attended(pool, jnp.int32(0), q, k, v, inputs, window=None, backend=BLOCKED)[1]
     no_chunks = inputs._replace(
         **{name: getattr(inputs, name)[:0] for name in ("chunk_len", "chunk_start", "chunk_pages")}
     )
@@ -149,6 +161,6 @@ def test_a_step_may_lack_either_segment():
     )
     for part, kept in ((slice(0, ROWS), no_chunks), (slice(ROWS, None), no_rows)):
         alone = attended(
-            pool, jnp.int32(0), q[part], k[part], v[part], kept, window=None, backend="blocked"
+            pool, jnp.int32(0), q[part], k[part], v[part], kept, window=None, backend=BLOCKED
         )[1]
         np.testing.assert_allclose(alone, both_segments[part], atol=1e-6)

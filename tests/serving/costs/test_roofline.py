@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from model.config import ModelConfig, RopeConfig
 from serving.costs.costs import Costs, Link, StepModel
 from serving.costs.hardware import PRESETS, HardwareSpec, preset_for
+from serving.costs.models import find_model
 from serving.costs.plane import Sample, fit_plane
 from serving.costs.roofline import Roofline
 from serving.costs.shape import ModelShape, shape_of
@@ -72,6 +73,27 @@ def test_a_model_is_counted_without_its_input_embedding():
     assert shape.matmul_params == 7_504_658_432
     assert shape.weight_bytes == 15_009_316_864
     assert shape.kv_bytes_per_token == 131_072
+
+
+@pytest.mark.parametrize("quantize", ["int8", "fp8"])
+def test_quantised_layers_are_read_at_a_byte_a_weight_and_multiplied_as_before(quantize):
+    shape = shape_of(replace(LLAMA_8B, quantize=quantize))
+    head = 128256 * 4096
+    assert shape.matmul_params == 7_504_658_432
+    assert shape.weight_bytes == 7_504_658_432 - head + 2 * head
+    found = Roofline(shape, PRESETS["h200"], tp=1)
+    saved = (15_009_316_864 - shape.weight_bytes) / (0.67 * 4.8e12)
+    decode = H200.decode(1, 1000).seconds - found.decode(1, 1000).seconds
+    assert decode == pytest.approx(saved)
+    assert found.prefill(8192, 0) == H200.prefill(8192, 0)
+
+
+def test_a_known_model_is_as_large_as_its_configuration_says():
+    for quantize in (None, "int8"):
+        known = find_model("llama-3.1-8b", quantize)
+        config = replace(LLAMA_8B, quantize=quantize)
+        assert known.shape == shape_of(config)
+        assert known.weight_bytes == known.shape.weight_bytes + 128256 * 4096 * 2
 
 
 def test_few_rows_cost_what_reading_weights_and_kv_costs():

@@ -12,6 +12,7 @@ from jax._src import compilation_cache as internals
 from jax.sharding import Mesh
 from jaxlib import xla_client
 
+from model.attention.paged import BLOCKED
 from model.sharding import DECODE, TENSOR, param_shardings
 from serving.engine.compile_cache import keep_compiled, on_first_devices
 from serving.engine.executor import JaxExecutor
@@ -40,7 +41,7 @@ def cache() -> Iterator[Counter[str]]:
 def cold(first_device: int, degree: int) -> JaxExecutor:
     mesh = Mesh(np.array(jax.devices()[first_device : first_device + degree]), (TENSOR,))
     params = jax.device_put(PARAMS, param_shardings(MODEL, mesh, DECODE))
-    site = Site(MODEL, mesh, DECODE, FEW, "blocked")
+    site = Site(MODEL, mesh, DECODE, FEW, BLOCKED)
     return JaxExecutor(params, site, Role.DECODE, moves_pages=True)
 
 

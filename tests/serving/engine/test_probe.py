@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh
 
+from model.attention.paged import BLOCKED
 from model.sharding import DECODE, TENSOR, param_shardings
 from predictor.features import features
 from predictor.saved import HeadSpec
@@ -44,7 +45,7 @@ def weights_of(one: HeadSpec):
 def make(one: HeadSpec, devices: int = 1) -> JaxExecutor:
     mesh = Mesh(np.array(jax.devices()[:devices]), (TENSOR,))
     params = jax.device_put(PARAMS, param_shardings(MODEL, mesh, DECODE))
-    site = Site(MODEL, mesh, DECODE, SIZES, "blocked", Probe(one))
+    site = Site(MODEL, mesh, DECODE, SIZES, BLOCKED, Probe(one))
     executor = JaxExecutor(params, site, Role.BOTH, moves_pages=False, head_weights=weights_of(one))
     executor.warm_up(lambda done: None)
     return executor

@@ -32,6 +32,20 @@ def test_room_for_kv_is_what_the_weights_leave():
     assert {k.kv_tokens for k in fixed} == {199 * 64}
 
 
+def test_quantised_weights_fit_fewer_accelerators_and_leave_more_room():
+    large = find_kinds(ask(model="llama-3.1-70b", quantize="int8").config.server, 8, DEMAND)
+    assert {k.degree for k in large} == {2, 4, 8}
+    whole, eighth = (
+        find_kinds(ask(quantize=form).config.server, 1, DEMAND) for form in ("none", "fp8")
+    )
+    per_token = 2 * 32 * 8 * 128 * 2
+    saved = 32 * (4096 * 48 * 128 + 32 * 128 * 4096 + 3 * 4096 * 14336)
+    more = eighth[0].kv_tokens - whole[0].kv_tokens
+    assert more == pytest.approx(saved * 0.9 / per_token, abs=64)
+    step_s = [kinds[0].costs.decode(1, 1000).seconds for kinds in (whole, eighth)]
+    assert step_s[1] < 0.7 * step_s[0]
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -10,7 +10,7 @@ from serving.costs.roofline import Roofline
 from serving.sim.calibration import Additions, calibrate, unloaded
 from serving.sim.sweep import TURN1, TURN2, Mix, Run
 
-MODEL, HARDWARE = find_model("llama-3.1-8b"), PRESETS["h100"]
+MODEL, HARDWARE = find_model("llama-3.1-8b", None), PRESETS["h100"]
 ADDED = Additions(request_s=0.02, hop_s=0.06, step_s=0.002, inflation=1.5, relost=0.75)
 MIXES = {
     "4R": Mix(0, 4, local=True),

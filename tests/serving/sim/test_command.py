@@ -46,6 +46,11 @@ def test_the_object_has_the_documented_keys():
     assert 0 <= found["slo_attainment"] <= 1
 
 
+def test_an_unknown_format_of_weights_is_one_line():
+    with pytest.raises(ConfigError, match="--quantize int4 is unknown; use none, int8 or fp8"):
+        simulate("--quantize", "int4")
+
+
 @pytest.mark.parametrize(
     "policy", ["replicas", "pd-full", "pd-delta", "local", "threshold", "ampd"]
 )

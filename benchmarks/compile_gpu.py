@@ -1,0 +1,194 @@
+"""What would XLA run on a GPU that is not here? Compiles whole steps for it, and looks at them.
+
+`python -m benchmarks.compile_gpu --out FILE` needs JAX's CUDA plugin (`pip install -e .[gpu]`) but
+no GPU: kernels are compiled down to machine code for the device described below. It shows that they
+compile, whether they stand in command buffers, and whether anything as large as the page pool is
+copied. It measures no time, and XLA chooses its matmuls untuned, so that those differ on a device.
+"""
+
+import json
+import os
+import re
+import tempfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import click
+
+from benchmarks.machine import describe_code
+
+KINDS = {
+    # Name, memory in bytes and bytes per second of NVIDIA's data sheets; the rest is Hopper's.
+    "h100": ("NVIDIA H100 80GB HBM3", 80 * 10**9, 3.35e12),
+    "h200": ("NVIDIA H200", 141 * 10**9, 4.8e12),
+}
+HOPPER = {
+    "threads_per_block_limit": 1024,
+    "threads_per_warp": 32,
+    "threads_per_core_limit": 2048,
+    "shared_memory_per_block": 48 * 1024,
+    "shared_memory_per_block_optin": 227 * 1024,
+    "shared_memory_per_core": 228 * 1024,
+    "registers_per_block_limit": 65536,
+    "registers_per_core_limit": 65536,
+    "core_count": 132,
+    "fpus_per_core": 128,
+    "block_dim_limit_x": 2**31 - 1,
+    "block_dim_limit_y": 65535,
+    "block_dim_limit_z": 65535,
+    "l2_cache_size": 50 * 2**20,
+    "clock_rate_ghz": 1.98,
+}
+PAGES, PAGE_SIZE, CHUNKS = 2**15, 16, 8
+CONTEXT = 32768
+KERNELS = ("write_kv", "attend", "combine")
+
+
+class Size(NamedTuple):
+    """One step: decode rows, tokens of prompts, layers of the model."""
+
+    rows: int
+    tokens: int
+    layers: int
+
+
+def target(kind: str) -> str:
+    """Describe a device to XLA, in its text format."""
+    name, memory, bandwidth = KINDS[kind]
+    fields = {**HOPPER, "device_memory_size": memory, "memory_bandwidth": int(bandwidth)}
+    lines = [f"  {field}: {value}" for field, value in fields.items()]
+    lines.append("  cuda_compute_capability { major: 9 minor: 0 }")
+    return "\n".join(
+        [
+            "gpu_device_info {",
+            *lines,
+            "}",
+            'platform_name: "CUDA"',
+            "dnn_version_info { major: 9 minor: 10 }",
+            f'device_description_str: "{name}"',
+        ]
+    )
+
+
+def compile_step(kind: str, size: Size, dump: Path) -> dict[str, Any]:
+    """Compile one step of Llama-3.1-8B's shape in bfloat16; XLA's dumps must go to `dump`."""
+    # Imported late: XLA reads its flags when JAX starts.
+    import jax
+    import numpy as np
+    from jax.experimental import topologies
+    from jax.sharding import Mesh
+
+    from model.attention.gpu import Gpu
+    from model.config import ModelConfig, RopeConfig
+    from model.sharding import DECODE, TENSOR
+    from serving.engine.buckets import Bucket, Buckets
+    from serving.engine.programs import ExecutorSizes, Programs, Site
+
+    jax.config.update("jax_platforms", "cpu")  # everything that is really run
+    topology = topologies.get_topology_desc(
+        kind, "cuda", target_config=target(kind), topology="1x1x1"
+    )
+    config = ModelConfig(
+        family="llama",
+        vocab_size=128256,
+        num_layers=size.layers,
+        hidden_size=4096,
+        intermediate_size=14336,
+        num_heads=32,
+        num_kv_heads=8,
+        head_dim=128,
+        rope=RopeConfig(theta=500_000.0, scaling=None),
+        norm_eps=1e-5,
+        tie_embeddings=False,
+        qkv_bias=False,
+        out_bias=False,
+        mlp_bias=False,
+        qk_norm=False,
+        sliding_window=None,
+        max_position=CONTEXT,
+        dtype="bfloat16",
+        eos_ids=(),
+        bos_id=None,
+    )
+    sizes = ExecutorSizes(
+        num_pages=PAGES,
+        page_size=PAGE_SIZE,
+        max_model_len=CONTEXT,
+        max_rows=max(1, size.rows),
+        max_chunk_tokens=max(1, size.tokens),
+        max_chunk_rows=CHUNKS,
+    )
+    mesh = Mesh(np.array(topology.devices), (TENSOR,))
+    site = Site(config, mesh, DECODE, sizes, Gpu(interpret=False))
+    bucket = Bucket(size.rows, size.tokens, CHUNKS if size.tokens else 0)
+    programs = Programs(site, Buckets((bucket,), ()))
+    programs.compile(lambda done: None)
+    compiled = programs.step[bucket]
+    memory = compiled.memory_analysis()
+    pool = f"bf16[{','.join(map(str, site.pool_shape))}]"
+    copies = re.findall(rf"= {re.escape(pool)}\S* copy\(", compiled.as_text() or "")
+    return {
+        **size._asdict(),
+        "device": KINDS[kind][0],
+        "jax": jax.__version__,
+        "pool_bytes": PAGES * site.page_bytes,
+        "temporary_bytes": None if memory is None else memory.temp_size_in_bytes,
+        "copies_of_the_pool": len(copies),
+        "kernels": kernels_in(dump),
+    }
+
+
+def kernels_in(dump: Path) -> list[dict[str, Any]]:
+    """List the attention's kernels of the step dumped last, and whether each is in a buffer."""
+    newest = max(
+        dump.glob("*thunk_sequence_after_thunk_passes.txt"), key=lambda f: f.stat().st_mtime
+    )
+    found: list[dict[str, Any]] = []
+    buffer = None  # how far the innermost command buffer is indented
+    for line in newest.read_text().splitlines():
+        indent = len(line) - len(line.lstrip())
+        if buffer is not None and indent <= buffer:
+            buffer = None
+        if "kCommandBuffer" in line:
+            buffer = indent
+        kernel = re.search(
+            rf"\] (({'|'.join(KERNELS)})\w*) grid: \[(.*?)\].*shared_memory: (\d+)", line
+        )
+        if kernel is not None:
+            name, _, grid, shared = kernel.groups()
+            found.append(
+                {
+                    "name": name,
+                    "grid": [int(n) for n in grid.split(",")],
+                    "shared_bytes": int(shared),
+                    "in_command_buffer": buffer is not None,
+                }
+            )
+    return found
+
+
+@click.command()
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True)
+@click.option("--device", "kind", type=click.Choice(sorted(KINDS)), default="h100")
+@click.option("--layers", default=4, show_default=True, help="Of 32; all are the same.")
+def main(out: Path, kind: str, layers: int) -> None:
+    """Compile decode-only and mixed steps; write what was found to a JSON file."""
+    steps = [Size(1, 0, layers), Size(32, 0, layers), Size(32, 512, layers), Size(0, 2048, layers)]
+    with tempfile.TemporaryDirectory() as folder:
+        flags = ["--xla_gpu_autotune_level=0", f"--xla_dump_to={folder}"]
+        os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *flags])
+        results = [compile_step(kind, size, Path(folder)) for size in steps]
+    code = describe_code(Path(__file__).parents[1])
+    report = {"code": code, "compiled_not_measured": results}
+    out.write_text(json.dumps(report, indent=2) + "\n")
+    for one in results:
+        buffered = sum(kernel["in_command_buffer"] for kernel in one["kernels"])
+        print(
+            f"{one['rows']} rows + {one['tokens']} tokens: {buffered} of {len(one['kernels'])} "
+            f"kernels in command buffers, {one['copies_of_the_pool']} copies of the pool, "
+            f"{one['temporary_bytes'] / 2**20:.0f} MiB beside it"
+        )
+
+
+if __name__ == "__main__":
+    main()
