@@ -76,6 +76,14 @@ def test_pages_of_eight_bits_say_what_the_oracle_says_with_them(backend):
     assert 0.01 < np.abs(rounded - exact).max() < 5
 
 
+@pytest.mark.slow
+def test_unrolled_layers_say_the_same(monkeypatch):
+    """As a GPU gets them."""
+    monkeypatch.setattr(Site, "unrolls", True)
+    executor = steps.make(Role.BOTH, 0, 1)
+    steps.test_rows_and_chunks_of_different_turns_share_steps(executor)
+
+
 @pytest.mark.gpu
 def test_on_a_device_nothing_compiles_after_warm_up_and_the_oracle_agrees(gpu):
     """With heads as large as the kernels need them."""
