@@ -22,7 +22,7 @@ import click
 from benchmarks.machine import describe_machine
 
 FLEETS = (4, 16, 64, 256)
-TURNS_PER_WORKER = 40
+TURNS_PER_WORKER = 16
 SESSIONS_PER_WORKER_S = 0.25
 HOUR = "mooncake_conversation.jsonl.zst"
 
