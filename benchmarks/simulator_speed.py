@@ -77,7 +77,8 @@ def main(
         return
     found: dict[str, Any] = {"machine": describe_machine(), "scaling": {}}
     for workers in FLEETS:
-        made = ["--format=synthetic", f"--limit={TURNS_PER_WORKER * workers}"]
+        turns = f"--limit={TURNS_PER_WORKER * workers}"
+        made = ["--format=synthetic", "--max-context=65536", turns]
         rate = f"--session-rate={SESSIONS_PER_WORKER_S * workers}"
         found["scaling"][workers] = run([*made, rate, *fleet(workers)])
         print(workers, found["scaling"][workers], file=sys.stderr)

@@ -19,6 +19,7 @@ from serving.messages import (
     EmitPrompt,
     End,
     Event,
+    LoadReport,
     Role,
     StepsTimed,
     Tick,
@@ -106,6 +107,9 @@ class Simulation:
         self._ready: deque[VirtualWorker] = deque()
         self._is_ready: set[WorkerId] = set()
         self._ticking = False
+        # Workers that had no task at their last tick and have got no message since: another tick
+        # would change nothing, and a large fleet has many.
+        self._resting: dict[WorkerId, LoadReport] = {}
 
     def join(self, worker: VirtualWorker, role: Role) -> None:
         """Add a warm worker."""
@@ -156,7 +160,7 @@ class Simulation:
     def _deliver(self, leaving: Leaving) -> None:
         match leaving:
             case ToWorker(worker, message):
-                self.workers[worker].deliver(message)
+                self._hand(worker, message)
             case Decision():
                 self._decided(leaving)
             case _:
@@ -174,7 +178,7 @@ class Simulation:
             case Emit(turns, samples):
                 self.measurements.on_tokens(turns, samples, now)
             case ToWorker(worker, message):
-                self.workers[worker].deliver(message)
+                self._hand(worker, message)
             case Decision():
                 self._decided(action)
             case End():
@@ -188,19 +192,29 @@ class Simulation:
             case _:
                 assert_never(action)
 
+    def _hand(self, worker: WorkerId, message: WorkerMessage) -> None:
+        self._resting.pop(worker, None)
+        self.workers[worker].deliver(message)
+
     def _decided(self, decision: Decision) -> None:
         self.decisions[decision.kind, decision.reason] += 1
         self._note(decision, self.agenda.now)
 
     def _tick(self) -> None:
         """Look at deadlines and loads, as long as there are turns."""
-        reports = [worker.batcher.report() for worker in self.workers.values()]
+        resting = self._resting
+        workers = self.workers.values()
+        reports = [resting.get(worker.id) or worker.batcher.report() for worker in workers]
         self._keep(
             [report.pages_used for report in reports], [report.running for report in reports]
         )
-        for worker, report in zip(self.workers.values(), reports, strict=True):
+        for worker, report in zip(workers, reports, strict=True):
+            if worker.id in resting:
+                continue
             worker.deliver(Tick())
             self._take(report)
+            if not worker.batcher.holdings.tasks:
+                resting[worker.id] = report
         self._take(Tick())
         self._ticking = self.coordinator.live_turns > 0
         if self._ticking:
