@@ -82,7 +82,12 @@ class Source:
 
 SOURCES = {
     "mooncake": Source(
-        "mooncake_conversation.jsonl.zst", "mooncake", 300, 2.0, 0.03, (1.0, 2.0, 2.5, 3.0, 3.5)
+        "mooncake_conversation.jsonl.zst",
+        "mooncake",
+        300,
+        2.0,
+        0.03,
+        (1.0, 2.0, 3.0, 3.5, 4.5, 5.5),
     ),
     "weka": Source(
         "weka_claude_code.jsonl.zst", "weka", 600, 2.0, 0.03, (4.0, 8.0, 16.0, 32.0, 64.0), 0.2
@@ -91,7 +96,7 @@ SOURCES = {
         "servegen_deepseek_r1.jsonl.zst", "servegen", 800, 2.0, 0.02, (2.0, 3.0, 4.0, 5.0, 6.0)
     ),
     "azure": Source(
-        "azure_2023_conv.csv.zst", "azure", 1000, 1.0, 0.03, (6.0, 10.0, 14.0, 18.0, 22.0)
+        "azure_2023_conv.csv.zst", "azure", 1000, 1.0, 0.03, (6.0, 10.0, 14.0, 18.0, 22.0, 26.0)
     ),
 }
 
@@ -293,6 +298,7 @@ def _mean(values: Sequence[float | None]) -> dict[str, float] | None:
 @click.option("--traces", default=lambda: os.environ.get("FORETOKEN_TRACES"), required=True)
 @click.option("--cluster", "clusters", multiple=True, type=click.Choice(list(CLUSTERS)))
 @click.option("--workload", "workloads", multiple=True, type=click.Choice(list(SOURCES)))
+@click.option("--policy", "policies", multiple=True, type=click.Choice([*POLICIES, "ppd"]))
 @click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True)
 @click.option("--ppd-table", default=None, help="Measured table (benchmarks.ppd_table): adds ppd.")
 @click.option("--ablations/--no-ablations", default=True)
@@ -304,7 +310,9 @@ def main(traces: str, jobs: int, cells: Path, out: Path, **chosen: Any) -> None:
     clusters = chosen["clusters"] or tuple(CLUSTERS)
     workloads = chosen["workloads"] or tuple(SOURCES)
     table = chosen["ppd_table"]
-    policies = POLICIES if table is None else (*POLICIES, "ppd")
+    policies = chosen["policies"] or (POLICIES if table is None else (*POLICIES, "ppd"))
+    if "ppd" in policies and table is None:
+        raise click.UsageError("--policy ppd needs --ppd-table (python -m benchmarks.ppd_table)")
     wanted = list(cells_of(clusters, workloads, policies, chosen["seeds"]))
     if chosen["ablations"]:
         wanted += ablations_of(clusters[0], workloads)

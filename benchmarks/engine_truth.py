@@ -7,8 +7,8 @@
     3. other sessions are served under every policy by the command that users run, driven by the
        replay client, and simulated with the same settings
 
-What is reported is of step 3 alone. All workers share this machine's processors, which the
-simulator does not know: rates are such that they are mostly idle.
+What is reported is of step 3 alone. All workers, the endpoint and the client share this machine's
+processors, which the simulator does not know: the higher the rate, the more it is too fast.
 
     python -m benchmarks.engine_truth --out benchmarks/results/engine_truth.json
 """
