@@ -10,6 +10,7 @@ import json
 import os
 import re
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -79,7 +80,7 @@ def compile_step(kind: str, size: Size, dump: Path) -> dict[str, Any]:
     from jax.sharding import Mesh
 
     from model.attention.gpu import Gpu
-    from model.config import ModelConfig, RopeConfig
+    from model.config import load_config
     from model.sharding import DECODE, TENSOR
     from serving.engine.buckets import Bucket, Buckets
     from serving.engine.programs import ExecutorSizes, Programs, Site
@@ -88,28 +89,8 @@ def compile_step(kind: str, size: Size, dump: Path) -> dict[str, Any]:
     topology = topologies.get_topology_desc(
         kind, "cuda", target_config=target(kind), topology="1x1x1"
     )
-    config = ModelConfig(
-        family="llama",
-        vocab_size=128256,
-        num_layers=size.layers,
-        hidden_size=4096,
-        intermediate_size=14336,
-        num_heads=32,
-        num_kv_heads=8,
-        head_dim=128,
-        rope=RopeConfig(theta=500_000.0, scaling=None),
-        norm_eps=1e-5,
-        tie_embeddings=False,
-        qkv_bias=False,
-        out_bias=False,
-        mlp_bias=False,
-        qk_norm=False,
-        sliding_window=None,
-        max_position=CONTEXT,
-        dtype="bfloat16",
-        eos_ids=(),
-        bos_id=None,
-    )
+    llama = load_config(Path(__file__).parent / "shapes" / "llama-3.1-8b")
+    config = replace(llama, num_layers=size.layers, max_position=CONTEXT)
     sizes = ExecutorSizes(
         num_pages=PAGES,
         page_size=PAGE_SIZE,

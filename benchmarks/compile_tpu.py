@@ -21,35 +21,14 @@ from jax.sharding import Mesh
 
 from benchmarks.machine import describe_code
 from model.attention.tpu import RAGGED
-from model.config import ModelConfig, RopeConfig
+from model.config import load_config
 from model.sharding import DECODE, TENSOR
 from serving.engine.buckets import Bucket, Buckets
 from serving.engine.programs import ExecutorSizes, Programs, Site
 
 KINDS = {"v5e": "v5e:2x2", "v6e": "v6e:2x2"}  # the smallest that libtpu describes
 POOL_TOKENS, CHUNKS = 2**17, 8
-LLAMA_8B = ModelConfig(
-    family="llama",
-    vocab_size=128256,
-    num_layers=32,
-    hidden_size=4096,
-    intermediate_size=14336,
-    num_heads=32,
-    num_kv_heads=8,
-    head_dim=128,
-    rope=RopeConfig(theta=500_000.0, scaling=None),
-    norm_eps=1e-5,
-    tie_embeddings=False,
-    qkv_bias=False,
-    out_bias=False,
-    mlp_bias=False,
-    qk_norm=False,
-    sliding_window=None,
-    max_position=131072,
-    dtype="bfloat16",
-    eos_ids=(),
-    bos_id=None,
-)
+LLAMA_8B = load_config(Path(__file__).parent / "shapes" / "llama-3.1-8b")
 
 
 class Case(NamedTuple):

@@ -43,6 +43,14 @@ def test_one_turn_alone_takes_what_its_steps_take():
     assert record.tpot_s == pytest.approx((decode_s(1, 21) + decode_s(1, 22)) / 2)
 
 
+def test_a_worker_that_has_rested_is_looked_at_again_once_it_has_work():
+    two = lab(SPLIT, route="local")
+    two.run(sessions((0.0, [turn(20, 200)]), (0.3, [turn(20, 200)])))
+    seen = {sample.at: sample.rows for sample in two.simulation.samples}
+    # The first reply lasts until 0.46 s, the second goes to the other worker, until 0.76 s.
+    assert (seen[0.25], seen[0.5], seen[0.75]) == ((0, 1, 0), (0, 0, 1), (0, 0, 1))
+
+
 def test_a_later_turn_comes_a_think_time_after_the_end_and_computes_only_what_is_new():
     one = lab()
     one.run(sessions((0.0, [turn(16, 4), turn(5, 2, think_s=3.0)])))
