@@ -35,8 +35,9 @@ class Engines:
 
     def __init__(self, checkpoint: Path, **settings: Any) -> None:
         """Load and compile, as `foretoken serve` does with these settings; takes a while."""
-        self._deployment = settle(build_config(str(checkpoint), settings))
-        make_cpu_devices(self._deployment.config.mesh.devices_needed)
+        config = build_config(str(checkpoint), settings)
+        make_cpu_devices(config.mesh.devices_needed)  # before `settle`, which asks for JAX's devices
+        self._deployment = settle(config)
         keep_compiled(cache_directory(), least_seconds=0.0)
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         self._workers = load_workers(self._deployment)
