@@ -36,7 +36,8 @@ class Engines:
     def __init__(self, checkpoint: Path, **settings: Any) -> None:
         """Load and compile, as `foretoken serve` does with these settings; takes a while."""
         config = build_config(str(checkpoint), settings)
-        make_cpu_devices(config.mesh.devices_needed)  # before `settle`, which asks for JAX's devices
+        # Before `settle`, which asks for JAX's devices.
+        make_cpu_devices(config.mesh.devices_needed)
         self._deployment = settle(config)
         keep_compiled(cache_directory(), least_seconds=0.0)
         sys.setswitchinterval(SWITCH_INTERVAL_S)

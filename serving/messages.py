@@ -447,6 +447,18 @@ class Ack:
 
 
 @dataclass(frozen=True, slots=True)
+class LastStep:
+    """A row that moves rides in no step more: what the last one samples is told in `in_s` seconds.
+
+    A forecast; the move may still be given up.
+    """
+
+    task: TaskId
+    move: int
+    in_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class TransferFailed:
     """A transfer for a task broke.
 
@@ -473,6 +485,7 @@ WorkerMessage = (
     | PullRequested
     | PagesReady
     | Ack
+    | LastStep
     | TransferFailed
     | WorkerLost
     | DropCached

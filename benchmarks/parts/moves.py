@@ -11,7 +11,7 @@ from benchmarks.figures import figure
 
 LENGTHS = (64, 256, 1024, 4096)
 NEIGHBOURS = (0, 8)
-MOVES_A_REPEAT = 3
+MOVES_A_REPEAT = 7
 FIGURES = ("stop_steps", "stop_s", "step_s", "step_there_s", "took_s", "kv_len", "bytes")
 
 

@@ -14,6 +14,7 @@ from typing import assert_never
 from serving.core.departures import Departures
 from serving.core.handoff import EarlyGrants
 from serving.core.holdings import BatcherLimits
+from serving.core.inbound import Inbound
 from serving.core.plan import Output, RestorePages, StepPlan, StepResult
 from serving.core.rules import BatcherRules
 from serving.core.stepper import Stepper
@@ -26,6 +27,7 @@ from serving.messages import (
     Decode,
     DropCached,
     Granted,
+    LastStep,
     LoadReport,
     MoveAbort,
     MoveFailed,
@@ -59,7 +61,8 @@ class Batcher:
         self._stepper = Stepper(self._state, rules)
         self._transfers = Transfers(self._state)
         self._early_grants = EarlyGrants(limits.transfer_timeout_s)
-        self._inbound: list[WorkerTask] = []  # rows that move here; perhaps some that have come
+        self._inbound = Inbound(one_copy=limits.move_pages * limits.page_size)
+        self._held_until: float | None = None
 
     @property
     def departures(self) -> Departures:
@@ -94,7 +97,9 @@ class Batcher:
         return self._state.take_out()
 
     def _on_peer(
-        self, message: Granted | PullRequested | PagesReady | Ack | TransferFailed, now: float
+        self,
+        message: Granted | PullRequested | PagesReady | Ack | LastStep | TransferFailed,
+        now: float,
     ) -> None:
         match message:
             case Granted(task, _, held_len, move):
@@ -109,14 +114,22 @@ class Batcher:
                 self._transfers.receive(message, now)
             case Ack(task, transfer):
                 self._transfers.acknowledge(task, transfer)
+            case LastStep():
+                self._inbound.told(message, now)
             case TransferFailed(task, transfer):
                 self._transfers.failed(task, transfer)
             case _:
                 assert_never(message)
 
     def step(self, now: float) -> list[Output]:
-        """Admit who may start and plan the next step: at most one Launch is among the outputs."""
+        """Admit who may start and plan the next step: at most one Launch is among the outputs.
+
+        No step is planned, although there may be work, while one is held back (`held_until`).
+        """
         self.holdings.idle.now = now
+        self._held_until = self._hold(now) if self._inbound else None
+        if self._held_until is not None:
+            return []
         while self.holdings.queue and (entry := self.holdings.admit_next(now)) is not None:
             self._start(entry, now)
         for victim in self.holdings.grow():
@@ -126,7 +139,8 @@ class Batcher:
         self._stepper.plan(now)
         if self._state.departures:
             # Behind the step just planned: a row in it is copied with what the step writes.
-            self._state.out += self._state.departures.advance()
+            in_flight_s = self._stepper.in_flight_s(now)
+            self._state.out += self._state.departures.advance(in_flight_s)
         return self._state.take_out()
 
     def complete(self, plan: StepPlan, result: StepResult, now: float) -> list[Output]:
@@ -142,11 +156,22 @@ class Batcher:
         A step launched ahead of time would run before the row's first one here: its stop would
         last a step longer.
         """
-        if not self._inbound:
-            return False
-        self._inbound = [entry for entry in self._inbound if entry.stage is Stage.GRANTED]
-        one_copy = self.limits.move_pages * self.limits.page_size
-        return any(len(entry.tokens) - entry.kv_len <= one_copy for entry in self._inbound)
+        return bool(self._inbound) and self._inbound.expected
+
+    @property
+    def held_until(self) -> float | None:
+        """Until when the next step waits for a row that moves here, if no message comes before.
+
+        None if it need not wait; as of the last `step`.
+        """
+        return self._held_until
+
+    def _hold(self, now: float) -> float | None:
+        entry = self._inbound.next_due()
+        if entry is None or self._stepper.has_launched:
+            return None
+        step_s = self._stepper.next_s(1, len(entry.tokens))
+        return self._inbound.hold(entry, step_s, now)
 
     def report(self) -> LoadReport:
         """Count what the worker holds."""
@@ -244,7 +269,7 @@ class Batcher:
         """A row wants to move here: there is room for it now, or it stays where it is."""
         reason = self.holdings.admit_at_once(entry)
         if reason is None:
-            self._inbound.append(entry)
+            self._inbound.add(entry)
             self._start(entry, now)
         else:
             self._state.out.append(Refused(self.worker, entry.task.id, reason))

@@ -2,8 +2,9 @@
 
     asked      the destination has been told to make room; its grant has not come
     copying    full pages go out, a few a step, while the row decodes on
-    stopped    no full page is left: the row is in no further step; its last pages are copied behind
-               the steps already launched, and announced once the tokens of those are known
+    stopped    one full page is left, or none: the row is in no further step; they are copied behind
+               the steps already launched, and announced once the tokens of those are known;
+               the destination is told at once when that will be
     gone       announced: an outgoing task like any other, freed when the destination confirms
 
 Until it is announced a move can be given up at any time without loss: the row decodes on. The stop
@@ -18,7 +19,16 @@ from serving.core.handoff import announce, send, send_last
 from serving.core.holdings import Holdings
 from serving.core.plan import DropTransfer, Output
 from serving.core.worker_task import Stage, WorkerTask
-from serving.messages import MoveAbort, MoveFailed, MoveOut, TaskId, TransferId, WorkerId
+from serving.messages import (
+    LastStep,
+    MoveAbort,
+    MoveFailed,
+    MoveOut,
+    TaskId,
+    ToWorker,
+    TransferId,
+    WorkerId,
+)
 from serving.policy.admit import pages_for
 
 
@@ -69,12 +79,15 @@ class Departures:
         departure.entry.sent_pages = held_len // self._limits.page_size
         return True
 
-    def advance(self) -> list[Output]:
-        """Copy what comes next of every row that leaves. To be called once a step is planned."""
+    def advance(self, in_flight_s: float) -> list[Output]:
+        """Copy what comes next of every row that leaves. To be called once a step is planned.
+
+        `in_flight_s` is how long the steps launched, that one among them, will take.
+        """
         out: list[Output] = []
         for departure in list(self._leaving.values()):
             if departure.granted and departure.stop_len is None:
-                out += self._copy(departure)
+                out += self._copy(departure, in_flight_s)
         return out
 
     def settle(self, entry: WorkerTask) -> list[Output]:
@@ -124,7 +137,7 @@ class Departures:
         overdue = [task for task, departure in self._leaving.items() if departure.deadline <= now]
         return [output for task in overdue for output in self.abort(task, "timeout")]
 
-    def _copy(self, departure: Departure) -> list[Output]:
+    def _copy(self, departure: Departure, in_flight_s: float) -> list[Output]:
         entry, page_size = departure.entry, self._limits.page_size
         full = entry.kv_len // page_size
         stop = min(full, entry.sent_pages + self._limits.move_pages)
@@ -132,11 +145,12 @@ class Departures:
         out: list[Output] = []
         if pages:
             out += send(entry, departure.to, self._next_transfer(), pages, page_size=page_size)
-        if entry.sent_pages >= full:
-            out += self._stop(departure)
+        # A large copy keeps the destination busy: the row stops with a small one.
+        if entry.sent_pages >= full and len(pages) <= 1:
+            out += self._stop(departure, in_flight_s)
         return out
 
-    def _stop(self, departure: Departure) -> list[Output]:
+    def _stop(self, departure: Departure, in_flight_s: float) -> list[Output]:
         entry, rows = departure.entry, self._holdings.rows
         assert entry.slot is not None
         if not rows.is_active(entry.slot):
@@ -146,7 +160,12 @@ class Departures:
         last = pages_for(departure.stop_len, self._limits.page_size)
         pages = tuple(entry.pages[entry.sent_pages : last])
         out = send_last(entry, departure.to, self._next_transfer(), pages)
-        return [*out, *self.settle(entry)]
+        announced = self.settle(entry)
+        if announced:
+            return [*out, *announced]
+        assert entry.move is not None
+        last_step = LastStep(entry.task.id, entry.move, in_flight_s)
+        return [*out, ToWorker(departure.to, last_step)]
 
 
 def _drop(entry: WorkerTask) -> list[Output]:

@@ -64,10 +64,12 @@ class Moves:
 
         If that one leaves, the session is not its own: it is placed anew, or stays where it was.
         What the source has told of the reply may still be on its way, or lost with it. Tokens
-        without log-probabilities need not wait for it.
+        without log-probabilities need not wait for it. Of a worker that is lost by now nothing is
+        believed: the source, which was asked to keep the row, will say that it is gone.
         """
         move, worker, reply = live.move, adopted.worker, adopted.reply
-        if move is None or adopted.move != move.number or live.owner is None:
+        record = self._fleet.workers.get(worker)
+        if move is None or adopted.move != move.number or live.owner is None or record is None:
             return
         self._fleet.add_load(live.owner, -live.expected_len, -1)
         self._fleet.end_decode(live.owner, live.turn.id, len(live.tokens))
@@ -78,8 +80,7 @@ class Moves:
         if live.turn.sampling.logprobs is None:
             for index in range(live.replied, len(reply)):
                 live.early[index] = SampledToken(index, reply[index], None)
-        record = self._fleet.workers.get(worker)
-        if record is not None and record.takes_work:
+        if record.takes_work:
             self._sessions.own(live.session, worker)
         details = {
             "from": source,

@@ -94,6 +94,21 @@ class Stepper:
         for entry, chunk in zip(chosen, chunks, strict=True):
             self._after_launch(entry, chunk, now)
 
+    @property
+    def has_launched(self) -> bool:
+        """Whether a step is launched and not completed."""
+        return bool(self._launched)
+
+    def in_flight_s(self, now: float) -> float:
+        """Predict how long the steps launched will still take."""
+        return self._clock.in_flight_s(now)
+
+    def next_s(self, more_rows: int, more_kv_tokens: int) -> float:
+        """Predict a step of the rows that decode now and so many more."""
+        rows = self._state.holdings.rows
+        count, kv_tokens = len(rows.active()) + more_rows, rows.kv_tokens() + more_kv_tokens
+        return self._clock.corrected.decode(count, kv_tokens).seconds
+
     def complete(self, plan: StepPlan, result: StepResult, now: float) -> None:
         """Take what the oldest launched step sampled. Rows that ended meanwhile are skipped."""
         decoding, chosen = self._launched.popleft()

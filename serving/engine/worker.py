@@ -4,7 +4,7 @@ One round: take the messages that have come, plan and dispatch a step, then read
 it. The device always has the next step queued while the host reads the last one's tokens, but while
 a row is about to arrive from another worker: it shall ride in the very next step, which is queued
 as soon as the row is here. The thread sleeps only when nothing is queued, nothing runs and no
-message waits.
+message waits, or for the moment in which the batcher holds a step back for such a row.
 """
 
 import logging
@@ -161,8 +161,14 @@ class Worker:
         """Sleep until there is something to do; False when the worker is to end."""
         with self._wake:
             while not (self._inbox or self._launched or self._stopping):
-                self._wake.wait()
+                if not self._wake.wait(self._pause_s()):
+                    break  # no message came for which the next step was held back
             return not self._stopping
+
+    def _pause_s(self) -> float | None:
+        """Say how long to sleep; None for as long as no message comes."""
+        until = self.batcher.held_until
+        return None if until is None else max(0.0, until - self._clock())
 
     def _leave(self) -> None:
         """Let go of payloads that nobody will take; what was announced is still taken."""

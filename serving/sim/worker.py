@@ -109,6 +109,8 @@ class SimWorker:
                 self._act(self.batcher.step(self._agenda.now))
             has_launched = len(self._launched) > queued
             if most == 1:
+                if (until := self.batcher.held_until) is not None:
+                    self._agenda.at(until, lambda: self._wake(self))
                 return
             if self._launched and (len(self._launched) >= most or not has_launched):
                 self._waits_for_step = True

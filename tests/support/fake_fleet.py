@@ -238,7 +238,8 @@ class FakeFleet:
         before = len(worker.launched)
         self._note(name, "step")
         self._carry_out(worker, worker.batcher.step(self.now))
-        worker.may_step = len(worker.launched) > before
+        held = worker.batcher.held_until is not None
+        worker.may_step = len(worker.launched) > before or held
 
     def _complete(self, name: str) -> None:
         worker = self.workers[WorkerId(name)]

@@ -8,6 +8,7 @@ from serving.messages import (
     Cancel,
     Finished,
     Granted,
+    LastStep,
     MoveAbort,
     MoveFailed,
     MoveOut,
@@ -29,8 +30,8 @@ ROW = 10  # prompt tokens: two full pages, and a half
 class Source(Worker):
     """A worker at which one row decodes; its steps are completed as soon as they are launched."""
 
-    def __init__(self, *, max_tokens: int = 50) -> None:
-        super().__init__(D0, move_pages=1)
+    def __init__(self, *, max_tokens: int = 50, move_pages: int = 1) -> None:
+        super().__init__(D0, move_pages=move_pages)
         self.work: Task = task("a", range(ROW), max_tokens=max_tokens, forecast=0)
         self.on(prefill(self.work))
         while not self.num_decoding:
@@ -82,6 +83,7 @@ def test_full_pages_go_a_few_a_step_and_the_last_ones_with_the_stop():
         "SendPages",
         "PagesReady",
         "SendPages",
+        "LastStep",
         "Tokens",
         "PagesReady",
     ]
@@ -122,11 +124,43 @@ def test_the_announcement_waits_for_the_steps_in_flight():
     before = source.launch()
     source.grant(held_len=8)
     outputs = source.step()
-    assert kinds(outputs) == ["Launch", "SendPages"]
+    assert kinds(outputs) == ["Launch", "SendPages", "LastStep"]
     assert source.num_decoding == 0, "the step just launched is its last"
     assert ready(source.end(before)) == []
     (last,) = ready(source.end(launched(outputs)))
     assert (last.reply, last.stop) == ((33, 33, 33), ROW + 2)
+
+
+def told_after(seconds: float, *, ahead: int) -> float:
+    """In how many seconds the last tokens are to come, that long after the first step's launch."""
+    source = Source()
+    source.ask()
+    for _ in range(ahead):
+        source.launch()
+    source.grant(held_len=8)
+    source.now += seconds
+    told = at(source.step(), 2, LastStep)
+    assert (told.task, told.move) == (source.work.id, MOVE)
+    return told.in_s
+
+
+def test_the_destination_is_told_when_the_last_tokens_come():
+    one, two = told_after(0.0, ahead=0), told_after(0.0, ahead=1)
+    assert two == pytest.approx(2 * one, rel=0.02)  # a step of one token more
+    assert told_after(0.0001, ahead=1) == pytest.approx(two - 0.0001)
+
+
+def test_the_row_decodes_on_behind_a_large_copy():
+    """Its destination is busy with that copy for a while."""
+    source = Source(move_pages=2)
+    source.ask()
+    source.grant()
+    first = source.turn()
+    assert kinds(first) == ["Launch", "SendPages", "PagesReady", "Tokens"]
+    assert ready(first)[0].num_pages == 2
+    second = source.turn()
+    assert [len(o.pages) for o in second if isinstance(o, SendPages)] == [1]
+    assert ready(second)[-1].reply is not None
 
 
 def gone() -> Source:

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from serving.messages import Completed, Role, WorkerId
+from serving.messages import Adopted, Completed, Role, WorkerId
 from serving.request import TurnId
 from tests.support.fake_fleet import COORDINATOR, FakeFleet, Reply
 from tests.support.shape import Shape
@@ -185,3 +185,16 @@ def test_a_task_that_comes_when_its_grant_is_forgotten_begins_anew():
     fleet.run()
     complete(fleet)
     assert said(fleet, "retry") == [("attempt 1", "timeout")]
+
+
+def test_a_row_is_not_taken_to_be_at_a_worker_that_was_lost():
+    """Its destination had it, and said so; the news of its loss overtook that."""
+    fleet = start()
+    begin(fleet, D1)
+    fleet.held.add(("d1", COORDINATOR))
+    fleet.run_until(lambda: len(fleet.workers[D1].batcher.holdings.rows.active()) == 1)
+    fleet.lose(D1, silently=False)
+    fleet.run_until(lambda: ("fleet", COORDINATOR) not in fleet.channels)
+    assert any(isinstance(m, Adopted) for m in fleet.channels["d1", COORDINATOR])
+    complete(fleet)
+    assert said(fleet, "moved") == []

@@ -1,12 +1,22 @@
 """A row that is about to arrive waits behind no step but the one that runs."""
 
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from serving.core.batcher import Batcher
 from serving.core.plan import LoadSlot, StepPlan, StepResult
 from serving.engine.worker import Worker
-from serving.messages import Cancel, PagesReady, TransferId, WorkerId, WorkerMessage
+from serving.messages import (
+    Cancel,
+    LastStep,
+    PagesReady,
+    TaskId,
+    TransferId,
+    WorkerId,
+    WorkerMessage,
+)
+from serving.request import TurnId
 from tests.support.one_worker import D0, LIMITS, P0, decode, prefill, task
 from tests.support.rules import batcher_rules
 
@@ -82,7 +92,10 @@ class Bench:
     def __init__(self) -> None:
         self.device = Device()
         batcher = Batcher(D0, LIMITS, batcher_rules())
-        self.worker = Worker(batcher, self.device, Payloads(), lambda leaving: None, lambda: 0.0)
+        self.clock: Callable[[], float] = lambda: 0.0
+        self.worker = Worker(
+            batcher, self.device, Payloads(), lambda leaving: None, lambda: self.clock()
+        )
         self.worker.deliver(prefill(task("mine", range(4), max_tokens=50)))
         self.rounds()
 
@@ -137,3 +150,43 @@ def test_a_row_that_comes_while_a_step_runs_is_queued_behind_it_at_once():
     bench.worker.round()
     assert bench.device.rows[launched:] == [2]  # the row that was here, and the guest
     assert bench.device.depths[read:] == [2]  # launched before the step that ran was read
+
+
+def held_back(bench: Bench) -> None:
+    """A guest's last step has been launched, and no step runs here: the next one waits for it."""
+    guest = task("guest", range(100, 104), max_tokens=20)
+    bench.tell(decode(guest, P0, move=1))
+    bench.worker.deliver(LastStep(guest.id, 1, 0.0))
+    while bench.worker.round():
+        pass
+    assert bench.device.in_flight == 0
+    assert bench.worker.batcher.held_until is not None
+
+
+def test_the_thread_sleeps_until_the_step_waits_no_longer():
+    bench = Bench()
+    held_back(bench)
+    launched = len(bench.device.rows)
+    began = time.monotonic()
+    bench.clock = lambda: time.monotonic() - began
+    bench.worker.start()
+    while len(bench.device.rows) == launched:
+        assert time.monotonic() < began + 60, "the thread sleeps on"
+        time.sleep(0.001)
+    bench.worker.stop()
+    bench.worker.batcher.check()
+
+
+def test_what_a_held_step_waits_for_wakes_the_thread():
+    bench = Bench()
+    held_back(bench)  # for ever: no time passes
+    launched = len(bench.device.rows)
+    bench.worker.start()
+    last = PagesReady(TaskId(TurnId("guest"), 0), TransferId(P0, 1), 0, 1, 4, (7,), None, 1)
+    bench.worker.deliver(last)
+    began = time.monotonic()
+    while len(bench.device.rows) == launched:
+        assert time.monotonic() < began + 60, "the thread sleeps on"
+        time.sleep(0.001)
+    bench.worker.stop()
+    assert bench.device.rows[launched] == 2

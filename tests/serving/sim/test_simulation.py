@@ -6,10 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serving.messages import Role, WorkerId
+from serving.messages import LastStep, Role, WorkerId
 from serving.policy.rebalance import REBALANCE_POLICIES
 from serving.policy.routes import ROUTE_POLICIES
 from serving.workload.session import SessionShape, Span, TurnShape, Workload, WorkloadError
+from tests.support.one_worker import decode, task
 from tests.support.simulated import (
     COLOCATED,
     COSTS,
@@ -195,3 +196,20 @@ def test_time_passes_between_sessions_without_ticks():
     one.run(Workload("by hand", (SessionShape("near", 0.0, (turn(8, 2),)), far), {}))
     assert len(one.simulation.samples) < 10
     assert one.agenda.now >= 1e6
+
+
+def test_a_step_that_was_held_back_for_a_row_goes_on_when_its_time_is_over():
+    """The row is told to come and does not; nothing else happens meanwhile."""
+    two, guest = lab(SPLIT, route="local"), task("guest", range(4))
+    (told_at, in_s) = (0.1, 2 * decode_s(2, 100))
+
+    def tell() -> None:
+        worker = two.simulation.workers[WorkerId("d0")]
+        worker.deliver(decode(guest, WorkerId("p0"), move=1))
+        worker.deliver(LastStep(guest.id, 1, in_s))
+
+    two.agenda.at(told_at, tell)
+    two.run(sessions((0.0, [turn(20, 100)])))
+    step_s, longest = decode_s(1, 119), max(two.simulation.measurements.gaps)
+    # Held back for half a step behind the time told, and as long before it as was left.
+    assert 1.4 * step_s < longest < 2.6 * step_s
