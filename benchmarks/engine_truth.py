@@ -1,14 +1,15 @@
 """How far is the simulator off this project's own engine? Both play the same sessions.
 
     1. the steps of a worker are timed without a scheduler (`foretoken profile`)
-    2. a few sessions at a low rate show what the simulator leaves out: `request_s`, the way of a
-       request through client, HTTP and endpoint, and `step_s`, what the scheduler and the client
-       take of a step's time on the same processors; both are medians, and named in the result
-    3. other sessions are served under every policy by the command that users run, driven by the
-       replay client, and simulated with the same settings
+    2. some sessions under one policy show what the simulator leaves out: `request_s`, the way of a
+       request through client, HTTP and endpoint, and `step_s`, what the scheduler, the client and
+       the other worker take of a step's time on the same processors; both are named in the result
+    3. other sessions at the same rate are served under every policy by the command that users run,
+       driven by the replay client, and simulated with the same settings
 
 What is reported is of step 3 alone. All workers, the endpoint and the client share this machine's
-processors, which the simulator does not know: the higher the rate, the more it is too fast.
+processors, which the simulator does not know: the higher the rate, the more is to be added
+(`--calm` calibrates at a part of the rate and shows by how much).
 
     python -m benchmarks.engine_truth --out benchmarks/results/engine_truth.json
 """
@@ -42,6 +43,7 @@ DEMO = Path("checkpoints/demo")
 POLICIES = ("replicas", "pd-full", "local", "foretoken")
 CALM_SEED, SEED = 1, 2
 """Of the sessions that are calibrated on, and of those that are reported on."""
+CALIBRATED_TURNS = 150
 HABITS = {
     "mean_turns": 3.0,
     "system": 16,
@@ -186,7 +188,7 @@ def numbers(report: Mapping[str, Any]) -> dict[str, float | None]:
 
 
 def calibrate(calm: Workload, cache: Path, costs: Path) -> tuple[Additions, dict[str, Any]]:
-    """Fit what is added, on sessions at a low rate under one policy."""
+    """Fit what is added, on these sessions under one policy."""
     seen = serve("local", calm, cache, costs)
     bare = simulate("local", calm, costs, Additions(0.0, 0.0))
     step_s = max(0.0, _of(seen, "tpot") - _of(bare, "tpot"))
@@ -218,9 +220,10 @@ def _of(found: Mapping[str, float | None], name: str) -> float:
 @click.command()
 @click.option("--sessions", type=click.IntRange(min=10), default=200, show_default=True)
 @click.option("--rate", type=float, default=1.5, show_default=True, help="Sessions a second.")
+@click.option("--calm", type=float, default=1.0, show_default=True, help="Of it, to calibrate at.")
 @click.option("--work", type=click.Path(path_type=Path), default=Path("runs/engine_truth"))
 @click.option("--out", type=click.Path(path_type=Path), required=True)
-def main(sessions: int, rate: float, work: Path, out: Path) -> None:
+def main(sessions: int, rate: float, calm: float, work: Path, out: Path) -> None:
     """Serve and simulate under every policy, and write how far they are apart."""
     work.mkdir(parents=True, exist_ok=True)
     costs = work / "costs.json"
@@ -228,7 +231,8 @@ def main(sessions: int, rate: float, work: Path, out: Path) -> None:
         measure(policy, costs)
     with tempfile.TemporaryDirectory() as folder:
         cache = Path(folder)
-        additions, calm = calibrate(workload(rate / 4, 60, CALM_SEED), cache, costs)
+        known = workload(rate * calm, CALIBRATED_TURNS, CALM_SEED)
+        additions, calibration = calibrate(known, cache, costs)
         turns = round(sessions * HABITS["mean_turns"])  # pyright: ignore[reportOperatorIssue]
         asked = workload(rate, turns, SEED)
         rows = [
@@ -252,7 +256,7 @@ def main(sessions: int, rate: float, work: Path, out: Path) -> None:
         "turns": asked.num_turns,
         "rate": rate,
         "additions": asdict(additions),
-        "calibration": calm,
+        "calibration": {"rate": rate * calm, **calibration},
         "rows": rows,
         "median_error": float(np.median(every)),
         "median_errors": off,
