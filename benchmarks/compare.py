@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from serving.sim.build import SimulationConfig
 from serving.sim.options import ACCELERATOR, HEAD_SIGMA
 from serving.sim.run import simulate
 from serving.workload.read import WorkloadChoice, read_workload
+from serving.workload.session import Workload, scale_rate
 
 POLICIES = ("replicas", "pd-full", "pd-delta", "local", "threshold", "ampd", "foretoken")
 """Those of the scheduler that need no table of measurements; `ppd` joins where there is one."""
@@ -139,24 +141,30 @@ KEPT = ("ttft", "tpot", "itl", "slo_attainment", "goodput_tps", "throughput_tps"
 def run_cell(cell: Cell, traces: str, table: str | None) -> dict[str, Any]:
     """Simulate one cell; returns what is kept of its report. `table` is for the policy `ppd`."""
     source, cluster = SOURCES[cell.workload], CLUSTERS[cell.cluster]
-    scale = cell.rate * cluster.gpus / 4
-    workload = read_workload(
+    limit = source.turns * max(1, cluster.gpus // 16)
+    workload = scale_rate(_read(source, traces, cell.seed, limit), cell.rate * cluster.gpus / 4)
+    report = simulate(_config(cell, cluster, source, table), workload, show_progress=False).report
+    return {**asdict(cell), **{key: report[key] for key in KEPT}}
+
+
+@lru_cache(maxsize=1)
+def _read(source: Source, traces: str, seed: int, limit: int) -> Workload:
+    """Read a part of a trace at its own rate; cells that follow each other have it in common."""
+    return read_workload(
         WorkloadChoice(
             path=Path(traces) / source.file,
             format=source.format,
-            seed=cell.seed,
-            limit=source.turns * max(1, cluster.gpus // 16),
+            seed=seed,
+            limit=limit,
             max_context=CONTEXT,
-            rate_scale=scale,
+            rate_scale=1.0,
             time_scale=1.0,
-            start_s=200.0 * cell.seed if source.format in ("mooncake", "azure") else 0.0,
+            start_s=200.0 * seed if source.format in ("mooncake", "azure") else 0.0,
             seconds=900.0 if source.format == "servegen" else None,
             session_rate=source.session_rate,
             skip_bad=False,
         )
     )
-    report = simulate(_config(cell, cluster, source, table), workload, show_progress=False).report
-    return {**asdict(cell), **{key: report[key] for key in KEPT}}
 
 
 def _config(cell: Cell, cluster: Cluster, source: Source, table: str | None) -> SimulationConfig:

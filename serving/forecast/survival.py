@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 from predictor.edges import EDGES, MAX_TOKENS
 
 _EDGES_ARRAY = np.array(EDGES, np.float64)
+_AREAS = np.convolve(np.diff(_EDGES_ARRAY), [0.5, 0.5])
+"""What each point of a curve adds to the area under it: half of the intervals beside it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,8 @@ class Survival:
 
     def expected(self, horizon: float = inf) -> float:
         """Return the mean of min(remaining tokens, `horizon`): the area under the curve."""
+        if horizon == inf:
+            return float(np.dot(_AREAS, self.alive))
         area = 0.0
         for i, left in enumerate(EDGES[:-1]):
             before, after = self.alive[i], self.alive[i + 1]
@@ -80,7 +84,9 @@ class Survival:
             return self
         now = self.still_running(generated)
         if now > 0:
-            alive = [min(1.0, self.still_running(generated + edge) / now) for edge in EDGES]
+            chances = np.interp(_EDGES_ARRAY + generated, _EDGES_ARRAY, self.alive, right=0.0)
+            # Rounding must not let a curve rise.
+            alive = np.minimum.accumulate(np.minimum(chances / now, 1.0)).tolist()
         else:
             alive = [generated / (generated + edge) for edge in EDGES[:-1]] + [0.0]
         return Survival(tuple(alive))

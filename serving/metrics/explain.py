@@ -109,13 +109,15 @@ def _attempt(attempt: Attempt) -> list[str]:
         + ("" if attempt.history is None else f"; history: {attempt.history}"),
     ]
     if attempt.options:
-        out.append(f"  {'option':26} {'TTFT':>9} {'harm':>7} {'sent':>9} {'score':>8}")
+        out.append(
+            f"  {'option':26} {'TTFT':>9} {'harm':>7} {'missed':>6} {'sent':>9} {'score':>8}"
+        )
     for i, option in enumerate(attempt.options):
         name = option["choice"] + (f" {option['history']}" if option["history"] else "")
         out.append(
             f"{'>' if i == 0 else ' '} {name:26} {_s(option['ttft_s']):>9} "
-            f"{_number(option['harm']):>7} {_bytes(option['moved_bytes']):>9} "
-            f"{_number(option['score']):>8}"
+            f"{_number(option['harm']):>7} {option['missed']:>6} "
+            f"{_bytes(option['moved_bytes']):>9} {_number(option['score']):>8}"
         )
     return out
 
