@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from model.parameters import Params
-from model.quantised import Weight, dot, scaled_dot
+from model.quantised import Weight, dot, flattened, scaled_dot
 
 
 def rms_norm(
@@ -38,6 +38,18 @@ def reduced(
         total = jax.lax.psum(total, axis)
     total = total.astype(x.dtype)
     return total if bias is None else total + bias
+
+
+def out_of_heads(
+    out: Float[Array, "*T K G H"], layer: Params, *, axis: str | None
+) -> Float[Array, "*T D"]:
+    """Return the output projection of what the heads have gathered, of one layer.
+
+    All that is summed over stands in one axis: with three, XLA transposes the weights in every step
+    on a GPU (seen in what it compiles for an H100; LOG.md).
+    """
+    flat = out.reshape(*out.shape[:-3], -1)
+    return reduced("...i,id->...d", flat, flattened(layer["o"]), layer.get("o_bias"), axis=axis)
 
 
 def gated_mlp(x: Float[Array, "*T D"], layer: Params, *, axis: str | None) -> Float[Array, "*T D"]:

@@ -87,6 +87,13 @@ def scaled_dot(spec: str, x: jax.Array, weight: Weight) -> jax.Array:
     return jnp.einsum(spec, x, values, preferred_element_type=jnp.float32) * weight.scale
 
 
+def flattened(weight: Weight) -> Weight:
+    """Put all axes but the last into one. A matmul must sum over all of them."""
+    if isinstance(weight, Quantised):
+        return weight._replace(values=weight.values.reshape(-1, weight.values.shape[-1]))
+    return weight.reshape(-1, weight.shape[-1])
+
+
 def dot(spec: str, x: jax.Array, weight: Weight) -> jax.Array:
     """Return einsum(spec, x, weight) in x's dtype."""
     if isinstance(weight, Quantised):

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from model.config import ModelConfig
-from model.layers import embed, gated_mlp, reduced, rms_norm
+from model.layers import embed, gated_mlp, out_of_heads, rms_norm
 from model.parameters import Params
 from model.quantised import dot, held
 from model.rope import rotate, rotation
@@ -88,7 +88,7 @@ def forward_keeping(  # noqa: PLR0913 - what `forward` takes, and `keep`
             normed = rms_norm(x, layer["attn_norm"], eps=config.norm_eps)
             q, k, v = _queries_keys_values(normed, layer, config)
             kv, out = attend(kv, index, rotate(q, cos, sin), rotate(k, cos, sin), v)
-            x = x + reduced("...kgh,kghd->...d", out, layer["o"], layer.get("o_bias"), axis=axis)
+            x = x + out_of_heads(out, layer, axis=axis)
         with jax.named_scope("mlp"):
             normed = rms_norm(x, layer["mlp_norm"], eps=config.norm_eps)
             x = x + gated_mlp(normed, layer, axis=axis)

@@ -9,7 +9,7 @@ from enum import Enum, auto
 from typing import NamedTuple
 
 from serving.messages import WorkerId
-from serving.policy.interference import broken, harm
+from serving.policy.interference import broken, delays, harm
 from serving.policy.prefill_times import PrefillTimes
 from serving.policy.route import (
     LOCAL,
@@ -65,8 +65,9 @@ class Options:
         ttft_s, harmed, missed = owner.queued_s + steps.total_s, 0.0, 0
         if owner.rows:
             decode_s = self.times.decode_s()
-            harmed = harm(owner, steps, decode_s)
-            missed = broken(owner, steps, decode_s)
+            delay_s = delays(owner, steps, decode_s)
+            harmed = harm(owner.residents, delay_s, decode_s)
+            missed = broken(owner.residents, delay_s, decode_s)
         return Price(LOCAL, None, ttft_s, harmed, 0, missed + self._is_late(ttft_s))
 
     def on(self, worker: PrefillView, pulling: Pulling) -> list[Price]:

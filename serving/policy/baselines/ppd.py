@@ -7,7 +7,7 @@ the rate is windowed, where PPD's code divides by the time since start.
 
 from collections.abc import Sequence
 
-from serving.policy.interference import tpot_added
+from serving.policy.interference import delays, tpot_added
 from serving.policy.options import Options, Pulling
 from serving.policy.ppd_table import Cell, PpdTable
 from serving.policy.route import Local, Remote, RouteContext, RouteReason
@@ -57,6 +57,6 @@ def _predicted(options: Options) -> Cell:
     steps = times.local()
     remote_s = min(price.ttft_s for price in options.remotes(Pulling.NEVER))
     decode_s = times.decode_s() if owner.rows else 0.0
-    added = tpot_added(owner, steps, decode_s)
+    added = tpot_added(owner.residents, delays(owner, steps, decode_s))
     added_s = float(added.mean()) if added.size else 0.0
     return Cell(remote_s, owner.queued_s + steps.total_s, decode_s, decode_s + added_s)

@@ -4,15 +4,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.policy.interference import broken, harm, tpot_added
+from serving.policy import interference
+from serving.policy.interference import delays, tpot_added
 from serving.policy.prefill_times import Steps
+from serving.policy.views import OwnerView
 from tests.support.route_views import owner, residents
 
 THREE_STEPS = Steps(full=2, full_s=5.0, last_len=1, last_s=3.0)  # 4, 4 and 2 s above a step of 1 s
 
 
 def added(rows, **named) -> list[float]:
-    return tpot_added(owner(rows=rows, **named), THREE_STEPS, 1.0).tolist()
+    return tpot_added(rows, delays(owner(rows=rows, **named), THREE_STEPS, 1.0)).tolist()
+
+
+def harm(home: OwnerView, steps: Steps, decode_s: float) -> float:
+    return interference.harm(home.residents, delays(home, steps, decode_s), decode_s)
 
 
 def test_a_row_that_outlives_the_prefill_spreads_all_of_it_over_its_tokens():
@@ -63,7 +69,8 @@ def test_one_more_row_never_lessens_the_harm(lengths: list[float], another: floa
 
 
 def broken_of(rows, *, steps: Steps = THREE_STEPS, decode_s: float = 1.0) -> int:
-    return broken(owner(rows=rows), steps, decode_s)
+    delay_s = delays(owner(rows=rows), steps, decode_s)
+    return interference.broken(rows, delay_s, decode_s)
 
 
 def test_a_target_is_broken_if_the_whole_reply_would_miss_it_and_else_would_not():
