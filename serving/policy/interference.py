@@ -23,17 +23,14 @@ def delays(owner: OwnerView, steps: Steps, decode_s: float) -> Floats:
     remaining length, one token a step.
     """
     queued = -(-owner.queued_len // owner.chunk_len)
-    stays = owner.residents.expected_len - queued
-    np.maximum(stays, 0.0, out=stays)
     last_s = max(0.0, steps.last_s - decode_s)
-    if not steps.full:
-        return np.minimum(stays, 1.0, out=stays) * last_s
-    in_full = np.minimum(stays, steps.full)
-    stays -= in_full
-    np.minimum(stays, 1.0, out=stays)
-    stays *= last_s
-    in_full *= max(0.0, steps.full_s - decode_s)
-    return np.add(in_full, stays, out=stays)
+    # By how many steps of this prefill a row stays for; one call of NumPy costs more than the rows.
+    stays, felt_s = (0.0, 1.0), (0.0, last_s)
+    if steps.full:
+        all_full_s = steps.full * max(0.0, steps.full_s - decode_s)
+        stays = (0.0, steps.full, steps.full + 1.0)
+        felt_s = (0.0, all_full_s, all_full_s + last_s)
+    return np.interp(owner.residents.expected_len - queued, stays, felt_s)
 
 
 def tpot_added(rows: ResidentsView, delay_s: Floats) -> Floats:

@@ -4,8 +4,9 @@ Prices them for every policy alike, so that the decision logs of two policies ca
 where a policy did not choose by price. Decides nothing.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from enum import Enum, auto
+from operator import attrgetter
 from typing import NamedTuple
 
 from serving.messages import WorkerId
@@ -147,42 +148,28 @@ def sent_to(options: Sequence[Option], reason: RouteReason, *, reuse: bool = Tru
     return Remote(WorkerId(first.choice), first.history, reuse, reason, tuple(options))
 
 
-def shortlist(prefills: Iterable[PrefillView]) -> list[PrefillView]:
+_WORKER, _CACHED, _QUEUED = map(attrgetter, ("worker", "cached_len", "queued_s"))
+
+
+def shortlist(prefills: Iterable[PrefillView]) -> Iterator[PrefillView]:
     """Leave out the workers that another one beats whatever the costs; by ascending queue.
 
     One of two workers alike in link and chunk is beaten if it has no shorter queue and holds no
     more of the prompt; of equals the smaller id stays. Costs are taken to be such that to hold more
     of a prompt never makes its prefill longer.
     """
-    unbeaten: list[PrefillView] = []
-    for group in _alike(prefills):
-        held = -1
-        for worker in sorted(group, key=lambda w: (w.queued_s, -w.cached_len)):
-            if worker.cached_len > held:
-                held = worker.cached_len
-                unbeaten.append(worker)
-    return sorted(unbeaten, key=lambda w: (w.queued_s, -w.cached_len, w.worker))
-
-
-def _alike(prefills: Iterable[PrefillView]) -> list[list[PrefillView]]:
-    """Group workers by link and chunk; of those that hold equally much only the least queue stays.
-
-    This loop is most of a decision in a large fleet. Neighbours often share their link, and then
-    nothing is hashed but what they hold.
-    """
-    groups: dict[tuple[int, float, float], dict[int, PrefillView]] = {}
-    group: dict[int, PrefillView] = {}
-    link, chunk_len = None, 0
-    for worker in prefills:
+    # Three stable sorts by one field each are faster than one by three: in a large fleet this is
+    # most of a decision.
+    ordered = sorted(prefills, key=_WORKER)
+    ordered.sort(key=_CACHED, reverse=True)
+    ordered.sort(key=_QUEUED)
+    most_held: dict[tuple[int, float, float], int] = {}
+    link, chunk_len, group, held = None, 0, (0, 0.0, 0.0), -1
+    for worker in ordered:
         if worker.link is not link or worker.chunk_len != chunk_len:
             link, chunk_len = worker.link, worker.chunk_len
-            group = groups.setdefault((chunk_len, link.latency_s, link.bytes_per_s), {})
-        cached_len, queued_s = worker.cached_len, worker.queued_s
-        other = group.get(cached_len)
-        if (
-            other is None
-            or queued_s < other.queued_s
-            or (queued_s == other.queued_s and worker.worker < other.worker)
-        ):
-            group[cached_len] = worker
-    return [list(group.values()) for group in groups.values()]
+            group = (chunk_len, link.latency_s, link.bytes_per_s)
+            held = most_held.get(group, -1)
+        if worker.cached_len > held:
+            held = most_held[group] = worker.cached_len
+            yield worker

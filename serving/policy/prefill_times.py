@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from serving.costs.costs import Costs
+from serving.costs.costs import Costs, Link
 from serving.policy.views import OwnerView, PrefillView, TurnView
 
 
@@ -68,7 +68,10 @@ class PrefillTimes:
         """Tokens that the owner would compute; the last one's hidden state is always needed."""
         self._min_chunk_len = min_chunk_len
         self._alone: dict[tuple[int, int], Steps] = {}
-        self._transfers: dict[tuple[int, float, float], float] = {}
+        # By link and then by tokens; neighbours mostly share their link.
+        self._transfers: dict[tuple[float, float], dict[int, float]] = {}
+        self._over_link: dict[int, float] = {}
+        self._link: Link | None = None
 
     def local(self) -> Steps:
         """Predict the prefill on the owner, beside the rows that decode there now."""
@@ -99,11 +102,13 @@ class PrefillTimes:
         if tokens == 0:
             return 0.0
         link = worker.link
-        key = (tokens, link.latency_s, link.bytes_per_s)
-        seconds = self._transfers.get(key)
+        if link is not self._link:
+            self._link = link
+            self._over_link = self._transfers.setdefault((link.latency_s, link.bytes_per_s), {})
+        seconds = self._over_link.get(tokens)
         if seconds is None:
             estimate = self.costs.transfer(tokens * self.kv_bytes_per_token, link)
-            seconds = self._transfers[key] = estimate.seconds
+            seconds = self._over_link[tokens] = estimate.seconds
         return seconds
 
     def remote(self, worker: PrefillView, pull_s: float | None) -> Sent:

@@ -282,7 +282,7 @@ def test_no_worker_left_out_of_the_options_would_have_been_better(case):
 @given(WORKERS)
 @settings(max_examples=60, deadline=None)
 def test_whoever_is_left_off_the_shortlist_is_beaten_by_one_on_it(workers):
-    kept = shortlist(workers)
+    kept = list(shortlist(workers))
     assert [w.queued_s for w in kept] == sorted(w.queued_s for w in kept)
     for left_out in workers:
         assert any(
