@@ -45,6 +45,7 @@ def profile(checkpoint: Path) -> Costs:
     )
     buckets = make_buckets(
         Role.BOTH,
+        min_rows=1,
         max_rows=sizes.max_rows,
         max_tokens=sizes.max_chunk_tokens,
         max_chunks=sizes.max_chunk_rows,

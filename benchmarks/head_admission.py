@@ -31,7 +31,7 @@ from serving.request import Turn, TurnId
 
 SEED = 20_000_000  # far from those that heads are trained on
 TEMPERATURE = 0.8
-MAX_MODEL_LEN, KV_PAGES, ROWS, AT_ONCE = 1024, 130, 64, 64
+MAX_MODEL_LEN, ROWS, AT_ONCE = 1024, 64, 64
 
 
 class Counts:
@@ -70,14 +70,16 @@ class Counts:
         self.rows += sum(step.rows for step in steps.steps)
 
 
-def run(checkpoint: Path, length_head: str, quantile: float, sessions: int) -> dict[str, Any]:
+def run(
+    checkpoint: Path, length_head: str, quantile: float, sessions: int, kv_pages: int
+) -> dict[str, Any]:
     """Play the sessions; returns what happened. `length_head` as in `foretoken serve`."""
     settings = {
         "prefill_workers": 0,
         "decode_workers": 1,
         "length_head": length_head,
         "max_model_len": MAX_MODEL_LEN,
-        "kv_pages": KV_PAGES,
+        "kv_pages": kv_pages,
         "max_num_seqs": ROWS,
         "reserve_quantile": quantile,
     }
@@ -129,7 +131,8 @@ def run(checkpoint: Path, length_head: str, quantile: float, sessions: int) -> d
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True)
 @click.option("--sessions", type=click.IntRange(min=1), default=400, show_default=True)
 @click.option("--quantile", type=click.FloatRange(0, 1), default=0.9, show_default=True)
-def main(checkpoint: Path, out: Path, sessions: int, quantile: float) -> None:
+@click.option("--kv-pages", type=click.IntRange(min=65), default=130, show_default=True)
+def main(checkpoint: Path, out: Path, sessions: int, quantile: float, kv_pages: int) -> None:
     """Play sessions with both forecasts of CHECKPOINT's replies."""
     jax.config.update("jax_platforms", "cpu")
     keep_compiled(cache_directory(), least_seconds=0.0)
@@ -137,9 +140,9 @@ def main(checkpoint: Path, out: Path, sessions: int, quantile: float) -> None:
         "machine": describe_machine(),
         "code": describe_code(Path.cwd()),
         "sessions": sessions,
-        "kv_pages": KV_PAGES,
+        "kv_pages": kv_pages,
         "runs": {
-            name: run(checkpoint, head, quantile, sessions)
+            name: run(checkpoint, head, quantile, sessions, kv_pages)
             for name, head in (("histogram", "none"), ("head", "auto"))
         },
     }

@@ -166,6 +166,7 @@ def coordinator_rules(config: ServerConfig, costs: Mapping[Role, Costs]) -> Coor
             w_ttft=policy.route_weight_ttft,
             w_tpot=policy.route_weight_tpot,
             w_miss=policy.route_weight_miss,
+            late_margin=policy.route_late_margin,
             reserve_quantile=policy.reserve_quantile,
             min_chunk_len=config.batch.min_prefill_tokens,
         ),

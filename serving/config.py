@@ -154,6 +154,9 @@ class PolicyConfig:
     route_weight_ttft: float = setting(1.0, "Weight of a turn's own time to first token.")
     route_weight_tpot: float = setting(1.0, "Weight of the time per token that it costs others.")
     route_weight_miss: float = setting(5.0, "Weight of each target that would be missed.")
+    route_late_margin: float = setting(
+        0.0, "Share of a TTFT target within which a predicted first token counts as late."
+    )
     route_table: str | None = setting(None, "Measured table of the policy ppd (JSON).")
     slo_ttft_ms: float | None = setting(None, "Target of turns that bring none, milliseconds.")
     slo_tpot_ms: float | None = setting(None, "Target per token of turns that bring none.")
@@ -178,6 +181,7 @@ class PolicyConfig:
             require(getattr(self, name) > 0, f"--{name.replace('_', '-')} must be positive")
         require(self.route_weight_tpot >= 0, "--route-weight-tpot must not be negative")
         require(self.route_weight_miss >= 0, "--route-weight-miss must not be negative")
+        require(0 <= self.route_late_margin < 1, "--route-late-margin must lie in [0, 1)")
         for name in ("slo_ttft_ms", "slo_tpot_ms"):
             value = getattr(self, name)
             require(value is None or value > 0, f"--{name.replace('_', '-')} must be positive")

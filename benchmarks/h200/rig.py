@@ -21,7 +21,7 @@ from model.random_weights import draw_params
 from model.sharding import DECODE, TENSOR, param_shardings
 from serving.core.plan import StepPlan
 from serving.engine import raw_loop
-from serving.engine.buckets import Bucket, Buckets
+from serving.engine.buckets import Bucket, Buckets, least_rows
 from serving.engine.executor import JaxExecutor
 from serving.engine.programs import ExecutorSizes, Site
 from serving.messages import Role
@@ -114,9 +114,10 @@ class Rig:
         return executor
 
     def executor_for(self, works: list[Work]) -> JaxExecutor:
-        """Make an executor with one bucket that holds these steps and is padded by none of them."""
+        """Make an executor with one bucket, padded no further than the engine pads at least."""
+        rows = max(len(work.contexts) for work in works)
         bucket = Bucket(
-            rows=max(len(work.contexts) for work in works),
+            rows=max(rows, least_rows(jax.default_backend())) if rows else 0,
             tokens=max(sum(chunk.new_len for chunk in work.chunks) for work in works),
             chunks=max(len(work.chunks) for work in works),
         )

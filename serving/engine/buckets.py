@@ -14,6 +14,7 @@ ROW_FACTOR = 4  # one bucket to the next; padding rows cost attention, programs 
 TOKEN_FACTOR = 8
 PAGE_FACTOR = 4
 LEAST_CHUNK_TOKENS = 32
+GPU_PLATFORMS = ("gpu", "cuda")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,16 +50,32 @@ class Buckets:
         return min(fitting)
 
 
+def least_rows(platform: str) -> int:
+    """Return the fewest rows of a step that decodes on devices of this platform, padding included.
+
+    With a single row XLA multiplies by vectors on a GPU, for which it makes float32 copies of two
+    weights in every step (1,088 MiB at four layers of Llama-3.1-8B's shape; `compile_gpu`).
+    """
+    return 2 if platform in GPU_PLATFORMS else 1
+
+
 def make_buckets(
-    role: Role, *, max_rows: int, max_tokens: int, max_chunks: int, max_pages: int
+    role: Role,
+    *,
+    min_rows: int,
+    max_rows: int,
+    max_tokens: int,
+    max_chunks: int,
+    max_pages: int,
 ) -> Buckets:
     """List a role's buckets.
 
     A prefill worker never decodes. A decode worker may prefill, which is rare, so one mixed bucket
-    has to do. A worker that does both meets every mixture. `max_pages` 0: pages never move.
+    has to do. A worker that does both meets every mixture. `max_pages` 0: pages never move. Steps
+    with rows are padded to `min_rows` at least (`least_rows`).
     """
     pages = _ladder(1, max_pages, PAGE_FACTOR) if max_pages else ()
-    rows = _ladder(1, max_rows, ROW_FACTOR)
+    rows = _ladder(min(min_rows, max_rows), max_rows, ROW_FACTOR)
     tokens = _ladder(min(LEAST_CHUNK_TOKENS, max_tokens), max_tokens, TOKEN_FACTOR)
     match role:
         case Role.PREFILL:

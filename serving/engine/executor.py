@@ -25,7 +25,7 @@ from model.parameters import Params
 from predictor.head import Weights
 from serving.core.plan import LoadSlot, StepPlan, StepResult
 from serving.engine import slots
-from serving.engine.buckets import Bucket, Buckets, make_buckets
+from serving.engine.buckets import Bucket, Buckets, least_rows, make_buckets
 from serving.engine.host_memory import HostMemory
 from serving.engine.programs import ExecutorSizes, Programs, Site
 from serving.engine.steps import StepOutput
@@ -67,6 +67,7 @@ class JaxExecutor:
         self._site = site
         self._buckets = buckets or make_buckets(
             role,
+            min_rows=least_rows(site.platform),
             max_rows=sizes.max_rows,
             max_tokens=sizes.max_chunk_tokens,
             max_chunks=sizes.max_chunk_rows,

@@ -23,7 +23,7 @@ from model.config import ModelConfig
 from model.parameters import abstract_params
 from model.sharding import TENSOR, Table, param_partitions, partition
 from serving.engine import slots
-from serving.engine.buckets import Bucket, Buckets
+from serving.engine.buckets import GPU_PLATFORMS, Bucket, Buckets
 from serving.engine.layout import StepLayout
 from serving.engine.probe import Probe
 from serving.engine.steps import Step
@@ -85,7 +85,12 @@ class Site:
         layer's weights out of the stack before they are used (`benchmarks.compile_gpu` shows what
         a step is compiled to). Elsewhere a loop does as well, and compiles faster.
         """
-        return self.mesh.devices.flat[0].platform in ("gpu", "cuda")
+        return self.platform in GPU_PLATFORMS
+
+    @property
+    def platform(self) -> str:
+        """JAX's name of what its devices are."""
+        return self.mesh.devices.flat[0].platform
 
     @property
     def pool_sharding(self) -> NamedSharding:

@@ -137,7 +137,9 @@ class Options:
     def _is_late(self, ttft_s: float) -> bool:
         """Would a first token in `ttft_s` from now miss the turn's target?"""
         target_s = self.turn.ttft_s
-        return target_s is not None and self.turn.waited_s + ttft_s > target_s
+        if target_s is None:
+            return False
+        return self.turn.waited_s + ttft_s > target_s * (1 - self._config.late_margin)
 
 
 def sent_to(options: Sequence[Option], reason: RouteReason, *, reuse: bool = True) -> Remote:

@@ -2,10 +2,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.engine.buckets import Bucket, make_buckets
+from serving.engine.buckets import Bucket, least_rows, make_buckets
 from serving.messages import Role
 
-LIMITS = {"max_rows": 20, "max_tokens": 100, "max_chunks": 3, "max_pages": 70}
+LIMITS = {"min_rows": 1, "max_rows": 20, "max_tokens": 100, "max_chunks": 3, "max_pages": 70}
 
 
 @given(rows=st.integers(0, 20), tokens=st.integers(0, 100), role=st.sampled_from(Role))
@@ -31,8 +31,20 @@ def test_a_prefill_worker_has_no_decode_buckets():
     assert {bucket.rows for bucket in make_buckets(Role.PREFILL, **LIMITS).steps} == {0}
 
 
+@pytest.mark.parametrize("platform", ["gpu", "cuda"])
+def test_no_row_decodes_alone_on_a_gpu(platform: str):
+    assert (least_rows(platform), least_rows("cpu"), least_rows("tpu")) == (2, 1, 1)
+    buckets = make_buckets(Role.DECODE, **{**LIMITS, "min_rows": 2})
+    assert [buckets.fit(rows=n, tokens=0, chunks=0).rows for n in (1, 2, 3, 9)] == [2, 2, 8, 20]
+
+
+def test_a_worker_with_one_slot_decodes_one_row_anywhere():
+    buckets = make_buckets(Role.DECODE, **{**LIMITS, "min_rows": 2, "max_rows": 1})
+    assert {bucket.rows for bucket in buckets.steps} == {1}
+
+
 def test_the_set_stays_small():
-    sizes = {"max_rows": 64, "max_tokens": 256, "max_chunks": 8, "max_pages": 128}
+    sizes = {"min_rows": 1, "max_rows": 64, "max_tokens": 256, "max_chunks": 8, "max_pages": 128}
     assert {role: len(make_buckets(role, **sizes).steps) for role in Role} == {
         Role.PREFILL: 2,
         Role.DECODE: 5,

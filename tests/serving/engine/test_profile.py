@@ -146,6 +146,7 @@ def grid(role: Role, **sizes: int) -> Plan:
     own = replace(SIZES, **sizes)
     buckets = make_buckets(
         role,
+        min_rows=1,
         max_rows=own.max_rows,
         max_tokens=own.max_chunk_tokens,
         max_chunks=own.max_chunk_rows,
