@@ -186,6 +186,17 @@ def test_every_option_is_in_the_log_with_its_price_and_the_chosen_one_first():
     )
 
 
+def test_a_first_token_within_the_margin_of_its_target_counts_as_late():
+    worker = prefill(queued_s=14.0)
+
+    def missed(margin: float) -> list[int]:
+        options = ask(turn(100, ttft_s=120.0), owner(), worker, late_margin=margin).options
+        assert sorted(o.ttft_s for o in options) == pytest.approx([101, 115], abs=1)
+        return [o.missed for o in sorted(options, key=lambda o: o.ttft_s)]
+
+    assert [missed(m) for m in (0.0, 0.03, 0.05, 0.2)] == [[0, 0], [0, 0], [0, 1], [1, 1]]
+
+
 def test_a_turn_stays_where_it_is_in_time_though_that_costs_others_more_than_it_gains():
     home = owner(99, rows=residents(*[10] * 40, tpot_s=20.0))
     worker = prefill(queued_s=10.0, link=SLOW_LINK)
