@@ -123,6 +123,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "no moves": {"rebalance_policy": "none"},
     "moves by current load": {"rebalance_policy": "current"},
     "no ordering": {"order_window": 1},
+    "no margin below targets": {"route_late_margin": 0.0},
     "no TPOT harm": {"route_weight_tpot": 0.0},
     "no count of misses": {"route_weight_miss": 0.0},
     "miss weight halved": {"route_weight_miss": 2.5},

@@ -155,7 +155,7 @@ class PolicyConfig:
     route_weight_tpot: float = setting(1.0, "Weight of the time per token that it costs others.")
     route_weight_miss: float = setting(5.0, "Weight of each target that would be missed.")
     route_late_margin: float = setting(
-        0.0, "Share of a TTFT target within which a predicted first token counts as late."
+        0.05, "Share of a TTFT target within which a predicted first token counts as late."
     )
     route_table: str | None = setting(None, "Measured table of the policy ppd (JSON).")
     slo_ttft_ms: float | None = setting(None, "Target of turns that bring none, milliseconds.")
