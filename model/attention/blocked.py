@@ -168,13 +168,17 @@ def _within(
     num = len(chunk)
     tile = min(num, CHUNK_TILE)
     index = jnp.arange(num, dtype=jnp.int32)
+    # What fills the last tile up attends like the segment's last token, and is cut off in the end.
+    padding = -num % tile
+    queries = jnp.pad(q, ((0, 0), (0, 0), (0, padding), (0, 0)))
+    owners = jnp.pad(chunk, (0, padding), mode="edge")
 
     def attend(start: jax.Array) -> Running:
         mine = start + jnp.arange(tile, dtype=jnp.int32)
-        seen = (chunk[mine][:, None] == chunk) & (mine[:, None] >= index)
+        seen = (owners[mine][:, None] == chunk) & (mine[:, None] >= index)
         if window is not None:
             seen &= mine[:, None] - index < window
-        rows = jax.lax.dynamic_slice_in_dim(q, start, tile, 2)
+        rows = jax.lax.dynamic_slice_in_dim(queries, start, tile, 2)
         scores = jnp.where(seen, _dot("kgnh,ksh->kgns", rows, k), -jnp.inf)
         best = jnp.max(scores, axis=-1)
         weights = jnp.exp(scores - best[..., None])
@@ -183,7 +187,12 @@ def _within(
     if tile == num:
         return attend(jnp.int32(0))
     tiles = jax.lax.map(attend, jnp.arange(0, num, tile, dtype=jnp.int32))
-    return Running(*(jnp.moveaxis(x, 0, 2).reshape(*q.shape[:3], *x.shape[4:]) for x in tiles))
+
+    def joined(x: jax.Array) -> jax.Array:  # [tiles, K, G, tile, ...] -> [K, G, N, ...]
+        x = jnp.moveaxis(x, 0, 2)
+        return x.reshape(*x.shape[:2], -1, *x.shape[4:])[:, :, :num]
+
+    return Running(*map(joined, tiles))
 
 
 def _pasts(past: Past, q: Float[Array, "K G N H"], running: Running, inputs: StepInputs) -> Running:

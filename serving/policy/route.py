@@ -121,8 +121,8 @@ class RouteConfig:
     a turn went to a queue in which it was late rather than to an owner with time to spare (LOG.md).
     """
     late_margin: float = 0.05
-    """Share of the TTFT target within which a predicted first token counts as late. Ours: turns were
-    late by one to three parts in a hundred where the prediction had met the target (LOG.md)."""
+    """Share of the TTFT target within which a predicted first token counts as late. Ours: turns
+    were late by one to three hundredths where the prediction had met the target (LOG.md)."""
     page_watermark: float = 0.95
     """Share of the owner's pages above which foretoken vetoes local prefill. Ours."""
     reserve_quantile: float = 0.9

@@ -63,8 +63,8 @@ def step(
     return [jnp.array(x, dtype) for x in (pool, q, k, v)], inputs
 
 
-def both(decode, chunks, *, heads=2, group=2, window=None, seed=0):
-    (pool, q, k, v), inputs = step(decode, chunks, heads=heads, group=group, seed=seed)
+def both(decode, chunks, *, heads=2, group=2, window=None, seed=0, **sizes):
+    (pool, q, k, v), inputs = step(decode, chunks, heads=heads, group=group, seed=seed, **sizes)
     outs = [
         attended(pool, jnp.int32(1), q, k, v, inputs, window=window, backend=backend)[1]
         for backend in (BLOCKED, REFERENCE)
@@ -100,6 +100,14 @@ def test_sliding_window(window):
     np.testing.assert_allclose(got, wanted, atol=2e-6)
     _, unlimited, _ = both(decode, chunks)
     assert np.abs(wanted - unlimited).max() > 0.1
+
+
+@pytest.mark.parametrize("tokens", [256, 300, 512])
+def test_a_segment_longer_than_a_tile_need_not_be_a_multiple_of_it(tokens: int):
+    chunks = [(9, tokens - 60), (0, 57)]
+    everything, wanted, got = both([7], chunks, tokens=tokens, table_len=160)
+    np.testing.assert_allclose(got, wanted, atol=2e-6)
+    assert np.isfinite(everything).all()
 
 
 def test_a_row_is_bitwise_independent_of_its_neighbours():
