@@ -17,7 +17,12 @@ from matplotlib import pyplot as plt
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-PICTURES = {"length_prediction.ipynb": 5, "planning.ipynb": 2, "scheduling.ipynb": 3}
+PICTURES = {
+    "length_prediction.ipynb": 5,
+    "performance.ipynb": 2,
+    "planning.ipynb": 2,
+    "scheduling.ipynb": 3,
+}
 MOST_BYTES = 1_500_000
 
 

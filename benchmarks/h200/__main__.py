@@ -3,6 +3,7 @@
     python -m benchmarks.h200 --out FILE.json                 what FILE lacks
     python -m benchmarks.h200 --out FILE.json --part decode   this part, unless FILE has it
     python -m benchmarks.h200 --out FILE.json --again         everything anew
+    python -m benchmarks.h200 --out FILE.json --cpu           this CPU, with the demo model
 
 Every part is meant to end within eight minutes on a device. Numbers are compared with the reference
 first: where they differ, nothing is timed. Needs neither an HTTP framework nor a metrics library.
@@ -26,11 +27,11 @@ from benchmarks.h200.pages import pages
 from benchmarks.h200.rates import rates
 from benchmarks.h200.record import Record, describe_setting, read, write
 from benchmarks.h200.rig import TINY, DisagreementError, Rig, RigError, backend_named
-from benchmarks.h200.scale import CHECK, FULL
+from benchmarks.h200.scale import CHECK, FULL, SMALL, Scale
 from benchmarks.h200.steps import decode, mixed, prefill, skewed
 from benchmarks.machine import describe_code
 from model.attention.choice import AUTO
-from model.config import load_config
+from model.config import ModelConfig, load_config
 from model.errors import CheckpointError
 from serving.config import ConfigError
 from serving.engine.compile_cache import cache_directory, keep_compiled
@@ -70,6 +71,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--part", action="append", choices=PARTS, help="only this; may be repeated")
     made.add_argument("--again", action="store_true", help="measure what the file has already")
     made.add_argument("--model", default="llama-3.1-8b", help="a directory of benchmarks/shapes")
+    made.add_argument("--cpu", action="store_true", help="measure this CPU, with the demo model")
     made.add_argument("--attention", default=AUTO, help="attention backend, as the engine's")
     made.add_argument("--cpu-check", action="store_true", help="prove the harness; no figures")
     return made
@@ -77,24 +79,23 @@ def parser() -> argparse.ArgumentParser:
 
 def measure_all(wanted: argparse.Namespace) -> int:
     """Measure the parts; raises RigError, ConfigError or CheckpointError for what cannot be."""
-    if wanted.cpu_check:
+    if wanted.cpu or wanted.cpu_check:
         jax.config.update("jax_platforms", "cpu")
     elif jax.default_backend() != "gpu":
         raise RigError(
-            f"no GPU here (JAX runs on {jax.default_backend()}); --cpu-check runs every part on a"
-            " tiny model, to prove the harness"
+            f"no GPU here (JAX runs on {jax.default_backend()}); --cpu measures the demo model, and"
+            " --cpu-check runs every part on a tiny one, to prove the harness"
         )
     else:
         keep_compiled(cache_directory(), least_seconds=0.0)  # for the parts that run another time
-    config = TINY if wanted.cpu_check else load_config(SHAPES / wanted.model)
+    model, config, scale = _chosen(wanted)
     attention = backend_named(wanted.attention, config)
-    model = "tiny" if wanted.cpu_check else wanted.model
     setting = describe_setting(model, attention.name, check=wanted.cpu_check)
     record = read(wanted.out, setting)
     rig = Rig(
         config=config,
         attention=attention,
-        scale=CHECK if wanted.cpu_check else FULL,
+        scale=scale,
         costs=wanted.out.with_suffix(".costs.json"),
         say=lambda text: print(f"  {text}", file=sys.stderr, flush=True),
         clock=time.perf_counter,
@@ -122,6 +123,15 @@ def measure_all(wanted: argparse.Namespace) -> int:
         write(wanted.out, record, extra)
     print(table.render(record, list(PARTS)))
     return 0
+
+
+def _chosen(wanted: argparse.Namespace) -> tuple[str, ModelConfig, Scale]:
+    """Return the model's name and configuration, and what is measured of it."""
+    if wanted.cpu_check:
+        return "tiny", TINY, CHECK
+    if wanted.cpu:
+        return "demo", load_config(ROOT / "checkpoints" / "demo"), SMALL
+    return wanted.model, load_config(SHAPES / wanted.model), FULL
 
 
 def _measured(record: Record, name: str, rig: Rig, code: str) -> Record:

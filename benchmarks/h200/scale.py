@@ -129,6 +129,30 @@ FULL = Scale(
         repeats=5,
     ),
 )
+SMALL = Scale(
+    decode={f"{rows} rows at 512": uniform(rows, 512) for rows in (1, 4, 16, 64)},
+    skewed=skew(2048, 16, 128),
+    mixed={"16 rows at 512 + 128 on 512": _beside(16, 512, 128, 512)},
+    prefill={f"1024 tokens in chunks of {size}": Prompt(1024, size) for size in (1024, 256)},
+    gaps=(1, 16),
+    gap_context=512,
+    table_len=1024,
+    steps=32,
+    warm_runs=3,
+    repeats=5,
+    copied_bytes=2**28,
+    matmuls=((1024, 1024, 1024), (64, 1024, 1024)),
+    pages=(16, 64),
+    grid=GridSizes(
+        max_rows=16,
+        max_chunk_tokens=256,
+        max_chunk_rows=2,
+        max_model_len=1024,
+        kv_tokens=16 * 600,
+        repeats=3,
+    ),
+)
+"""For a model of a few million parameters on a CPU."""
 CHECK = Scale(
     decode={"1 rows at 8": uniform(1, 8), "4 rows at 20": uniform(4, 20)},
     skewed=skew(40, 4, 8),

@@ -67,8 +67,8 @@ def _text(record: Record, parts: Sequence[str]) -> Iterator[str]:
     if (rates := record.figures("rates")) is not None:
         yield (
             f"copy {rates['copy_bytes_per_s']['median'] / 1e12:.3g} TB/s, read"
-            f" {rates['read_bytes_per_s']['median'] / 1e12:.3g} TB/s, bf16 matmul"
-            f" {rates['best_matmul_flops_per_s'] / 1e12:.3g} TFLOP/s"
+            f" {rates['read_bytes_per_s']['median'] / 1e12:.3g} TB/s, matmul in"
+            f" {rates['matmul_dtype']} {rates['best_matmul_flops_per_s'] / 1e12:.3g} TFLOP/s"
         )
     if (found := record.figures("agreement")) is not None:
         worst = max(found["attention_error_by_window"].values())
