@@ -44,24 +44,24 @@ CONTEXT = 65_536
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """Accelerators and how the disaggregated policies split them."""
+    """Accelerators and how the disaggregated policies split them.
+
+    `load` is by how much a workload's rates and turns are multiplied: what it serves, of what four
+    accelerators do with the 8B model.
+    """
 
     model: str
     prefill: int
     decode: int
     tp: int
-
-    @property
-    def gpus(self) -> int:
-        """Accelerators."""
-        return (self.prefill + self.decode) * self.tp
+    load: float
 
 
 CLUSTERS = {
-    "4": Cluster("llama-3.1-8b", 1, 3, 1),
-    "16": Cluster("llama-3.1-8b", 4, 12, 1),
-    "64": Cluster("llama-3.1-8b", 16, 48, 1),
-    "70b": Cluster("llama-3.1-70b", 1, 3, 4),
+    "4": Cluster("llama-3.1-8b", 1, 3, 1, 1.0),
+    "16": Cluster("llama-3.1-8b", 4, 12, 1, 4.0),
+    "64": Cluster("llama-3.1-8b", 16, 48, 1, 16.0),
+    "70b": Cluster("llama-3.1-70b", 1, 3, 4, 0.45),  # four times the devices, 8.8 the parameters
 }
 
 
@@ -69,8 +69,8 @@ CLUSTERS = {
 class Source:
     """A workload: its file and format, turns a cell, and targets in seconds.
 
-    `rates` multiply the file's own rate on four GPUs; larger clusters get as much more. Where the
-    file has no session starts, they are drawn at `session_rate` a second.
+    `rates` multiply the file's own rate, `Cluster.load` does so again. Where the file has no
+    session starts, they are drawn at `session_rate` a second.
     """
 
     file: str
@@ -142,8 +142,8 @@ KEPT = ("ttft", "tpot", "itl", "slo_attainment", "goodput_tps", "throughput_tps"
 def run_cell(cell: Cell, traces: str, table: str | None) -> dict[str, Any]:
     """Simulate one cell; returns what is kept of its report. `table` is for the policy `ppd`."""
     source, cluster = SOURCES[cell.workload], CLUSTERS[cell.cluster]
-    limit = source.turns * max(1, cluster.gpus // 16)
-    workload = scale_rate(_read(source, traces, cell.seed, limit), cell.rate * cluster.gpus / 4)
+    limit = round(source.turns * max(1.0, cluster.load))
+    workload = scale_rate(_read(source, traces, cell.seed, limit), cell.rate * cluster.load)
     report = simulate(_config(cell, cluster, source, table), workload, show_progress=False).report
     return {**asdict(cell), **{key: report[key] for key in KEPT}}
 

@@ -128,6 +128,7 @@ def record(kind: str, *, check: bool) -> Record:
     rates = {
         "copy_bytes_per_s": {"median": 4e12},
         "read_bytes_per_s": {"median": 3e12},
+        "matmul_dtype": "bfloat16",
         "best_matmul_flops_per_s": 8e14,
     }
     points = {"32 rows at 1024": POINT}
