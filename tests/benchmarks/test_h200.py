@@ -70,6 +70,13 @@ def test_parts_are_kept_until_they_are_asked_for_again(measured: list[str], tmp_
     assert measured[4:] == ["agreement", "decode", "grid"]
 
 
+def test_a_processor_is_measured_with_the_demo_model(measured: list[str], tmp_path: Path):
+    assert harness.main(["--out", str(tmp_path / "cpu.json"), "--cpu"]) == 0
+    setting = json.loads((tmp_path / "cpu.json").read_text())["setting"]
+    assert (setting["model"], setting["device"]["platform"]) == ("demo", "cpu")
+    assert setting["cpu_check"] is False
+
+
 def test_changed_code_is_compared_with_the_reference_again(
     measured: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -103,7 +110,7 @@ def test_what_cannot_be_measured_is_one_line_and_status_2(
 ):
     out = tmp_path / "h.json"
     assert harness.main(["--out", str(out)]) == 2
-    assert "no GPU here (JAX runs on cpu); --cpu-check" in capsys.readouterr().err
+    assert "no GPU here (JAX runs on cpu); --cpu measures the demo" in capsys.readouterr().err
     assert run(out, "--attention", "magic") == 2
     known = "auto or reference, blocked, gpu, tpu"
     assert f"--attention magic is unknown; use {known}" in capsys.readouterr().err
