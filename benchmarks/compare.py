@@ -178,7 +178,7 @@ def _config(cell: Cell, cluster: Cluster, source: Source, table: str | None) -> 
         route_table=table,
         # Moves are foretoken's; the peers leave rows where they are.
         rebalance_policy=changes.pop("rebalance_policy", "predicted" if own else "none"),
-        order_window=changes.pop("order_window", 4 if own else 1),
+        order_window=changes.pop("order_window", PolicyConfig().order_window if own else 1),
         slo_ttft_ms=source.ttft_s * 1e3,
         slo_tpot_ms=source.tpot_s * 1e3,
     )

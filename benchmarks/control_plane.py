@@ -137,8 +137,8 @@ def _batcher_rules(costs: Costs) -> BatcherRules:
     return BatcherRules(
         costs=costs,
         reserve_quantile=0.9,
-        order_window=4,
-        max_passes=4,
+        order_window=6,
+        max_passes=16,
         min_chunk_tokens=32,
         return_horizon_s=600.0,
         returns=ReturnPrior(returns=0.6, median_s=20.0, weight=16.0),

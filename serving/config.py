@@ -160,8 +160,8 @@ class PolicyConfig:
     route_table: str | None = setting(None, "Measured table of the policy ppd (JSON).")
     slo_ttft_ms: float | None = setting(None, "Target of turns that bring none, milliseconds.")
     slo_tpot_ms: float | None = setting(None, "Target per token of turns that bring none.")
-    order_window: int = setting(4, "Queued tasks that may change places to meet more targets.")
-    max_passes: int = setting(4, "Times that a queued task may be passed over.")
+    order_window: int = setting(6, "Queued tasks that may change places to meet more targets.")
+    max_passes: int = setting(16, "Times that a queued task may be passed over.")
     reserve_quantile: float = setting(
         0.9, "Quantile of a reply's forecast length that pages are reserved for."
     )

@@ -1,14 +1,17 @@
 """Which of the tasks that have pages and a slot is prefilled next? The queue of a step's chunks.
 
-By priority; within one, those that have begun go on first, then as many as possible are to meet
-their targets (policy/order) within a bounded window of those first come, then the others by age.
-The order is chosen anew when a task joins, begins or leaves. Knows no steps and no pages.
+By priority; within one, those that have begun stand before the others, each by age, and within a
+bounded window at the head of that as many as possible are to meet their targets (policy/order). So
+a long prompt that has begun waits for short ones that are in time only if they go first, though not
+for more than `max_passes` of them. The order is chosen anew when a task joins, begins or leaves.
+Knows no steps and no pages.
 """
 
 from collections.abc import Callable, Sequence
 
 from serving.core.waiting import age
 from serving.core.worker_task import WorkerTask
+from serving.messages import TaskId
 from serving.policy.order import order
 from serving.policy.views import QueuedView
 
@@ -43,36 +46,41 @@ class PrefillQueue:
     ) -> Sequence[WorkerTask]:
         """List the tasks in the order to run them; `view` tells how long each takes."""
         if not self._arranged:
-            self._tasks.sort(key=age)
-            begun = [task for task in self._tasks if task.computed]
-            fresh = [task for task in self._tasks if not task.computed]
-            # Stable: within a priority whoever has begun stays in front.
-            tasks = [*begun, *self._ordered(fresh, now, view)]
-            self._tasks = sorted(tasks, key=lambda task: task.task.turn.priority)
+            self._tasks.sort(key=_by_default)
+            self._tasks = self._ordered(self._tasks, now, view)
             self._arranged = True
         return self._tasks
 
     def begin(self, task: WorkerTask) -> int:
-        """A task is about to run for the first time; returns how many older ones it passes over."""
+        """A task is about to run for the first time; returns how many it passes over.
+
+        Those are the ones of its priority that have begun, or are older.
+        """
         self._arranged = False
+        own = _by_default(task)
         passed = [
             other
             for other in self._tasks
-            if not other.computed and other is not task and age(other) < age(task)
+            if own[0] == _by_default(other)[0] and _by_default(other) < own
         ]
         for other in passed:
             other.passed += 1
         return len(passed)
 
     def _ordered(
-        self, fresh: list[WorkerTask], now: float, view: Callable[[WorkerTask], QueuedView]
+        self, tasks: list[WorkerTask], now: float, view: Callable[[WorkerTask], QueuedView]
     ) -> list[WorkerTask]:
         window = [
             task
-            for task in fresh[: self._window]
-            if task.task.turn.priority == fresh[0].task.turn.priority
+            for task in tasks[: self._window]
+            if task.task.turn.priority == tasks[0].task.turn.priority
         ]
         if len(window) < 2 or all(task.task.slo.ttft_s is None for task in window):
-            return fresh
+            return tasks
         places = order([view(task) for task in window], now, max_passes=self._max_passes)
-        return [*(window[place] for place in places), *fresh[len(window) :]]
+        return [*(window[place] for place in places), *tasks[len(window) :]]
+
+
+def _by_default(task: WorkerTask) -> tuple[int, bool, tuple[int, float, TaskId]]:
+    """Return what tasks are sorted by where no deadline says otherwise."""
+    return task.task.turn.priority, not task.computed, age(task)

@@ -53,13 +53,42 @@ def test_a_short_prompt_passes_a_long_one_if_both_are_in_time_only_so():
     assert names(queue) == ["short", "long"]
 
 
-def test_a_prompt_that_has_begun_goes_on_whatever_comes():
+def test_a_prompt_that_has_begun_goes_on_before_what_is_in_time_all_the_same():
     long = entry("long", tokens=9, ttft_s=20.0)
     queue = queue_of(long)
     assert names(queue) == ["long"]
     run(queue, long)
-    queue.add(entry("short", tokens=2, ttft_s=3.0))
+    queue.add(entry("short", tokens=2, ttft_s=10.0))
     assert names(queue) == ["long", "short"]
+
+
+def test_it_waits_for_a_short_one_that_is_in_time_only_so():
+    long = entry("long", tokens=9, ttft_s=20.0)
+    queue = queue_of(long)
+    run(queue, long)
+    short = entry("short", tokens=2, ttft_s=3.0)
+    queue.add(short)
+    assert names(queue) == ["short", "long"]
+    assert queue.begin(short) == 1
+    assert long.passed == 1
+    queue.discard(short)
+    assert names(queue) == ["long"]
+
+
+def test_it_does_not_wait_for_ever():
+    long = entry("long", tokens=9, ttft_s=0.5)
+    queue = queue_of(long, max_passes=2)
+    run(queue, long)
+    waited = 0
+    for number in range(5):
+        short = entry(f"short {number}", arrived=1.0 + number, tokens=1, ttft_s=1.5)
+        queue.add(short)
+        if names(queue, now=1.0 + number)[0] == "long":
+            break
+        run(queue, short)
+        queue.discard(short)
+        waited += 1
+    assert waited == 2
 
 
 def test_but_not_before_a_higher_priority():
