@@ -216,7 +216,7 @@ def cells_of(
 def ablations_of(cluster: str, workloads: Sequence[str]) -> Iterator[Cell]:
     """List the variants of `foretoken` on one cluster, at two loads near saturation."""
     for workload in workloads:
-        for rate, variant in product(SOURCES[workload].rates[2:4], VARIANTS):
+        for rate, variant in product(SOURCES[workload].rates[3:5], VARIANTS):
             if variant:
                 yield Cell(cluster, workload, rate, "foretoken", FIRST_SEED, variant)
 
