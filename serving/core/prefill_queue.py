@@ -54,15 +54,12 @@ class PrefillQueue:
     def begin(self, task: WorkerTask) -> int:
         """A task is about to run for the first time; returns how many it passes over.
 
-        Those are the ones of its priority that have begun, or are older.
+        Those are the ones behind it in the order last listed that have begun, or are older. One in
+        front of it runs in the same step.
         """
         self._arranged = False
-        own = _by_default(task)
-        passed = [
-            other
-            for other in self._tasks
-            if own[0] == _by_default(other)[0] and _by_default(other) < own
-        ]
+        behind = self._tasks[self._tasks.index(task) + 1 :]
+        passed = [other for other in behind if _by_default(other) < _by_default(task)]
         for other in passed:
             other.passed += 1
         return len(passed)

@@ -75,6 +75,15 @@ def test_it_waits_for_a_short_one_that_is_in_time_only_so():
     assert names(queue) == ["long"]
 
 
+def test_who_rides_in_a_step_behind_another_passes_nobody_over():
+    first, second = entry("first", tokens=9), entry("second", arrived=1.0)
+    queue = queue_of(first, second)
+    assert names(queue) == ["first", "second"]
+    run(queue, first)
+    assert queue.begin(second) == 0
+    assert first.passed == 0
+
+
 def test_it_does_not_wait_for_ever():
     long = entry("long", tokens=9, ttft_s=0.5)
     queue = queue_of(long, max_passes=2)
