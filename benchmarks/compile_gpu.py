@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import click
 
 from benchmarks.machine import describe_code
+from serving.engine.buckets import least_rows
 
 KINDS = {
     # Name, memory in bytes and bytes per second of NVIDIA's data sheets; the rest is Hopper's.
@@ -43,7 +44,6 @@ HOPPER = {
 PAGES, PAGE_SIZE, CHUNKS = 2**15, 16, 8
 CONTEXT = 32768
 KERNELS = ("write_kv", "attend", "combine")
-LEAST_ROWS = 2  # as the engine pads on a GPU (serving/engine/buckets)
 
 
 class Size(NamedTuple):
@@ -155,7 +155,7 @@ def kernels_in(dump: Path) -> list[dict[str, Any]]:
 @click.option("--layers", default=4, show_default=True, help="Of 32; all are the same.")
 def main(out: Path, kind: str, layers: int) -> None:
     """Compile decode-only and mixed steps; write what was found to a JSON file."""
-    shapes = [(LEAST_ROWS, 0), (32, 0), (32, 512), (0, 2048)]
+    shapes = [(least_rows("gpu"), 0), (32, 0), (32, 512), (0, 2048)]
     steps = [Size(rows, tokens, layers) for rows, tokens in shapes]
     with tempfile.TemporaryDirectory() as folder:
         flags = ["--xla_gpu_autotune_level=0", f"--xla_dump_to={folder}"]
