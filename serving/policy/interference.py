@@ -6,6 +6,8 @@ Knows nothing of other options, weights or the new turn: its own TPOT once it de
 wherever it was prefilled.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -38,26 +40,30 @@ def tpot_added(rows: ResidentsView, delay_s: Floats) -> Floats:
     return delay_s / np.maximum(rows.expected_len, 1.0)
 
 
-def harm(rows: ResidentsView, delay_s: Floats, decode_s: float) -> float:
-    """Sum the rise of TPOT over all rows, each relative to its target. Ours.
+class Toll(NamedTuple):
+    """What delays cost the rows: the relative rise of TPOT over all, and targets that they lose."""
+
+    harm: float
+    broken: int
+
+
+def toll(rows: ResidentsView, delay_s: Floats, decode_s: float) -> Toll:
+    """Sum what such delays do to each row's TPOT, relative to its target, and count losses. Ours.
 
     A row without a target is measured by `decode_s`, the step that it has without the prefill. The
     sum and not the mean: a turn that comes 10 % of its target earlier and ten rows that lose 1 % of
     theirs weigh the same.
-    """
-    base = np.where(rows.tpot_s > 0, rows.tpot_s, decode_s)
-    return float(np.add.reduce(tpot_added(rows, delay_s) / base))
 
-
-def broken(rows: ResidentsView, delay_s: Floats, decode_s: float) -> int:
-    """Count the rows that would end within their TPOT target, and would not after such delays.
-
-    A reply's TPOT is a mean over all its gaps: those that its client has seen, and those to come,
-    of `decode_s` each. Ours.
+    Lost is the target of a row that would end within it, and would not after its delay. A reply's
+    TPOT is a mean over all its gaps: those that its client has seen, and those to come, of
+    `decode_s` each.
     """
     to_come = np.maximum(rows.expected_len, 1.0)
-    to_spare_s = rows.tpot_s * (rows.gaps + to_come)  # nan without a target: never broken
+    base = np.where(rows.tpot_s > 0, rows.tpot_s, decode_s)
+    base *= to_come
+    harm = float(np.add.reduce(delay_s / base))
+    to_spare_s = rows.tpot_s * (rows.gaps + to_come)  # nan without a target: never lost
     to_spare_s -= rows.gaps_s
     to_come *= decode_s
     to_spare_s -= to_come
-    return int(np.count_nonzero((to_spare_s >= 0) & (to_spare_s < delay_s)))
+    return Toll(harm, int(np.count_nonzero((to_spare_s >= 0) & (to_spare_s < delay_s))))

@@ -6,11 +6,13 @@ where a policy did not choose by price. Decides nothing.
 
 from collections.abc import Iterable, Iterator, Sequence
 from enum import Enum, auto
+from itertools import chain
+from math import inf
 from operator import attrgetter
 from typing import NamedTuple
 
 from serving.messages import WorkerId
-from serving.policy.interference import broken, delays, harm
+from serving.policy.interference import delays, toll
 from serving.policy.prefill_times import PrefillTimes
 from serving.policy.route import (
     LOCAL,
@@ -67,8 +69,7 @@ class Options:
         if owner.rows:
             decode_s = self.times.decode_s()
             delay_s = delays(owner, steps, decode_s)
-            harmed = harm(owner.residents, delay_s, decode_s)
-            missed = broken(owner.residents, delay_s, decode_s)
+            harmed, missed = toll(owner.residents, delay_s, decode_s)
         return Price(LOCAL, None, ttft_s, harmed, 0, missed + self._is_late(ttft_s))
 
     def on(self, worker: PrefillView, pulling: Pulling) -> list[Price]:
@@ -93,7 +94,7 @@ class Options:
         Not even looked at are those whose queue alone takes longer than another's whole prefill.
         """
         prices: list[Price] = []
-        fastest = float("inf")
+        fastest = inf
         for worker in shortlist(self.prefills):
             if worker.queued_s > fastest:
                 break
@@ -112,14 +113,16 @@ class Options:
         priced = list(prices)
         unit = self.turn.ttft_s or min(price.ttft_s for price in priced)
         config = self._config
-        w_ttft = config.w_ttft / unit
-
-        def score(price: Price) -> float:
-            relative = w_ttft * price.ttft_s + config.w_tpot * price.harm
-            return relative + config.w_miss * price.missed
-
-        options = [Option(*price, score=score(price)) for price in priced]
-        return sorted(options, key=lambda option: (option.score, option.moved_bytes))
+        w_ttft, w_tpot, w_miss = config.w_ttft / unit, config.w_tpot, config.w_miss
+        options = [
+            Option(
+                *price,
+                score=w_ttft * price.ttft_s + w_tpot * price.harm + w_miss * price.missed,
+            )
+            for price in priced
+        ]
+        options.sort(key=_BEST_ORDER)
+        return options
 
     def stay(self, reason: RouteReason) -> Local:
         """Return local prefill as the only option that was priced."""
@@ -150,28 +153,41 @@ def sent_to(options: Sequence[Option], reason: RouteReason, *, reuse: bool = Tru
     return Remote(WorkerId(first.choice), first.history, reuse, reason, tuple(options))
 
 
-_WORKER, _CACHED, _QUEUED = map(attrgetter, ("worker", "cached_len", "queued_s"))
+_BEST_ORDER = attrgetter("score", "moved_bytes")
+_QUEUE_ORDER = attrgetter("queued_s", "worker")
 
 
-def shortlist(prefills: Iterable[PrefillView]) -> Iterator[PrefillView]:
+def shortlist(prefills: Iterable[PrefillView]) -> list[PrefillView]:
     """Leave out the workers that another one beats whatever the costs; by ascending queue.
 
     One of two workers alike in link and chunk is beaten if it has no shorter queue and holds no
     more of the prompt; of equals the smaller id stays. Costs are taken to be such that to hold more
     of a prompt never makes its prefill longer.
     """
-    # Three stable sorts by one field each are faster than one by three: in a large fleet this is
-    # most of a decision.
-    ordered = sorted(prefills, key=_WORKER)
-    ordered.sort(key=_CACHED, reverse=True)
-    ordered.sort(key=_QUEUED)
-    most_held: dict[tuple[int, float, float], int] = {}
-    link, chunk_len, group, held = None, 0, (0, 0.0, 0.0), -1
-    for worker in ordered:
+    groups: dict[tuple[int, float, float], dict[int, PrefillView]] = {}
+    # One look at each worker, and a sort of the few that are left: in a large fleet this is most of
+    # a decision. Neighbours mostly share their link.
+    link, chunk_len, best = None, 0, dict[int, PrefillView]()
+    for worker in prefills:
         if worker.link is not link or worker.chunk_len != chunk_len:
             link, chunk_len = worker.link, worker.chunk_len
-            group = (chunk_len, link.latency_s, link.bytes_per_s)
-            held = most_held.get(group, -1)
-        if worker.cached_len > held:
-            held = most_held[group] = worker.cached_len
+            best = groups.setdefault((chunk_len, link.latency_s, link.bytes_per_s), {})
+        other = best.get(worker.cached_len)
+        if (
+            other is None
+            or worker.queued_s < other.queued_s
+            or (worker.queued_s == other.queued_s and worker.worker < other.worker)
+        ):
+            best[worker.cached_len] = worker
+    fronts = map(_unbeaten, groups.values())
+    return sorted(chain.from_iterable(fronts), key=_QUEUE_ORDER)
+
+
+def _unbeaten(best: dict[int, PrefillView]) -> Iterator[PrefillView]:
+    """Yield those of one group whose queue is shorter than that of all that hold more."""
+    shortest = inf
+    for cached_len in sorted(best, reverse=True):
+        worker = best[cached_len]
+        if worker.queued_s < shortest:
+            shortest = worker.queued_s
             yield worker

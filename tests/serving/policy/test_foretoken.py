@@ -240,7 +240,7 @@ def test_an_idle_worker_more_never_worsens_the_chosen_score(case):
 @settings(max_examples=60, deadline=None)
 def test_an_idle_worker_more_never_worsens_the_finish_where_only_ttft_counts(case):
     task, home, workers, costs = case
-    alone = context(costs, w_tpot=0.0)
+    alone = context(costs, w_tpot=0.0, w_miss=0.0)
     before = foretoken(task, home, workers, alone).options[0]
     after = foretoken(task, home, [*workers, prefill("idle")], alone).options[0]
     assert after.ttft_s <= before.ttft_s * (1 + 1e-9)
@@ -250,16 +250,17 @@ def test_an_idle_worker_more_never_worsens_the_finish_where_only_ttft_counts(cas
 @settings(max_examples=60, deadline=None)
 def test_where_only_ttft_counts_the_least_of_all_is_chosen(case):
     task, home, workers, costs = case
-    decision = foretoken(task, home, workers, context(costs, w_tpot=0.0))
+    decision = foretoken(task, home, workers, context(costs, w_tpot=0.0, w_miss=0.0))
     assert decision.options[0].ttft_s <= min(o.ttft_s for o in decision.options) * (1 + 1e-9)
 
 
 @given(CASES, st.sampled_from([0.25, 0.5, 2.0, 64.0]))
 @settings(max_examples=60, deadline=None)
-def test_scaling_both_weights_changes_nothing(case, factor: float):
+def test_scaling_all_weights_changes_nothing(case, factor: float):
     task, home, workers, costs = case
     plain = foretoken(task, home, workers, context(costs))
-    scaled = foretoken(task, home, workers, context(costs, w_ttft=factor, w_tpot=factor))
+    weights = {"w_ttft": factor, "w_tpot": factor, "w_miss": 5 * factor}
+    scaled = foretoken(task, home, workers, context(costs, **weights))
     assert went(scaled) == went(plain)
 
 
@@ -293,7 +294,7 @@ def test_no_worker_left_out_of_the_options_would_have_been_better(case):
 @given(WORKERS)
 @settings(max_examples=60, deadline=None)
 def test_whoever_is_left_off_the_shortlist_is_beaten_by_one_on_it(workers):
-    kept = list(shortlist(workers))
+    kept = shortlist(workers)
     assert [w.queued_s for w in kept] == sorted(w.queued_s for w in kept)
     for left_out in workers:
         assert any(

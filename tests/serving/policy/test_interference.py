@@ -4,8 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.policy import interference
-from serving.policy.interference import delays, tpot_added
+from serving.policy.interference import delays, toll, tpot_added
 from serving.policy.prefill_times import Steps
 from serving.policy.views import OwnerView
 from tests.support.route_views import owner, residents
@@ -18,7 +17,7 @@ def added(rows, **named) -> list[float]:
 
 
 def harm(home: OwnerView, steps: Steps, decode_s: float) -> float:
-    return interference.harm(home.residents, delays(home, steps, decode_s), decode_s)
+    return toll(home.residents, delays(home, steps, decode_s), decode_s).harm
 
 
 def test_a_row_that_outlives_the_prefill_spreads_all_of_it_over_its_tokens():
@@ -70,7 +69,7 @@ def test_one_more_row_never_lessens_the_harm(lengths: list[float], another: floa
 
 def broken_of(rows, *, steps: Steps = THREE_STEPS, decode_s: float = 1.0) -> int:
     delay_s = delays(owner(rows=rows), steps, decode_s)
-    return interference.broken(rows, delay_s, decode_s)
+    return toll(rows, delay_s, decode_s).broken
 
 
 def test_a_target_is_broken_if_the_whole_reply_would_miss_it_and_else_would_not():
