@@ -64,13 +64,12 @@ class Surface:
 
     def at(self, x: int, y: int) -> float:
         """Return the time of this work."""
-        near_x = min(max(x, self.xs[0]), self.xs[-1])
-        near_y = min(max(y, self.ys[0]), self.ys[-1])
+        near_x, near_y = _clamped(self.xs, x), _clamped(self.ys, y)
         i, share_x = _place(self.xs, near_x)
         j, share_y = _place(self.ys, near_y)
         low = _between(self.zs[i], j, share_y)
         time = low if share_x == 0 else low + share_x * (_between(self.zs[i + 1], j, share_y) - low)
-        if (near_x, near_y) == (x, y):
+        if near_x == x and near_y == y:
             return time
         return time * self.reference(x, y) / self.reference(near_x, near_y)
 
@@ -91,6 +90,13 @@ def make_surface(
         below = tuple(max(a, b) for a, b in zip(along, below, strict=True))
         rows.append(below)
     return Surface(xs, ys, tuple(rows), reference)
+
+
+def _clamped(axis: Sequence[int], value: int) -> int:
+    """Return the value on the axis that is nearest; asked very often, hence no min and max."""
+    if value < axis[0]:
+        return axis[0]
+    return axis[-1] if value > axis[-1] else value
 
 
 def _place(axis: Sequence[int], value: int) -> tuple[int, float]:

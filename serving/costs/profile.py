@@ -69,18 +69,18 @@ class Profile:
         """Predict a decode step with a chunk of `new_len` tokens on top of `cached_len` in it."""
         if not new_len:
             return self.decode(rows, kv_tokens)
-        alone = self.prefill(new_len, cached_len)
+        alone_s = self._chunks[0].at(new_len, cached_len)
         if not rows:
-            return alone
+            return Estimate(alone_s, self._chunk_error)
         index = bisect_left(self._mixed_buckets, rows)
         if index < len(self._mixed_buckets):
             bucket = self._mixed_buckets[index]
-            floor, chunk = self._floors[bucket], self._chunks[bucket].at(new_len, cached_len)
+            floor, chunk_s = self._floors[bucket], self._chunks[bucket].at(new_len, cached_len)
         else:
-            floor, chunk = 0, self._chunks[0].at(new_len + rows, cached_len)
-        decode = self.decode(rows, kv_tokens).seconds
-        added = max(0.0, decode - self.decode(rows, floor).seconds)
-        return Estimate(max(chunk + added, decode, alone.seconds), self._chunk_error)
+            floor, chunk_s = 0, self._chunks[0].at(new_len + rows, cached_len)
+        decode_s = self._decode_seconds(rows, kv_tokens)
+        added_s = max(0.0, decode_s - self._decode_seconds(rows, floor))
+        return Estimate(max(chunk_s + added_s, decode_s, alone_s), self._chunk_error)
 
     def transfer(self, num_bytes: int, link: Link) -> Estimate:
         """Predict moving KV: as measured, whatever the link, where transfers were measured."""
@@ -97,6 +97,8 @@ class Profile:
         return fit_plane([Sample(p.rows, p.kv_tokens, p.seconds) for p in self._decode_points])
 
     def _decode_seconds(self, rows: int, kv_tokens: int) -> float:
+        if not self._buckets:
+            return self._reference.decode(rows, kv_tokens).seconds
         index = bisect_left(self._buckets, rows)
         if index < len(self._buckets):
             return self._decode[self._buckets[index]].at(kv_tokens)
