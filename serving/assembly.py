@@ -18,6 +18,7 @@ from serving.config import (
     PolicyConfig,
     ScheduleConfig,
     ServerConfig,
+    require,
 )
 from serving.core.holdings import BatcherLimits
 from serving.core.rules import BatcherRules, CoordinatorLimits, CoordinatorRules
@@ -32,7 +33,7 @@ from serving.policy.place import PLACE_POLICIES
 from serving.policy.ppd_table import PpdTable
 from serving.policy.rebalance import REBALANCE_POLICIES
 from serving.policy.rebalance_config import RebalanceConfig
-from serving.policy.roles import ROLES_POLICIES, RolesConfig
+from serving.policy.roles import ROLES_POLICIES, RolesConfig, RolesPolicy
 from serving.policy.route import RouteConfig
 from serving.policy.routes import ROUTE_POLICIES
 from serving.request import Slo
@@ -175,7 +176,7 @@ def coordinator_rules(config: ServerConfig, costs: Mapping[Role, Costs]) -> Coor
         rebalance_config=RebalanceConfig(max_moves=policy.rebalance_max_moves),
         rebalance_every_s=policy.rebalance_interval_seconds,
         cool_down_s=policy.rebalance_cool_down_seconds,
-        roles=_named("roles-policy", policy.roles_policy, ROLES_POLICIES),
+        roles=_roles(config),
         roles_config=RolesConfig(),
         costs=costs,
         link=Link(config.costs.link_latency_us * 1e-6, config.costs.link_gib_per_s * GIB),
@@ -184,6 +185,23 @@ def coordinator_rules(config: ServerConfig, costs: Mapping[Role, Costs]) -> Coor
         chunk_len=config.batch.max_num_batched_tokens,
         max_rows=config.batch.max_num_seqs,
     )
+
+
+def _roles(config: ServerConfig) -> RolesPolicy:
+    """Look up who changes roles; refuse one that could change none in this deployment."""
+    name = config.policy.roles_policy
+    policy = _named("roles-policy", name, ROLES_POLICIES)
+    if policy is not ROLES_POLICIES["none"]:
+        require(
+            config.mesh.flexible_roles,
+            f"--roles-policy {name} needs workers that are compiled for both roles: add "
+            "--flexible-roles",
+        )
+        require(
+            config.policy.slo_ttft_ms is not None,
+            f"--roles-policy {name} holds waits for prefill against a target: add --slo-ttft-ms",
+        )
+    return policy
 
 
 def default_slo(policy: PolicyConfig) -> Slo:

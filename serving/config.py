@@ -171,7 +171,11 @@ class PolicyConfig:
     rebalance_interval_seconds: float = setting(1.0, "Time between two looks at the load.")
     rebalance_max_moves: int = setting(1, "Rows that may begin to move at one look.")
     rebalance_cool_down_seconds: float = setting(5.0, "Time for which a moved row stays.")
-    roles_policy: str = setting("none", "Who changes a worker's role at run time: none or queue.")
+    roles_policy: str = setting(
+        "none",
+        "Who changes a worker's role at run time: none or queue, which needs --flexible-roles and "
+        "--slo-ttft-ms.",
+    )
     window_seconds: float = setting(10.0, "Span of the means that policies look at.")
     decision_log: str | None = setting(None, "File for every decision, as JSON lines.")
 

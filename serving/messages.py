@@ -385,10 +385,14 @@ class MoveOut:
 
 @dataclass(frozen=True, slots=True)
 class MoveAbort:
-    """Give up a move unless it is past its stop; answered by `MoveFailed` or `Refused`."""
+    """Give up a move unless it is past its stop; answered by `MoveFailed` or `Refused`.
+
+    `reason`: what the destination refused the row for (`Refused`), worker_lost, or timeout.
+    """
 
     task: TaskId
     move: int
+    reason: str
 
 
 # ---- between workers ----------------------------------------------------------------------------

@@ -47,6 +47,9 @@ from serving.messages import (
 MAX_LAUNCHED = 2
 """Steps that a driver launches ahead of results: one runs, one is queued behind it, so that the
 device never waits for the host."""
+MOVE_PATIENCE = 6
+"""Transfer timeouts for which room is kept for a row that moves here. Nothing else ends before: the
+source gives up after one, the coordinator calls it back after two and begins anew after four."""
 
 
 class Batcher:
@@ -271,6 +274,7 @@ class Batcher:
         if reason is None:
             self._inbound.add(entry)
             self._start(entry, now)
+            entry.deadline = now + MOVE_PATIENCE * self.limits.transfer_timeout_s
         else:
             self._state.out.append(Refused(self.worker, entry.task.id, reason))
 

@@ -34,6 +34,7 @@ from serving.messages import (
     Cancel,
     Cancelled,
     Completed,
+    Detail,
     Drain,
     Dropped,
     Emit,
@@ -201,7 +202,9 @@ class Coordinator:
 
     def _retry(self, live: LiveTurn, reason: str, now: float) -> None:
         """Start a new attempt from the tokens emitted so far, unless they are the whole reply."""
-        details = {"replied": live.replied}
+        details: dict[str, Detail] = {"replied": live.replied}
+        if live.move is not None:
+            details |= {"moving_to": live.move.to, "called_back": live.move.called_back}
         self._outbox.decide("retry", live, f"attempt {live.task.attempt + 1}", reason, details)
         self._assignments.withdraw(live)
         finish = finish_after(live.turn.sampling, live.tokens[-1], live.replied)
@@ -333,7 +336,7 @@ class Coordinator:
         self._outbox.decide("first_token", live, done.worker, "observed", details)
 
     def _on_refused(self, live: LiveTurn, worker: WorkerId, reason: str, now: float) -> None:
-        if self._moves.refused(live, worker) or worker not in (*live.workers, live.sender):
+        if self._moves.refused(live, worker, reason) or worker not in (*live.workers, live.sender):
             return
         live.failures += reason == "transfer_failed"
         failed = failure_after(reason, live.failures, self.limits.max_attempts)
@@ -362,7 +365,7 @@ class Coordinator:
             case WorkerLost():
                 self._on_lost(event, now)
             case SetRole():
-                self._roles.change(event, now)
+                self._roles.change(event, now, why="asked")
             case Tick():
                 self._on_tick(now)
             case Drain():

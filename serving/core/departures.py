@@ -120,8 +120,8 @@ class Departures:
         """Give this move up, if it is under way; the row decodes here in any case."""
         departure = self._leaving.get(asked.task)
         if departure is not None and departure.entry.move == asked.move:
-            return self.abort(asked.task, "aborted")
-        return [MoveFailed(self._worker, asked.task, asked.move, "aborted")]
+            return self.abort(asked.task, asked.reason)
+        return [MoveFailed(self._worker, asked.task, asked.move, asked.reason)]
 
     def forget(self, task: TaskId) -> None:
         """A row ended, was cancelled or lost its pages."""

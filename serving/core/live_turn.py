@@ -20,7 +20,8 @@ slowly, and every routing decision reads it for every row)."""
 class PendingMove:
     """A turn's row on its way to worker `to`: the turn's move of this `number`.
 
-    `gain_s` is what the move was predicted to gain. `overdue`: it was asked to give up already.
+    `gain_s` is what the move was predicted to gain. `called_back`: why the source was last asked to
+    keep the row, if it was. `overdue`: it was once for being late.
     """
 
     number: int
@@ -29,7 +30,8 @@ class PendingMove:
     gain_s: float
     began: float
     deadline: float
-    overdue: bool
+    called_back: str | None = None
+    overdue: bool = False
 
 
 @dataclass(slots=True, eq=False)

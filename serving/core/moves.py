@@ -44,7 +44,6 @@ class Moves:
             gain_s=wanted.gain_s,
             began=now,
             deadline=now + self._timeout_s,
-            overdue=False,
         )
         self._fleet.add_load(wanted.to, live.expected_len, 1)
         details = {
@@ -111,11 +110,11 @@ class Moves:
         self._outbox.decide("move_failed", live, live.move.to, reason, {"from": live.owner})
         self.forget(live)
 
-    def refused(self, live: LiveTurn, worker: WorkerId) -> bool:
+    def refused(self, live: LiveTurn, worker: WorkerId, reason: str) -> bool:
         """Tell whether it is the destination that refuses; then the source is to keep the row."""
         if live.move is None or live.move.to != worker:
             return False
-        self._ask_back(live)
+        self._ask_back(live, reason)
         return True
 
     def lost(self, live: LiveTurn, worker: WorkerId) -> bool:
@@ -124,7 +123,7 @@ class Moves:
         A row on its way there may still be at its source, which knows.
         """
         if live.move is not None and live.move.to == worker:
-            self._ask_back(live)
+            self._ask_back(live, "worker_lost")
         return live.replied < live.untold.pop(worker, 0)
 
     def forget(self, live: LiveTurn) -> None:
@@ -145,8 +144,9 @@ class Moves:
                 begin_anew(live)
             else:
                 move.overdue, move.deadline = True, now + self._timeout_s
-                self._ask_back(live)
+                self._ask_back(live, "timeout")
 
-    def _ask_back(self, live: LiveTurn) -> None:
+    def _ask_back(self, live: LiveTurn, reason: str) -> None:
         if live.owner is not None and live.move is not None:
-            self._outbox.to_worker(live.owner, MoveAbort(live.task, live.move.number))
+            live.move.called_back = reason
+            self._outbox.to_worker(live.owner, MoveAbort(live.task, live.move.number, reason))

@@ -40,8 +40,11 @@ class Roles:
             return f"Worker {change.worker} is the last that decodes; give another that role first."
         return None
 
-    def change(self, change: SetRole, now: float) -> None:
-        """Begin a change; one that cannot be made is recorded and changes nothing."""
+    def change(self, change: SetRole, now: float, *, why: str) -> None:
+        """Begin a change; one that cannot be made is recorded and changes nothing.
+
+        `why`: asked, by an operator, or policy.
+        """
         worker = change.worker
         problem = self.problem(change)
         if problem is not None:
@@ -49,11 +52,11 @@ class Roles:
             return
         record = self._fleet.workers[worker]
         if change.role is not None and _serves_on(record.role, change.role):
-            self._take(record, change.role, "asked", now)
+            self._take(record, change.role, why, now)
             return
         record.leaving, record.next_role = True, change.role
         self._sessions.disown(worker)
-        self._outbox.decide_for("drain", worker, _name(change.role), "asked")
+        self._outbox.decide_for("drain", worker, _name(change.role), why)
         self.settle(record, now)
 
     def look(self, now: float) -> None:
@@ -62,7 +65,7 @@ class Roles:
         workers = tuple(self._view(record, now) for record in self._fleet.workers.values())
         for wanted in rules.roles(RolesView(workers, rules.slo.ttft_s), rules.roles_config):
             self._outbox.decide_for("role_wanted", wanted.worker, wanted.role.value, wanted.reason)
-            self.change(SetRole(wanted.worker, wanted.role), now)
+            self.change(SetRole(wanted.worker, wanted.role), now, why="policy")
 
     def _view(self, record: WorkerRecord, now: float) -> WorkerRoleView:
         return WorkerRoleView(

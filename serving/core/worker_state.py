@@ -61,6 +61,7 @@ class WorkerState:
     def decode(self, entry: WorkerTask, now: float, *, token: int | None) -> None:
         """Let a row decode. Without `token` its first one is still on the device."""
         entry.stage = Stage.DECODE
+        entry.deadline = None
         self.holdings.reserve(entry)
         known = len(entry.tokens) - (token is not None)
         replied = entry.replied + (token is None)

@@ -41,8 +41,8 @@ RETRY_REASONS = (
 )
 MOVE_REASONS = ("worst_step", "memory", "spread", "drain", OTHER)
 MOVE_FAILURES = (
-    *("ending", "not_decoding", "aborted", "timeout", "transfer_failed", "worker_lost"),
-    OTHER,
+    *("ending", "not_decoding", "timeout", "transfer_failed", "worker_lost"),
+    *("busy", "no_room", "preempted", OTHER),
 )
 MIGRATIONS = (
     *(("started", reason) for reason in MOVE_REASONS),
@@ -65,7 +65,13 @@ DIRECTIONS = ("p2d", "d2d", "d2p")
 PHASES = ("queue", "prefill")
 STEP_KINDS = ("decode", "prefill", "mixed")
 ROLES = tuple(role.value for role in Role)
-ROLE_OUTCOMES = ("asked", "done", "refused")
+WANTED_REASONS = ("prefill_waits", "decode_full", OTHER)
+ROLE_CHANGES = (
+    *(("wanted", reason) for reason in WANTED_REASONS),
+    *(("draining", reason) for reason in ("asked", "policy")),
+    *(("done", reason) for reason in ("asked", "policy", "drained")),
+    ("refused", OTHER),
+)
 
 
 def token_bounds(most: int) -> tuple[float, ...]:
@@ -263,9 +269,10 @@ class Catalog:
     def _workers(self) -> None:
         self._gauge("foretoken:worker_role", "1 for the role that a worker has.", role=ROLES)
         self._gauge("foretoken:worker_draining", "1 while a worker takes no new work.")
-        self._counter(
-            "foretoken:role_changes", "Changes of a worker's role.", outcome=ROLE_OUTCOMES
-        )
+        name = "foretoken:role_changes"
+        labels = ["model_name", "engine", "outcome", "reason"]
+        rows = self._rows(ROLE_CHANGES)
+        self.values[name] = Values("counter", name, "Changes of a worker's role.", labels, rows)
 
     def _own_decisions(self) -> None:
         """What workers decide by themselves."""

@@ -19,6 +19,7 @@ from serving.metrics.catalog import (
     RESTORE_REASONS,
     RETRY_REASONS,
     ROLES,
+    WANTED_REASONS,
     Catalog,
 )
 from serving.metrics.engines import Engines, Row
@@ -84,16 +85,19 @@ class Decided:
         worker = WorkerId(str(decision.details["worker"]))
         row, changes = self._engines.row(worker), self._values["foretoken:role_changes"]
         match decision.kind:
+            case "role_wanted":
+                reason = decision.reason if decision.reason in WANTED_REASONS else OTHER
+                changes.add((*row, "wanted", reason), 1)
             case "drain":
-                changes.add((*row, "asked"), 1)
+                changes.add((*row, "draining", decision.reason), 1)
                 self._values["foretoken:worker_draining"].set(row, 1)
             case "role":
-                changes.add((*row, "done"), 1)
+                changes.add((*row, "done", decision.reason), 1)
                 self._engines.set_role(worker, Role(decision.choice))
                 self._values["foretoken:worker_draining"].set(row, 0)
                 self.show_role(worker)
             case "role_refused":
-                changes.add((*row, "refused"), 1)
+                changes.add((*row, "refused", OTHER), 1)
             case _:
                 return
 

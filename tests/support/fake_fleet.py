@@ -11,6 +11,7 @@ import random
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from serving.core.batcher import Batcher
 from serving.core.plan import (
@@ -73,13 +74,13 @@ class FakeWorker:
 
 
 class FakeFleet:
-    """Drives one deployment in virtual time."""
+    """Drives one deployment in virtual time; `rules` override single ones of its coordinator."""
 
-    def __init__(self, shape: Shape, *, seed: int = 0) -> None:
+    def __init__(self, shape: Shape, *, seed: int = 0, **rules: Any) -> None:
         self.shape = shape
         self.random = random.Random(seed)
         self.now = 0.0
-        self.coordinator = shape.coordinator()
+        self.coordinator = shape.coordinator(**rules)
         self.workers: dict[WorkerId, FakeWorker] = {}
         self.connector = Connector()
         self.channels: dict[tuple[str, str], deque[Event | WorkerMessage]] = {}

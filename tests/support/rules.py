@@ -38,11 +38,13 @@ def coordinator_rules(
     route: str = "pd-delta",
     rebalance: str = "none",
     rebalance_every_s: float = 0.05,
+    roles: str = "none",
     slo: Slo = NO_TARGETS,
 ) -> CoordinatorRules:
     """The plain rules: prefill remotely where that is possible, leave rows where they are.
 
-    The thresholds of `ppd` and `threshold` are such that short prompts lie on both sides of them.
+    The thresholds of `ppd` and `threshold` are such that short prompts lie on both sides of them,
+    and roles change at once.
     """
     return CoordinatorRules(
         place=PLACE_POLICIES["load"],
@@ -55,8 +57,10 @@ def coordinator_rules(
         rebalance_config=RebalanceConfig(horizon_steps=64.0, max_moves=2),
         rebalance_every_s=rebalance_every_s,
         cool_down_s=rebalance_every_s,
-        roles=ROLES_POLICIES["none"],
-        roles_config=RolesConfig(),
+        roles=ROLES_POLICIES[roles],
+        roles_config=RolesConfig(
+            wait_high=0.02, wait_low=0.01, load_high=0.3, load_low=0.2, min_dwell_s=0.01
+        ),
         costs=dict.fromkeys(Role, COSTS),
         link=LINK,
         slo=slo,

@@ -248,6 +248,7 @@ def rules(draw: st.DrawFn) -> dict[str, Any]:
     return {
         "route": draw(st.sampled_from(tuple(ROUTE_POLICIES))),
         "rebalance": rebalance,
+        "roles": draw(st.sampled_from(("none", "none", "queue"))),
         "rebalance_every_s": draw(st.sampled_from((0.005, 0.02, 0.1))),
         "tick_rounds": draw(st.sampled_from((10, 50) if rebalance != "none" else (None, 50))),
         "order_window": draw(st.integers(1, 4)),

@@ -44,6 +44,7 @@ class Shape:
     route: str = "pd-delta"
     rebalance: str = "none"
     rebalance_every_s: float = 0.05
+    roles: str = "none"
     tick_rounds: int | None = None
     ttft_s: float | None = None
     tpot_s: float | None = None
@@ -81,6 +82,7 @@ class Shape:
             route=self.route,
             rebalance=self.rebalance,
             rebalance_every_s=self.rebalance_every_s,
+            roles=self.roles,
             slo=Slo(self.ttft_s, self.tpot_s),
         )
         own = replace(named, **rules)

@@ -203,7 +203,7 @@ def test_a_move_that_is_called_off_leaves_the_row_decoding():
     source.ask()
     source.grant()
     source.turn()
-    assert source.on(MoveAbort(source.work.id, MOVE)) == [failed("aborted", source)]
+    assert source.on(MoveAbort(source.work.id, MOVE, "no_room")) == [failed("no_room", source)]
     assert kinds(source.turn()) == ["Launch", "Tokens"]
 
 
@@ -214,9 +214,9 @@ def test_a_row_called_back_at_its_stop_goes_on_where_it_stood():
     outputs = source.step()
     last = at(outputs, 1, SendPages)
     assert source.num_decoding == 0
-    assert source.on(MoveAbort(source.work.id, MOVE)) == [
+    assert source.on(MoveAbort(source.work.id, MOVE, "no_room")) == [
         DropTransfer(last.transfer),
-        failed("aborted", source),
+        failed("no_room", source),
     ]
     assert source.num_decoding == 1
     source.end(launched(outputs))
@@ -226,14 +226,18 @@ def test_a_row_called_back_at_its_stop_goes_on_where_it_stood():
 def test_a_request_to_stay_that_is_about_another_move_stops_nothing():
     source = Source()
     source.ask()
-    assert source.on(MoveAbort(source.work.id, MOVE - 1)) == [failed("aborted", source, MOVE - 1)]
+    assert source.on(MoveAbort(source.work.id, MOVE - 1, "timeout")) == [
+        failed("timeout", source, MOVE - 1)
+    ]
     source.grant()
     assert "SendPages" in kinds(source.turn())
 
 
 def test_a_row_that_is_gone_cannot_stay():
     source = gone()
-    assert source.on(MoveAbort(source.work.id, MOVE)) == [Refused(D0, source.work.id, "moved_away")]
+    assert source.on(MoveAbort(source.work.id, MOVE, "no_room")) == [
+        Refused(D0, source.work.id, "moved_away")
+    ]
 
 
 def test_a_row_that_does_not_decode_cannot_leave():

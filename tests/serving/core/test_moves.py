@@ -161,14 +161,38 @@ def test_a_full_destination_refuses_and_the_row_stays():
     assert len(kinds(fleet, "move_failed")) == 1
 
 
-@pytest.mark.parametrize("seed", range(8))
-def test_a_destination_that_fills_up_midway_loses_nothing(seed: int):
+def filling_up(*, seed: int, held_rounds: int, prompt: int) -> FakeFleet:
+    """Turn `a` moves to where another row grows until the pages do not do for both.
+
+    Its copies lie about for some rounds on the way.
+    """
     shape = Shape(decode_workers=2, max_model_len=64, num_pages=17, move_pages=1, reserve_tokens=0)
-    fleet = started(shape, seed=seed, max_tokens=50)
-    fleet.move(A, D1)
-    for i in range(3):
-        fleet.submit(make_turn(f"other{i}", [50 + i] * 9, max_tokens=40, seed=i))
+    fleet = FakeFleet(shape, seed=seed)
+    fleet.run()
+    fleet.submit(make_turn("other", [90] * 9, max_tokens=54, seed=3))
+    fleet.run_until(lambda: bool(fleet.replies[TurnId("other")].samples))
+    fleet.submit(make_turn("a", range(prompt), max_tokens=60 - prompt, seed=7))
+    fleet.run_until(lambda: len(fleet.replies[A].samples) > 1)
+    ((to, _), (home, _)) = kinds(fleet, "place")
+    fleet.held.add((home, to))
+    fleet.move(A, WorkerId(to))
+    for _ in range(held_rounds):
+        fleet.round()
+    fleet.held.clear()
     complete(fleet)
+    return fleet
+
+
+def test_a_destination_that_fills_up_midway_loses_nothing():
+    """Whether there is no page for the next copy, or the row that arrives is preempted there."""
+    ways: set[str] = set()
+    for seed in range(4):
+        for held_rounds in (1, 150):
+            for prompt in (9, 20):
+                fleet = filling_up(seed=seed, held_rounds=held_rounds, prompt=prompt)
+                retries = [d.details for d in fleet.decisions if d.kind == "retry"]
+                ways |= {str(details.get("called_back")) for details in retries}
+    assert {"no_room", "preempted"} <= ways
 
 
 @pytest.mark.parametrize("logprobs", [None, 0])

@@ -1,9 +1,12 @@
 """How a worker changes its role. That no turn is lost over it: test_bad_cases, test_invariants."""
 
+import random
+
 import pytest
 
 from serving.messages import (
     Adopted,
+    Completed,
     Finished,
     MoveOut,
     MoveWanted,
@@ -13,9 +16,13 @@ from serving.messages import (
     Tick,
     WorkerId,
 )
+from serving.policy.roles import RoleChange, RolesConfig, RolesView
 from serving.policy.route import Local, RouteReason
 from serving.request import FinishReason, TurnId
 from tests.support.coordinating import Desk
+from tests.support.fake_fleet import FakeFleet
+from tests.support.shape import Shape
+from tests.support.turns import make_turn
 
 P0, D0, D1 = (WorkerId(name) for name in ("p0", "d0", "d1"))
 ROLES = {"p0": Role.PREFILL, "d0": Role.DECODE, "d1": Role.DECODE}
@@ -168,3 +175,47 @@ def test_a_row_that_arrives_at_a_worker_which_leaves_does_not_bring_its_session(
 
 def move_to(worker: WorkerId):
     return MoveWanted(TurnId("a"), worker, "test")
+
+
+# ---- by a policy --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_policy_that_changes_roles_all_the_time_loses_no_turn(seed: int):
+    drawn = random.Random(seed)
+
+    def restless(view: RolesView, config: RolesConfig) -> tuple[RoleChange, ...]:
+        del config
+        if not view.workers or drawn.random() > 0.5:
+            return ()
+        return (RoleChange(drawn.choice(view.workers).worker, drawn.choice(list(Role)), "test"),)
+
+    shape = Shape(prefill_workers=2, decode_workers=2, tick_rounds=4, rebalance_every_s=0.005)
+    fleet = FakeFleet(shape, seed=seed, roles=restless)
+    fleet.run()
+    for i in range(24):
+        fleet.submit(make_turn(f"t{i}", [i] * (3 + i % 7), max_tokens=30, seed=i))
+    fleet.run()
+    fleet.check_empty()
+    outcomes = [reply.end.outcome for reply in fleet.replies.values() if reply.end is not None]
+    assert len(outcomes) == 24
+    assert all(isinstance(outcome, Completed) for outcome in outcomes)
+    changed = [d for d in fleet.decisions if d.kind == "role"]
+    assert len(changed) > 3, "hardly a role changed: the test shows little"
+    assert {d.reason for d in changed} <= {"policy", "drained"}
+
+
+def test_prefill_that_waits_gets_a_decode_worker_until_decode_is_full():
+    """The rule `queue` in a whole deployment: the role goes over, and turns are served by it."""
+    shape = Shape(prefill_workers=1, decode_workers=3, roles="queue", tick_rounds=5, ttft_s=0.05)
+    fleet = FakeFleet(shape)
+    fleet.run()
+    for i in range(8):
+        fleet.submit(make_turn(f"t{i}", [i] * 40, max_tokens=3, seed=i))
+    fleet.run()
+    fleet.check_empty()
+    wanted = [d for d in fleet.decisions if d.kind == "role_wanted"]
+    assert wanted[0].reason == "prefill_waits"
+    worker = wanted[0].details["worker"]
+    assert any(d.kind == "role" and d.details["worker"] == worker for d in fleet.decisions)
+    assert all(isinstance(r.end.outcome, Completed) for r in fleet.replies.values() if r.end)

@@ -140,22 +140,29 @@ def test_pages_between_decoding_workers_are_those_of_moves():
     assert read(metrics, "foretoken:migration_bytes_total") == 4
 
 
-def told(metrics: Metrics, kind: str, choice: str) -> None:
-    metrics.on_decision(Decision(kind, None, None, choice, "asked", {"worker": D1}), 0.0)
+def told(metrics: Metrics, kind: str, choice: str, reason: str = "asked") -> None:
+    metrics.on_decision(Decision(kind, None, None, choice, reason, {"worker": D1}), 0.0)
 
 
 def test_a_worker_drains_and_takes_another_role():
     metrics = Metrics(ServerLabels("m", 1000, WORKERS, 16, "float32"))
-    told(metrics, "drain", "prefill")
+    told(metrics, "role_wanted", "prefill", "prefill_waits")
+    told(metrics, "drain", "prefill", "policy")
     assert read(metrics, "foretoken:worker_draining", engine="2") == 1
     assert read(metrics, "foretoken:worker_role", engine="2", role="decode") == 1
-    told(metrics, "role", "prefill")
-    told(metrics, "role_refused", "decode")
+    told(metrics, "role", "prefill", "drained")
+    told(metrics, "role_refused", "decode", "Worker d1 is the last that decodes.")
     assert read(metrics, "foretoken:worker_draining") == 0
     assert read(metrics, "foretoken:worker_role", engine="2", role="prefill") == 1
     assert read(metrics, "foretoken:worker_role", engine="2") == 1
-    for outcome in ("asked", "done", "refused"):
-        assert read(metrics, "foretoken:role_changes_total", engine="2", outcome=outcome) == 1
+    for outcome, reason in (
+        ("wanted", "prefill_waits"),
+        ("draining", "policy"),
+        ("done", "drained"),
+        ("refused", "other"),
+    ):
+        told_of = {"engine": "2", "outcome": outcome, "reason": reason}
+        assert read(metrics, "foretoken:role_changes_total", **told_of) == 1
     metrics.on_moved(D1, D0, 4)
     assert read(metrics, "foretoken:kv_transfer_bytes_total", direction="p2d") == 4
 
