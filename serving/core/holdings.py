@@ -18,6 +18,7 @@ from serving.core.rows import Rows
 from serving.core.rules import BatcherRules
 from serving.core.waiting import Waiting
 from serving.core.worker_task import Stage, WorkerTask
+from serving.costs.costs import Costs
 from serving.messages import TaskId
 from serving.policy.admit import Admit, Defer, admit, pages_for
 from serving.policy.evict import fetch_beats_compute
@@ -57,12 +58,18 @@ class BatcherLimits:
 class Holdings:
     """The only writer of one worker's pages, slots and queue."""
 
-    def __init__(self, limits: BatcherLimits, rules: BatcherRules, decisions: OwnDecisions) -> None:
-        """Start empty; what is decided here is noted in `decisions`."""
+    def __init__(
+        self, limits: BatcherLimits, rules: BatcherRules, costs: Costs, decisions: OwnDecisions
+    ) -> None:
+        """Start empty; what is decided here is noted in `decisions`.
+
+        `costs` are the worker's own, corrected by its steps: `rules.costs` are not looked at.
+        """
         self.limits = limits
         self._decisions = decisions
         self._rules = rules
-        self.idle = IdleSessions(rules, limits.page_size)
+        self._costs = costs
+        self.idle = IdleSessions(rules, costs, limits.page_size)
         self.host = HostStore(capacity=limits.host_pages)
         self._evicted: list[Evicted] = []
         self.pool = PagePool(
@@ -268,9 +275,9 @@ class Holdings:
         if not slots:
             return ()
         length = len(slots) * page_size
-        costs = self._rules.costs
-        fetch_s = costs.transfer(length * costs.kv_bytes_per_token, self._rules.host_link).seconds
-        compute_s = costs.prefill(length, match.cached_len).seconds
+        num_bytes = length * self._costs.kv_bytes_per_token
+        fetch_s = self._costs.transfer(num_bytes, self._rules.host_link).seconds
+        compute_s = self._costs.prefill(length, match.cached_len).seconds
         fetched = fetch_beats_compute(fetch_s=fetch_s, compute_s=compute_s)
         reason = "fetch_faster" if fetched else "compute_faster"
         details = {"tokens": length, "fetch_s": fetch_s, "compute_s": compute_s}
@@ -315,7 +322,7 @@ class Holdings:
             return QueuedView(0.0, deadline, task.passed)
         cached_len = self._match(task).cached_len
         new_len = len(task.tokens) - cached_len
-        duration_s = self._rules.costs.prefill(new_len, cached_len).seconds
+        duration_s = self._costs.prefill(new_len, cached_len).seconds
         return QueuedView(duration_s, deadline, task.passed)
 
     def _victim(self) -> WorkerTask:
@@ -324,7 +331,7 @@ class Holdings:
         return holders[preempt([self._holder_view(task) for task in holders])]
 
     def _holder_view(self, task: WorkerTask) -> HolderView:
-        restore_s = self._rules.costs.prefill(max(1, task.kv_len), 0).seconds
+        restore_s = self._costs.prefill(max(1, task.kv_len), 0).seconds
         return HolderView(task.task.turn.priority, task.task.arrived, len(task.pages), restore_s)
 
     def _keep_part(self, task: WorkerTask) -> None:

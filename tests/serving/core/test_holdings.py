@@ -9,18 +9,21 @@ from serving.core.holdings import BatcherLimits, Holdings
 from serving.core.own_decisions import OwnDecisions
 from serving.core.rules import BatcherRules
 from serving.core.worker_task import Stage, WorkerTask, open_task
+from serving.costs.costs import Costs
 from serving.messages import Role
 from serving.request import Slo
 from tests.support.one_worker import P0, decode, prefill, task
-from tests.support.rules import batcher_rules
+from tests.support.rules import batcher_rules, corrected
 from tests.support.shape import Shape
 
 SHAPE = Shape(max_model_len=40, num_pages=11)  # ten pages of four tokens
 
 
-def holdings(rules: BatcherRules | None = None, **limits: int) -> Holdings:
-    own = replace(SHAPE.limits(Role.BOTH), **limits)
-    return Holdings(own, rules or batcher_rules(), OwnDecisions(P0))
+def holdings(
+    rules: BatcherRules | None = None, costs: Costs | None = None, **limits: int
+) -> Holdings:
+    own, rules = replace(SHAPE.limits(Role.BOTH), **limits), rules or batcher_rules()
+    return Holdings(own, rules, costs or rules.costs, OwnDecisions(P0))
 
 
 def told(kept: Holdings, kind: str) -> list[tuple[str, Any]]:
@@ -122,6 +125,27 @@ def test_a_row_short_of_pages_takes_them_from_the_one_whose_loss_costs_least():
     assert (third.stage, third.pages, third.slot) == (Stage.GONE, [], None)
     assert (len(first.pages), len(second.pages)) == (5, 5)
     kept.check()
+
+
+def victim(kept: Holdings, *lengths: int) -> int:
+    """Say which of the rows of these lengths is stopped, so that the first may grow."""
+    rows = [
+        computed(kept, admitted(kept, str(i), range(100 * i, 100 * i + length), forecast=0))
+        for i, length in enumerate(lengths)
+    ]
+    slot = rows[0].slot
+    assert slot is not None
+    assert not kept.pool.available
+    kept.rows.activate(slot, position=lengths[0], reply_index=1, left=9, token=1)
+    (stopped,) = kept.grow()
+    kept.take_evicted(())
+    kept.check()
+    return rows.index(stopped)
+
+
+def test_whose_loss_costs_least_is_said_by_the_costs_that_are_corrected():
+    assert victim(holdings(), 16, 16, 8) == 2
+    assert victim(holdings(costs=corrected({16: 1.0, 8: 2.0})), 16, 16, 8) == 1
 
 
 def test_a_row_that_outgrows_its_reserve_is_promised_no_more_than_it_has_said():
@@ -242,6 +266,15 @@ def test_what_is_faster_computed_is_not_fetched():
     assert admitted(kept, "b", [*range(12), 7]).restored is None
 
 
+def test_what_is_faster_computed_is_said_by_the_costs_that_are_corrected():
+    link = replace(batcher_rules().host_link, latency_s=0.00145)  # 1.5 ms, and 2.2 to compute it
+    rules = replace(batcher_rules(), host_link=link)
+    for costs, fetched in ((None, True), (corrected({12: 0.5}), False)):
+        kept = holdings(rules, costs, host_pages=20)
+        crowded(kept)
+        assert (admitted(kept, "b", [*range(12), 7]).restored is not None) == fetched
+
+
 def test_slots_about_to_be_fetched_do_not_give_way_to_what_is_evicted_for_it():
     kept = holdings(host_pages=3)
     crowded(kept)
@@ -297,6 +330,17 @@ def test_a_task_that_overtakes_older_ones_says_why():
     assert told(kept, "order") == []
 
 
+def test_who_is_in_time_only_if_it_goes_first_is_said_by_the_costs_that_are_corrected():
+    for costs, first in ((None, "long"), (corrected({4: 2.0}), "urgent")):
+        kept = holdings(batcher_rules(order_window=2), costs)
+        queued(kept, "long", range(32))
+        urgent = queued(kept, "urgent", range(4))
+        urgent.task = replace(urgent.task, slo=Slo(0.006, None))  # both take 5.6 ms, or twice that
+        started = kept.admit_next(0.0)
+        assert started is not None
+        assert started.task.id.turn == first
+
+
 @pytest.mark.parametrize(("host_pages", "outcome"), [(0, "dropped"), (20, "offloaded")])
 def test_evictions_are_counted_by_session_and_by_what_became_of_the_pages(host_pages, outcome):
     kept = holdings(host_pages=host_pages)
@@ -312,6 +356,18 @@ def test_evictions_are_counted_by_session_and_by_what_became_of_the_pages(host_p
     assert {d.reason for d in evicted} == {outcome}
     pages: list[Any] = [d.details["pages"] for d in evicted]
     assert sum(pages) == 2  # ten pages: nine for the crowd
+
+
+def test_whose_pages_are_worth_least_is_said_by_the_costs_that_are_corrected():
+    for costs, first in ((None, "longer"), (corrected({16: 1.0, 20: 1.5}), "shorter")):
+        kept = holdings(costs=costs)
+        over(kept, "longer", range(20))
+        over(kept, "shorter", range(50, 66))
+        admitted(kept, "crowd", range(100, 108), forecast=0)  # one page is free
+        kept.take_evicted(())
+        kept._decisions.tell_evicted()
+        evicted = [d.session for d in kept._decisions.take() if d.kind == "evict"]
+        assert evicted == [f"session of {first}"]
 
 
 @pytest.mark.parametrize(("latency_s", "reason"), [(0.0, "fetch_faster"), (1.0, "compute_faster")])
