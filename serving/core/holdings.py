@@ -275,14 +275,17 @@ class Holdings:
         if not slots:
             return ()
         length = len(slots) * page_size
-        num_bytes = length * self._costs.kv_bytes_per_token
-        fetch_s = self._costs.transfer(num_bytes, self._rules.host_link).seconds
+        fetch_s = self._fetch_s(length)
         compute_s = self._costs.prefill(length, match.cached_len).seconds
         fetched = fetch_beats_compute(fetch_s=fetch_s, compute_s=compute_s)
         reason = "fetch_faster" if fetched else "compute_faster"
         details = {"tokens": length, "fetch_s": fetch_s, "compute_s": compute_s}
         self._decisions.about("restore", task, reason, details)
         return tuple(slots) if fetched else ()
+
+    def _fetch_s(self, tokens: int) -> float:
+        num_bytes = tokens * self._costs.kv_bytes_per_token
+        return self._costs.transfer(num_bytes, self._rules.host_link).seconds
 
     def _growth_view(self, task: WorkerTask) -> GrowthView:
         left = task.task.turn.sampling.max_tokens - task.replied if task.decodes_here else 0
@@ -331,8 +334,25 @@ class Holdings:
         return holders[preempt([self._holder_view(task) for task in holders])]
 
     def _holder_view(self, task: WorkerTask) -> HolderView:
-        restore_s = self._costs.prefill(max(1, task.kv_len), 0).seconds
-        return HolderView(task.task.turn.priority, task.task.arrived, len(task.pages), restore_s)
+        turn, restore_s = task.task.turn, self._restore_s(task)
+        return HolderView(turn.priority, task.task.arrived, len(task.pages), restore_s)
+
+    def _restore_s(self, task: WorkerTask) -> float:
+        """Predict what it would take to have a task's KV again: computed, or fetched if faster.
+
+        What a victim leaves is evicted to host memory like any idle session's pages: full and sound
+        ones, heads before tails as far as there are slots. The rest is computed in either case.
+        """
+        page_size, length = self.limits.page_size, max(1, task.kv_len)
+        compute_s = self._costs.prefill(length, 0).seconds
+        pages = min(task.sound_len // page_size, self.limits.host_pages)
+        if not pages or not self._may_reuse(task):
+            return compute_s
+        on_host = pages * page_size
+        fetch_s = self._fetch_s(on_host)
+        if on_host < length:
+            fetch_s += self._costs.prefill(length - on_host, on_host).seconds
+        return min(compute_s, fetch_s)
 
     def _keep_part(self, task: WorkerTask) -> None:
         page_size = self.limits.page_size

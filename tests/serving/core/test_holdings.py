@@ -127,12 +127,14 @@ def test_a_row_short_of_pages_takes_them_from_the_one_whose_loss_costs_least():
     kept.check()
 
 
-def victim(kept: Holdings, *lengths: int) -> int:
+def victim(kept: Holdings, *lengths: int, reuse: bool = True) -> int:
     """Say which of the rows of these lengths is stopped, so that the first may grow."""
     rows = [
         computed(kept, admitted(kept, str(i), range(100 * i, 100 * i + length), forecast=0))
         for i, length in enumerate(lengths)
     ]
+    for row in rows:
+        row.reuse = reuse
     slot = rows[0].slot
     assert slot is not None
     assert not kept.pool.available
@@ -146,6 +148,27 @@ def victim(kept: Holdings, *lengths: int) -> int:
 def test_whose_loss_costs_least_is_said_by_the_costs_that_are_corrected():
     assert victim(holdings(), 16, 16, 8) == 2
     assert victim(holdings(costs=corrected({16: 1.0, 8: 2.0})), 16, 16, 8) == 1
+
+
+def test_a_row_that_host_memory_would_hold_is_priced_by_what_fetching_it_takes():
+    """Four whole pages are fetched sooner than one and three tokens more, which are computed."""
+    assert victim(holdings(num_pages=12), 20, 16, 7) == 2
+    assert victim(holdings(num_pages=12, host_pages=20), 20, 16, 7) == 1
+
+
+def test_what_host_memory_has_no_room_for_is_priced_by_computing_it():
+    assert victim(holdings(num_pages=12, host_pages=1), 20, 16, 7) == 2
+
+
+def test_where_computing_is_faster_than_fetching_a_row_is_priced_by_that():
+    slow = replace(batcher_rules(), host_link=replace(batcher_rules().host_link, latency_s=1.0))
+    kept = holdings(slow, num_pages=12, host_pages=20)
+    assert victim(kept, 20, 16, 7) == 2
+
+
+def test_a_row_that_is_never_continued_is_priced_by_computing_it():
+    kept = holdings(num_pages=12, host_pages=20)
+    assert victim(kept, 20, 16, 7, reuse=False) == 2
 
 
 def test_a_row_that_outgrows_its_reserve_is_promised_no_more_than_it_has_said():
@@ -232,6 +255,19 @@ def test_a_prompt_that_returns_takes_its_pages_back():
     assert list(slots) == [kept.host._slot_of[name] for name in entry.names[1:4]]
     assert list(pages) == entry.pages[:3]
     assert (entry.kv_len, entry.matched_len) == (12, 0)
+
+
+def test_what_a_stopped_row_leaves_goes_to_the_host_and_comes_back():
+    kept = holdings(num_pages=12, host_pages=20)
+    assert victim(kept, 20, 16, 7) == 1
+    crowd = computed(kept, admitted(kept, "crowd", range(500, 512), forecast=0))
+    kept.take_evicted(())
+    (small,) = (task for task in kept.tasks.values() if task.kv_len == 7)
+    for gone in (crowd, small):
+        kept.retire(gone)
+    again = admitted(kept, "again", [*range(100, 116), 7], forecast=0)
+    assert again.restored is not None
+    assert again.kv_len == 16
 
 
 def test_pages_that_are_still_in_the_pool_are_not_copied():
