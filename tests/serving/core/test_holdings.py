@@ -5,60 +5,12 @@ from typing import Any
 
 import pytest
 
-from serving.core.holdings import BatcherLimits, Holdings
-from serving.core.own_decisions import OwnDecisions
-from serving.core.rules import BatcherRules
-from serving.core.worker_task import Stage, WorkerTask, open_task
-from serving.costs.costs import Costs
-from serving.messages import Role
+from serving.core.holdings import BatcherLimits
+from serving.core.worker_task import Stage, open_task
 from serving.request import Slo
+from tests.support.accounts import admitted, computed, crowded, holdings, over, queued, told
 from tests.support.one_worker import P0, decode, prefill, task
-from tests.support.rules import batcher_rules, corrected
-from tests.support.shape import Shape
-
-SHAPE = Shape(max_model_len=40, num_pages=11)  # ten pages of four tokens
-
-
-def holdings(
-    rules: BatcherRules | None = None, costs: Costs | None = None, **limits: int
-) -> Holdings:
-    own, rules = replace(SHAPE.limits(Role.BOTH), **limits), rules or batcher_rules()
-    return Holdings(own, rules, costs or rules.costs, OwnDecisions(P0))
-
-
-def told(kept: Holdings, kind: str) -> list[tuple[str, Any]]:
-    """Reasons and details of the decisions of a kind that were made since this was last asked."""
-    made = kept._decisions.take()
-    return [(decision.reason, decision.details) for decision in made if decision.kind == kind]
-
-
-def queued(kept: Holdings, name: str, tokens, **more) -> WorkerTask:
-    entry = open_task(prefill(task(name, tokens, **more)), 4)
-    kept.tasks[entry.task.id] = entry
-    kept.queue.add(entry)
-    return entry
-
-
-def admitted(kept: Holdings, name: str, tokens, **more) -> WorkerTask:
-    entry = queued(kept, name, tokens, **more)
-    assert kept.admit_next(0.0) is entry
-    return entry
-
-
-def computed(kept: Holdings, entry: WorkerTask) -> WorkerTask:
-    """The KV of all its tokens is there."""
-    entry.kv_len = len(entry.tokens)
-    entry.stage = Stage.DECODE
-    kept.name_full_pages(entry)
-    return entry
-
-
-def over(kept: Holdings, name: str, tokens, **more) -> None:
-    """A task comes, is computed and leaves its pages."""
-    kept.retire(computed(kept, admitted(kept, name, tokens, **more)))
-    kept.take_evicted(())
-    kept.check()
-
+from tests.support.rules import batcher_rules
 
 # ---- admission and growth -----------------------------------------------------------------------
 
@@ -127,50 +79,6 @@ def test_a_row_short_of_pages_takes_them_from_the_one_whose_loss_costs_least():
     kept.check()
 
 
-def victim(kept: Holdings, *lengths: int, reuse: bool = True) -> int:
-    """Say which of the rows of these lengths is stopped, so that the first may grow."""
-    rows = [
-        computed(kept, admitted(kept, str(i), range(100 * i, 100 * i + length), forecast=0))
-        for i, length in enumerate(lengths)
-    ]
-    for row in rows:
-        row.reuse = reuse
-    slot = rows[0].slot
-    assert slot is not None
-    assert not kept.pool.available
-    kept.rows.activate(slot, position=lengths[0], reply_index=1, left=9, token=1)
-    (stopped,) = kept.grow()
-    kept.take_evicted(())
-    kept.check()
-    return rows.index(stopped)
-
-
-def test_whose_loss_costs_least_is_said_by_the_costs_that_are_corrected():
-    assert victim(holdings(), 16, 16, 8) == 2
-    assert victim(holdings(costs=corrected({16: 1.0, 8: 2.0})), 16, 16, 8) == 1
-
-
-def test_a_row_that_host_memory_would_hold_is_priced_by_what_fetching_it_takes():
-    """Four whole pages are fetched sooner than one and three tokens more, which are computed."""
-    assert victim(holdings(num_pages=12), 20, 16, 7) == 2
-    assert victim(holdings(num_pages=12, host_pages=20), 20, 16, 7) == 1
-
-
-def test_what_host_memory_has_no_room_for_is_priced_by_computing_it():
-    assert victim(holdings(num_pages=12, host_pages=1), 20, 16, 7) == 2
-
-
-def test_where_computing_is_faster_than_fetching_a_row_is_priced_by_that():
-    slow = replace(batcher_rules(), host_link=replace(batcher_rules().host_link, latency_s=1.0))
-    kept = holdings(slow, num_pages=12, host_pages=20)
-    assert victim(kept, 20, 16, 7) == 2
-
-
-def test_a_row_that_is_never_continued_is_priced_by_computing_it():
-    kept = holdings(num_pages=12, host_pages=20)
-    assert victim(kept, 20, 16, 7, reuse=False) == 2
-
-
 def test_a_row_that_outgrows_its_reserve_is_promised_no_more_than_it_has_said():
     kept = holdings()
     entry = computed(kept, admitted(kept, "a", range(8), forecast=0, max_tokens=30))
@@ -223,12 +131,6 @@ def test_what_is_not_known_to_be_sound_is_not_found(sound: int | None, found: in
 # ---- host memory --------------------------------------------------------------------------------
 
 
-def crowded(kept: Holdings) -> None:
-    """A prompt of three pages is over, and another of ten has evicted it."""
-    over(kept, "a", range(12))
-    over(kept, "crowd", range(100, 140))
-
-
 def test_evicted_pages_are_offered_to_the_host():
     kept = holdings(host_pages=20)
     over(kept, "a", range(12))
@@ -257,19 +159,6 @@ def test_a_prompt_that_returns_takes_its_pages_back():
     assert (entry.kv_len, entry.matched_len) == (12, 0)
 
 
-def test_what_a_stopped_row_leaves_goes_to_the_host_and_comes_back():
-    kept = holdings(num_pages=12, host_pages=20)
-    assert victim(kept, 20, 16, 7) == 1
-    crowd = computed(kept, admitted(kept, "crowd", range(500, 512), forecast=0))
-    kept.take_evicted(())
-    (small,) = (task for task in kept.tasks.values() if task.kv_len == 7)
-    for gone in (crowd, small):
-        kept.retire(gone)
-    again = admitted(kept, "again", [*range(100, 116), 7], forecast=0)
-    assert again.restored is not None
-    assert again.kv_len == 16
-
-
 def test_pages_that_are_still_in_the_pool_are_not_copied():
     kept = holdings(host_pages=20)
     crowded(kept)
@@ -293,22 +182,6 @@ def test_a_prompt_that_is_scored_is_run_as_a_whole():
     crowded(kept)
     entry = admitted(kept, "b", [*range(12), 7], prompt_logprobs=0)
     assert (entry.kv_len, entry.restored) == (0, None)
-
-
-def test_what_is_faster_computed_is_not_fetched():
-    slow = replace(batcher_rules(), host_link=replace(batcher_rules().host_link, latency_s=1.0))
-    kept = holdings(slow, host_pages=20)
-    crowded(kept)
-    assert admitted(kept, "b", [*range(12), 7]).restored is None
-
-
-def test_what_is_faster_computed_is_said_by_the_costs_that_are_corrected():
-    link = replace(batcher_rules().host_link, latency_s=0.00145)  # 1.5 ms, and 2.2 to compute it
-    rules = replace(batcher_rules(), host_link=link)
-    for costs, fetched in ((None, True), (corrected({12: 0.5}), False)):
-        kept = holdings(rules, costs, host_pages=20)
-        crowded(kept)
-        assert (admitted(kept, "b", [*range(12), 7]).restored is not None) == fetched
 
 
 def test_slots_about_to_be_fetched_do_not_give_way_to_what_is_evicted_for_it():
@@ -366,17 +239,6 @@ def test_a_task_that_overtakes_older_ones_says_why():
     assert told(kept, "order") == []
 
 
-def test_who_is_in_time_only_if_it_goes_first_is_said_by_the_costs_that_are_corrected():
-    for costs, first in ((None, "long"), (corrected({4: 2.0}), "urgent")):
-        kept = holdings(batcher_rules(order_window=2), costs)
-        queued(kept, "long", range(32))
-        urgent = queued(kept, "urgent", range(4))
-        urgent.task = replace(urgent.task, slo=Slo(0.006, None))  # both take 5.6 ms, or twice that
-        started = kept.admit_next(0.0)
-        assert started is not None
-        assert started.task.id.turn == first
-
-
 @pytest.mark.parametrize(("host_pages", "outcome"), [(0, "dropped"), (20, "offloaded")])
 def test_evictions_are_counted_by_session_and_by_what_became_of_the_pages(host_pages, outcome):
     kept = holdings(host_pages=host_pages)
@@ -392,18 +254,6 @@ def test_evictions_are_counted_by_session_and_by_what_became_of_the_pages(host_p
     assert {d.reason for d in evicted} == {outcome}
     pages: list[Any] = [d.details["pages"] for d in evicted]
     assert sum(pages) == 2  # ten pages: nine for the crowd
-
-
-def test_whose_pages_are_worth_least_is_said_by_the_costs_that_are_corrected():
-    for costs, first in ((None, "longer"), (corrected({16: 1.0, 20: 1.5}), "shorter")):
-        kept = holdings(costs=costs)
-        over(kept, "longer", range(20))
-        over(kept, "shorter", range(50, 66))
-        admitted(kept, "crowd", range(100, 108), forecast=0)  # one page is free
-        kept.take_evicted(())
-        kept._decisions.tell_evicted()
-        evicted = [d.session for d in kept._decisions.take() if d.kind == "evict"]
-        assert evicted == [f"session of {first}"]
 
 
 @pytest.mark.parametrize(("latency_s", "reason"), [(0.0, "fetch_faster"), (1.0, "compute_faster")])
