@@ -2,7 +2,7 @@
 
 `profile` interpolates the grid that `foretoken profile` measures, with times out of the roofline in
 place of measured ones: it is as costly to ask as a measured profile, and needs no file. Each is
-corrected by ratios that were observed, as in a coordinator that has run for a while.
+corrected by ratios of steps that were observed, as in a coordinator that has run for a while.
 """
 
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from model.config import load_config
 from serving.config import BatchConfig, MemoryConfig
-from serving.costs.correction import WINDOW, Corrected, Correction, step_bucket, transfer_bucket
+from serving.costs.correction import WINDOW, Corrected, Correction, step_bucket
 from serving.costs.costs import Costs, Link
 from serving.costs.hardware import PRESETS
 from serving.costs.measured import Grid, StepPoint, TransferPoint, WorkerShape
@@ -78,10 +78,9 @@ def _roofline(checkpoint: Path) -> Roofline:
 
 
 def _corrected(costs: Costs) -> Costs:
-    """Correct every kind of work by a full window of ratios that differ a little."""
+    """Correct every kind of step by a full window of ratios that differ a little."""
     correction = Correction()
     for i in range(WINDOW):
         for bucket in (step_bucket(64, 0), step_bucket(0, 256), step_bucket(64, 256)):
             correction.observe(bucket, 1.0, 1.1 + i / 1000)
-        correction.observe(transfer_bucket(2**20), 1.0, 0.9 + i / 1000)
     return Corrected(costs, correction)

@@ -97,7 +97,7 @@ def token_us(observer: Observer) -> float:
 
 def step_us(observer: Observer) -> float:
     """Return the CPU time of one timed step."""
-    steps = StepsTimed(WorkerId("d0"), (StepTime(8, 0, 0, 0.001, 0.002),) * 16)
+    steps = StepsTimed(WorkerId("d0"), (StepTime(8, 0, 0, 0.001, 0.002),) * 16, 0.001, 0.1)
     began = time.process_time()
     for _ in range(STEPS):
         observer.on_steps(steps)

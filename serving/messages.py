@@ -254,10 +254,16 @@ class StepTime(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class StepsTimed:
-    """A worker's last steps; predictions are the latency model's own, before any correction."""
+    """A worker's last steps; predictions are the latency model's own, before any correction.
+
+    `corrected_s` and `error` are what was believed of the last of them, once the steps before it
+    had corrected the model: its time, and the relative standard deviation of that.
+    """
 
     worker: WorkerId
     steps: tuple[StepTime, ...]
+    corrected_s: float
+    error: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from serving.core.rows import Rows
 from serving.core.rules import BatcherRules
 from serving.core.waiting import Waiting
 from serving.core.worker_task import Stage, WorkerTask
+from serving.costs.costs import Costs
 from serving.messages import TaskId
 from serving.policy.admit import Admit, Defer, admit, pages_for
 from serving.policy.evict import fetch_beats_compute
@@ -57,12 +58,18 @@ class BatcherLimits:
 class Holdings:
     """The only writer of one worker's pages, slots and queue."""
 
-    def __init__(self, limits: BatcherLimits, rules: BatcherRules, decisions: OwnDecisions) -> None:
-        """Start empty; what is decided here is noted in `decisions`."""
+    def __init__(
+        self, limits: BatcherLimits, rules: BatcherRules, costs: Costs, decisions: OwnDecisions
+    ) -> None:
+        """Start empty; what is decided here is noted in `decisions`.
+
+        `costs` are the worker's own, corrected by its steps: `rules.costs` are not looked at.
+        """
         self.limits = limits
         self._decisions = decisions
         self._rules = rules
-        self.idle = IdleSessions(rules, limits.page_size)
+        self._costs = costs
+        self.idle = IdleSessions(rules, costs, limits.page_size)
         self.host = HostStore(capacity=limits.host_pages)
         self._evicted: list[Evicted] = []
         self.pool = PagePool(
@@ -268,14 +275,17 @@ class Holdings:
         if not slots:
             return ()
         length = len(slots) * page_size
-        costs = self._rules.costs
-        fetch_s = costs.transfer(length * costs.kv_bytes_per_token, self._rules.host_link).seconds
-        compute_s = costs.prefill(length, match.cached_len).seconds
+        fetch_s = self._fetch_s(length)
+        compute_s = self._costs.prefill(length, match.cached_len).seconds
         fetched = fetch_beats_compute(fetch_s=fetch_s, compute_s=compute_s)
         reason = "fetch_faster" if fetched else "compute_faster"
         details = {"tokens": length, "fetch_s": fetch_s, "compute_s": compute_s}
         self._decisions.about("restore", task, reason, details)
         return tuple(slots) if fetched else ()
+
+    def _fetch_s(self, tokens: int) -> float:
+        num_bytes = tokens * self._costs.kv_bytes_per_token
+        return self._costs.transfer(num_bytes, self._rules.host_link).seconds
 
     def _growth_view(self, task: WorkerTask) -> GrowthView:
         left = task.task.turn.sampling.max_tokens - task.replied if task.decodes_here else 0
@@ -315,7 +325,7 @@ class Holdings:
             return QueuedView(0.0, deadline, task.passed)
         cached_len = self._match(task).cached_len
         new_len = len(task.tokens) - cached_len
-        duration_s = self._rules.costs.prefill(new_len, cached_len).seconds
+        duration_s = self._costs.prefill(new_len, cached_len).seconds
         return QueuedView(duration_s, deadline, task.passed)
 
     def _victim(self) -> WorkerTask:
@@ -324,8 +334,25 @@ class Holdings:
         return holders[preempt([self._holder_view(task) for task in holders])]
 
     def _holder_view(self, task: WorkerTask) -> HolderView:
-        restore_s = self._rules.costs.prefill(max(1, task.kv_len), 0).seconds
-        return HolderView(task.task.turn.priority, task.task.arrived, len(task.pages), restore_s)
+        turn, restore_s = task.task.turn, self._restore_s(task)
+        return HolderView(turn.priority, task.task.arrived, len(task.pages), restore_s)
+
+    def _restore_s(self, task: WorkerTask) -> float:
+        """Predict what it would take to have a task's KV again: computed, or fetched if faster.
+
+        What a victim leaves is evicted to host memory like any idle session's pages: full and sound
+        ones, heads before tails as far as there are slots. The rest is computed in either case.
+        """
+        page_size, length = self.limits.page_size, max(1, task.kv_len)
+        compute_s = self._costs.prefill(length, 0).seconds
+        pages = min(task.sound_len // page_size, self.limits.host_pages)
+        if not pages or not self._may_reuse(task):
+            return compute_s
+        on_host = pages * page_size
+        fetch_s = self._fetch_s(on_host)
+        if on_host < length:
+            fetch_s += self._costs.prefill(length - on_host, on_host).seconds
+        return min(compute_s, fetch_s)
 
     def _keep_part(self, task: WorkerTask) -> None:
         page_size = self.limits.page_size

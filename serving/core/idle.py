@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 
 from serving.core.cached_pages import Group
 from serving.core.rules import BatcherRules
+from serving.costs.costs import Costs
 from serving.forecast.returns import ReturnModel
 from serving.policy.evict import evict
 from serving.policy.views import IdleView
@@ -17,9 +18,10 @@ from serving.policy.views import IdleView
 class IdleSessions:
     """The only writer of one worker's idle sessions. `now` is set by whoever evicts."""
 
-    def __init__(self, rules: BatcherRules, page_size: int) -> None:
-        """Start with none."""
+    def __init__(self, rules: BatcherRules, costs: Costs, page_size: int) -> None:
+        """Start with none. `costs` say what computing a session's KV again would take."""
         self._rules = rules
+        self._costs = costs
         self._page_size = page_size
         self._returns = ReturnModel(prior=rules.returns, half_life=rules.returns_half_life)
         self._left_at: dict[Group, float] = {}
@@ -54,6 +56,6 @@ class IdleSessions:
         idle_s = self.now - self._left_at.get(session, self.now)
         return IdleView(
             pages=pages,
-            restore_s=self._rules.costs.prefill(pages * self._page_size, 0).seconds,
+            restore_s=self._costs.prefill(pages * self._page_size, 0).seconds,
             returns=self._returns.chance(idle_s, self._rules.return_horizon_s),
         )

@@ -2,14 +2,14 @@
 
 Steps of one worker run one after another, so a step has taken from the end of the one before it, or
 from its launch if the device was idle. Corrects the worker's latency model as it goes, and reports
-the times in batches. Reads no clock: times are told.
+the times in batches, with what was believed of the last of them. Reads no clock: times are told.
 """
 
 from collections import deque
 from typing import NamedTuple
 
 from serving.costs.correction import Corrected, Correction, step_bucket
-from serving.costs.costs import Costs
+from serving.costs.costs import Costs, Estimate
 from serving.messages import StepsTimed, StepTime, WorkerId
 
 REPORT_STEPS = 16
@@ -23,7 +23,7 @@ class _Launched(NamedTuple):
     new_len: int
     held_back: int
     at: float
-    predicted_s: float
+    predicted: Estimate
 
 
 class StepClock:
@@ -59,28 +59,33 @@ class StepClock:
             estimate = self._costs.mixed(rows, kv_tokens, new_len, cached_len)
         else:
             estimate = self._costs.prefill(new_len, cached_len)
-        self._launched.append(_Launched(rows, new_len, held_back, now, estimate.seconds))
+        self._launched.append(_Launched(rows, new_len, held_back, now, estimate))
 
     def ended(self, now: float) -> StepsTimed | None:
         """The oldest step has ended; returns a report now and then."""
         step = self._launched.popleft()
-        rows, new_len, held_back, at, predicted_s = step
+        rows, new_len, held_back, at, predicted = step
         ended_at = self._ended_at
         observed_s = now - (at if at > ended_at else ended_at)
         self._ended_at = now
-        self._correction.observe(step_bucket(rows, new_len), predicted_s, observed_s)
-        self._times.append(StepTime(rows, new_len, held_back, predicted_s, observed_s))
-        if len(self._times) < REPORT_STEPS:
+        bucket = step_bucket(rows, new_len)
+        self._times.append(StepTime(rows, new_len, held_back, predicted.seconds, observed_s))
+        believed = None
+        if len(self._times) == REPORT_STEPS:
+            # Of one step a report only: what corrects is sorted anew after each step.
+            believed = self._correction.correct(bucket, predicted)
+        self._correction.observe(bucket, predicted.seconds, observed_s)
+        if believed is None:
             return None
         times, self._times = tuple(self._times), []
-        return StepsTimed(self._worker, times)
+        return StepsTimed(self._worker, times, believed.seconds, believed.error)
 
     def in_flight_s(self, now: float) -> float:
         """Predict how long the steps launched will still take."""
         if not self._launched:
             return 0.0
         total = sum(
-            step.predicted_s * self._correction.factor(step_bucket(step.rows, step.new_len))
+            step.predicted.seconds * self._correction.factor(step_bucket(step.rows, step.new_len))
             for step in self._launched
         )
         began = max(self._launched[0].at, self._ended_at)

@@ -16,7 +16,6 @@ from serving.core.handoff import announce, pages_to_send, send_filled
 from serving.core.plan import Chunk, Launch, StepPlan, StepResult
 from serving.core.rules import BatcherRules
 from serving.core.samples import take_decoded, take_first
-from serving.core.step_clock import StepClock
 from serving.core.worker_state import WorkerState
 from serving.core.worker_task import Stage, WorkerTask
 from serving.forecast.forecast import Forecast
@@ -33,7 +32,7 @@ class Stepper:
         """Start with no step launched."""
         self._state = state
         self._limits = state.limits
-        self._clock = StepClock(state.worker, rules.costs)
+        self._clock = state.clock
         self._chunk_limits = ChunkLimits(
             max_tokens=state.limits.max_chunk_tokens,
             max_rows=state.limits.max_chunk_rows,

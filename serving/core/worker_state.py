@@ -11,6 +11,7 @@ from serving.core.own_decisions import OwnDecisions
 from serving.core.plan import DropTransfer, LoadSlot, OffloadPages, Output
 from serving.core.prefill_queue import PrefillQueue
 from serving.core.rules import BatcherRules
+from serving.core.step_clock import StepClock
 from serving.core.worker_task import Stage, WorkerTask
 from serving.messages import PagesChanged, Refused, TaskId, TransferId, WorkerId
 
@@ -18,8 +19,9 @@ from serving.messages import PagesChanged, Refused, TaskId, TransferId, WorkerId
 class WorkerState:
     """One worker's state.
 
-    `prefilling` holds the tasks in stage PREFILL. `foresight` takes the length head's
-    readings; None where there is no head.
+    `clock` times the steps and corrects the costs that all decisions here are made by. `prefilling`
+    holds the tasks in stage PREFILL. `foresight` takes the length head's readings; None where there
+    is no head.
     """
 
     def __init__(self, worker: WorkerId, limits: BatcherLimits, rules: BatcherRules) -> None:
@@ -27,7 +29,8 @@ class WorkerState:
         self.worker = worker
         self.limits = limits
         self.decisions = OwnDecisions(worker)
-        self.holdings = Holdings(limits, rules, self.decisions)
+        self.clock = StepClock(worker, rules.costs)
+        self.holdings = Holdings(limits, rules, self.clock.corrected, self.decisions)
         self._changes = self.holdings.pool.changes
         self.prefilling = PrefillQueue(window=rules.order_window, max_passes=rules.max_passes)
         self.departures = Departures(worker, self.holdings, self.next_transfer)

@@ -1,8 +1,13 @@
 """By how much is a latency model off lately? Ratios of observed to predicted times, per bucket.
 
-A bucket is a kind of step and its size, by doublings, or a transfer's. Each keeps the ratios of its
-last `WINDOW` observations; their median, clamped, corrects the model, and their spread says how far
-a corrected prediction can be trusted. A bucket that has seen little takes its kind's ratios.
+A bucket is a kind of step and its size, by doublings. Each keeps the ratios of its last `WINDOW`
+observations; their median, clamped, corrects the model, and their spread says how far a corrected
+prediction can be trusted. A bucket that has seen little takes its kind's ratios.
+
+Transfers are not corrected, because nobody sees one alone. A copy starts behind the steps launched
+at its sender, is announced before it has come, runs into the receiver's next step, and is confirmed
+when the receiver's round hears of it: what can be timed is mostly waiting (ten times the copy in a
+simulation; LOG.md), and would be priced as if it were the link's.
 
 `predicted_s` is always what the model itself says: feeding corrected predictions back would undo
 the correction. Pure state: no clock, no I/O, and `observe` does no more than keep two lists.
@@ -23,16 +28,15 @@ SIGMA_SHARE = 0.1587  # of a normal distribution lies below one standard deviati
 
 
 class Kind(StrEnum):
-    """What a time was predicted for. Hashed for every prediction: as a plain string."""
+    """What a step does. Hashed for every prediction: as a plain string."""
 
     DECODE = "decode"
     PREFILL = "prefill"
     MIXED = "mixed"
-    TRANSFER = "transfer"
 
 
 Bucket: TypeAlias = tuple[Kind, int, int]
-"""Work of like size: rows and size (new tokens, or bytes) in doublings, rounded up."""
+"""Steps of like size: rows and new tokens in doublings, rounded up."""
 
 
 def step_bucket(rows: int, new_len: int) -> Bucket:
@@ -42,11 +46,6 @@ def step_bucket(rows: int, new_len: int) -> Bucket:
         return (Kind.DECODE, doublings, 0)
     kind = Kind.MIXED if rows else Kind.PREFILL
     return (kind, doublings, (new_len - 1).bit_length())
-
-
-def transfer_bucket(num_bytes: int) -> Bucket:
-    """Return the bucket of a transfer."""
-    return (Kind.TRANSFER, 0, num_bytes.bit_length())
 
 
 @dataclass(slots=True)
@@ -168,9 +167,8 @@ class Corrected:
         return self.correction.correct(step_bucket(rows, new_len), estimate)
 
     def transfer(self, num_bytes: int, link: Link) -> Estimate:
-        """Predict moving KV over a link."""
-        estimate = self.base.transfer(num_bytes, link)
-        return self.correction.correct(transfer_bucket(num_bytes), estimate)
+        """Predict moving KV over a link, as the model does: transfers are not corrected."""
+        return self.base.transfer(num_bytes, link)
 
     def step_model(self) -> StepModel:
         """Return the model's plane, scaled as decode steps are as a whole."""

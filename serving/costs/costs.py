@@ -1,7 +1,8 @@
 """How long will it take? What every decision may ask of a latency model.
 
 Times in seconds, lengths in tokens, sizes in bytes. Implementations: `roofline` (a cold start from
-descriptions), `profile` (a measured grid), `corrected` (either, times what was observed lately).
+descriptions), `profile` (a measured grid), `corrected` (either, its steps times what was observed
+lately).
 """
 
 from dataclasses import dataclass

@@ -222,6 +222,8 @@ class Catalog:
         for name, help in (
             ("foretoken:step_predicted_seconds", "Sum of predicted step times."),
             ("foretoken:step_observed_seconds", "Sum of the times that the steps took."),
+            ("foretoken:step_errors_checked", "Steps whose stated error was looked at."),
+            ("foretoken:step_errors_held", "Those of them within two standard deviations of it."),
         ):
             self._counter(name, help, kind=STEP_KINDS)
         self._gauge("foretoken:window_ttft_seconds", "Mean TTFT that policies see; 0: none.")

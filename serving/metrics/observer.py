@@ -31,6 +31,9 @@ from serving.metrics.predicted import Predicted
 from serving.metrics.series import Collector
 from serving.request import Turn, TurnId
 
+SIGMAS = 2
+"""Standard deviations within which an error that is stated counts as held."""
+
 
 class Metrics:
     """The observer. Owns its registry, so several can live in one process."""
@@ -146,10 +149,16 @@ class Metrics:
         for rows, new_len, held_back, predicted_s, observed_s in steps.steps:
             if new_len:
                 chunks.add((*base, "slack" if held_back else "full"), 1)
-            row = (*base, "decode" if not new_len else "mixed" if rows else "prefill")
+            row = (*base, _step_kind(rows, new_len))
             errors.observe(row, abs(predicted_s - observed_s), 1)
             predicted.add(row, predicted_s)
             observed.add(row, observed_s)
+        last = steps.steps[-1]
+        row = (*base, _step_kind(last.rows, last.new_len))
+        off_s = abs(last.observed_s - steps.corrected_s)
+        self._values["foretoken:step_errors_checked"].add(row, 1)
+        held = off_s <= SIGMAS * steps.error * steps.corrected_s
+        self._values["foretoken:step_errors_held"].add(row, int(held))
 
     def on_compile(self) -> None:
         """XLA compiled a program."""
@@ -210,6 +219,12 @@ class Metrics:
 
     def _observe(self, name: str, row: Row, value: int | float) -> None:
         self._histograms[name].observe(row, value, 1)
+
+
+def _step_kind(rows: int, new_len: int) -> str:
+    if not new_len:
+        return "decode"
+    return "mixed" if rows else "prefill"
 
 
 def _finished_reason(outcome: Outcome) -> str:

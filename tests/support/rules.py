@@ -1,6 +1,9 @@
 """What do state machines decide by in a test? Rules with costs that a person can compute."""
 
+from collections.abc import Mapping
+
 from serving.core.rules import BatcherRules, CoordinatorRules
+from serving.costs.correction import LEAST, Corrected, Correction, step_bucket
 from serving.costs.costs import Link
 from serving.forecast.returns import ReturnPrior
 from serving.messages import Role
@@ -16,6 +19,15 @@ from tests.support.fake_costs import LinearCosts
 COSTS = LinearCosts(base_s=0.001, new_s=0.0001, row_s=0.0001, kv_s=0.00001, kv_bytes_per_token=4)
 LINK = Link(latency_s=0.0001, bytes_per_s=1e6)
 NO_TARGETS = Slo(None, None)
+
+
+def corrected(ratios: Mapping[int, float]) -> Corrected:
+    """Costs as they are once prefills of these many tokens have taken so many times as long."""
+    correction = Correction()
+    for new_len, ratio in ratios.items():
+        for _ in range(LEAST):
+            correction.observe(step_bucket(0, new_len), 1.0, ratio)
+    return Corrected(COSTS, correction)
 
 
 def batcher_rules(*, order_window: int = 1, reserve_quantile: float = 0.9) -> BatcherRules:

@@ -9,6 +9,7 @@ from serving.core.holdings import BatcherLimits
 from serving.core.plan import (
     LoadSlot,
 )
+from serving.costs.correction import HIGHEST
 from serving.messages import (
     Ack,
     Cancel,
@@ -38,6 +39,7 @@ from tests.support.one_worker import (
     prefill,
     task,
 )
+from tests.support.rules import COSTS
 
 
 def test_a_prompt_is_run_in_chunks_and_then_decoded_with_the_token_on_the_device():
@@ -191,3 +193,23 @@ def test_cached_pages_are_dropped_on_demand_and_held_ones_are_not():
     assert (worker.num_held, worker.batcher.report().pages_cached) == (2, 3)
     assert worker.on(DropCached()) == []
     assert (worker.num_held, worker.batcher.report().pages_cached) == (2, 0)
+
+
+def test_what_steps_took_corrects_what_fetching_is_weighed_against():
+    worker = Worker(num_pages=17, host_pages=20)
+
+    def run(name: str, tokens: range) -> None:
+        """A step that takes 10 s, although two milliseconds were predicted; the reply is over."""
+        worker.on(prefill(task(name, tokens, max_tokens=1), None))
+        while outputs := worker.step():
+            worker.now += 10.0
+            worker.complete(launched(outputs), 1)
+
+    run("first", range(16))
+    for i in range(9):
+        run(str(i), range(100 * i + 100, 100 * i + 108))
+    run("again", range(18))
+    (restore,) = (one for one in worker.decisions if one.kind == "restore")
+    tokens, compute_s = restore.details["tokens"], restore.details["compute_s"]
+    assert isinstance(tokens, int)
+    assert compute_s == HIGHEST * COSTS.prefill(tokens, 16 - tokens).seconds

@@ -5,57 +5,12 @@ from typing import Any
 
 import pytest
 
-from serving.core.holdings import BatcherLimits, Holdings
-from serving.core.own_decisions import OwnDecisions
-from serving.core.rules import BatcherRules
-from serving.core.worker_task import Stage, WorkerTask, open_task
-from serving.messages import Role
+from serving.core.holdings import BatcherLimits
+from serving.core.worker_task import Stage, open_task
 from serving.request import Slo
+from tests.support.accounts import admitted, computed, crowded, holdings, over, queued, told
 from tests.support.one_worker import P0, decode, prefill, task
 from tests.support.rules import batcher_rules
-from tests.support.shape import Shape
-
-SHAPE = Shape(max_model_len=40, num_pages=11)  # ten pages of four tokens
-
-
-def holdings(rules: BatcherRules | None = None, **limits: int) -> Holdings:
-    own = replace(SHAPE.limits(Role.BOTH), **limits)
-    return Holdings(own, rules or batcher_rules(), OwnDecisions(P0))
-
-
-def told(kept: Holdings, kind: str) -> list[tuple[str, Any]]:
-    """Reasons and details of the decisions of a kind that were made since this was last asked."""
-    made = kept._decisions.take()
-    return [(decision.reason, decision.details) for decision in made if decision.kind == kind]
-
-
-def queued(kept: Holdings, name: str, tokens, **more) -> WorkerTask:
-    entry = open_task(prefill(task(name, tokens, **more)), 4)
-    kept.tasks[entry.task.id] = entry
-    kept.queue.add(entry)
-    return entry
-
-
-def admitted(kept: Holdings, name: str, tokens, **more) -> WorkerTask:
-    entry = queued(kept, name, tokens, **more)
-    assert kept.admit_next(0.0) is entry
-    return entry
-
-
-def computed(kept: Holdings, entry: WorkerTask) -> WorkerTask:
-    """The KV of all its tokens is there."""
-    entry.kv_len = len(entry.tokens)
-    entry.stage = Stage.DECODE
-    kept.name_full_pages(entry)
-    return entry
-
-
-def over(kept: Holdings, name: str, tokens, **more) -> None:
-    """A task comes, is computed and leaves its pages."""
-    kept.retire(computed(kept, admitted(kept, name, tokens, **more)))
-    kept.take_evicted(())
-    kept.check()
-
 
 # ---- admission and growth -----------------------------------------------------------------------
 
@@ -176,12 +131,6 @@ def test_what_is_not_known_to_be_sound_is_not_found(sound: int | None, found: in
 # ---- host memory --------------------------------------------------------------------------------
 
 
-def crowded(kept: Holdings) -> None:
-    """A prompt of three pages is over, and another of ten has evicted it."""
-    over(kept, "a", range(12))
-    over(kept, "crowd", range(100, 140))
-
-
 def test_evicted_pages_are_offered_to_the_host():
     kept = holdings(host_pages=20)
     over(kept, "a", range(12))
@@ -233,13 +182,6 @@ def test_a_prompt_that_is_scored_is_run_as_a_whole():
     crowded(kept)
     entry = admitted(kept, "b", [*range(12), 7], prompt_logprobs=0)
     assert (entry.kv_len, entry.restored) == (0, None)
-
-
-def test_what_is_faster_computed_is_not_fetched():
-    slow = replace(batcher_rules(), host_link=replace(batcher_rules().host_link, latency_s=1.0))
-    kept = holdings(slow, host_pages=20)
-    crowded(kept)
-    assert admitted(kept, "b", [*range(12), 7]).restored is None
 
 
 def test_slots_about_to_be_fetched_do_not_give_way_to_what_is_evicted_for_it():

@@ -9,7 +9,8 @@ from tests.support.rules import batcher_rules
 
 def idle(*, weight: float = 1.0) -> IdleSessions:
     prior = ReturnPrior(returns=0.5, median_s=30.0, weight=weight)
-    return IdleSessions(replace(batcher_rules(), returns=prior), 4)
+    rules = replace(batcher_rules(), returns=prior)
+    return IdleSessions(rules, rules.costs, 4)
 
 
 def at(sessions: IdleSessions, now: float) -> IdleSessions:

@@ -1,5 +1,7 @@
 """Steps of one worker run one after another: how long each took, and was to take."""
 
+from dataclasses import replace
+
 import pytest
 
 from serving.core.step_clock import REPORT_STEPS, StepClock
@@ -57,6 +59,29 @@ def test_times_are_reported_in_batches_with_the_model_s_own_prediction():
     last = told[2 * REPORT_STEPS - 1]
     assert last.worker == "w"
     assert last.steps == (StepTime(2, 0, 0, 2.0, 3.0),) * REPORT_STEPS
+
+
+def test_a_report_says_what_was_believed_of_its_last_step_and_how_far_that_is_off():
+    """The step itself has not corrected what was believed of it."""
+    times, reports = clock(), []
+    for i in range(2 * REPORT_STEPS):
+        launch(times, 100.0 * i)
+        took = 90.0 if i == REPORT_STEPS - 1 else 4.0 if i % 2 else 3.0
+        reports.append(times.ended(100.0 * i + took))
+    first = reports[REPORT_STEPS - 1]
+    assert (first.corrected_s, first.error) == pytest.approx((3.0, 0.5 / 3.0))
+    assert first.steps[-1] == StepTime(2, 0, 0, 2.0, 90.0)
+
+
+def test_a_report_says_the_model_s_own_error_before_anything_has_corrected_it():
+    times = StepClock(WorkerId("w"), replace(COSTS, error=0.25))
+    for i in range(REPORT_STEPS - 1):
+        launch(times, 10.0 * i)
+        assert times.ended(10.0 * i + 3.0) is None
+    launch(times, 1000.0, rows=0, new_len=10)
+    report = times.ended(1002.0)
+    assert report is not None
+    assert (report.corrected_s, report.error) == (2.0, 0.25)
 
 
 def test_predictions_follow_what_is_observed():

@@ -13,7 +13,6 @@ from serving.costs.correction import (
     Correction,
     Kind,
     step_bucket,
-    transfer_bucket,
 )
 from serving.costs.costs import Link
 from tests.serving.costs.test_roofline import ONE
@@ -94,7 +93,6 @@ def test_a_power_of_two_ends_its_bucket():
         step_bucket(16, 64),
         step_bucket(16, 65),
         step_bucket(0, 64),
-        transfer_bucket(64),
         step_bucket(1, 0),
         step_bucket(2, 0),
     ]
@@ -128,13 +126,12 @@ def test_without_observations_the_models_own_word_stands():
     assert costs.step_model() == ONE.step_model()
 
 
-def test_each_kind_of_work_is_corrected_by_its_own():
+def test_each_kind_of_step_is_corrected_by_its_own_and_transfers_by_none():
     correction = Correction()
     kinds = {
         step_bucket(16, 0): 1.1,
         step_bucket(0, 16): 1.2,
         step_bucket(16, 16): 1.3,
-        transfer_bucket(1000): 1.4,
     }
     for bucket, ratio in kinds.items():
         for _ in range(LEAST):
@@ -144,7 +141,7 @@ def test_each_kind_of_work_is_corrected_by_its_own():
     assert costs.prefill(16, 9).seconds == pytest.approx(1.2 * ONE.prefill(16, 9).seconds)
     mixed = ONE.mixed(16, 99, 16, 9).seconds
     assert costs.mixed(16, 99, 16, 9).seconds == pytest.approx(1.3 * mixed)
-    assert costs.transfer(1000, link).seconds == pytest.approx(1.4 * 101)
+    assert costs.transfer(1000, link) == ONE.transfer(1000, link)
     base, plane = ONE.step_model(), costs.step_model()
     assert plane.base_s == pytest.approx(1.1 * base.base_s)
     assert plane.per_token_s == pytest.approx(1.1 * base.per_token_s)

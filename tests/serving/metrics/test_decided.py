@@ -174,7 +174,7 @@ def test_steps_are_compared_by_kind():
         StepTime(0, 64, 0, 1.0, 2.0),
         StepTime(3, 8, 56, 1.0, 1.0),
     )
-    metrics.on_steps(StepsTimed(D1, times))
+    metrics.on_steps(StepsTimed(D1, times, 1.0, 0.1))
     for kind, error, predicted, observed in (
         ("decode", 0.25, 0.5, 0.25),
         ("prefill", 1.0, 1.0, 2.0),
@@ -187,6 +187,31 @@ def test_steps_are_compared_by_kind():
     for reason in ("full", "slack"):
         labels = {"engine": "2", "reason": reason}
         assert read(metrics, "foretoken:chunk_decisions_total", **labels) == 1
+
+
+@pytest.mark.parametrize(
+    ("rows", "new_len", "observed_s", "error", "held"),
+    [
+        (4, 0, 0.625, 0.125, 1),
+        (4, 0, 0.375, 0.125, 1),
+        (4, 0, 0.65, 0.125, 0),
+        (4, 0, 0.35, 0.125, 0),
+        (0, 64, 0.65, 0.25, 1),
+        (4, 64, 0.5, 0.0, 1),
+    ],
+)
+def test_the_error_stated_of_a_step_holds_within_twice_of_it(
+    rows, new_len, observed_s, error, held
+):
+    """It is relative, and that of the corrected prediction: half a second, not ten."""
+    metrics = Metrics(ServerLabels("m", 1000, WORKERS, 16, "float32"))
+    times = (StepTime(9, 9, 0, 1.0, 5.0), StepTime(rows, new_len, 0, 10.0, observed_s))
+    metrics.on_steps(StepsTimed(D1, times, 0.5, error))
+    kind = {(4, 0): "decode", (0, 64): "prefill", (4, 64): "mixed"}[rows, new_len]
+    labels = {"engine": "2", "kind": kind}
+    assert read(metrics, "foretoken:step_errors_checked_total", **labels) == 1
+    assert read(metrics, "foretoken:step_errors_held_total", **labels) == held
+    assert read(metrics, "foretoken:step_errors_checked_total", engine="2") == 1
 
 
 @pytest.mark.parametrize(

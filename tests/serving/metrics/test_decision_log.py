@@ -45,7 +45,7 @@ def test_a_turn_from_its_arrival_to_its_end(tmp_path: Path):
     log.on_arrival(make_turn("a", range(5), max_tokens=9), 101.0)
     log.on_decision(decided(options=[{"choice": "local", "ttft_s": 0.5}]), 101.25)
     log.on_tokens([A], 101.5)
-    log.on_steps(StepsTimed(WorkerId("d0"), ()))
+    log.on_steps(StepsTimed(WorkerId("d0"), (), 0.0, 0.0))
     log.on_moved(WorkerId("p0"), WorkerId("d0"), 10)
     log.on_end(End(A, Completed(FinishReason.STOP), 5, 4, 3), 102.0)
     log.close()

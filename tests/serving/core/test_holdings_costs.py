@@ -1,0 +1,104 @@
+"""What a worker decides by times: who is stopped or goes first, what is fetched, what is kept."""
+
+from dataclasses import replace
+
+from serving.core.holdings import Holdings
+from serving.request import Slo
+from tests.support.accounts import admitted, computed, crowded, holdings, over, queued
+from tests.support.rules import batcher_rules, corrected
+
+
+def victim(kept: Holdings, *lengths: int, reuse: bool = True) -> int:
+    """Say which of the rows of these lengths is stopped, so that the first may grow."""
+    rows = [
+        computed(kept, admitted(kept, str(i), range(100 * i, 100 * i + length), forecast=0))
+        for i, length in enumerate(lengths)
+    ]
+    for row in rows:
+        row.reuse = reuse
+    slot = rows[0].slot
+    assert slot is not None
+    assert not kept.pool.available
+    kept.rows.activate(slot, position=lengths[0], reply_index=1, left=9, token=1)
+    (stopped,) = kept.grow()
+    kept.take_evicted(())
+    kept.check()
+    return rows.index(stopped)
+
+
+def test_whose_loss_costs_least_is_said_by_the_costs_that_are_corrected():
+    assert victim(holdings(), 16, 16, 8) == 2
+    assert victim(holdings(costs=corrected({16: 1.0, 8: 2.0})), 16, 16, 8) == 1
+
+
+def test_a_row_that_host_memory_would_hold_is_priced_by_what_fetching_it_takes():
+    """Four whole pages are fetched sooner than one and three tokens more, which are computed."""
+    assert victim(holdings(num_pages=12), 20, 16, 7) == 2
+    assert victim(holdings(num_pages=12, host_pages=20), 20, 16, 7) == 1
+
+
+def test_what_host_memory_has_no_room_for_is_priced_by_computing_it():
+    assert victim(holdings(num_pages=12, host_pages=1), 20, 16, 7) == 2
+
+
+def test_where_computing_is_faster_than_fetching_a_row_is_priced_by_that():
+    slow = replace(batcher_rules(), host_link=replace(batcher_rules().host_link, latency_s=1.0))
+    kept = holdings(slow, num_pages=12, host_pages=20)
+    assert victim(kept, 20, 16, 7) == 2
+
+
+def test_a_row_that_is_never_continued_is_priced_by_computing_it():
+    kept = holdings(num_pages=12, host_pages=20)
+    assert victim(kept, 20, 16, 7, reuse=False) == 2
+
+
+def test_what_a_stopped_row_leaves_goes_to_the_host_and_comes_back():
+    kept = holdings(num_pages=12, host_pages=20)
+    assert victim(kept, 20, 16, 7) == 1
+    crowd = computed(kept, admitted(kept, "crowd", range(500, 512), forecast=0))
+    kept.take_evicted(())
+    (small,) = (task for task in kept.tasks.values() if task.kv_len == 7)
+    for gone in (crowd, small):
+        kept.retire(gone)
+    again = admitted(kept, "again", [*range(100, 116), 7], forecast=0)
+    assert again.restored is not None
+    assert again.kv_len == 16
+
+
+def test_what_is_faster_computed_is_not_fetched():
+    slow = replace(batcher_rules(), host_link=replace(batcher_rules().host_link, latency_s=1.0))
+    kept = holdings(slow, host_pages=20)
+    crowded(kept)
+    assert admitted(kept, "b", [*range(12), 7]).restored is None
+
+
+def test_what_is_faster_computed_is_said_by_the_costs_that_are_corrected():
+    link = replace(batcher_rules().host_link, latency_s=0.00145)  # 1.5 ms, and 2.2 to compute it
+    rules = replace(batcher_rules(), host_link=link)
+    for costs, fetched in ((None, True), (corrected({12: 0.5}), False)):
+        kept = holdings(rules, costs, host_pages=20)
+        crowded(kept)
+        assert (admitted(kept, "b", [*range(12), 7]).restored is not None) == fetched
+
+
+def test_who_is_in_time_only_if_it_goes_first_is_said_by_the_costs_that_are_corrected():
+    for costs, first in ((None, "long"), (corrected({4: 2.0}), "urgent")):
+        kept = holdings(batcher_rules(order_window=2), costs)
+        queued(kept, "long", range(32))
+        urgent = queued(kept, "urgent", range(4))
+        urgent.task = replace(urgent.task, slo=Slo(0.006, None))  # both take 5.6 ms, or twice that
+        started = kept.admit_next(0.0)
+        assert started is not None
+        assert started.task.id.turn == first
+
+
+def test_whose_pages_are_worth_least_is_said_by_the_costs_that_are_corrected():
+    for costs, first in ((None, "longer"), (corrected({16: 1.0, 20: 1.5}), "shorter")):
+        kept = holdings(costs=costs)
+        over(kept, "longer", range(20))
+        over(kept, "shorter", range(50, 66))
+        admitted(kept, "crowd", range(100, 108), forecast=0)  # one page is free
+        kept.take_evicted(())
+        kept._decisions.tell_evicted()
+        evicted = [d.session for d in kept._decisions.take() if d.kind == "evict"]
+        assert evicted == [f"session of {first}"]
