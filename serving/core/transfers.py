@@ -41,8 +41,10 @@ class Transfers:
             self._state.give_up(entry.task.id, "no_room")
             return
         self._state.offload(())
-        pages = entry.pages[ready.first_page : stop]
-        self._state.out += [ReceivePages(ready.transfer, ready.task, tuple(pages)), ack]
+        pages = tuple(entry.pages[ready.first_page : stop])
+        decodes = ready.reply is not None and ready.finish is None
+        slot = entry.slot if decodes else None
+        self._state.out += [ReceivePages(ready.transfer, ready.task, pages, slot), ack]
         if ready.reply is not None:
             entry.tokens[entry.prompt_len :] = ready.reply
             entry.forecast = ready.forecast or entry.forecast
