@@ -129,5 +129,8 @@ def announce(entry: WorkerTask, owner: WorkerId, finish: FinishReason | None) ->
         finish=finish,
         move=entry.move,
         forecast=entry.forecast,
+        # What was stated where the prompt ran stays behind. No reply ends at a prefill worker, so
+        # its tilt never learns: what its quantiles miss would bend the owner's without end.
+        stated=() if entry.move is None else tuple(entry.stated),
     )
     return ToWorker(owner, ready)

@@ -48,6 +48,7 @@ class Transfers:
         if ready.reply is not None:
             entry.tokens[entry.prompt_len :] = ready.reply
             entry.forecast = ready.forecast or entry.forecast
+            entry.stated = list(ready.stated)
         # A row that moves fills pages with tokens that are told only at its stop.
         entry.kv_len = max(entry.kv_len, min(ready.stop, len(entry.tokens)))
         # A hand-off or a move is announced as whole once all of its steps have proved sound.
