@@ -123,7 +123,9 @@ def measure(checkpoint: Path) -> dict[str, Any]:
         "step_ms": {name: 1e3 * median(values) for name, values in seconds.items()},
         "ratio": {"median": median(ratios), "quartiles": [low, high], "pairs": PAIRS},
         "head_bytes": sum(leaf.nbytes for leaf in jax.tree.leaves(head.weights)),
-        "trace_bytes": sum(leaf.nbytes for leaf in Probe(head.spec).empty(ROWS + 1)),
+        "trace_bytes": sum(
+            leaf.nbytes for leaf in jax.tree.leaves(Probe(head.spec).empty(ROWS + 1))
+        ),
     }
 
 

@@ -98,6 +98,7 @@ class Scripted:
         self.now, self.free = 0.0, 0.0
         self.load_slot = real.load_slot
         self.gather, self.scatter = real.gather, real.scatter
+        self.read_trace, self.write_trace = real.read_trace, real.write_trace
         self.offload, self.restore = real.offload, real.restore
 
     def has_run(self, pending) -> bool:

@@ -1,9 +1,10 @@
-"""What travels between a prefill worker and a task's owner? Only pages that the receiver lacks.
+"""What travels between a prefill worker and a task's owner? The pages that the receiver lacks.
 
 The history goes to the prefill worker (`lend`), each chunk's pages go to the owner while the next
 chunk is computed (`send_filled`), and the last of them is announced together with the first token
-(`announce`). Copies are dispatched before the announcement, so no announced page is missing. A row
-that moves while it decodes (`departures`) sends its pages in the same way.
+(`announce`). What the length head remembers of the row goes with the last of them. Copies are
+dispatched before the announcement, so no announced page is missing. A row that moves while it
+decodes (`departures`) sends its pages in the same way.
 """
 
 from serving.core.plan import Output, SendPages
@@ -63,7 +64,7 @@ def lend(
     first_page = pull.start // page_size
     pages = tuple(entry.pages[first_page : pages_for(pull.stop, page_size)])
     ready = PagesReady(pull.task, transfer, first_page, len(pages), pull.stop, None, None, None)
-    return [SendPages(transfer, pull.task, pages, pull.to), ToWorker(pull.to, ready)]
+    return [SendPages(transfer, pull.task, pages, pull.to, None), ToWorker(pull.to, ready)]
 
 
 def pages_to_send(entry: WorkerTask, *, last: bool, page_size: int) -> tuple[int, ...]:
@@ -97,17 +98,20 @@ def send(
     stop = entry.sent_pages * page_size
     count, move = len(pages), entry.move
     ready = PagesReady(entry.task.id, transfer, first_page, count, stop, None, None, move)
-    return [SendPages(transfer, entry.task.id, pages, owner), ToWorker(owner, ready)]
+    return [SendPages(transfer, entry.task.id, pages, owner, None), ToWorker(owner, ready)]
 
 
 def send_last(
     entry: WorkerTask, owner: WorkerId, transfer: TransferId, pages: tuple[int, ...]
 ) -> list[Output]:
-    """Copy the pages that are left; they are announced once the last token is known."""
+    """Copy the pages that are left, and what the length head remembers of the row.
+
+    They are announced once the last token is known.
+    """
     entry.unannounced = Outgoing(transfer, entry.sent_pages, len(pages))
     entry.sent_pages += len(pages)
     entry.unacked.add(transfer)
-    return [SendPages(transfer, entry.task.id, pages, owner)]
+    return [SendPages(transfer, entry.task.id, pages, owner, entry.slot)]
 
 
 def announce(entry: WorkerTask, owner: WorkerId, finish: FinishReason | None) -> ToWorker:
@@ -125,5 +129,8 @@ def announce(entry: WorkerTask, owner: WorkerId, finish: FinishReason | None) ->
         finish=finish,
         move=entry.move,
         forecast=entry.forecast,
+        # What was stated where the prompt ran stays behind. No reply ends at a prefill worker, so
+        # its tilt never learns: what its quantiles miss would bend the owner's without end.
+        stated=() if entry.move is None else tuple(entry.stated),
     )
     return ToWorker(owner, ready)

@@ -33,21 +33,31 @@ class LoadSlot:
 
 @dataclass(frozen=True, slots=True)
 class SendPages:
-    """Copy these pages of this worker's pool to worker `to`; what was written before is in them."""
+    """Copy these pages of this worker's pool to worker `to`; what was written before is in them.
+
+    `slot` is set with the last pages of a row that decodes on there: what the length head remembers
+    of it, as the steps launched before leave it, is copied with them.
+    """
 
     transfer: TransferId
     task: TaskId
     pages: tuple[int, ...]
     to: WorkerId
+    slot: int | None
 
 
 @dataclass(frozen=True, slots=True)
 class ReceivePages:
-    """Write the pages of a transfer that has arrived into these pages of this worker's pool."""
+    """Write the pages of a transfer that has arrived into these pages of this worker's pool.
+
+    `slot` is that of a row which is whole with them, and decodes here: what the length head
+    remembers of it, if that came, is written there.
+    """
 
     transfer: TransferId
     task: TaskId
     pages: tuple[int, ...]
+    slot: int | None
 
 
 @dataclass(frozen=True, slots=True)

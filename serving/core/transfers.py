@@ -41,11 +41,14 @@ class Transfers:
             self._state.give_up(entry.task.id, "no_room")
             return
         self._state.offload(())
-        pages = entry.pages[ready.first_page : stop]
-        self._state.out += [ReceivePages(ready.transfer, ready.task, tuple(pages)), ack]
+        pages = tuple(entry.pages[ready.first_page : stop])
+        decodes = ready.reply is not None and ready.finish is None
+        slot = entry.slot if decodes else None
+        self._state.out += [ReceivePages(ready.transfer, ready.task, pages, slot), ack]
         if ready.reply is not None:
             entry.tokens[entry.prompt_len :] = ready.reply
             entry.forecast = ready.forecast or entry.forecast
+            entry.stated = list(ready.stated)
         # A row that moves fills pages with tokens that are told only at its stop.
         entry.kv_len = max(entry.kv_len, min(ready.stop, len(entry.tokens)))
         # A hand-off or a move is announced as whole once all of its steps have proved sound.

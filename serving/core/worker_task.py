@@ -22,8 +22,8 @@ Positions of the tokens:  [0 .. matched_len .. sound_len .. kv_len .. len(tokens
 `passed` counts the tasks behind it in the queue that were started before it; `started_at` is when
 it was admitted itself (seconds); `restored` are the
 host slots, and the pages to copy them into, that its admission found beyond the pool's own.
-`forecast` is the last reading of the length head, `stated` the 90 % quantiles that it has stated
-here, with their places in the reply.
+`forecast` is the last reading of the length head, `stated` the 90 % quantiles that workers where
+it decoded have stated, with their places in the reply.
 """
 
 from dataclasses import dataclass, field

@@ -3,8 +3,8 @@
 Life of an executor:
     1. made: its page pool and slots are allocated, nothing is compiled
     2. `warm_up`: every program of every bucket is compiled, and run once on padding
-    3. `load_slot`, `launch`, `gather`, `scatter` queue work on the device and return at once;
-       `collect` waits for one launched step
+    3. `load_slot`, `launch`, `gather`, `scatter`, `read_trace`, `write_trace` queue work on the
+       device and return at once; `collect` waits for one launched step
 
 Only one thread may use it at a time. The pool and the slots' history are donated to each program
 that changes them, so the attributes always hold the newest ones and nobody else may keep them.
@@ -26,7 +26,9 @@ from predictor.head import Weights
 from serving.core.plan import LoadSlot, StepPlan, StepResult
 from serving.engine import slots
 from serving.engine.buckets import Bucket, Buckets, least_rows, make_buckets
+from serving.engine.connectors.connector import Payload
 from serving.engine.host_memory import HostMemory
+from serving.engine.probe import Trace, row_of, with_row
 from serving.engine.programs import ExecutorSizes, Programs, Site
 from serving.engine.steps import StepOutput
 from serving.messages import Role
@@ -58,8 +60,8 @@ class JaxExecutor:
         """Allocate the pool and the slots. `params` lie on the site's mesh as its table says.
 
         `head_weights` belong to the site's probe, if it has one, and may lie anywhere. Without
-        `moves_pages` neither `gather` nor `offload` and what undoes them can be called. With
-        `buckets`, as measurements want them, it has these in place of those of its role.
+        `moves_pages` none of `gather`, `read_trace` and `offload` can be called, nor what undoes
+        them. With `buckets`, as measurements want them, it has these in place of those of its role.
         """
         sizes = site.sizes
         self._params = params
@@ -98,7 +100,7 @@ class JaxExecutor:
 
     @property
     def payload_sharding(self) -> NamedSharding:
-        """How gathered pages lie on this mesh, and must lie to be scattered."""
+        """How gathered pages lie on this mesh, and must lie to be scattered. Traces lie whole."""
         return self._site.pool_sharding
 
     @property
@@ -122,12 +124,17 @@ class JaxExecutor:
         for count in self._buckets.pages:
             nowhere = [kv_pages.WRITE_OFF_PAGE] * count
             self.scatter(self.gather(nowhere), nowhere)
-        jax.block_until_ready(self._pool)
+        scratch = self._site.sizes.num_slots - 1
+        if self._buckets.pages and (trace := self.read_trace(scratch)) is not None:
+            self.write_trace(scratch, trace)
+        jax.block_until_ready((self._pool, self._history))
 
-    def blank_payloads(self) -> Iterator[jax.Array]:
-        """Gather a payload of every size in which pages move; what is in them means nothing."""
+    def blank_payloads(self) -> Iterator[Payload]:
+        """Make a payload of every size in which pages move; what is in them means nothing."""
+        scratch = self._site.sizes.num_slots - 1
         for count in self._buckets.pages:
-            yield self.gather([kv_pages.WRITE_OFF_PAGE] * count)
+            pages = self.gather([kv_pages.WRITE_OFF_PAGE] * count)
+            yield Payload(pages, self.read_trace(scratch))
 
     def load_slot(self, load: LoadSlot) -> None:
         """Prepare a slot for a new row. What it holds already is not sent again."""
@@ -198,6 +205,17 @@ class JaxExecutor:
         """Write what `gather` returned, moved to this mesh, to other pages. Keeps the payload."""
         count = payload.shape[1]
         self._pool = self._programs.scatter[count](self._pool, payload, _padded(pages, count))
+
+    def read_trace(self, slot: int) -> Trace | None:
+        """Copy what the length head remembers of a slot's row; None if it remembers nothing."""
+        trace = self._history.trace
+        return None if trace is None else self._programs.slot[row_of](trace, np.int32(slot))
+
+    def write_trace(self, slot: int, trace: Trace) -> None:
+        """Give a slot what `read_trace` returned, moved to this mesh."""
+        write = self._programs.slot[with_row]
+        whole = write(self._history.trace, np.int32(slot), trace)
+        self._history = self._history._replace(trace=whole)
 
     def offload(self, pages: Sequence[int], host_slots: Sequence[int]) -> None:
         """Copy pages to host memory; what is written to them later is not in the copy."""

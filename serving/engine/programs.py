@@ -25,7 +25,7 @@ from model.sharding import TENSOR, Table, param_partitions, partition
 from serving.engine import slots
 from serving.engine.buckets import GPU_PLATFORMS, Bucket, Buckets
 from serving.engine.layout import StepLayout
-from serving.engine.probe import Probe
+from serving.engine.probe import Probe, Trace, row_of, with_row
 from serving.engine.steps import Step
 
 COMPILE_THREADS = 4  # XLA compiles without holding the interpreter's lock
@@ -203,6 +203,16 @@ class Programs:
         slot = self._abstract((), np.int32, P())
         self.slot[slots.load_planes] = self._compiled(
             slots.load_planes, (history, settings, slot, planes), out_specs=P(), donated=(0, 1)
+        )
+        if history.trace is not None and self.buckets.pages:
+            self._compile_trace_moves(history.trace, slot)
+
+    def _compile_trace_moves(self, trace: Trace, slot: jax.ShapeDtypeStruct) -> None:
+        shapes = jax.eval_shape(row_of, trace, slot)
+        row = jax.tree.map(lambda x: self._abstract(x.shape, x.dtype, P()), shapes)
+        self.slot[row_of] = self._compiled(row_of, (trace, slot), out_specs=P(), donated=())
+        self.slot[with_row] = self._compiled(
+            with_row, (trace, slot, row), out_specs=P(), donated=(0,)
         )
 
     def _abstract(self, shape: tuple[int, ...], dtype: Any, spec: P) -> jax.ShapeDtypeStruct:

@@ -26,7 +26,7 @@ class History(NamedTuple):
 
     last: jax.Array  # i32 [S]; the token sampled last
     counts: jax.Array  # i32 [S, V]
-    trace: Trace | None  # for the length head, where there is one
+    trace: Trace | None  # for a length head, where there is one that looks back
 
 
 class Settings(NamedTuple):

@@ -156,13 +156,13 @@ class Step:
         kept: jax.Array | None,
     ) -> tuple[History, jax.Array]:
         """Fold the newest states into the rows' traces; read the length head if that is wanted."""
-        probe, trace = self.probe, history.trace
+        probe = self.probe
         num = len(fields.decode_slot) + len(fields.chunk_slot)
-        if probe is None or trace is None or kept is None:
+        if probe is None or kept is None:
             return history, jnp.zeros((num, 0))
         with jax.named_scope("length_head"):
             states, seen = probe.layers_of(kept), _seen(fields, settings)
-            newest = probe.remember(trace, states, seen)
+            newest = probe.remember(history.trace, states, seen)
             readings = jax.lax.cond(
                 fields.wants[2] > 0,
                 lambda: probe.read(weights, newest, states, seen),
@@ -214,13 +214,12 @@ def _seen(fields: StepFields, settings: Settings) -> Seen:
     slot = jnp.concatenate([fields.decode_slot, fields.chunk_slot])
     generated = jnp.concatenate([fields.decode_reply_index, fields.chunk_reply_index])
     known = jnp.concatenate([fields.decode_position + 1, fields.chunk_start + fields.chunk_len])
-    new_here = jnp.ones(len(fields.chunk_slot), jnp.bool_)
     return Seen(
         slot=slot,
         generated=generated,
         prompt_len=known - generated,
         turn=slots.turn_numbers(settings, slot),
-        fresh=jnp.concatenate([fields.decode_from_host > 0, new_here]),
+        begins=jnp.arange(len(slot)) >= len(fields.decode_slot),
     )
 
 

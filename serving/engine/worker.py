@@ -27,7 +27,7 @@ from serving.core.plan import (
     StepPlan,
     StepResult,
 )
-from serving.engine.connectors.connector import Connector
+from serving.engine.connectors.connector import Connector, Payload
 from serving.messages import (
     Decision,
     Event,
@@ -82,6 +82,14 @@ class Executor(Protocol):
         """Write pages that `gather` copied, here or on another mesh."""
         ...
 
+    def read_trace(self, slot: int) -> Any:
+        """Copy what the length head remembers of a slot's row; None if it remembers nothing."""
+        ...
+
+    def write_trace(self, slot: int, trace: Any) -> None:
+        """Give a slot what `read_trace` copied, here or on another mesh."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Moved:
@@ -119,7 +127,7 @@ class Worker:
         self._wake = Condition()
         self._stopping = False
         self._launched: deque[tuple[StepPlan, Any]] = deque()
-        self._arrived: dict[TransferId, Any] = {}  # payloads taken, not yet written
+        self._arrived: dict[TransferId, Payload] = {}  # taken, not yet written
         self._unannounced: set[TransferId] = set()  # sent, and their receivers not told yet
         self._report: LoadReport = batcher.report()
         self._reported_at = clock()
@@ -259,16 +267,21 @@ class Worker:
     ) -> list[Output]:
         """Move pages. A send that fails ends the task's attempt, not the worker."""
         match command:
-            case SendPages(transfer, task, pages, to):
+            case SendPages(transfer, task, pages, to, slot):
                 try:
-                    moved = self._connector.send(transfer, self._executor.gather(pages), to)
+                    trace = None if slot is None else self._executor.read_trace(slot)
+                    payload = Payload(self._executor.gather(pages), trace)
+                    moved = self._connector.send(transfer, payload, to)
                 except (RuntimeError, KeyError) as error:
                     failed = TransferFailed(task, transfer, str(error))
                     return self.batcher.on(failed, self._clock())
                 self._unannounced.add(transfer)
                 leaving.append(Moved(self.id, to, moved))
-            case ReceivePages(transfer, _, pages):
-                self._executor.scatter(self._arrived.pop(transfer), pages)
+            case ReceivePages(transfer, _, pages, slot):
+                payload = self._arrived.pop(transfer)
+                self._executor.scatter(payload.pages, pages)
+                if slot is not None and payload.trace is not None:
+                    self._executor.write_trace(slot, payload.trace)
             case DropTransfer(transfer):
                 self._arrived.pop(transfer, None)
                 self._unannounced.discard(transfer)

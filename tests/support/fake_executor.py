@@ -3,7 +3,8 @@
 Commands take effect at once and in order, as a device's queue makes it appear; only the results of
 steps are kept back by the driver. Whatever would be silent corruption on a device is an
 AssertionError here: reading a page that was freed, writing one that somebody else reads, a row
-through page 0, a slot that was never loaded, a payload that is not there.
+through page 0, a slot that was never loaded, a payload that is not there, a length head that has
+not seen every token of a row.
 """
 
 from collections.abc import Callable
@@ -23,13 +24,15 @@ from serving.core.plan import (
     StepPlan,
     StepResult,
 )
-from serving.messages import TransferId, WorkerId
+from serving.messages import TaskId, TransferId, WorkerId
 from serving.request import SamplingParams, TokenLogprobs
 from tests.support.fake_model import kv_of, sample, score
 
 POISON = None
 NO_NUMBER = -1  # stands for NaN: whoever reads it says something else than the oracle
 Page = list[int | None]
+Trace = tuple[TaskId, int]
+"""Whom the length head remembers in a slot, and the last reply token of it that it has seen."""
 
 
 @dataclass
@@ -45,18 +48,22 @@ class Slot:
 class Connector:
     """Payloads between workers: put by the sender, taken or dropped once."""
 
-    payloads: dict[TransferId, tuple[WorkerId, list[Page]]] = field(default_factory=dict)
+    payloads: dict[TransferId, tuple[WorkerId, list[Page], Trace | None]] = field(
+        default_factory=dict
+    )
     failed: set[TransferId] = field(default_factory=set)
 
-    def put(self, transfer: TransferId, to: WorkerId, pages: list[Page]) -> None:
+    def put(
+        self, transfer: TransferId, to: WorkerId, pages: list[Page], trace: Trace | None
+    ) -> None:
         assert transfer not in self.payloads, "a transfer number was used twice"
         self.failed.discard(transfer)
-        self.payloads[transfer] = (to, pages)
+        self.payloads[transfer] = (to, pages, trace)
 
-    def take(self, transfer: TransferId, by: WorkerId) -> list[Page]:
-        to, pages = self.payloads.pop(transfer)
+    def take(self, transfer: TransferId, by: WorkerId) -> tuple[list[Page], Trace | None]:
+        to, pages, trace = self.payloads.pop(transfer)
         assert to == by, "a payload was taken by the wrong worker"
-        return pages
+        return pages, trace
 
     def drop(self, transfer: TransferId) -> None:
         if transfer not in self.failed:
@@ -64,7 +71,7 @@ class Connector:
 
     def forget(self, worker: WorkerId, announced: set[TransferId]) -> None:
         """A worker is lost: nothing comes to it, and only what it announced comes from it."""
-        for transfer, (to, _) in list(self.payloads.items()):
+        for transfer, (to, _, _) in list(self.payloads.items()):
             if to == worker or (transfer.sender == worker and transfer not in announced):
                 del self.payloads[transfer]
                 self.failed.add(transfer)
@@ -91,6 +98,7 @@ class FakeExecutor:
         self.page_size = page_size
         self.kv: list[Page] = [[POISON] * page_size for _ in range(pages)]
         self.slots: list[Slot | None] = [None] * slots
+        self.traces: list[Trace | None] = [None] * slots
         self.holders = holders
         self.host: dict[int, Page] = {}
         self.not_finite: frozenset[int] = frozenset()  # tokens for which the model has no numbers
@@ -101,16 +109,10 @@ class FakeExecutor:
         match command:
             case LoadSlot(slot, sampling, prompt, reply, _):
                 self.slots[slot] = Slot(sampling, [*prompt, *reply])
-            case SendPages(transfer, _, pages, to):
-                assert pages, "an empty transfer"
-                assert 0 not in pages
-                self.connector.put(transfer, to, [list(self.kv[page]) for page in pages])
-            case ReceivePages(transfer, _, pages):
-                payload = self.connector.take(transfer, self.worker)
-                for page, content in zip(pages, payload, strict=True):
-                    assert page != 0
-                    assert self.holders(page) <= 1, "a transfer writes a shared page"
-                    self.kv[page] = list(content)
+            case SendPages():
+                self._send(command)
+            case ReceivePages():
+                self._receive(command)
             case DropTransfer(transfer):
                 self.connector.drop(transfer)
             case OffloadPages(pages, host_slots):
@@ -121,6 +123,22 @@ class FakeExecutor:
                 # Tasks admitted behind it may share the pages by now, or have evicted them.
                 for slot, page in zip(host_slots, pages, strict=True):
                     self.kv[page] = list(self.host[slot])
+
+    def _send(self, send: SendPages) -> None:
+        assert send.pages, "an empty transfer"
+        assert 0 not in send.pages
+        trace = None if send.slot is None else self.traces[send.slot]
+        copies = [list(self.kv[page]) for page in send.pages]
+        self.connector.put(send.transfer, send.to, copies, trace)
+
+    def _receive(self, receive: ReceivePages) -> None:
+        payload, trace = self.connector.take(receive.transfer, self.worker)
+        for page, content in zip(receive.pages, payload, strict=True):
+            assert page != 0
+            assert self.holders(page) <= 1, "a transfer writes a shared page"
+            self.kv[page] = list(content)
+        if receive.slot is not None:
+            self.traces[receive.slot] = trace
 
     def poison(self, pages: list[int]) -> None:
         """Overwrite pages that hold nothing worth keeping."""
@@ -140,6 +158,8 @@ class FakeExecutor:
         for i, chunk in enumerate(plan.chunks):
             history = self._run(chunk.pages, chunk.start, chunk.tokens.tolist(), writes)
             token = self._sample(chunk, history)
+            if chunk.sample:
+                self.traces[chunk.slot] = (plan.chunk_tasks[i], chunk.reply_index)
             chunk_ids.append(token)
             chunk_scores.append(score(history, token))
             if chunk.targets is not None:
@@ -186,7 +206,10 @@ class FakeExecutor:
             fed = int(rows.token[i]) if rows.from_host[i] else slot.last
             assert fed is not None, "a row is fed by a slot that has sampled nothing"
             history = self._run(rows.pages[i], int(rows.position[i]), [fed], writes)
-            token = sample(history, slot.seen, slot.sampling.seed, int(rows.reply_index[i]))
+            task, place = plan.decode_tasks[i], int(rows.reply_index[i])
+            assert self.traces[index] == (task, place - 1), "the length head has missed a token"
+            self.traces[index] = (task, place)
+            token = sample(history, slot.seen, slot.sampling.seed, place)
             slot.last = token
             slot.seen.append(token)
             feeds.append(fed)

@@ -5,8 +5,9 @@ so a test sees every state between rounds. The clock counts rounds.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from predictor.reading import Reader
 from serving.core.batcher import Batcher
 from serving.core.coordinator import Coordinator
 from serving.core.holdings import BatcherLimits
@@ -80,7 +81,8 @@ class Answer:
 class LocalFleet:
     """`executors[worker]` is an executor with its role; they share `connector`.
 
-    Every reply is forecast to have `forecast` tokens.
+    Every reply is forecast to have `forecast` tokens. With `reader` every step's length head is
+    read.
     """
 
     def __init__(
@@ -90,6 +92,7 @@ class LocalFleet:
         limits: BatcherLimits,
         rules: CoordinatorRules,
         forecast: int,
+        reader: Reader | None = None,
     ) -> None:
         self.now = 0.0
         self.answers: dict[TurnId, Answer] = {}
@@ -103,7 +106,7 @@ class LocalFleet:
             SharpLengths(forecast),
         )
         for name, (role, executor) in executors.items():
-            batcher = Batcher(name, limits, batcher_rules())
+            batcher = Batcher(name, limits, replace(batcher_rules(), reader=reader))
             self.workers[name] = Worker(batcher, executor, connector, self.post, self.clock)
             capacity = limits.num_pages * limits.page_size
             self.give(WorkerJoined(name, role, capacity))

@@ -15,22 +15,26 @@ from model.config import ModelConfig, RopeConfig
 from model.generate import Sampling, generate
 from model.parameters import init_params
 from model.sharding import param_shardings
+from predictor.reading import Reader
+from predictor.saved import HeadSpec
 from serving.config import MeshConfig
 from serving.core.holdings import BatcherLimits
 from serving.engine.connectors.in_process import InProcessConnector
 from serving.engine.executor import JaxExecutor
 from serving.engine.meshes import make_meshes
+from serving.engine.probe import Probe
 from serving.engine.programs import ExecutorSizes, Site
 from serving.messages import Role
 from serving.request import SamplingParams
 from tests.support.local_fleet import LocalFleet
 from tests.support.rules import coordinator_rules
+from tests.support.tiny_head import HIDDEN_SIZE, head_weights
 
 MODEL = ModelConfig(
     family="qwen3",
     vocab_size=64,
     num_layers=2,
-    hidden_size=32,
+    hidden_size=HIDDEN_SIZE,
     intermediate_size=48,
     num_heads=4,
     num_kv_heads=2,
@@ -74,16 +78,21 @@ class Cluster:
     """Warm executors of one mesh configuration; every fleet on them starts with fresh accounts.
 
     Pools and slots are not cleared between fleets: leftovers must not matter. With `any_role` each
-    can do what any worker does.
+    can do what any worker does. Steps read `head`, if there is one; a fleet without a reader does
+    not listen.
     """
 
-    def __init__(self, mesh: MeshConfig, *, any_role: bool = False) -> None:
+    def __init__(
+        self, mesh: MeshConfig, *, any_role: bool = False, head: HeadSpec | None = None
+    ) -> None:
         self.executors = {}
+        probe = None if head is None else Probe(head)
+        weights = None if head is None else head_weights(head)
         for one in make_meshes(mesh, MODEL, jax.devices()):
-            site = Site(MODEL, one.mesh, one.table, SIZES, BLOCKED)
+            site = Site(MODEL, one.mesh, one.table, SIZES, BLOCKED, probe)
             params = jax.device_put(PARAMS, param_shardings(MODEL, one.mesh, one.table))
             role = Role.BOTH if any_role else one.role
-            executor = JaxExecutor(params, site, role, moves_pages=True)
+            executor = JaxExecutor(params, site, role, moves_pages=True, head_weights=weights)
             executor.warm_up(lambda _: None)
             self.executors[one.worker] = (one.role, executor)
         connector = self.reconnect()
@@ -103,16 +112,17 @@ class Cluster:
         route: str = "pd-delta",
         rebalance: str = "none",
         role: Role | None = None,
+        reader: Reader | None = None,
         **limits,
     ) -> LocalFleet:
-        """Start a fleet; with `role` all workers have that one."""
+        """Start a fleet; with `role` all workers have that one. `reader` reads every step."""
         rules = coordinator_rules(route=route, rebalance=rebalance)
         own = replace(LIMITS, **limits)
         executors = {
             name: (role or planned, executor)
             for name, (planned, executor) in self.executors.items()
         }
-        return LocalFleet(executors, self.reconnect(), own, rules, forecast)
+        return LocalFleet(executors, self.reconnect(), own, rules, forecast, reader)
 
 
 def prompt(length: int, seed: int = 0) -> list[int]:

@@ -1,17 +1,30 @@
 """What must a way of moving KV pages offer? Knows nothing of tasks or of how a mesh computes."""
 
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
 
+from serving.engine.probe import Trace
 from serving.messages import TransferId, WorkerId
+
+
+class Payload(NamedTuple):
+    """What crosses in one transfer.
+
+    `trace`: what the length head remembers of a row, with the last pages of it. None where the head
+    remembers nothing, and where there is none: all workers of a deployment have the same one, or
+    none has (engine/build), so what is sent can be received.
+    """
+
+    pages: jax.Array  # [L, n, 2, K, page_size, H], laid out as the worker's pool
+    trace: Trace | None  # whole on every device of the worker
 
 
 @runtime_checkable
 class Connector(Protocol):
     """Carries stacked pages between workers. Called from every worker's thread."""
 
-    def send(self, transfer: TransferId, payload: jax.Array, to: WorkerId) -> int:
+    def send(self, transfer: TransferId, payload: Payload, to: WorkerId) -> int:
         """Start moving a payload to a worker's mesh; returns its size in bytes. Does not block.
 
         The payload is the caller's own copy: it is never written again. Raises KeyError for a
@@ -19,7 +32,7 @@ class Connector(Protocol):
         """
         ...
 
-    def take(self, transfer: TransferId) -> jax.Array:
+    def take(self, transfer: TransferId) -> Payload:
         """Return a payload sent to this worker, on this worker's mesh; KeyError if unknown.
 
         A payload is taken once.

@@ -4,8 +4,9 @@ from collections.abc import Iterable, Mapping
 from threading import Lock
 
 import jax
-from jax.sharding import NamedSharding
+from jax.sharding import NamedSharding, PartitionSpec
 
+from serving.engine.connectors.connector import Payload
 from serving.messages import TransferId, WorkerId
 
 
@@ -13,31 +14,31 @@ class InProcessConnector:
     """Payloads that have been sent and not yet taken, on the mesh of their receiver."""
 
     def __init__(self, shardings: Mapping[WorkerId, NamedSharding]) -> None:
-        """`shardings[worker]` is how a payload [L, n, 2, K, page_size, H] lies on its mesh."""
+        """`shardings[worker]` is how pages [L, n, 2, K, page_size, H] lie on its mesh."""
         self._shardings = dict(shardings)
-        self._payloads: dict[TransferId, tuple[WorkerId, jax.Array]] = {}
+        self._payloads: dict[TransferId, tuple[WorkerId, Payload]] = {}
         self._lock = Lock()
 
-    def warm_up(self, payloads: Iterable[jax.Array]) -> None:
+    def warm_up(self, payloads: Iterable[Payload]) -> None:
         """Copy payloads of every size from one worker to all others: no copy compiles later.
 
         Between meshes of one degree shard goes to shard, which needs no program.
         """
         for payload in payloads:
             for sharding in self._shardings.values():
-                if sharding.num_devices != payload.sharding.num_devices:
-                    jax.block_until_ready(jax.device_put(payload, sharding))
+                if sharding.num_devices != payload.pages.sharding.num_devices:
+                    jax.block_until_ready(_copied(payload, sharding))
 
-    def send(self, transfer: TransferId, payload: jax.Array, to: WorkerId) -> int:
+    def send(self, transfer: TransferId, payload: Payload, to: WorkerId) -> int:
         """Start the copy. Raises KeyError for a worker that is unknown or lost."""
-        arrived = jax.device_put(payload, self._shardings[to])
+        arrived = _copied(payload, self._shardings[to])
         with self._lock:
             if to not in self._shardings:  # lost while the copy was started
                 raise KeyError(to)
             self._payloads[transfer] = (to, arrived)
-        return payload.nbytes
+        return sum(leaf.nbytes for leaf in jax.tree.leaves(payload))
 
-    def take(self, transfer: TransferId) -> jax.Array:
+    def take(self, transfer: TransferId) -> Payload:
         """Hand a payload over, once."""
         with self._lock:
             return self._payloads.pop(transfer)[1]
@@ -58,3 +59,9 @@ class InProcessConnector:
     def __len__(self) -> int:
         """Count payloads that nobody has taken yet."""
         return len(self._payloads)
+
+
+def _copied(payload: Payload, sharding: NamedSharding) -> Payload:
+    """Start a copy; `sharding` is that of the pages."""
+    whole = NamedSharding(sharding.mesh, PartitionSpec())
+    return Payload(jax.device_put(payload.pages, sharding), jax.device_put(payload.trace, whole))

@@ -10,6 +10,7 @@ from predictor.edges import EDGES
 from predictor.reading import PLAIN, Reader
 from predictor.smoothing import Smoothing
 from serving.core.batcher import Batcher
+from serving.core.foresight import TILT_RATE
 from serving.core.plan import Launch, StepPlan, StepResult
 from serving.forecast.forecast import Forecast
 from serving.messages import (
@@ -265,6 +266,41 @@ def test_a_move_brings_the_last_forecast_along():
     final = announced[-1]
     assert final.forecast == told[-1]
     assert all(message.forecast is None for message in announced[:-1])
+
+
+def ends_here(owner: Read, tokens: int) -> float:
+    """Let the row of a worker, which reads nothing itself, sample these; what that teaches it."""
+    for _ in range(tokens):
+        owner.turn(VAGUE)
+    assert owner.is_empty()
+    return owner.batcher.report().tilt
+
+
+def test_what_was_stated_of_a_row_is_learned_where_it_ends():
+    source, owner = Read(D0, move_pages=9), Read(P0, every=100)
+    work = task("a", range(4), max_tokens=20)
+    source.on(prefill(work))
+    source.turn(sharp(1))
+    source.on(MoveOut(work.id, P0, 3))
+    owner.on(decode(work, D0, move=3))
+    source.on(Granted(work.id, P0, 0, 3))
+    announced = [message for _ in range(5) for message in ready(source.turn(sharp(1)))]
+    for message in announced:
+        owner.on(message)
+    reply = announced[-1].reply
+    assert reply is not None
+    # All of the source's quantiles were too low: one token.
+    assert ends_here(owner, 20 - len(reply)) == pytest.approx(0.9 * TILT_RATE)
+    assert source.batcher.report().tilt == 0
+
+
+def test_what_a_prefill_worker_stated_is_not_held_against_the_owner():
+    owner = Read(D0, every=100)
+    work = task("a", range(4), max_tokens=20)
+    owner.on(decode(work, P0))
+    owner.step()
+    owner.on(handed_off())
+    assert ends_here(owner, 19) == 0
 
 
 # ---- a fleet ------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from serving.engine.executor import JaxExecutor
 from serving.messages import Role
 from tests.support.one_executor import make
 from tests.support.tiny_cluster import Cluster
+from tests.support.tiny_head import head_spec
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -33,9 +34,9 @@ def split(kept_programs: Path) -> Cluster:
 
 @pytest.fixture(scope="session")
 def wide_decode(kept_programs: Path) -> Cluster:
-    """Two workers of different degrees, either of which could do the other's work."""
+    """Two workers of different degrees with a length head, either of which could be the other."""
     mesh = MeshConfig(prefill_workers=1, decode_workers=1, prefill_tp=1, decode_tp=2)
-    return Cluster(mesh, any_role=True)
+    return Cluster(mesh, any_role=True, head=head_spec())
 
 
 @pytest.fixture(scope="session")

@@ -181,6 +181,10 @@ def test_pages_move_to_a_mesh_of_another_degree(split):
     assert first + ids(run(split, *steps)) == wanted
 
 
+def test_without_a_length_head_a_row_takes_nothing_but_pages_along(whole):
+    assert whole.read_trace(0) is None
+
+
 def test_a_step_keeps_the_pool_in_place(split):
     before = split._pool
     pointers = [shard.data.unsafe_buffer_pointer() for shard in before.addressable_shards]

@@ -6,6 +6,7 @@ from typing import Any
 
 from serving.core.batcher import Batcher
 from serving.core.plan import LoadSlot, StepPlan, StepResult
+from serving.engine.connectors.connector import Payload
 from serving.engine.worker import Worker
 from serving.messages import (
     Cancel,
@@ -63,6 +64,12 @@ class Device:
     def gather(self, pages: Sequence[int]) -> None:
         raise AssertionError("no page leaves")
 
+    def read_trace(self, slot: int) -> None:
+        raise AssertionError("no row leaves")
+
+    def write_trace(self, slot: int, trace: Any) -> None:
+        raise AssertionError("there is no head")
+
     def offload(self, pages: Sequence[int], host_slots: Sequence[int]) -> None:
         raise AssertionError("no page leaves")
 
@@ -74,7 +81,7 @@ class Payloads:
     """A connector to which everything has come."""
 
     def take(self, transfer: TransferId) -> Any:
-        return "kv"
+        return Payload("kv", None)  # type: ignore[arg-type]
 
     def send(self, transfer: TransferId, payload: Any, to: WorkerId) -> int:
         raise AssertionError("no page leaves")

@@ -71,10 +71,11 @@ class Running:
         cluster: Cluster,
         max_queue_size: int = 100,
         flexible_roles: bool = False,
+        diary: Diary | None = None,
         **limits: Any,
     ) -> None:
         self.cluster, self.limits = cluster, replace(LIMITS, **limits)
-        self.diary = Diary()
+        self.diary = diary or Diary()
         coordinator = Coordinator(
             CoordinatorLimits(128, 4, max_queue_size, None, 3, 30.0),
             coordinator_rules(),

@@ -112,13 +112,13 @@ def test_no_routing_policy_changes_a_token(split: Cluster, route: str, way: str)
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("seed", [4, 8])
-def test_moves_at_random_steps_change_no_token(split: Cluster, seed: int, way: str):
+@pytest.mark.parametrize("route", ROUTE_POLICIES)
+def test_moves_at_random_steps_change_no_token(split: Cluster, route: str, way: str):
     wanted = WAYS[way]
     known = expected(wanted)
-    fleet = split.fleet(route="foretoken", move_pages=1)
+    fleet = split.fleet(route=route, move_pages=1)
     with no_compiles():
-        assert converse(fleet, wanted, random_moves(fleet, seed)) == known
+        assert converse(fleet, wanted, random_moves(fleet, 6)) == known
     assert len(moved(fleet)) > 1
     assert is_empty(fleet)
     assert len(split.connector) == 0

@@ -18,6 +18,7 @@ from serving.engine.programs import ExecutorSizes, Site
 from serving.messages import Role
 from tests.support.plans import NEUTRAL, chunk, plan, row, table
 from tests.support.tiny_cluster import MODEL, PARAMS
+from tests.support.tiny_head import head_spec, head_weights
 
 PAGE, MAX_PAGES = 4, 16
 SIZES = ExecutorSizes(
@@ -28,32 +29,21 @@ SIZES = ExecutorSizes(
     max_chunk_tokens=8,
     max_chunk_rows=1,
 )
-REACH = 4
-LAYERS = (2, 1)
-
-
-def spec(reach: int | None = REACH) -> HeadSpec:
-    return HeadSpec("hazard", (8,), 256, LAYERS, MODEL.hidden_size, "weights", "tokens", reach)
-
-
-def weights_of(one: HeadSpec):
-    """A head as training may leave it, so that curves differ from place to place."""
-    drawn = one.build().init(jax.random.key(3), one.num_features)
-    return jax.tree.map(lambda leaf: leaf * 2 + 0.05, drawn)
 
 
 def make(one: HeadSpec, devices: int = 1) -> JaxExecutor:
     mesh = Mesh(np.array(jax.devices()[:devices]), (TENSOR,))
     params = jax.device_put(PARAMS, param_shardings(MODEL, mesh, DECODE))
     site = Site(MODEL, mesh, DECODE, SIZES, BLOCKED, Probe(one))
-    executor = JaxExecutor(params, site, Role.BOTH, moves_pages=False, head_weights=weights_of(one))
+    weights = head_weights(one)
+    executor = JaxExecutor(params, site, Role.BOTH, moves_pages=True, head_weights=weights)
     executor.warm_up(lambda done: None)
     return executor
 
 
 @pytest.fixture(scope="module")
 def executor():
-    return make(spec())
+    return make(head_spec())
 
 
 def prompt(length: int, seed: int = 0) -> list[int]:
@@ -103,7 +93,8 @@ def wanted(
         reach=one.reach or 1,
     )
     row_of = (jnp.array([value]) for value in (generated, prompt_len, turn))
-    return np.asarray(one.build().alive(weights_of(one), features(jnp.asarray(states), *row_of)))[0]
+    seen = features(jnp.asarray(states), *row_of)
+    return np.asarray(one.build().alive(head_weights(one), seen))[0]
 
 
 def follow(executor: JaxExecutor, one: HeadSpec, turn: int = 3):
@@ -120,7 +111,7 @@ def follow(executor: JaxExecutor, one: HeadSpec, turn: int = 3):
 
 
 def test_readings_are_those_of_training_at_every_place(executor: JaxExecutor):
-    pairs = follow(executor, spec())
+    pairs = follow(executor, head_spec())
     for read, trained in pairs:
         assert read == pytest.approx(trained, abs=3e-3)
     curves = np.array([trained for _, trained in pairs])
@@ -129,14 +120,14 @@ def test_readings_are_those_of_training_at_every_place(executor: JaxExecutor):
 
 @pytest.mark.slow
 def test_a_head_without_recent_means():
-    one = spec(None)
+    one = head_spec(None)
     for read, trained in follow(make(one), one):
         assert read == pytest.approx(trained, abs=3e-3)
 
 
 @pytest.mark.slow
 def test_a_mesh_of_two_devices_reads_the_same():
-    for read, trained in follow(make(spec(), 2), spec()):
+    for read, trained in follow(make(head_spec(), 2), head_spec()):
         assert read == pytest.approx(trained, abs=3e-3)
 
 
@@ -158,16 +149,28 @@ def test_unread_steps_count_and_neighbours_do_not(executor: JaxExecutor):
         known, readings = [list(other), list(text)], result.decode_readings
         other.append(result.decode_ids[0])
         text.append(result.decode_ids[1])
-    assert at(readings, 0) == pytest.approx(wanted(spec(), known[0], 6, 6, 1, 5), abs=3e-3)
-    assert at(readings, 1) == pytest.approx(wanted(spec(), known[1], 9, 6, 0, 8), abs=3e-3)
+    assert at(readings, 0) == pytest.approx(wanted(head_spec(), known[0], 6, 6, 1, 5), abs=3e-3)
+    assert at(readings, 1) == pytest.approx(wanted(head_spec(), known[1], 9, 6, 0, 8), abs=3e-3)
 
 
-def test_a_row_from_elsewhere_begins_its_mean_anew(executor: JaxExecutor):
-    tokens = prompt(12, 4)
-    prefill(executor, 0, tokens[:9], pages(1), turn=0)
-    executor.load_slot(LoadSlot(1, NEUTRAL, tuple(tokens[:9]), tuple(tokens[9:]), 0))
-    for i, token in enumerate(tokens[9:]):
-        arrives = row(1, 9 + i, pages(1), reply_index=1 + i, token=token)
-        result = run(executor, [arrives], reads=True)
+def test_a_row_from_elsewhere_goes_on_with_its_mean(executor: JaxExecutor):
+    """Begun in one slot, it goes on in another that somebody else has just left."""
+    tokens = prompt(9, 4)
+    prefill(executor, 1, prompt(7, 5), pages(17), turn=0)
+    text = [*tokens, prefill(executor, 0, tokens, pages(1), turn=0)[0]]
+    for i in range(1, 7):
+        slot = 0 if i < 3 else 1
+        if i == 3:
+            executor.load_slot(LoadSlot(1, NEUTRAL, tuple(tokens), tuple(text[9:]), 0))
+            trace = executor.read_trace(0)
+            assert trace is not None
+            executor.write_trace(1, trace)
+        came = row(slot, 8 + i, pages(1), reply_index=i, token=text[-1] if i == 3 else None)
+        result = run(executor, [came], reads=True)
         read = at(result.decode_readings, 0)
-        assert read == pytest.approx(wanted(spec(), tokens[: 10 + i], 9, 1 + i, 0, 9 + i), abs=3e-3)
+        assert read == pytest.approx(wanted(head_spec(), text, 9, i, 0, 8), abs=3e-3)
+        text.append(result.decode_ids[0])
+
+
+def test_a_head_without_recent_means_has_nothing_to_take_along():
+    assert Probe(head_spec(None)).empty(3) is None

@@ -11,6 +11,7 @@ import pytest
 
 from serving.core.batcher import Batcher
 from serving.core.plan import LoadSlot, StepPlan, StepResult
+from serving.engine.connectors.connector import Payload
 from serving.engine.worker import Leaving, Moved, Worker
 from serving.messages import (
     Ack,
@@ -28,6 +29,7 @@ from tests.support.rules import batcher_rules
 
 REASON = FinishReason.STOP
 SECOND = TransferId(P0, 2)
+CAME: Any = Payload("kv", "trace")  # type: ignore[arg-type]
 
 
 class Device:
@@ -37,6 +39,7 @@ class Device:
         self.last_step = last_step
         self.steps = 0
         self.written: list[Any] = []
+        self.traces: dict[int, Any] = {}
 
     def load_slot(self, load: LoadSlot) -> None:
         pass
@@ -66,21 +69,27 @@ class Device:
     def scatter(self, payload: Any, pages: Sequence[int]) -> None:
         self.written.append(payload)
 
+    def read_trace(self, slot: int) -> str:
+        return f"trace of {slot}"
+
+    def write_trace(self, slot: int, trace: Any) -> None:
+        self.traces[slot] = trace
+
 
 class Payloads:
     """A connector that keeps what is sent; `lost` are the workers that it has given up."""
 
     def __init__(self) -> None:
-        self.kept: dict[TransferId, Any] = {}
+        self.kept: dict[TransferId, Payload] = {}
         self.lost: list[WorkerId] = []
 
-    def send(self, transfer: TransferId, payload: Any, to: WorkerId) -> int:
+    def send(self, transfer: TransferId, payload: Payload, to: WorkerId) -> int:
         if to in self.lost:
             raise KeyError(to)
         self.kept[transfer] = payload
         return len(payload)
 
-    def take(self, transfer: TransferId) -> Any:
+    def take(self, transfer: TransferId) -> Payload:
         return self.kept.pop(transfer)
 
     def drop(self, transfer: TransferId) -> None:
@@ -144,16 +153,38 @@ def test_nothing_is_cached_of_pages_that_never_came(owner, finish):
 
 
 def test_pages_of_a_reply_that_is_over_are_written_and_kept_when_they_came(owner):
-    owner.payloads.kept[TransferId(P0, 1)] = "kv"
+    owner.payloads.kept[TransferId(P0, 1)] = CAME
     owner.tell(announced(task("a", range(9)), 1, REASON))
     assert owner.device.written == ["kv"]
+    assert owner.device.traces == {}, "no row is to go on"
     assert owner.messages(Ack)
     report = owner.worker.batcher.report()
     assert (report.pages_used, report.pages_cached) == (0, 3)
 
 
+def test_what_the_head_remembers_of_a_row_is_written_to_its_slot(owner):
+    owner.payloads.kept[TransferId(P0, 1)] = CAME
+    owner.tell(announced(task("a", range(9)), 1, None))
+    (slot,) = owner.worker.batcher.holdings.by_slot
+    assert owner.device.traces == {slot: "trace"}
+
+
+@pytest.mark.parametrize("length", [4, 40], ids=["one copy", "several"])
+def test_what_the_head_remembers_of_a_row_is_sent_with_its_last_pages(length: int):
+    sender = Bench(P0)
+    work = task("a", range(length))
+    sender.tell(prefill(work, D0))
+    sender.tell(Granted(work.id, D0, 0, None))
+    while sender.worker.round():
+        pass
+    *before, last = sender.payloads.kept.values()
+    assert bool(before) == (length > 4)
+    assert {payload.trace for payload in before} <= {None}
+    assert last.trace == "trace of 0"
+
+
 def test_pages_for_a_turn_that_is_gone_are_let_go(owner):
-    owner.payloads.kept[TransferId(P0, 1)] = "kv"
+    owner.payloads.kept[TransferId(P0, 1)] = CAME
     owner.tell(announced(task("b", range(9)), 1, REASON))
     assert owner.payloads.kept == {}
     assert owner.messages(Ack)
