@@ -18,7 +18,7 @@ from serving.core.assignments import Assignments
 from serving.core.finish import ended_by_itself, failure_after, finish_after
 from serving.core.fleet import Fleet
 from serving.core.live_turn import LiveTurn, open_turn
-from serving.core.moves import Moves
+from serving.core.moves import Moves, unfinished
 from serving.core.outbox import Outbox
 from serving.core.prefix import chain
 from serving.core.rebalancer import Rebalancer, WantedMove
@@ -34,7 +34,6 @@ from serving.messages import (
     Cancel,
     Cancelled,
     Completed,
-    Detail,
     Drain,
     Dropped,
     Emit,
@@ -202,9 +201,7 @@ class Coordinator:
 
     def _retry(self, live: LiveTurn, reason: str, now: float) -> None:
         """Start a new attempt from the tokens emitted so far, unless they are the whole reply."""
-        details: dict[str, Detail] = {"replied": live.replied}
-        if live.move is not None:
-            details |= {"moving_to": live.move.to, "called_back": live.move.called_back}
+        details = {"replied": live.replied, **unfinished(live)}
         self._outbox.decide("retry", live, f"attempt {live.task.attempt + 1}", reason, details)
         self._assignments.withdraw(live)
         finish = finish_after(live.turn.sampling, live.tokens[-1], live.replied)

@@ -7,14 +7,30 @@
 The source alone decides whether a move is still to be had; nobody else ever resumes a row.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from serving.core.fleet import Fleet
 from serving.core.live_turn import LiveTurn, PendingMove
 from serving.core.outbox import Outbox
 from serving.core.rebalancer import WantedMove
 from serving.core.sessions import Sessions
-from serving.messages import Adopted, Cancel, Decode, MoveAbort, MoveOut, SampledToken, WorkerId
+from serving.messages import (
+    Adopted,
+    Cancel,
+    Decode,
+    Detail,
+    MoveAbort,
+    MoveOut,
+    SampledToken,
+    WorkerId,
+)
+
+
+def unfinished(live: LiveTurn) -> Mapping[str, Detail]:
+    """Say for a record where a row was going, and why it was called back; nothing if it stood."""
+    if live.move is None:
+        return {}
+    return {"moving_to": live.move.to, "called_back": live.move.called_back}
 
 
 class Moves:

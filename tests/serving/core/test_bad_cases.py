@@ -2,19 +2,18 @@
 
 Where the rest of them stand: a stage of every path in which a turn is cancelled or a worker lost in
 test_stages; moves whose destination is full or fills up, whose row ends midway, whose copies break
-in test_moves; messages that come when their move is over in test_late_messages; a transfer that
+in test_moves; whose row is preempted, or is never called off, in test_move_losses; messages that
+come when their move is over in test_late_messages; a transfer that
 breaks in test_invariants; a reserve that proves too small, and a full pool, in test_progress;
 messages about tasks that are gone, one by one, in test_handoff; contradictory targets and prompts
 without a token in tests/serving/api.
 """
 
 from dataclasses import replace
-from itertools import product
 
 import pytest
 
-from serving.core.departures import Departures
-from serving.messages import Completed, Dropped, Role, TaskId, WorkerId
+from serving.messages import Completed, Dropped, Role, WorkerId
 from serving.request import TurnId
 from tests.support.fake_fleet import FakeFleet, Reply
 from tests.support.shape import Shape
@@ -253,85 +252,6 @@ def test_a_transfer_that_completes_after_its_turn_was_cancelled_is_let_go(path: 
     end = fleet.replies[A].end
     assert end is not None
     assert isinstance(end.outcome, Dropped)
-
-
-@pytest.mark.parametrize("seed", range(6))
-def test_a_row_that_is_preempted_while_it_moves_begins_anew(seed: int):
-    shape = Shape(decode_workers=2, max_model_len=64, num_pages=24, reserve_tokens=0)
-    fleet = start(shape, seed=seed)
-    submit(fleet, "old", [90] * 20, max_tokens=40, session="s")
-    fleet.run_until(lambda: bool(fleet.replies[TurnId("old")].samples))
-    (home,) = owners(fleet, "old")
-    to = D1 if home == "d0" else D0
-    talk_less = make_turn("a", HISTORY, max_tokens=40, session="s")
-    fleet.submit(talk_less)
-    fleet.run_until(lambda: len(fleet.replies[A].samples) > 2)
-    fleet.held.add((to, home))  # the grant does not come: the row stays asked
-    fleet.move(A, to)
-    fleet.run_until(lambda: "preempted" in retries(fleet))
-    fleet.held.clear()
-    complete(fleet)
-
-
-def preempted_while_moving(*, seed: int, after: int, move_pages: int, prompt: int) -> list[str]:
-    """Turn `a` leaves a worker where an older row takes the last pages meanwhile; its retries."""
-    shape = Shape(
-        decode_workers=2, max_model_len=64, num_pages=24, reserve_tokens=0, move_pages=move_pages
-    )
-    fleet = start(shape, seed=seed)
-    submit(fleet, "old", [90] * 20, max_tokens=44, session="s")
-    fleet.run_until(lambda: bool(fleet.replies[TurnId("old")].samples))
-    submit(fleet, "a", [*range(prompt)], max_tokens=60 - prompt, session="s", seed=7)
-    fleet.run_until(lambda: len(fleet.replies[A].samples) > after)
-    (home,) = owners(fleet, "a")
-    fleet.move(A, D1 if home == "d0" else D0)
-    complete(fleet)
-    return [d.reason for d in fleet.decisions if d.kind == "retry" and d.turn == A]
-
-
-@pytest.mark.parametrize("stage", ["copying", "stopped"])
-def test_a_row_that_is_preempted_at_a_later_stage_of_its_move_begins_anew(stage, monkeypatch):
-    """At which stage it happens depends on the interleaving: it is met among a few."""
-    forgotten: list[str] = []
-    forget = Departures.forget
-
-    def spy(departures: Departures, task: TaskId) -> None:
-        departure = departures._leaving.get(task)
-        if departure is not None and departure.granted:
-            forgotten.append("copying" if departure.stop_len is None else "stopped")
-        forget(departures, task)
-
-    monkeypatch.setattr(Departures, "forget", spy)
-    met: set[str] = set()
-    for seed, after, move_pages, prompt in product(range(3), (1, 4, 8), (1, 3), (20, 30)):
-        forgotten.clear()
-        how = {"seed": seed, "after": after, "move_pages": move_pages, "prompt": prompt}
-        if preempted_while_moving(**how) == ["preempted"]:
-            met.update(forgotten)
-    assert stage in met
-
-
-def test_room_for_a_row_that_nobody_calls_off_is_free_again_after_a_while():
-    """Neither its copies nor the word that it stays where it is ever reach the destination."""
-    fleet = start(COLOCATED)
-    submit(fleet, "a", HISTORY, max_tokens=100)
-    fleet.run_until(lambda: len(fleet.replies[A].samples) > 5)
-    fleet.held.add(("d0", "d1"))
-    fleet.move(A, D1)
-    there = fleet.workers[D1].batcher.holdings
-    fleet.run_until(lambda: bool(there.tasks))
-    fleet.held.add(("coordinator", "d1"))
-    for _ in range(4):
-        fleet.advance(COLOCATED.transfer_timeout_s + 1)
-        for _ in range(60):
-            fleet.round()
-    fleet.drop("coordinator", "d1")
-    fleet.drop("d0", "d1")
-    fleet.held.clear()
-    fleet.run()
-    assert there.tasks, "it was called off: the test shows nothing"
-    fleet.advance(3 * COLOCATED.transfer_timeout_s)
-    complete(fleet)
 
 
 # ---- sessions -----------------------------------------------------------------------------------
