@@ -18,7 +18,7 @@ import uvloop
 
 from benchmarks.engine import Engines, Recorder, greedy
 from benchmarks.skewed_load import Chat, chats
-from benchmarks.spread import Steps, client_figures, predicted_itl, step_figures
+from benchmarks.spread import Steps, client_figures, company, predicted_itl, step_figures
 from model.tokenizer import ChatTokenizer, load_tokenizer
 from serving.engine.loop import EngineLoop
 from serving.messages import End
@@ -44,6 +44,7 @@ async def measure(
         **client_figures(recorder.times),
         **predicted_itl(steps.seen),
         **step_figures(steps.seen),
+        **company(steps.seen),
         "turns": len(recorder.times),
         "moves": kinds.count("moved"),
         "moves_failed": kinds.count("move_failed"),

@@ -7,8 +7,8 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
-from statistics import fmean, pstdev
+from itertools import chain, pairwise
+from statistics import fmean, median, pstdev
 from typing import Any, NamedTuple
 
 from benchmarks.figures import percentile
@@ -81,6 +81,33 @@ def predicted_itl(steps: Sequence[Timed]) -> dict[str, float]:
     return {
         "predicted_itl_p50_s": percentile(gaps, 0.5),
         "predicted_itl_p99_s": percentile(gaps, 0.99),
+    }
+
+
+def company(steps: Iterable[Timed]) -> dict[str, float]:
+    """Say what it costs a worker's steps that another one is busy: the same cores serve both.
+
+    `alone_share`: of the seconds in which rows decoded, those in which only one worker had any.
+    `slow_alone`, `slow_beside`: the median of observed over predicted step times, in those seconds
+    and in the others; 0 if there was no such second.
+    """
+    seconds: dict[int, dict[WorkerId, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for step in steps:
+        if step.rows:
+            seconds[int(step.at)][step.worker].append(step.observed_s / step.predicted_s)
+    alone = [
+        own for by_worker in seconds.values() if len(by_worker) == 1 for own in by_worker.values()
+    ]
+    beside = [
+        own for by_worker in seconds.values() if len(by_worker) > 1 for own in by_worker.values()
+    ]
+    slow_alone, slow_beside = (
+        median(chain.from_iterable(group)) if group else 0.0 for group in (alone, beside)
+    )
+    return {
+        "alone_share": len(alone) / len(seconds),
+        "slow_alone": slow_alone,
+        "slow_beside": slow_beside,
     }
 
 

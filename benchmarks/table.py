@@ -175,6 +175,8 @@ def _balance(figures: Figures) -> Iterator[Line]:
             std, top = cell[name]["std"]["median"], cell[name]["max_over_mean"]["median"]
             value = f"{std * scale:.2f} {unit}".strip()
             yield Line(f"  {what}: std of workers, max/mean", f"{value}, {top:.2f}")
+        slow = " / ".join(f"{cell[name]['median']:.2f}" for name in ("slow_alone", "slow_beside"))
+        yield Line("  observed of predicted step time, other worker idle / busy", slow)
     yield Line("two workers on one CPU share cores and memory: what evenness gains in speed", "")
     yield Line("needs two devices; how evenly rows and predicted steps lie does not", "")
 

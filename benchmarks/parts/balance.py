@@ -22,7 +22,17 @@ COMPARED = (
     "predicted_itl_p99_s",
 )
 """What is compared with `none` within a seed, as a ratio."""
-PLAIN = (*COMPARED, "tokens", "tokens_per_s", "turns", "moves", "moves_failed", "moved_bytes")
+COMPANY = ("alone_share", "slow_alone", "slow_beside")
+PLAIN = (
+    *COMPARED,
+    *COMPANY,
+    "tokens",
+    "tokens_per_s",
+    "turns",
+    "moves",
+    "moves_failed",
+    "moved_bytes",
+)
 SPREADS = ("step", "predicted_step", "rows")
 MEASURES = ("mean", "std", "max_over_mean")
 

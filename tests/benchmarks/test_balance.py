@@ -3,7 +3,7 @@
 import pytest
 
 from benchmarks.parts.balance import COMPARED, PLAIN, SPREADS, _figures
-from benchmarks.spread import Timed, client_figures, predicted_itl, spread
+from benchmarks.spread import Timed, client_figures, company, predicted_itl, spread
 from serving.messages import WorkerId
 
 A, B = WorkerId("a"), WorkerId("b")
@@ -32,6 +32,17 @@ def test_every_row_of_a_step_counts_as_a_predicted_gap():
         "predicted_itl_p50_s": 0.002,
         "predicted_itl_p99_s": pytest.approx(0.002),
     }
+
+
+def test_a_workers_steps_are_slower_in_company():
+    steps = [
+        Timed(0.1, A, 2, 1.0, 1.5),
+        Timed(1.1, A, 2, 1.0, 2.5),
+        Timed(1.2, B, 1, 1.0, 3.5),
+        Timed(0.3, B, 0, 1.0, 9.0),  # a prompt alone: no row
+    ]
+    assert company(steps) == {"alone_share": 0.5, "slow_alone": 1.5, "slow_beside": 3.0}
+    assert company(steps[1:3])["slow_alone"] == 0.0
 
 
 def test_clients_see_gaps_and_each_reply_its_mean():

@@ -90,12 +90,14 @@ def test_the_balance_says_what_a_cpu_cannot_show():
         "moved_bytes": value(2**21),
         **dict.fromkeys(gaps, value(0.03)),
         **dict.fromkeys(("step", "predicted_step", "rows"), spread),
+        **dict.fromkeys(("slow_alone", "slow_beside"), value(1.5)),
         "against_none": dict.fromkeys(gaps, value(0.75)),
     }
     table = rendered("balance", {"policies": {"none": cell, "predicted": cell}})
     assert "predicted: served" in table
     assert "2.00 ms, 1.20" in table
     assert "30.0 ms, 0.75" in table
+    assert "1.50 / 1.50" in table
     assert "needs two devices" in table
 
 
