@@ -17,7 +17,8 @@ LEAST_REPLIES = 1
 class Scale:
     """How much is measured. Lengths in tokens; `run_s` is what one served run aims at.
 
-    `decision_s`: each case of a decision is asked for so long. `balance_s`: one run of a policy.
+    `decision_s`: each case of a decision is asked for so long. `balance_s`: chats
+    begin within so long, in each of `balance_repeats` runs of a policy.
     """
 
     rows: tuple[int, ...]
@@ -29,6 +30,7 @@ class Scale:
     turn_len: int
     decision_s: float
     balance_s: float
+    balance_repeats: int
 
     @property
     def context(self) -> int:
@@ -46,6 +48,7 @@ FULL = Scale(
     turn_len=200,
     decision_s=0.5,
     balance_s=24.0,
+    balance_repeats=5,
 )
 QUICK = Scale(
     rows=(1, 16),
@@ -57,6 +60,7 @@ QUICK = Scale(
     turn_len=200,
     decision_s=0.02,
     balance_s=5.0,
+    balance_repeats=1,
 )
 """Shows that every part works; its figures mean little."""
 

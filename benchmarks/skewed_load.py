@@ -1,40 +1,81 @@
-"""Which replies make the load of two workers drift apart? Sessions of unlike manners, from a seed.
+"""Which chats make the load of two workers drift apart? Groups of chats of unlike manners, seeded.
 
-Every session asks again as soon as it has its reply. Replies are short, or long with a heavy tail;
-on one worker they are long far more often than on the other. Knows nothing of the engine.
+A group of chats begins every few seconds, each with a short question, so nobody knows yet who will
+talk much. Half of them then ask for one long list of numbers after another, the others go on with
+short questions. The demo model's lists have 300 to 430 tokens, or run on to the limit where the
+history has grown long; its other replies have about 50. Chats return to the worker that holds them,
+so chance alone gathers long replies on one worker, for as long as those chats last. Chosen in
+simulations without rebalancing, for how far apart the workers drift. Knows nothing of the engine.
 """
 
 from collections.abc import Iterator
+from itertools import islice
 from random import Random
 from typing import NamedTuple
 
-PROMPT_LENS = (32, 160)
-SHORT_MEDIAN, SHORT_SIGMA = 40, 0.6
-LONG_LEAST, LONG_SHAPE = 250, 1.3
-LONGEST = 2000
-LONG_SHARE = {True: 0.6, False: 0.08}
-"""How often a reply is long in a session that talks much, and in one that does not."""
+from train.tasks.families import FAMILIES
+from train.tasks.progressions import MAX_COUNT, Counting
+
+GROUP_EVERY_S, GROUP_WITHIN_S, GROUP_SIZE = 12.0, 0.5, 8
+TALKATIVE_SHARE = 0.5
+SHORT_FAMILIES = (
+    "addition",
+    "parity",
+    "largest",
+    "small-talk",
+    "filtering",
+    "reversing",
+    "factoring",
+)
+LONG_ITEMS = (40, 60)
+"""Numbers in a long list, between these."""
+LATER_TURNS = {True: 6, False: 4}
+"""Turns behind the opening one, of a chat that talks much and of one that does not."""
+MEAN_THINK_S = {True: 0.3, False: 1.0}
 
 
 class Ask(NamedTuple):
-    """One turn: random token ids, and the exact length of its reply."""
+    """One question, `think_s` after the reply before it (of the first: after the chat's start)."""
 
-    prompt: list[int]
-    reply_len: int
+    think_s: float
+    question: str
 
 
-def asks(seed: int, session: int, vocab_size: int, *, talkative: bool) -> Iterator[Ask]:
-    """Yield a session's turns without end: the same ones for the same seed and manner."""
-    random = Random(f"{seed}/{session}/{talkative}")
+class Chat(NamedTuple):
+    """When a chat begins, seconds from the run's start, and what it asks."""
+
+    start_s: float
+    asks: tuple[Ask, ...]
+
+
+def chats(seed: int, seconds: float) -> list[Chat]:
+    """Make the chats of all groups that begin within `seconds`: the same ones for a seed."""
+    random = Random(f"groups {seed}")
+    groups = int(seconds // GROUP_EVERY_S) + (seconds % GROUP_EVERY_S > 0)
+    return [
+        _chat(random, group * GROUP_EVERY_S + random.uniform(0.0, GROUP_WITHIN_S))
+        for group in range(groups)
+        for _ in range(GROUP_SIZE)
+    ]
+
+
+def _chat(random: Random, start_s: float) -> Chat:
+    talkative = random.random() < TALKATIVE_SHARE
+    questions = _long_questions(random) if talkative else _short_questions(random)
+    later = [
+        Ask(random.expovariate(1 / MEAN_THINK_S[talkative]), question)
+        for question in islice(questions, LATER_TURNS[talkative])
+    ]
+    return Chat(start_s, (Ask(0.0, next(_short_questions(random))), *later))
+
+
+def _short_questions(random: Random) -> Iterator[str]:
     while True:
-        length = random.randint(*PROMPT_LENS)
-        prompt = random.choices(range(vocab_size), k=length)
-        yield Ask(prompt, _reply_len(random, long=random.random() < LONG_SHARE[talkative]))
+        yield FAMILIES[random.choice(SHORT_FAMILIES)](random).ask(random)
 
 
-def _reply_len(random: Random, *, long: bool) -> int:
-    if long:
-        length = LONG_LEAST * random.paretovariate(LONG_SHAPE)
-    else:
-        length = SHORT_MEDIAN * random.lognormvariate(0.0, SHORT_SIGMA)
-    return max(2, min(LONGEST, round(length)))
+def _long_questions(random: Random) -> Iterator[str]:
+    while True:
+        step, items = random.choice((1, 2)), random.randint(*LONG_ITEMS)
+        start = random.randint(0, MAX_COUNT - step * (items - 1))
+        yield Counting(start, items, step).ask(random)

@@ -155,9 +155,18 @@ def _moves(figures: Figures) -> Iterator[Line]:
 def _balance(figures: Figures) -> Iterator[Line]:
     for policy, cell in figures["policies"].items():
         yield Line(f"{policy}: served", f"{cell['tokens_per_s']['median']:,.0f} tokens/s")
-        yield Line("  inter-token latency, p99", f"{cell['itl_p99_s']['median'] * 1e3:.0f} ms")
-        moves, sent = cell["moves"]["median"], cell["moved_bytes"]["median"] / MIB
-        yield Line("  moves", f"{moves:.0f}, {sent:.0f} MiB")
+        against = cell["against_none"]
+        for name, what in (
+            ("itl_p50_s", "inter-token latency, p50"),
+            ("itl_p99_s", "inter-token latency, p99"),
+            ("tpot_p99_s", "time per token of replies, p99"),
+            ("predicted_itl_p99_s", "inter-token latency predicted for two devices, p99"),
+        ):
+            value, factor = cell[name]["median"] * 1e3, against[name]["median"]
+            yield Line(f"  {what}; of none", f"{value:.1f} ms, {factor:.2f}")
+        moves, failed = cell["moves"]["median"], cell["moves_failed"]["median"]
+        sent = cell["moved_bytes"]["median"] / MIB
+        yield Line("  moves, aborted", f"{moves:.0f}, {failed:.0f}, {sent:.0f} MiB")
         for name, what, unit, scale in (
             ("step", "step time", "ms", 1e3),
             ("predicted_step", "step time predicted for two devices", "ms", 1e3),
@@ -166,6 +175,8 @@ def _balance(figures: Figures) -> Iterator[Line]:
             std, top = cell[name]["std"]["median"], cell[name]["max_over_mean"]["median"]
             value = f"{std * scale:.2f} {unit}".strip()
             yield Line(f"  {what}: std of workers, max/mean", f"{value}, {top:.2f}")
+        slow = " / ".join(f"{cell[name]['median']:.2f}" for name in ("slow_alone", "slow_beside"))
+        yield Line("  observed of predicted step time, other worker idle / busy", slow)
     yield Line("two workers on one CPU share cores and memory: what evenness gains in speed", "")
     yield Line("needs two devices; how evenly rows and predicted steps lie does not", "")
 

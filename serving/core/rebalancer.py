@@ -97,6 +97,8 @@ class Rebalancer:
         owner = [index[record.id] for record in workers for _ in record.decoding]
         curves = np.array([row.curve.alive for row in rows], np.float64)
         came = np.array([row.since_curve for row in rows], np.int64)
+        # A curve of a running reply may go on beyond what its client asked for.
+        most = np.array([row.max_new_len for row in rows], np.float64)[:, None]
         view = RebalanceView(
             workers=tuple(record.id for record in workers),
             step_models=tuple(self._costs[record.role].step_model() for record in workers),
@@ -106,7 +108,7 @@ class Rebalancer:
             may_receive=np.array([w.takes_work and w.id not in inbound for w in workers], np.bool_),
             owner=np.array(owner, np.int64),
             kv_len=np.array([len(row.tokens) for row in rows], np.float64),
-            alive=alive_on(curves, came, self._grid),
+            alive=np.where(self._grid < most, alive_on(curves, came, self._grid), 0.0),
             movable=np.array([self._is_movable(row, now) for row in rows], np.bool_),
             grid=self._grid,
             link=self._rules.link,

@@ -1,26 +1,52 @@
-"""The load that drifts apart: the same from one seed, and heavier where sessions talk much."""
+"""The load that drifts apart: the same from one seed, in groups of chats of two manners."""
 
-from itertools import islice
+from statistics import fmean
 
-from benchmarks.skewed_load import LONGEST, Ask, asks
-
-
-def some(seed: int, *, talkative: bool, count: int = 300) -> list[Ask]:
-    return list(islice(asks(seed, 0, 50, talkative=talkative), count))
-
-
-def test_a_session_asks_the_same_again_from_the_same_seed():
-    assert some(1, talkative=True) == some(1, talkative=True)
-    assert some(1, talkative=True) != some(2, talkative=True)
-
-
-def test_talkative_sessions_have_several_times_the_tokens_and_all_fit():
-    much, little = (sum(a.reply_len for a in some(0, talkative=t)) for t in (True, False))
-    assert much > 2 * little
-    assert all(2 <= ask.reply_len <= LONGEST for ask in some(0, talkative=True))
-    assert all(0 <= token < 50 for ask in some(0, talkative=False) for token in ask.prompt)
+from benchmarks.skewed_load import (
+    GROUP_EVERY_S,
+    GROUP_SIZE,
+    GROUP_WITHIN_S,
+    LATER_TURNS,
+    LONG_ITEMS,
+    Chat,
+    chats,
+)
 
 
-def test_replies_have_a_heavy_tail():
-    lengths = sorted(ask.reply_len for ask in some(3, talkative=True))
-    assert lengths[len(lengths) // 2] * 4 < lengths[-1]
+def talks_much(chat: Chat) -> bool:
+    return all(ask.question.startswith("Count ") for ask in chat.asks[1:])
+
+
+def test_chats_are_the_same_for_a_seed():
+    assert chats(1, 20.0) == chats(1, 20.0)
+    assert chats(1, 20.0) != chats(2, 20.0)
+
+
+def test_groups_begin_together_and_within_the_time():
+    begun = [chat.start_s for chat in chats(0, 2 * GROUP_EVERY_S + 1.0)]
+    assert len(begun) == 3 * GROUP_SIZE
+    assert all(start % GROUP_EVERY_S <= GROUP_WITHIN_S for start in begun)
+    assert {int(start // GROUP_EVERY_S) for start in begun} == {0, 1, 2}
+    assert len(chats(0, GROUP_EVERY_S)) == GROUP_SIZE
+
+
+def test_half_of_the_chats_ask_for_long_lists_and_no_opening_tells_them_apart():
+    many = [chat for seed in range(20) for chat in chats(seed, 5 * GROUP_EVERY_S)]
+    much = [chat for chat in many if talks_much(chat)]
+    assert 0.45 < len(much) / len(many) < 0.55
+    assert not any(chat.asks[0].question.startswith("Count") for chat in many)
+    for chat in many:
+        assert len(chat.asks) == 1 + LATER_TURNS[talks_much(chat)]
+        assert chat.asks[0].think_s == 0.0
+    items = [int(ask.question.split()[1]) for chat in much for ask in chat.asks[1:]]
+    assert (min(items), max(items)) == LONG_ITEMS
+
+
+def test_who_talks_much_gathers_by_chance():
+    """Chats are placed in turn before anyone knows: often one half has twice the other's."""
+    uneven = []
+    for seed in range(200):
+        much = [talks_much(chat) for chat in chats(seed, GROUP_EVERY_S)]
+        halves = sum(much[::2]), sum(much[1::2])
+        uneven.append(max(halves) >= 2 * min(halves) and max(halves) > 1)
+    assert fmean(uneven) > 0.3

@@ -84,16 +84,20 @@ def test_a_move_stops_a_row_for_two_steps_at_most(steps: float, verdict: str):
 
 def test_the_balance_says_what_a_cpu_cannot_show():
     spread = {"mean": value(1), "std": value(0.002), "max_over_mean": value(1.2)}
+    gaps = ("itl_p50_s", "itl_p99_s", "tpot_p99_s", "predicted_itl_p99_s")
     cell = {
-        "tokens_per_s": value(1000),
-        "itl_p99_s": value(0.03),
-        "moves": value(4),
+        **dict.fromkeys(("tokens_per_s", "moves", "moves_failed"), value(4)),
         "moved_bytes": value(2**21),
+        **dict.fromkeys(gaps, value(0.03)),
         **dict.fromkeys(("step", "predicted_step", "rows"), spread),
+        **dict.fromkeys(("slow_alone", "slow_beside"), value(1.5)),
+        "against_none": dict.fromkeys(gaps, value(0.75)),
     }
     table = rendered("balance", {"policies": {"none": cell, "predicted": cell}})
     assert "predicted: served" in table
     assert "2.00 ms, 1.20" in table
+    assert "30.0 ms, 0.75" in table
+    assert "1.50 / 1.50" in table
     assert "needs two devices" in table
 
 

@@ -3,15 +3,18 @@
 import numpy as np
 import pytest
 
+from serving.forecast.forecast import Forecast, Prediction
 from serving.messages import (
     Adopted,
     LoadReport,
     MoveOut,
     MoveWanted,
     Role,
+    SampledToken,
     SetRole,
     TaskId,
     Tick,
+    Tokens,
     WorkerId,
     WorkerLost,
 )
@@ -20,6 +23,7 @@ from serving.policy.route import Local, RouteReason
 from serving.policy.views import RebalanceView
 from serving.request import TurnId
 from tests.support.coordinating import Desk
+from tests.support.sharp_lengths import sharp
 
 D0, D1, D2 = (WorkerId(name) for name in ("d0", "d1", "d2"))
 ROLES = {"p0": Role.PREFILL, "d0": Role.DECODE, "d1": Role.DECODE, "d2": Role.DECODE}
@@ -121,6 +125,22 @@ def test_a_row_about_to_end_is_not_movable():
     one, spy = desk()
     decoding(one, "a", 30, max_tokens=3)
     assert look(one, spy).movable.tolist() == [False]
+
+
+@pytest.mark.parametrize("read", [True, False])
+def test_no_row_is_seen_beyond_what_its_client_asked_for(read: bool):
+    """Neither by a reading of the length head, which knows no limit, nor once it has outlived."""
+    one, spy = desk()
+    decoding(one, "a", 30, max_tokens=90)
+    for index in range(1, 70):
+        forecast = Forecast(index, sharp(1000), (), Prediction(index, 20.0, 20, 20))
+        forecasts = [(TaskId(TurnId("a"), 0), forecast)] if read and index == 60 else []
+        task, sample = TaskId(TurnId("a"), 0), SampledToken(index, 1, None)
+        one.on(Tokens(D0, [task], [sample], forecasts))
+    view = look(one, spy)
+    assert view.alive[0, 0] == 1
+    assert (view.alive[0, view.grid < 20] > 0).all()
+    assert (view.alive[0, view.grid >= 20] == 0).all()
 
 
 def test_it_looks_at_an_interval():
