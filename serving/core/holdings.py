@@ -9,6 +9,8 @@ from collections.abc import Container
 from dataclasses import dataclass
 from math import inf
 
+import numpy as np
+
 from serving.core.cached_pages import Ranking
 from serving.core.host_store import HostStore
 from serving.core.idle import IdleSessions
@@ -23,12 +25,14 @@ from serving.messages import TaskId
 from serving.policy.admit import Admit, Defer, admit, pages_for
 from serving.policy.evict import fetch_beats_compute
 from serving.policy.preempt import preempt
-from serving.policy.views import GrowthView, HolderView, PoolView, QueuedView
+from serving.policy.reserve import growth
+from serving.policy.views import GrowingView, HolderView, PoolView, QueuedView
 
 RANK_EVERY = 64
 """Evictions for which one ranking of idle sessions serves: their values change slowly (ours)."""
-LEAST_PROMISED = 64
-"""Tokens that a row keeps in reserve however little it has said, if it may have as many (ours)."""
+LOOK_AGAIN = 8
+"""Steps after which a task that waits for others to end is looked at again although none has (ours:
+what all rows will need changes slowly, and is most of what an admission costs)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +92,9 @@ class Holdings:
             window=rules.order_window, max_passes=rules.max_passes, view=self._queued_view
         )
         self.by_slot: dict[int, WorkerTask] = {}
+        # Who waits for others to end, and for how many more steps without another look.
+        self._put_off: WorkerTask | None = None
+        self._put_off_for = 0
 
     def admit_next(self, now: float) -> WorkerTask | None:
         """Give the task whose turn it is its pages and slot, if policy/admit lets it.
@@ -97,14 +104,17 @@ class Holdings:
         task = self.queue.next(now)
         if task is None:
             return None
-        verdict = self._admit(task)
+        if task is self._put_off and self._put_off_for:
+            self._put_off_for -= 1
+            return None
+        verdict, reserved = self._admit(task)
         if isinstance(verdict, Defer):
             self._defer(task, verdict)
             return None
         passed_over = self.queue.start(task)
         if passed_over:
             self._decisions.about("order", task, "deadlines", {"passed_over": passed_over})
-        details = {"cached_len": task.kv_len, "pages": len(task.pages), "reserved": verdict.reserve}
+        details = {"cached_len": task.kv_len, "pages": len(task.pages), "reserved": reserved}
         self._decisions.about("admit", task, verdict.reason, details)
         return task
 
@@ -116,7 +126,8 @@ class Holdings:
         """
         if self.queue or task.task.id in self.tasks:
             return "busy"
-        if isinstance(self._admit(task), Defer):
+        verdict, _ = self._admit(task)
+        if isinstance(verdict, Defer):
             return "no_room"
         self.tasks[task.task.id] = task
         return None
@@ -143,7 +154,6 @@ class Holdings:
             task = self.by_slot.get(slot)
             while task is not None and task.stage is Stage.DECODE:
                 if self.extend(task, len(task.pages) + 1):
-                    self._reserve_anew(task)
                     break
                 victim = self._victim()
                 self.retire(victim)
@@ -189,6 +199,7 @@ class Holdings:
         """Let go of everything a task holds, in whatever stage; its sound KV stays findable."""
         if task.stage is Stage.WAITING:
             self.queue.remove(task)
+        self._put_off = None
         if task.pages:
             self.name_full_pages(task)
             self._keep_part(task)
@@ -201,8 +212,8 @@ class Holdings:
 
     @property
     def promised(self) -> int:
-        """Pages set aside for rows that have yet to grow."""
-        return sum(max(0, t.reserved_pages - len(t.pages)) for t in self.by_slot.values())
+        """Pages set aside for rows that have yet to grow, all of them together."""
+        return self._growth(None)
 
     def check(self) -> None:
         """Raise AssertionError unless pages, slots and tasks agree."""
@@ -218,25 +229,24 @@ class Holdings:
         assert not self._evicted, "an evicted page was offered to nobody"
 
     def _defer(self, task: WorkerTask, verdict: Defer) -> None:
-        """A task waits for room; it is told once, though it is asked for before every step."""
+        """A task waits for room; it is told once, though it is asked for again and again."""
+        if verdict.reason == "growth":
+            self._put_off, self._put_off_for = task, LOOK_AGAIN
         if not task.deferred:
             task.deferred = True
             self._decisions.about("defer", task, verdict.reason, {"waiting": len(self.queue)})
 
-    def _admit(self, task: WorkerTask) -> Admit | Defer:
+    def _admit(self, task: WorkerTask) -> tuple[Admit | Defer, int]:
+        """Decide, and give the task its pages and slot if it may; with the pages set aside."""
         if not self.rows.num_free:
-            return Defer("slots")
+            return Defer("slots"), 0
         match = self._match(task)
         missing = pages_for(len(task.tokens), self.limits.page_size) - match.num_pages
-        verdict = admit(
-            self._growth_view(task),
-            PoolView(self.pool.available - match.idle, self.promised, len(self.by_slot)),
-            missing=missing,
-            page_size=self.limits.page_size,
-            quantile=self._rules.reserve_quantile,
-        )
+        reserved = self._growth(task)
+        pool = PoolView(self.pool.available - match.idle, len(self.by_slot))
+        verdict = admit(pool, missing=missing, growth=reserved)
         if isinstance(verdict, Defer):
-            return verdict
+            return verdict, reserved
         self.idle.returned(task.task.session)
         host_slots = self._on_host(task, match)
         task.pages = self.pool.take(match)
@@ -247,11 +257,10 @@ class Holdings:
             pages = task.pages[len(match.full) : len(match.full) + len(host_slots)]
             task.restored = (host_slots, tuple(pages))
             task.kv_len = (len(match.full) + len(host_slots)) * self.limits.page_size
-        task.reserved_pages = len(task.pages) + verdict.reserve
         task.slot = self.rows.open(wants_logprobs=task.task.turn.sampling.logprobs is not None)
         self.rows.add_pages(task.slot, task.pages)
         self.by_slot[task.slot] = task
-        return verdict
+        return verdict, reserved
 
     def _match(self, task: WorkerTask) -> Match:
         if not self._may_reuse(task):
@@ -287,35 +296,25 @@ class Holdings:
         num_bytes = tokens * self._costs.kv_bytes_per_token
         return self._costs.transfer(num_bytes, self._rules.host_link).seconds
 
-    def _growth_view(self, task: WorkerTask) -> GrowthView:
-        left = task.task.turn.sampling.max_tokens - task.replied if task.decodes_here else 0
-        return GrowthView(len(task.tokens), left, task.remaining)
-
-    def reserve(self, task: WorkerTask) -> None:
-        """Give back what a row, by its newest forecast, will not need soon.
-
-        To be called when it begins to decode, and when its forecast is new. It keeps at most as
-        much again as it has said: what it needs later others will have freed by then. It is never
-        given more here: a row that outgrows its reserve is forecast anew. (To set aside all that
-        readings say, up and down, halved the turns in time; LOG.md.)
-        """
-        before = task.reserved_pages
-        self._reserve(task, at_most=max(task.replied, LEAST_PROMISED))
-        task.reserved_pages = min(before, task.reserved_pages)
-
-    def _reserve_anew(self, task: WorkerTask) -> None:
-        """A row that has outgrown its reserve is forecast again, from where it is.
-
-        It is promised at most as much again as it has: one forecast was wrong already (ours).
-        """
-        if len(task.pages) > task.reserved_pages:
-            self._reserve(task, at_most=task.replied)
-
-    def _reserve(self, task: WorkerTask, *, at_most: int) -> None:
-        view = self._growth_view(task)
-        growth = view.remaining.quantile(self._rules.reserve_quantile)
-        growth = min(growth, view.max_new_len, at_most)
-        task.reserved_pages = pages_for(view.prompt_len + growth, self.limits.page_size)
+    def _growth(self, coming: WorkerTask | None) -> int:
+        """Predict the pages that all rows here will need beyond their own, `coming` among them."""
+        rows = [task for task in self.by_slot.values() if task.decodes_here]
+        pages = [len(task.pages) for task in rows]
+        if coming is not None and coming.decodes_here:
+            rows.append(coming)
+            pages.append(pages_for(len(coming.tokens), self.limits.page_size))
+        if not rows:
+            return 0
+        curves, since = zip(*(task.curve for task in rows), strict=True)
+        view = GrowingView(
+            tokens=np.array([len(task.tokens) for task in rows]),
+            pages=np.array(pages),
+            left=np.array([t.task.turn.sampling.max_tokens - t.replied for t in rows]),
+            alive=np.array([curve.alive for curve in curves]),
+            since=np.array(since),
+        )
+        quantile = self._rules.reserve_quantile
+        return growth(view, page_size=self.limits.page_size, quantile=quantile)
 
     def _queued_view(self, task: WorkerTask) -> QueuedView:
         """Say how long a task would take here. One that is prefilled elsewhere takes no time."""

@@ -253,7 +253,6 @@ class Stepper:
         told: list[tuple[TaskId, Forecast]] = []
         for row, forecast in zip(rows, read, strict=True):
             if forecast is not None:
-                self._state.holdings.reserve(row)
                 told.append((row.task.id, forecast))
         return told
 
@@ -271,8 +270,6 @@ class Stepper:
         if entry.owner is None:
             if reason is not None:
                 self._end(entry)
-            elif entry.forecast is not None:
-                self._state.holdings.reserve(entry)
             return
         self._state.out.append(announce(entry, entry.owner, reason))
         entry.deadline = now + self._limits.transfer_timeout_s

@@ -89,6 +89,4 @@ class Transfers:
         adopted = Adopted(self._state.worker, entry.task.id, reply, entry.move)
         self._state.out.append(adopted)
         self._state.load_slot(entry)
-        if entry.forecast is not None:
-            self._state.holdings.reserve(entry)
         self._state.decode(entry, now, token=entry.tokens[-1])

@@ -65,7 +65,6 @@ class WorkerState:
         """Let a row decode. Without `token` its first one is still on the device."""
         entry.stage = Stage.DECODE
         entry.deadline = None
-        self.holdings.reserve(entry)
         known = len(entry.tokens) - (token is not None)
         replied = entry.replied + (token is None)
         left = entry.task.turn.sampling.max_tokens - replied

@@ -80,7 +80,6 @@ class WorkerTask:
     unsure_from: int | None = None
     computed: int = 0
     named_pages: int = 0
-    reserved_pages: int = 0
     passed: int = 0
     deferred: bool = False
     started_at: float = 0.0
@@ -111,9 +110,15 @@ class WorkerTask:
     @property
     def remaining(self) -> Survival:
         """The curve of the reply tokens still to come: a head's if it was read, else the task's."""
+        curve, since = self.curve
+        return curve.after(since)
+
+    @property
+    def curve(self) -> tuple[Survival, int]:
+        """That curve as it was drawn last, and the tokens that have come since."""
         if self.forecast is not None:
-            return self.forecast.remaining(self.replied)
-        return self.task.remaining.after(self.replied - self.task.replied)
+            return self.forecast.curve, self.replied - self.forecast.generated
+        return self.task.remaining, self.replied - self.task.replied
 
     @property
     def decodes_here(self) -> bool:

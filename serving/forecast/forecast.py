@@ -33,7 +33,3 @@ class Forecast:
     curve: Survival
     belief: tuple[float, ...]
     prediction: Prediction
-
-    def remaining(self, replied: int) -> Survival:
-        """Return the curve of what is to come after `replied` tokens, not fewer than then."""
-        return self.curve.after(replied - self.generated)

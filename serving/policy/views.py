@@ -154,20 +154,25 @@ class DecodingView:
 
 
 @dataclass(frozen=True, slots=True)
-class GrowthView:
-    """A task that asks for pages: its tokens, the most that may come, and their curve."""
+class GrowingView:
+    """The rows whose replies grow on a worker, one entry a row: [R] each.
 
-    prompt_len: int
-    max_new_len: int
-    remaining: Survival
+    `tokens` that it has, the `pages` that it holds for them, and `left`, the most that may come.
+    `alive` [R, E] are curves at `EDGES`, drawn `since` tokens ago.
+    """
+
+    tokens: NDArray[np.int64]
+    pages: NDArray[np.int64]
+    left: NDArray[np.int64]
+    alive: NDArray[np.float64]
+    since: NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
 class PoolView:
-    """A page pool at admission. `promised` pages are reserved for rows that have yet to grow."""
+    """A page pool at admission: pages that could be had, and the tasks that hold some."""
 
     available: int
-    promised: int
     live: int
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from serving.core.holdings import BatcherLimits
+from serving.core.holdings import LOOK_AGAIN, BatcherLimits
 from serving.core.worker_task import Stage, open_task
 from serving.request import Slo
 from tests.support.accounts import admitted, computed, crowded, holdings, over, queued, told
@@ -31,12 +31,20 @@ def test_pages_for_the_prompt_are_held_and_those_for_the_reply_promised():
     assert kept.promised == 1
 
 
-def test_what_is_promised_is_not_given_to_another():
+def test_what_all_rows_will_need_is_not_given_to_another():
     kept = holdings()
-    admitted(kept, "a", range(12), forecast=16, max_tokens=16)  # 3 pages, 4 promised
-    queued(kept, "b", range(50, 62), forecast=4)  # 3 pages and 1: 3 are left
+    admitted(kept, "a", range(12), forecast=16, max_tokens=16)  # 3 pages, then 7
+    queued(kept, "b", range(50, 62), forecast=16, max_tokens=16)  # the same: 14 at once, of 10
     assert kept.admit_next(0.0) is None
     kept.check()
+
+
+def test_a_row_that_will_have_ended_by_then_leaves_its_pages_to_others():
+    kept = holdings()
+    admitted(kept, "a", range(12), forecast=16, max_tokens=16)
+    short = queued(kept, "b", range(50, 62), forecast=4)  # 4 and 4 at once, and 7 later
+    assert kept.admit_next(0.0) is short
+    assert kept.promised == 2
 
 
 def test_nobody_overtakes_a_task_that_waits_for_room():
@@ -79,15 +87,23 @@ def test_a_row_short_of_pages_takes_them_from_the_one_whose_loss_costs_least():
     kept.check()
 
 
-def test_a_row_that_outgrows_its_reserve_is_promised_no_more_than_it_has_said():
+def test_a_task_put_off_is_looked_at_again_after_some_steps():
     kept = holdings()
-    entry = computed(kept, admitted(kept, "a", range(8), forecast=0, max_tokens=30))
-    assert entry.slot is not None
-    entry.tokens += [1, 1]
-    kept.rows.activate(entry.slot, position=8, reply_index=1, left=9, token=1)
-    kept.grow()
-    assert len(entry.pages) == 3
-    assert entry.reserved_pages == 3, "two tokens said, two more expected: 12 in all"
+    first = computed(kept, admitted(kept, "a", range(12), forecast=16, max_tokens=16))
+    waiting = queued(kept, "b", range(50, 62), forecast=16, max_tokens=16)
+    assert kept.admit_next(0.0) is None
+    first.task = replace(first.task, remaining=task("a", range(12), forecast=0).remaining)
+    looks = next(look for look in range(1, 20) if kept.admit_next(0.0) is waiting)
+    assert looks == LOOK_AGAIN + 1
+
+
+def test_a_task_put_off_is_looked_at_again_when_one_ends():
+    kept = holdings()
+    first = computed(kept, admitted(kept, "a", range(12), forecast=16, max_tokens=16))
+    waiting = queued(kept, "b", range(50, 62), forecast=16, max_tokens=16)
+    assert kept.admit_next(0.0) is None
+    kept.retire(first)
+    assert kept.admit_next(0.0) is waiting
 
 
 # ---- what is left behind ------------------------------------------------------------------------
@@ -203,7 +219,8 @@ def test_an_admission_says_what_was_given_and_set_aside():
     admitted(kept, "a", range(6), forecast=8)
     assert told(kept, "admit") == [("alone", {"cached_len": 0, "pages": 2, "reserved": 2})]
     admitted(kept, "b", range(3), forecast=4)
-    assert told(kept, "admit") == [("fits", {"cached_len": 0, "pages": 1, "reserved": 1})]
+    # In four tokens 3 and 2 pages, of which 2 and 1 are there.
+    assert told(kept, "admit") == [("fits", {"cached_len": 0, "pages": 1, "reserved": 2})]
 
 
 @pytest.mark.parametrize(
@@ -216,7 +233,7 @@ def test_an_admission_says_what_was_given_and_set_aside():
 )
 def test_a_task_that_waits_for_room_is_told_of_once(reason, limits, length, forecast):
     kept = holdings(**limits)
-    first = computed(kept, admitted(kept, "a", range(100, 120), forecast=0))
+    first = computed(kept, admitted(kept, "a", range(100, 120), forecast=8))
     queued(kept, "b", range(length), forecast=forecast, max_tokens=30)
     for _ in range(3):
         assert kept.admit_next(0.0) is None
