@@ -163,7 +163,7 @@ class PolicyConfig:
     order_window: int = setting(6, "Queued tasks that may change places to meet more targets.")
     max_passes: int = setting(16, "Times that a queued task may be passed over.")
     reserve_quantile: float = setting(
-        0.9, "Quantile of a reply's forecast length that pages are reserved for."
+        0.9, "Quantile of the pages that all rows will need at once, which are kept for them."
     )
     rebalance_policy: str = setting(
         "predicted", "Which rows move: none, current or predicted.", aliases=("rebalance",)
