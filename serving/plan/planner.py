@@ -27,7 +27,7 @@ from serving.plan.demand import Demand, demand_of
 from serving.plan.deployment import Deployment, deploy
 from serving.plan.judge import Court, Found, highest
 from serving.plan.kinds import check_targets, find_kinds
-from serving.plan.program import Program, Proposal, Question, propose
+from serving.plan.program import Program, Proposal, Question, neighbours, propose
 from serving.plan.request import PlanRequest
 from serving.workload.session import Workload
 
@@ -127,13 +127,42 @@ def make_court(
     )
 
 
+CLIMBING_GPUS = 16
+"""Up to so many accelerators one of them in the other phase is worth a simulation (ours)."""
+
+
 def _most_goodput(request: PlanRequest, program: Program, court: Court) -> Iterator[Candidate]:
-    return race(request, court, propose(program, request.candidates))
+    """Judge what the program proposes, then the best one's neighbours, as long as one is better."""
+    judged: list[Candidate] = []
+    proposals = propose(program, request.candidates)
+    best, reached = None, 0.0
+    while True:
+        for candidate in race(request, court, proposals, reached):
+            judged.append(candidate)
+            yield candidate
+        ahead = max(judged, key=lambda candidate: candidate.rate, default=None)
+        if ahead is None or ahead is best or request.gpus > CLIMBING_GPUS:
+            return
+        best, reached = ahead, ahead.rate
+        known = {_parts(candidate.proposal) for candidate in judged}
+        near = neighbours(program, best.proposal)
+        proposals = [proposal for proposal in near if _parts(proposal) not in known]
 
 
-def race(request: PlanRequest, court: Court, proposals: Iterable[Proposal]) -> Iterator[Candidate]:
-    """Judge proposals for the highest rate; those that do not beat the best so far at one rate."""
-    best = 0.0
+def _parts(proposal: Proposal) -> tuple[tuple[Role, int, int], ...]:
+    """Tell proposals apart by their workers alone."""
+    options = (proposal.prefill, proposal.decode)
+    return tuple((o.kind.role, o.kind.degree, o.count) for o in options if o is not None)
+
+
+def race(
+    request: PlanRequest, court: Court, proposals: Iterable[Proposal], reached: float = 0.0
+) -> Iterator[Candidate]:
+    """Judge proposals for the highest rate; those that do not beat the best so far at one rate.
+
+    `reached` is the best rate of what was judged before.
+    """
+    best = reached
     for proposal in proposals:
         if not proposal.rate:
             continue

@@ -186,15 +186,46 @@ NEAR = 16
 
 
 def propose(program: Program, count: int) -> list[Proposal]:
-    """Return up to `count` different deployments, best first, with a colocated one if any can."""
+    """Return up to `count` different deployments, best first: one colocated, others of two phases.
+
+    Further colocated ones only fill up: the program overrates them most, and of four candidates
+    three were such while the best deployment was ninth (LOG.md).
+    """
+    colocated = Program([o for o in program.options if o.kind.role is Role.BOTH], program.question)
+    split = Program([o for o in program.options if o.kind.role is not Role.BOTH], program.question)
+    both = _best_of(colocated, count)
+    phases = _best_of(split, count - min(1, len(both)))
+    found = [*both[: count - len(phases)], *phases]
+    return sorted(found, key=lambda proposal: -proposal.rate)
+
+
+def _best_of(program: Program, count: int) -> list[Proposal]:
     found: list[Proposal] = []
     while len(found) < count and (best := program.best(found)) is not None:
         found.append(best)
-    if any(proposal.prefill is None for proposal in found):
-        return found
-    colocated = [o for o in program.options if o.kind.role is Role.BOTH]
-    best = Program(colocated, program.question).best(())
-    return found if best is None else [*found[: count - 1], best]
+    return found
+
+
+def neighbours(program: Program, of: Proposal) -> list[Proposal]:
+    """Return the deployments of two phases that give one a decode worker's accelerators more.
+
+    Prefill may have any degree there, decode keeps its own. None for colocated workers.
+    """
+    if of.prefill is None:
+        return []
+    found: list[Proposal] = []
+    for more in (of.decode.kind.degree, -of.decode.kind.degree):
+        prefill_gpus, decode_gpus = of.prefill.gpus + more, of.decode.gpus - more
+        options = [
+            o
+            for o in program.options
+            if (o.kind.role is Role.PREFILL and o.gpus == prefill_gpus)
+            or (o.kind == of.decode.kind and o.gpus == decode_gpus)
+        ]
+        best = Program(options, program.question).best(())
+        if best is not None:
+            found.append(best)
+    return found
 
 
 def _binds(prefill: Option | None, decode: Option, rate: float, again: float) -> str:

@@ -2,8 +2,10 @@
 
 import json
 import tomllib
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 from click.testing import CliRunner
@@ -12,7 +14,10 @@ from serving.cli import cli, run
 from serving.config import ConfigError
 from serving.flags import build_config, read_config_file
 from serving.plan.answer import report_of, text_of, toml_of
-from serving.plan.planner import Plan, plan
+from serving.plan.demand import Demand, demand_of
+from serving.plan.deployment import Deployment
+from serving.plan.judge import Court, Verdict
+from serving.plan.planner import Plan, _most_goodput, make_program, plan
 from serving.workload.session import scale_rate
 from tests.serving.plan.requests import ask, short_replies
 
@@ -108,3 +113,52 @@ def test_what_is_infeasible_ends_with_one_line(capsys: pytest.CaptureFixture[str
     told = capsys.readouterr().err.strip().splitlines()
     assert len(told) == 1
     assert told[0].startswith("foretoken: llama-3.1-70b with a context of 4096 tokens needs 2 x")
+
+
+# ---- the search ---------------------------------------------------------------------------------
+
+
+class Judge:
+    """Stands in for simulations: a deployment's limit is known, and who was asked about it."""
+
+    def __init__(self, demand: Demand, limit: Callable[[Deployment], float]) -> None:
+        self.demand = demand
+        self.asked: list[tuple[int, int]] = []
+        self._limit = limit
+
+    def judge(self, deployment: Deployment, rate: float) -> Verdict:
+        self.asked.append((deployment.prefill_workers, deployment.decode_workers))
+        held = rate <= self._limit(deployment)
+        return Verdict(rate, 1.0 if held else 0.0, float(not held), 0.0, rate, 100)
+
+
+def searched(gpus: int, limit: Callable[[Deployment], float]) -> tuple[Deployment, Judge]:
+    request = replace(ask(gpus=gpus), tolerance=0.02)
+    demand = demand_of(short_replies())
+    judge = Judge(demand, limit)
+    program = make_program(request, demand)
+    court = cast("Court", judge)
+    judged = list(_most_goodput(request, program, court))
+    return max(judged, key=lambda candidate: candidate.rate).deployment, judge
+
+
+def by_split(best_prefills: int) -> Callable[[Deployment], float]:
+    """Workers of one accelerator each, best with so many that prefill; others are hopeless."""
+
+    def limit(one: Deployment) -> float:
+        if not one.prefill_workers or (one.prefill_tp, one.decode_tp) != (1, 1):
+            return 0.001
+        return 10 - abs(one.prefill_workers - best_prefills)
+
+    return limit
+
+
+@pytest.mark.parametrize("best", [1, 3, 5])
+def test_the_search_climbs_to_the_best_split_wherever_the_program_puts_it(best: int):
+    found, _ = searched(8, by_split(best))
+    assert (found.prefill_workers, found.decode_workers) == (best, 8 - best)
+
+
+def test_a_large_fleet_is_split_as_the_program_says():
+    _, judge = searched(32, by_split(16))
+    assert len(set(judge.asked)) <= 2

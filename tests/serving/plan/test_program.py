@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from serving.messages import Role
 from serving.plan.cache import Bound
 from serving.plan.capacity import Option, WorkerKind
-from serving.plan.program import Program, Proposal, Question, propose
+from serving.plan.program import Program, Proposal, Question, neighbours, propose
 from tests.support.fake_costs import LinearCosts
 
 COSTS = LinearCosts()
@@ -172,6 +172,38 @@ def test_proposals_differ_and_one_is_colocated():
     names = [(p.prefill.count if p.prefill else 0, p.decode.count) for p in found]
     assert (names[0], names[-1], len(set(names))) == ((2, 2), (0, 4), 3)
     assert [p.rate for p in found] == sorted((p.rate for p in found), reverse=True)
+
+
+def test_colocated_ones_do_not_crowd_out_the_others():
+    options = [
+        option(Role.PREFILL, 2, 3.0),
+        option(Role.DECODE, 2, 2.0),
+        *(option(Role.BOTH, 4 // degree, 9.0, degree=degree) for degree in (1, 2, 4)),
+    ]
+    found = propose(Program(options, Question(4, (), minimise_cost=False)), 3)
+    assert [p.prefill is None for p in found] == [True, True, False]
+    (alone,) = propose(Program(options[2:3], Question(4, (), minimise_cost=False)), 3)
+    assert alone.prefill is None
+
+
+def test_neighbours_give_a_phase_one_worker_more():
+    options = [
+        *(option(Role.PREFILL, n, 3.0 * n) for n in range(1, 6)),
+        option(Role.PREFILL, 1, 5.0, degree=2),
+        *(option(Role.DECODE, n, 2.0 * n) for n in range(1, 6)),
+        option(Role.BOTH, 6, 1.0),
+    ]
+    program = Program(options, Question(6, (), minimise_cost=False))
+    of = Proposal(options[2], options[8], 1.0, "compute")  # three and three
+
+    def sizes(proposal: Proposal) -> tuple[int, int, int]:
+        assert proposal.prefill is not None
+        return proposal.prefill.kind.degree, proposal.prefill.count, proposal.decode.count
+
+    assert [sizes(near) for near in neighbours(program, of)] == [(1, 4, 2), (1, 2, 4)]
+    of = Proposal(options[0], options[10], 1.0, "compute")  # one and five
+    assert [sizes(near) for near in neighbours(program, of)] == [(1, 2, 4)]
+    assert neighbours(program, Proposal(None, options[11], 1.0, "compute")) == []
 
 
 def test_nothing_to_choose_from():
