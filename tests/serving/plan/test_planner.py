@@ -143,11 +143,11 @@ def searched(gpus: int, limit: Callable[[Deployment], float]) -> tuple[Deploymen
 
 
 def by_split(best_prefills: int) -> Callable[[Deployment], float]:
-    """Workers of one accelerator each, best with so many that prefill; others are hopeless."""
+    """Workers of one accelerator each, best with so many that prefill; others do less."""
 
     def limit(one: Deployment) -> float:
         if not one.prefill_workers or (one.prefill_tp, one.decode_tp) != (1, 1):
-            return 0.001
+            return 3.0
         return 10 - abs(one.prefill_workers - best_prefills)
 
     return limit
