@@ -23,7 +23,7 @@ from benchmarks.machine import describe_code, describe_machine
 
 ROOT = Path(__file__).parents[1]
 TRACE = "servegen_deepseek_r1.jsonl.zst"
-RATES = (0.4, 0.5, 0.6, 0.65, 0.7, 0.8)
+RATES = (0.5, 0.6, 0.65, 0.7)
 """Of the trace's own."""
 COMMON = (
     *("--format=servegen", "--hardware=h100", "--model=llama-3.1-8b"),
