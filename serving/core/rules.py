@@ -32,7 +32,7 @@ class CoordinatorLimits:
 class BatcherRules:
     """What one worker's batcher decides by. `costs` is its latency model, before corrections.
 
-    A row's growth is reserved against the `reserve_quantile` of its remaining length. Of the first
+    Pages are set aside for the `reserve_quantile` of what all rows together will need. Of the first
     `order_window` queued tasks that one is started that lets most meet their targets, each passed
     over at most `max_passes` times. `min_chunk_tokens` of prefill ride in every step, however late
     its rows are. An idle session counts as returning if it may within `return_horizon_s`; `returns`
