@@ -207,25 +207,24 @@ def _best_of(program: Program, count: int) -> list[Proposal]:
 
 
 def neighbours(program: Program, of: Proposal) -> list[Proposal]:
-    """Return the deployments of two phases that give one a decode worker's accelerators more.
+    """Return the deployments of two phases that lie next to one, best first.
 
-    Prefill may have any degree there, decode keeps its own. None for colocated workers.
+    The phases swap one accelerator, or those of one decode worker, or none; their workers may have
+    any degree. There are none beside colocated workers.
     """
     if of.prefill is None:
         return []
+    step = of.decode.kind.degree
     found: list[Proposal] = []
-    for more in (of.decode.kind.degree, -of.decode.kind.degree):
-        prefill_gpus, decode_gpus = of.prefill.gpus + more, of.decode.gpus - more
-        options = [
-            o
-            for o in program.options
-            if (o.kind.role is Role.PREFILL and o.gpus == prefill_gpus)
-            or (o.kind == of.decode.kind and o.gpus == decode_gpus)
-        ]
-        best = Program(options, program.question).best(())
-        if best is not None:
-            found.append(best)
-    return found
+    for more in sorted({0, 1, -1, step, -step}):
+        prefills = [o for o in program.options if o.kind.role is Role.PREFILL]
+        prefills = [o for o in prefills if o.gpus == of.prefill.gpus + more]
+        for decode in program.options:
+            if decode.kind.role is Role.DECODE and decode.gpus == of.decode.gpus - more:
+                best = Program([*prefills, decode], program.question).best(())
+                if best is not None:
+                    found.append(best)
+    return sorted(found, key=lambda proposal: -proposal.rate)
 
 
 def _binds(prefill: Option | None, decode: Option, rate: float, again: float) -> str:

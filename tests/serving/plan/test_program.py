@@ -186,24 +186,31 @@ def test_colocated_ones_do_not_crowd_out_the_others():
     assert alone.prefill is None
 
 
-def test_neighbours_give_a_phase_one_worker_more():
+def test_neighbours_swap_an_accelerator_a_worker_or_a_degree():
     options = [
         *(option(Role.PREFILL, n, 3.0 * n) for n in range(1, 6)),
         option(Role.PREFILL, 1, 5.0, degree=2),
         *(option(Role.DECODE, n, 2.0 * n) for n in range(1, 6)),
+        *(option(Role.DECODE, n, 3.0 * n, degree=2) for n in (1, 2)),
         option(Role.BOTH, 6, 1.0),
     ]
     program = Program(options, Question(6, (), minimise_cost=False))
-    of = Proposal(options[2], options[8], 1.0, "compute")  # three and three
 
-    def sizes(proposal: Proposal) -> tuple[int, int, int]:
-        assert proposal.prefill is not None
-        return proposal.prefill.kind.degree, proposal.prefill.count, proposal.decode.count
+    def beside(of: Proposal) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+        found: list[tuple[tuple[int, int], tuple[int, int]]] = []
+        for near in neighbours(program, of):
+            assert near.prefill is not None
+            one, other = near.prefill, near.decode
+            found.append(((one.count, one.kind.degree), (other.count, other.kind.degree)))
+        return found
 
-    assert [sizes(near) for near in neighbours(program, of)] == [(1, 4, 2), (1, 2, 4)]
-    of = Proposal(options[0], options[10], 1.0, "compute")  # one and five
-    assert [sizes(near) for near in neighbours(program, of)] == [(1, 2, 4)]
-    assert neighbours(program, Proposal(None, options[11], 1.0, "compute")) == []
+    two_of_two = Proposal(options[1], options[12], 1.0, "compute")  # 2 x TP1, 2 x TP2
+    assert set(beside(two_of_two)) == {
+        *(((2, 1), (2, 2)), ((2, 1), (4, 1))),  # another degree
+        *(((1, 1), (5, 1)), ((3, 1), (3, 1))),  # an accelerator
+        *(((4, 1), (1, 2)), ((4, 1), (2, 1))),  # a worker
+    }
+    assert beside(Proposal(None, options[13], 1.0, "compute")) == []
 
 
 def test_nothing_to_choose_from():
