@@ -31,6 +31,7 @@ from serving.messages import (
     Action,
     Arrived,
     Cancelled,
+    Completed,
     Decision,
     Decode,
     Emit,
@@ -100,7 +101,22 @@ class FakeFleet:
         for i in range(shape.decode_workers):
             self.join(WorkerId(f"d{i}"), decode_role)
 
+    @classmethod
+    def started(cls, shape: Shape, *, seed: int = 0) -> "FakeFleet":
+        """A fleet whose workers have joined."""
+        fleet = cls(shape, seed=seed)
+        fleet.run()
+        return fleet
+
     # ---- what a test does ----------------------------------------------------------------------
+
+    def complete_all(self) -> None:
+        """Run to the end: every turn completes, and nothing is held afterwards."""
+        self.run()
+        self.check_empty()
+        for reply in self.replies.values():
+            assert reply.end is not None
+            assert isinstance(reply.end.outcome, Completed), reply.end.outcome
 
     def submit(self, turn: Turn) -> Reply:
         reply = self.replies[turn.id] = Reply.to(turn)

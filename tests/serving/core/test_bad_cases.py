@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import pytest
 
-from serving.messages import Completed, Dropped, Role, WorkerId
+from serving.messages import Dropped, Role, WorkerId
 from serving.request import TurnId
 from tests.support.fake_fleet import FakeFleet, Reply
 from tests.support.shape import Shape
@@ -27,12 +27,6 @@ SHAPES = pytest.mark.parametrize("shape", [COLOCATED, REMOTE], ids=["colocated",
 HISTORY = list(range(20))
 
 
-def start(shape: Shape, *, seed: int = 0) -> FakeFleet:
-    fleet = FakeFleet(shape, seed=seed)
-    fleet.run()
-    return fleet
-
-
 def submit(fleet: FakeFleet, name: str, tokens: list[int], **more: object) -> Reply:
     return fleet.submit(make_turn(name, tokens, **more))  # type: ignore[arg-type]
 
@@ -40,16 +34,8 @@ def submit(fleet: FakeFleet, name: str, tokens: list[int], **more: object) -> Re
 def talk(fleet: FakeFleet, name: str, tokens: list[int], **more: object) -> Reply:
     """Ask and wait for the whole reply."""
     reply = submit(fleet, name, tokens, **more)
-    complete(fleet)
+    fleet.complete_all()
     return reply
-
-
-def complete(fleet: FakeFleet) -> None:
-    fleet.run()
-    fleet.check_empty()
-    for reply in fleet.replies.values():
-        assert reply.end is not None
-        assert isinstance(reply.end.outcome, Completed), reply.end.outcome
 
 
 def owners(fleet: FakeFleet, name: str) -> list[str]:
@@ -65,7 +51,7 @@ def retries(fleet: FakeFleet) -> list[str]:
 
 @SHAPES
 def test_an_owner_that_has_evicted_the_history_computes_it_again(shape: Shape):
-    fleet = start(replace(shape, route="local"))
+    fleet = FakeFleet.started(replace(shape, route="local"))
     first = talk(fleet, "a", HISTORY, session="s")
     for worker in fleet.workers.values():
         worker.batcher.holdings.pool.clear_cached()
@@ -78,7 +64,7 @@ def test_an_owner_that_has_evicted_the_history_computes_it_again(shape: Shape):
 
 @SHAPES
 def test_an_eviction_sends_an_appended_turn_to_a_prefill_worker_again(shape: Shape):
-    fleet = start(replace(shape, route="local", decode_workers=1, num_pages=33))
+    fleet = FakeFleet.started(replace(shape, route="local", decode_workers=1, num_pages=33))
     first = talk(fleet, "a", HISTORY, session="s")
     prompt = [*HISTORY, *first.tokens, 1]
     second = talk(fleet, "b", prompt, session="s")
@@ -92,7 +78,7 @@ def test_an_eviction_sends_an_appended_turn_to_a_prefill_worker_again(shape: Sha
 
 @SHAPES
 def test_a_turn_whose_owner_is_full_waits_there_and_completes(shape: Shape):
-    fleet = start(replace(shape, num_pages=33, reserve_tokens=1000))
+    fleet = FakeFleet.started(replace(shape, num_pages=33, reserve_tokens=1000))
     first = talk(fleet, "a", HISTORY, session="s")
     home = WorkerId(owners(fleet, "a")[0])
     submit(fleet, "large", [90] * 60, max_tokens=60, session="s")
@@ -102,14 +88,14 @@ def test_a_turn_whose_owner_is_full_waits_there_and_completes(shape: Shape):
     for _ in range(50):
         fleet.round()
     assert not reply.samples
-    complete(fleet)
+    fleet.complete_all()
     assert owners(fleet, "b") == [home]
 
 
 @pytest.mark.parametrize("role", [Role.PREFILL, None])
 @SHAPES
 def test_sessions_of_a_draining_owner_are_placed_anew(shape: Shape, role: Role | None):
-    fleet = start(shape)
+    fleet = FakeFleet.started(shape)
     first = talk(fleet, "a", HISTORY, session="s")
     fleet.set_role(D0, role)
     fleet.run()
@@ -120,23 +106,23 @@ def test_sessions_of_a_draining_owner_are_placed_anew(shape: Shape, role: Role |
 @pytest.mark.parametrize("rounds", range(0, 60, 4))
 @SHAPES
 def test_a_turn_survives_its_owner_draining_at_any_time(shape: Shape, rounds: int):
-    fleet = start(replace(shape, tick_rounds=20))
+    fleet = FakeFleet.started(replace(shape, tick_rounds=20))
     submit(fleet, "a", HISTORY, max_tokens=30)
     for _ in range(rounds):
         fleet.round()
     fleet.set_role(D0, None)
-    complete(fleet)
+    fleet.complete_all()
     assert retries(fleet) == []
 
 
 @pytest.mark.parametrize("rounds", range(0, 60, 4))
 def test_a_turn_survives_its_prefill_worker_draining_at_any_time(rounds: int):
-    fleet = start(replace(REMOTE, prefill_workers=2))
+    fleet = FakeFleet.started(replace(REMOTE, prefill_workers=2))
     submit(fleet, "a", HISTORY, max_tokens=9)
     for _ in range(rounds):
         fleet.round()
     fleet.set_role(P0, Role.DECODE)
-    complete(fleet)
+    fleet.complete_all()
     assert retries(fleet) == []
     assert fleet.coordinator.fleet.workers[P0].role is Role.DECODE
 
@@ -146,7 +132,7 @@ def test_a_turn_survives_its_prefill_worker_draining_at_any_time(rounds: int):
 
 def asked_to_pull() -> FakeFleet:
     """The owner holds a history that the prefill worker asks for."""
-    fleet = start(REMOTE)
+    fleet = FakeFleet.started(REMOTE)
     first = talk(fleet, "first", HISTORY)
     fleet.workers[P0].batcher.holdings.pool.clear_cached()
     submit(fleet, "a", [*HISTORY, *first.tokens, 1, 2, 3])
@@ -155,7 +141,7 @@ def asked_to_pull() -> FakeFleet:
 
 @pytest.mark.parametrize("late", [False, True])
 def test_a_hand_off_that_never_completes_begins_anew(late: bool):
-    fleet = start(REMOTE)
+    fleet = FakeFleet.started(REMOTE)
     fleet.held.add(("p0", "d0"))
     reply = submit(fleet, "a", HISTORY)
     fleet.run()
@@ -165,7 +151,7 @@ def test_a_hand_off_that_never_completes_begins_anew(late: bool):
     fleet.held.clear()
     if not late:
         fleet.drop("p0", "d0")
-    complete(fleet)
+    fleet.complete_all()
 
 
 @pytest.mark.parametrize("late", [False, True])
@@ -184,7 +170,7 @@ def test_a_pull_that_never_completes_is_computed_instead(late: bool):
         fleet.drop("d0", "p0")
     fleet.run()
     fleet.advance(REMOTE.transfer_timeout_s + 1)
-    complete(fleet)
+    fleet.complete_all()
     assert fleet.replies[A].computed == fleet.replies[A].turn.prompt_len
 
 
@@ -192,7 +178,7 @@ def test_a_pull_that_never_completes_is_computed_instead(late: bool):
 @pytest.mark.parametrize("copied", [0, 3, 100])
 def test_a_move_that_never_completes_ends_by_its_deadlines(late: bool, copied: int):
     """It breaks before its stop, and the row stays; or behind it, and the turn begins anew."""
-    fleet = start(COLOCATED)
+    fleet = FakeFleet.started(COLOCATED)
     submit(fleet, "a", HISTORY, max_tokens=100)
     fleet.run_until(lambda: len(fleet.replies[A].samples) > 9)
     fleet.move(A, D1)
@@ -210,12 +196,12 @@ def test_a_move_that_never_completes_ends_by_its_deadlines(late: bool, copied: i
     fleet.held.clear()
     if not late:
         fleet.drop("d0", "d1")
-    complete(fleet)
+    fleet.complete_all()
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_transfers_and_confirmations_that_come_twice_count_once(seed: int):
-    fleet = start(replace(REMOTE, chunk_tokens=5), seed=seed)
+    fleet = FakeFleet.started(replace(REMOTE, chunk_tokens=5), seed=seed)
     fleet.twice = True
     first = talk(fleet, "first", HISTORY, max_tokens=9)
     fleet.workers[P0].batcher.holdings.pool.clear_cached()
@@ -223,14 +209,14 @@ def test_transfers_and_confirmations_that_come_twice_count_once(seed: int):
     fleet.run_until(lambda: len(fleet.replies[A].samples) > 4)
     (home,) = owners(fleet, "a")
     fleet.move(A, D1 if home == "d0" else D0)
-    complete(fleet)
+    fleet.complete_all()
     assert retries(fleet) == []
     assert [d.kind for d in fleet.decisions if d.kind.startswith("move")] == ["move", "moved"]
 
 
 @pytest.mark.parametrize("path", ["hand-off", "pull", "move"])
 def test_a_transfer_that_completes_after_its_turn_was_cancelled_is_let_go(path: str):
-    fleet = asked_to_pull() if path == "pull" else start(REMOTE)
+    fleet = asked_to_pull() if path == "pull" else FakeFleet.started(REMOTE)
     way = {"hand-off": ("p0", "d0"), "pull": ("d0", "p0"), "move": ("d0", "d1")}[path]
     if path != "pull":
         submit(fleet, "a", HISTORY, max_tokens=60)
@@ -263,7 +249,7 @@ def test_a_transfer_that_completes_after_its_turn_was_cancelled_is_let_go(path: 
 def test_a_history_that_was_shortened_is_reused_as_far_as_it_goes(
     shape: Shape, kept: int, key: str | None
 ):
-    fleet = start(shape)
+    fleet = FakeFleet.started(shape)
     first = talk(fleet, "a", HISTORY, session=key)
     prompt = [*[*HISTORY, *first.tokens][:kept], 77, 78]
     again = talk(fleet, "b", prompt, session=key)
@@ -275,7 +261,7 @@ def test_a_history_that_was_shortened_is_reused_as_far_as_it_goes(
 @pytest.mark.parametrize("changed", [0, 3, 8, 13, 25])
 @SHAPES
 def test_a_history_that_was_edited_is_reused_up_to_the_change(shape: Shape, changed: int):
-    fleet = start(shape)
+    fleet = FakeFleet.started(shape)
     first = talk(fleet, "a", HISTORY, session="s")
     prompt = [*HISTORY, *first.tokens, 77]
     prompt[changed] = 99
@@ -286,11 +272,11 @@ def test_a_history_that_was_edited_is_reused_up_to_the_change(shape: Shape, chan
 @pytest.mark.parametrize("key", ["s", None])
 @SHAPES
 def test_two_turns_of_one_session_at_once_both_complete_at_its_owner(shape: Shape, key: str | None):
-    fleet = start(shape)
+    fleet = FakeFleet.started(shape)
     first = talk(fleet, "a", HISTORY, session=key)
     history = [*HISTORY, *first.tokens]
     replies = [submit(fleet, f"b{i}", [*history, i], session=key, seed=i) for i in range(2)]
-    complete(fleet)
+    fleet.complete_all()
     assert all(reply.computed <= 1 + shape.page_size for reply in replies)
     assert owners(fleet, "b0") == owners(fleet, "b1") == owners(fleet, "a")
     third = talk(fleet, "c", [*history, 1, *replies[1].tokens, 5], session=key)
@@ -303,7 +289,7 @@ def test_two_turns_of_one_session_at_once_both_complete_at_its_owner(shape: Shap
 
 @SHAPES
 def test_a_prompt_that_is_cached_to_its_end_still_computes_its_last_token(shape: Shape):
-    fleet = start(shape)
+    fleet = FakeFleet.started(shape)
     talk(fleet, "a", HISTORY, max_tokens=1)
     again = talk(fleet, "b", HISTORY, max_tokens=1)
     assert 1 <= again.computed <= shape.page_size
@@ -317,17 +303,19 @@ def test_replies_ten_times_longer_than_predicted_complete_in_a_pool_made_for_the
     prefill_workers: int, seed: int
 ):
     shape = Shape(prefill_workers=prefill_workers, max_model_len=64, num_pages=24, reserve_tokens=5)
-    fleet = start(shape, seed=seed)
+    fleet = FakeFleet.started(shape, seed=seed)
     for i in range(4):
         submit(fleet, f"t{i}", [i] * 8, max_tokens=50, seed=i)
-    complete(fleet)
+    fleet.complete_all()
     assert "preempted" in retries(fleet), "the pool was large enough: the test shows nothing"
 
 
 def test_the_coordinator_plans_on_with_a_reply_that_has_outlived_its_forecast():
-    fleet = start(replace(COLOCATED, reserve_tokens=5, rebalance="predicted", tick_rounds=20))
+    fleet = FakeFleet.started(
+        replace(COLOCATED, reserve_tokens=5, rebalance="predicted", tick_rounds=20)
+    )
     for i in range(4):
         submit(fleet, f"t{i}", [i] * 8, max_tokens=60, seed=i)
     fleet.run_until(lambda: all(len(r.samples) > 50 for r in fleet.replies.values()))
     assert all(live.expected_left > 0 for live in fleet.coordinator._turns.values())
-    complete(fleet)
+    fleet.complete_all()

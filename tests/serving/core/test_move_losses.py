@@ -5,7 +5,7 @@ from itertools import product
 import pytest
 
 from serving.core.departures import Departures
-from serving.messages import Completed, TaskId, WorkerId
+from serving.messages import TaskId, WorkerId
 from serving.request import TurnId
 from tests.support.fake_fleet import FakeFleet
 from tests.support.shape import Shape
@@ -15,20 +15,6 @@ D0, D1 = WorkerId("d0"), WorkerId("d1")
 A = TurnId("a")
 ROOMY = Shape(decode_workers=2, max_model_len=128, num_pages=80, prefill_pages=80)
 HISTORY = list(range(20))
-
-
-def start(shape: Shape, *, seed: int = 0) -> FakeFleet:
-    fleet = FakeFleet(shape, seed=seed)
-    fleet.run()
-    return fleet
-
-
-def complete(fleet: FakeFleet) -> None:
-    fleet.run()
-    fleet.check_empty()
-    for reply in fleet.replies.values():
-        assert reply.end is not None
-        assert isinstance(reply.end.outcome, Completed), reply.end.outcome
 
 
 def owner(fleet: FakeFleet, turn: TurnId) -> str:
@@ -43,7 +29,7 @@ def retries(fleet: FakeFleet) -> list[str]:
 @pytest.mark.parametrize("seed", range(6))
 def test_a_row_that_is_preempted_while_it_moves_begins_anew(seed: int):
     shape = Shape(decode_workers=2, max_model_len=64, num_pages=24, reserve_tokens=0)
-    fleet = start(shape, seed=seed)
+    fleet = FakeFleet.started(shape, seed=seed)
     fleet.submit(make_turn("old", [90] * 20, max_tokens=40, session="s"))
     fleet.run_until(lambda: bool(fleet.replies[TurnId("old")].samples))
     home = owner(fleet, TurnId("old"))
@@ -55,7 +41,7 @@ def test_a_row_that_is_preempted_while_it_moves_begins_anew(seed: int):
     fleet.move(A, to)
     fleet.run_until(lambda: "preempted" in retries(fleet))
     fleet.held.clear()
-    complete(fleet)
+    fleet.complete_all()
 
 
 def preempted_while_moving(*, seed: int, after: int, move_pages: int, prompt: int) -> list[str]:
@@ -63,14 +49,14 @@ def preempted_while_moving(*, seed: int, after: int, move_pages: int, prompt: in
     shape = Shape(
         decode_workers=2, max_model_len=64, num_pages=24, reserve_tokens=0, move_pages=move_pages
     )
-    fleet = start(shape, seed=seed)
+    fleet = FakeFleet.started(shape, seed=seed)
     fleet.submit(make_turn("old", [90] * 20, max_tokens=44, session="s"))
     fleet.run_until(lambda: bool(fleet.replies[TurnId("old")].samples))
     fleet.submit(make_turn("a", [*range(prompt)], max_tokens=60 - prompt, session="s", seed=7))
     fleet.run_until(lambda: len(fleet.replies[A].samples) > after)
     home = owner(fleet, A)
     fleet.move(A, D1 if home == "d0" else D0)
-    complete(fleet)
+    fleet.complete_all()
     return [d.reason for d in fleet.decisions if d.kind == "retry" and d.turn == A]
 
 
@@ -98,7 +84,7 @@ def test_a_row_that_is_preempted_at_a_later_stage_of_its_move_begins_anew(stage,
 
 def test_room_for_a_row_that_nobody_calls_off_is_free_again_after_a_while():
     """Neither its copies nor the word that it stays where it is ever reach the destination."""
-    fleet = start(ROOMY)
+    fleet = FakeFleet.started(ROOMY)
     fleet.submit(make_turn("a", HISTORY, max_tokens=100))
     fleet.run_until(lambda: len(fleet.replies[A].samples) > 5)
     fleet.held.add(("d0", "d1"))
@@ -116,4 +102,4 @@ def test_room_for_a_row_that_nobody_calls_off_is_free_again_after_a_while():
     fleet.run()
     assert there.tasks, "it was called off: the test shows nothing"
     fleet.advance(3 * ROOMY.transfer_timeout_s)
-    complete(fleet)
+    fleet.complete_all()

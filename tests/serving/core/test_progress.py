@@ -4,26 +4,12 @@ from dataclasses import replace
 
 import pytest
 
-from serving.messages import Completed, WorkerId
+from serving.messages import WorkerId
 from tests.support.fake_fleet import FakeFleet, Reply
 from tests.support.shape import Shape
 from tests.support.turns import make_turn
 
 D0 = WorkerId("d0")
-
-
-def started(shape: Shape, *, seed: int = 0) -> FakeFleet:
-    fleet = FakeFleet(shape, seed=seed)
-    fleet.run()
-    return fleet
-
-
-def complete_all(fleet: FakeFleet) -> None:
-    fleet.run()
-    fleet.check_empty()
-    for reply in fleet.replies.values():
-        assert reply.end is not None
-        assert isinstance(reply.end.outcome, Completed), reply.end.outcome
 
 
 def retries(fleet: FakeFleet) -> int:
@@ -44,27 +30,27 @@ def test_long_replies_in_a_pool_for_one_conversation_all_complete(
         prefill_pages=least,
         reserve_tokens=reserve_tokens,
     )
-    fleet = started(shape)
+    fleet = FakeFleet.started(shape)
     for i in range(6):
         fleet.submit(make_turn(f"t{i}", [i] * 5, max_tokens=35, seed=i))
-    complete_all(fleet)
+    fleet.complete_all()
 
 
 def test_an_optimistic_reserve_preempts_and_loses_nothing():
     shape = Shape(max_model_len=40, num_pages=12, reserve_tokens=0)
-    fleet = started(shape)
+    fleet = FakeFleet.started(shape)
     for i in range(4):
         fleet.submit(make_turn(f"t{i}", [i] * 5, max_tokens=30, seed=i, logprobs=0))
-    complete_all(fleet)
+    fleet.complete_all()
     assert retries(fleet) > 0
 
 
 def test_a_full_reserve_never_preempts():
     shape = Shape(max_model_len=40, num_pages=25, reserve_tokens=1000)
-    fleet = started(shape)
+    fleet = FakeFleet.started(shape)
     for i in range(8):
         fleet.submit(make_turn(f"t{i}", [i] * 5, max_tokens=30, seed=i))
-    complete_all(fleet)
+    fleet.complete_all()
     assert retries(fleet) == 0
 
 
@@ -72,7 +58,7 @@ def test_a_full_reserve_never_preempts():
 def test_tokens_flow_all_the_time_while_the_pool_is_full(occupation: float):
     """A worker whose pool is nearly full of running rows emits in every few steps."""
     shape = Shape(max_model_len=64, num_pages=41, max_rows=8, reserve_tokens=0, chunk_tokens=16)
-    fleet = started(shape)
+    fleet = FakeFleet.started(shape)
     for i in range(8):
         fleet.submit(make_turn(f"t{i}", [i] * 17, max_tokens=46, seed=i))
     pool = fleet.workers[D0].batcher.holdings.pool
@@ -84,19 +70,19 @@ def test_tokens_flow_all_the_time_while_the_pool_is_full(occupation: float):
         assert silence < 60, "nothing was emitted for 60 rounds"
         full_rounds += pool.num_held >= occupation * (shape.num_pages - 1)
     assert full_rounds > 10, "the pool was not full: the test shows nothing"
-    complete_all(fleet)
+    fleet.complete_all()
 
 
 def test_a_row_slots_shortage_queues_and_completes():
-    fleet = started(Shape(max_rows=1, prefill_workers=1))
+    fleet = FakeFleet.started(Shape(max_rows=1, prefill_workers=1))
     for i in range(10):
         fleet.submit(make_turn(f"t{i}", [i] * 3, max_tokens=4, seed=i))
-    complete_all(fleet)
+    fleet.complete_all()
 
 
 def test_nobody_overtakes_a_large_task_at_the_head_of_the_queue():
     shape = Shape(max_model_len=64, num_pages=20, reserve_tokens=0, chunk_tokens=100)
-    fleet = started(shape)
+    fleet = FakeFleet.started(shape)
     fleet.submit(make_turn("running", [1] * 20, max_tokens=30))
     while not fleet.replies["running"].samples:  # type: ignore[index]
         fleet.round()
@@ -110,12 +96,12 @@ def test_nobody_overtakes_a_large_task_at_the_head_of_the_queue():
 def ends_in_order(fleet: FakeFleet) -> list[Reply]:
     order: list[Reply] = []
     fleet.on_end = order.append
-    complete_all(fleet)
+    fleet.complete_all()
     return order
 
 
 def test_a_smaller_priority_number_is_served_first_and_equals_by_arrival():
-    fleet = started(Shape(max_rows=1, depth=1))
+    fleet = FakeFleet.started(Shape(max_rows=1, depth=1))
     fleet.submit(make_turn("first", [1], max_tokens=30))
     while not fleet.replies["first"].samples:  # type: ignore[index]
         fleet.round()
@@ -129,13 +115,13 @@ def test_a_smaller_priority_number_is_served_first_and_equals_by_arrival():
 def test_the_oldest_turn_is_never_preempted():
     shape = Shape(max_model_len=40, num_pages=12, reserve_tokens=0, max_rows=6)
     for seed in range(4):
-        fleet = started(shape, seed=seed)
+        fleet = FakeFleet.started(shape, seed=seed)
         fleet.submit(make_turn("oldest", [9] * 5, max_tokens=35))
         while fleet.coordinator.live_turns == 0:
             fleet.round()
         for i in range(5):
             fleet.submit(make_turn(f"t{i}", [i] * 5, max_tokens=30, seed=i))
-        complete_all(fleet)
+        fleet.complete_all()
         retried = {decision.turn for decision in fleet.decisions if decision.kind == "retry"}
         assert retried
         assert "oldest" not in retried
@@ -145,16 +131,16 @@ def test_the_oldest_turn_is_never_preempted():
 def test_a_long_prompt_never_stops_the_rows_that_decode(chunk_tokens: int):
     """Chunks ride beside decoding rows: a step never holds more than rows plus one budget."""
     shape = Shape(max_model_len=64, num_pages=60, chunk_tokens=chunk_tokens)
-    fleet = started(shape)
+    fleet = FakeFleet.started(shape)
     fleet.submit(make_turn("a", [1], max_tokens=40))
     fleet.submit(make_turn("b", [2] * 50, max_tokens=3))
-    complete_all(fleet)
+    fleet.complete_all()
     assert fleet.workers[D0].executor.largest_step <= shape.max_rows + chunk_tokens
 
 
 def test_the_same_prompt_many_times_at_once_shares_pages_and_completes():
     shape = replace(Shape(), max_rows=8, num_pages=33)
-    fleet = started(shape)
+    fleet = FakeFleet.started(shape)
     for i in range(8):
         fleet.submit(make_turn(f"t{i}", list(range(20)), max_tokens=10, seed=i))
-    complete_all(fleet)
+    fleet.complete_all()
