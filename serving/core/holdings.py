@@ -230,7 +230,7 @@ class Holdings:
 
     def _defer(self, task: WorkerTask, verdict: Defer) -> None:
         """A task waits for room; it is told once, though it is asked for again and again."""
-        if verdict.reason == "growth":
+        if verdict.reason != "slots":
             self._put_off, self._put_off_for = task, LOOK_AGAIN
         if not task.deferred:
             task.deferred = True

@@ -127,7 +127,7 @@ def _room(room: Room) -> str:
     match room.kind:
         case "admit":
             text = f"has room ({room.reason}): {details['pages']} pages, {details['reserved']} more"
-            text += " set aside for its growth"
+            text += " set aside for growth"
         case "defer":
             text = f"waits for room ({room.reason}), {details['waiting']} in the queue"
         case "order":

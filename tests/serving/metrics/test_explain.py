@@ -123,7 +123,7 @@ def test_a_workers_own_decisions_about_a_turn_are_told_where_they_fell():
     assert [line for line in lines if " at p0: " in line] == [
         "    0.250 s  at p0: waits for room (growth), 3 in the queue",
         "    0.500 s  at p0: overtakes 2 older (deadlines)",
-        "    0.500 s  at p0: has room (fits): 3 pages, 4 more set aside for its growth",
+        "    0.500 s  at p0: has room (fits): 3 pages, 4 more set aside for growth",
         "    0.500 s  at p0: 16 tokens lie in host memory (fetch_faster: 1.0 ms to fetch, "
         "4.0 ms to compute)",
     ]
