@@ -46,6 +46,14 @@ def write(
     return pool.at[:, page, :, :, offset].set(jnp.moveaxis(fresh, 1, 0))
 
 
+def read(
+    pool: Float[Array, "L P 2 K size H"], layer: int, pages: Int[Array, "*n"]
+) -> tuple[Float[Array, "*n size K H"], Float[Array, "*n size K H"]]:
+    """Copy one layer's keys and values out of pages."""
+    copied = jnp.swapaxes(pool[layer, pages], -3, -2)  # [*n, 2, size, K, H]
+    return copied[..., 0, :, :, :], copied[..., 1, :, :, :]
+
+
 def gather(pool: Float[Array, "L P *page"], pages: Int[Array, " n"]) -> Float[Array, "L n *page"]:
     """Copy whole pages out of the pool into one stacked array."""
     return jnp.take(pool, pages, axis=1, mode="clip")

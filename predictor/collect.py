@@ -31,6 +31,7 @@ from model.weights import load_params
 from predictor.fingerprint import checkpoint_fingerprint, tokenizer_fingerprint
 from predictor.play import Reply, Script, play
 from predictor.positions import sampled_places
+from predictor.prompts import Prompts, prompts_of
 from predictor.records import (
     SPLITS,
     Manifest,
@@ -41,7 +42,7 @@ from predictor.records import (
     open_manifest,
     split_of,
 )
-from predictor.states import check_layers, hidden_states
+from predictor.states import check_layers, hidden_states, keys_and_values
 from predictor.texts import texts_of
 from serving.config import ConfigError
 from serving.engine.build import (
@@ -64,6 +65,8 @@ AT_ONCE = 64
 REPLIES_OF_A_SHARD = 2**16
 """Numbers set aside for the replies of each shard, so that no two share one."""
 SMALLEST_CAP = 16
+PROMPT_WINDOW = 256
+"""Tokens of a prompt that a head may glance at (ours: nine in ten of the demo's are shorter)."""
 PLAINLY = {"prefill_workers": 0, "decode_workers": 1, "length_head": "none"}
 """Settings of the engine that plays: one worker, and no head, which is yet to be trained."""
 
@@ -161,6 +164,25 @@ def records_of(
     )
 
 
+def prompts_kept(
+    replies: Sequence[Reply], first: int, config: ModelConfig, params: Params, origin: Origin
+) -> Prompts | None:
+    """Take keys and values of the prompts of replies, numbered from `first` on; None: unwanted."""
+    if origin.prompt_layer is None or origin.prompt_window is None:
+        return None
+    # Samples of a session begin with the same prompt.
+    distinct = list(dict.fromkeys(reply.prompt for reply in replies))
+    kept = keys_and_values(
+        params,
+        [list(prompt) for prompt in distinct],
+        config=config,
+        layer=origin.prompt_layer,
+        window=origin.prompt_window,
+    )
+    of = dict(zip(distinct, kept, strict=True))
+    return prompts_of(range(first, first + len(replies)), [of[reply.prompt] for reply in replies])
+
+
 def shards(sessions: int, per_shard: int) -> list[tuple[str, list[int]]]:
     """Deal session numbers to shards by split: names, and whose sessions each holds."""
     dealt: list[tuple[str, list[int]]] = []
@@ -214,7 +236,10 @@ class Collector:
                         [reply.prompt for reply in replies],
                         [reply.tokens for reply in replies],
                     )
-                    manifest = add_shard(out, manifest, name, records, texts)
+                    prompts = prompts_kept(
+                        replies, first, self._deployment.model, self._params, manifest.origin
+                    )
+                    manifest = add_shard(out, manifest, name, records, texts, prompts)
                     bar.update(len(numbers))
         finally:
             await engine.stop()
@@ -264,6 +289,18 @@ class Collector:
     type=click.IntRange(min=1),
     help="Record also recent means, of about so many states.",
 )
+@click.option(
+    "--prompt-layer",
+    type=click.IntRange(min=1),
+    help="Record also this layer's keys and values at the last tokens of prompts, to glance at.",
+)
+@click.option(
+    "--prompt-window",
+    type=click.IntRange(min=1),
+    default=PROMPT_WINDOW,
+    show_default=True,
+    help="At how many of them.",
+)
 @click.option("--stride", type=click.IntRange(min=1), default=20, show_default=True)
 @click.option(
     "--max-tokens", type=click.IntRange(min=SMALLEST_CAP), default=2048, show_default=True
@@ -299,7 +336,8 @@ def run(
     keep_compiled(cache_directory(), least_seconds=0.0)
     config = deployment.model
     layers = how["layers"] or (config.num_layers,)
-    check_layers(layers, config)
+    prompt_layer = how["prompt_layer"]
+    check_layers((*layers, *([] if prompt_layer is None else [prompt_layer])), config)
     origin = Origin(
         checkpoint=checkpoint_fingerprint(checkpoint),
         tokenizer=tokenizer_fingerprint(checkpoint),
@@ -312,6 +350,8 @@ def run(
         max_tokens=how["max_tokens"],
         cap_share=how["cap_share"],
         reach=how["reach"],
+        prompt_layer=prompt_layer,
+        prompt_window=None if prompt_layer is None else how["prompt_window"],
     )
     source = task_sessions(how["seed"]) if prompts is None else iter(read_sessions(prompts))
     sessions = list(itertools.islice(source, count))

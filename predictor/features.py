@@ -47,17 +47,20 @@ def features(
     generated: Int[Array, " N"],
     prompt_len: Int[Array, " N"],
     turn: Int[Array, " N"],
+    glanced: Float[Array, "N numbers"] | None = None,
 ) -> Float[Array, "N F"]:
     """Put a row's hidden states and its place in the conversation side by side, in float32.
 
     `hidden`: of the last position that was run, one state for each layer that is looked at, then,
     if the head wants them, the recent mean of each. `generated`: tokens of the reply before the one
     that this state is about to sample. `turn`: 0 for the first of a conversation. Counts enter by
-    their logarithm: what matters is their scale.
+    their logarithm: what matters is their scale. `glanced`: what was kept of the prompt
+    (predictor/glance), if the head looks at it.
     """
     states = normalised(hidden)
     counts = jnp.stack([generated, prompt_len, turn], axis=-1).astype(jnp.float32)
-    return jnp.concatenate([states.reshape(len(states), -1), jnp.log1p(counts) / 4], axis=-1)
+    seen = [states.reshape(len(states), -1), jnp.log1p(counts) / 4]
+    return jnp.concatenate(seen if glanced is None else [*seen, glanced], axis=-1)
 
 
 def pick_layers(

@@ -4,7 +4,7 @@ A directory holds `manifest.json` and shards, `train-00003.npz` and the like. A 
 split only, with all samples of its prompts: turns of a conversation share their text. Every shard
 carries the fingerprint of what it was collected from, so that shards of two runs cannot be mixed,
 and the manifest its digest, so that a truncated one is found. A shard also holds the texts of its
-replies. Knows neither models nor heads.
+replies and, if that was asked for, keys and values of their prompts. Knows no models and no heads.
 """
 
 import io
@@ -19,6 +19,7 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
+from predictor.prompts import Prompts, joined_prompts
 from predictor.texts import Texts, joined_texts
 
 VERSION = 2
@@ -40,7 +41,8 @@ class Origin:
     """What a run of collection was made from. Equal origins may share a directory.
 
     `checkpoint` and `tokenizer` are fingerprints; `layers` count from 1; `reach`: of how many
-    states recent means are, None for none.
+    states recent means are, None for none. `prompt_layer`, from 1: whose keys and values are kept
+    at the last `prompt_window` tokens of prompts; None: nothing of prompts is.
     """
 
     checkpoint: str
@@ -54,6 +56,8 @@ class Origin:
     max_tokens: int
     cap_share: float
     reach: int | None = None
+    prompt_layer: int | None = None
+    prompt_window: int | None = None
 
     @property
     def fingerprint(self) -> str:
@@ -154,12 +158,19 @@ def open_manifest(directory: Path, origin: Origin, families: tuple[str, ...]) ->
 
 
 def add_shard(
-    directory: Path, manifest: Manifest, name: str, records: Records, texts: Texts
+    directory: Path,
+    manifest: Manifest,
+    name: str,
+    records: Records,
+    texts: Texts,
+    prompts: Prompts | None = None,
 ) -> Manifest:
     """Write a shard, then the manifest that names it; each whole or not at all."""
     buffer = io.BytesIO()
     arrays = {f.name: getattr(records, f.name) for f in fields(records)}
     arrays |= {f"text_{f.name}": getattr(texts, f.name) for f in fields(texts)}
+    if prompts is not None:
+        arrays |= {f"prompt_{f.name}": getattr(prompts, f.name) for f in fields(prompts)}
     np.savez(buffer, origin=np.array(manifest.origin.fingerprint), **arrays)
     content = buffer.getvalue()
     shard = Shard(len(records), len(np.unique(records.reply)), digest(content))
@@ -191,10 +202,10 @@ def read_manifest(directory: Path) -> Manifest:
 
 def read_records(directory: Path, split: str) -> tuple[Manifest, Records]:
     """Read all shards of a split. Raises RecordsError naming the first file that is no good."""
-    manifest, shards = _read_shards(directory, split)
+    manifest = read_manifest(directory)
     records: list[Records] = []
-    for path, arrays in shards:
-        some = Records(**{f.name: arrays[f.name] for f in fields(Records)})
+    for path, arrays in _read_shards(directory, manifest, split, Records, ""):
+        some = Records(**arrays)
         if not np.isfinite(some.hidden).all():
             raise RecordsError(f"{path}: holds hidden states that are not numbers")
         records.append(some)
@@ -203,27 +214,38 @@ def read_records(directory: Path, split: str) -> tuple[Manifest, Records]:
 
 def read_texts(directory: Path, split: str) -> Texts:
     """Read the texts of a split's replies. Raises RecordsError as `read_records`."""
-    _, shards = _read_shards(directory, split)
-    return joined_texts(
-        [Texts(**{f.name: arrays[f"text_{f.name}"] for f in fields(Texts)}) for _, arrays in shards]
-    )
+    shards = _read_shards(directory, read_manifest(directory), split, Texts, "text_")
+    return joined_texts([Texts(**arrays) for _, arrays in shards])
 
 
-def _read_shards(directory: Path, split: str) -> tuple[Manifest, Iterator[tuple[Path, Arrays]]]:
+def read_prompts(directory: Path, split: str) -> Prompts:
+    """Read what is kept of a split's prompts. Raises RecordsError as `read_records`."""
     manifest = read_manifest(directory)
+    if manifest.origin.prompt_layer is None:
+        raise RecordsError(f"{directory}: holds nothing of prompts; collect with --prompt-layer")
+    shards = _read_shards(directory, manifest, split, Prompts, "prompt_")
+    return joined_prompts([Prompts(**arrays) for _, arrays in shards])
+
+
+def _read_shards(
+    directory: Path, manifest: Manifest, split: str, what: type[Any], prefix: str
+) -> Iterator[tuple[Path, Arrays]]:
+    """Yield the shards of a split, with the arrays of `what`, whose names begin with `prefix`."""
     names = sorted(name for name in manifest.shards if name.startswith(f"{split}-"))
     if not names:
         raise RecordsError(f"{directory}: no shard of the split {split!r}; collect more sessions")
-    paths = (directory / name for name in names)
-    return manifest, ((path, _read_shard(path, manifest)) for path in paths)
+    for path in (directory / name for name in names):
+        wanted = {f.name: prefix + f.name for f in fields(what)}
+        arrays = _read_shard(path, manifest, list(wanted.values()))
+        yield path, {own: arrays[name] for own, name in wanted.items()}
 
 
-def _read_shard(path: Path, manifest: Manifest) -> Arrays:
+def _read_shard(path: Path, manifest: Manifest, wanted: Sequence[str]) -> Arrays:
     try:
         content = path.read_bytes()
     except OSError as error:
         raise RecordsError(f"{path}: cannot be read ({error.strerror})") from error
-    arrays = _arrays(path, content)
+    arrays = _arrays(path, content, ["origin", *wanted])
     if str(arrays["origin"]) != manifest.origin.fingerprint:
         raise RecordsError(f"{path}: belongs to another run than the manifest beside it")
     if digest(content) != manifest.shards[path.name].digest:
@@ -231,9 +253,7 @@ def _read_shard(path: Path, manifest: Manifest) -> Arrays:
     return arrays
 
 
-def _arrays(path: Path, content: bytes) -> Arrays:
-    wanted = ["origin", *(f.name for f in fields(Records))]
-    wanted += [f"text_{f.name}" for f in fields(Texts)]
+def _arrays(path: Path, content: bytes, wanted: Sequence[str]) -> Arrays:
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as archive:
             return {name: archive[name] for name in wanted}

@@ -16,6 +16,7 @@ import jax
 from predictor.conformal import Calibration
 from predictor.edges import intervals_up_to
 from predictor.features import num_features
+from predictor.glance import Glance
 from predictor.head import BinsHead, HazardHead, Head, PointHead, Weights
 from predictor.reading import PLAIN, Reader
 from predictor.smoothing import Smoothing
@@ -23,6 +24,7 @@ from predictor.weight_files import SavedError, describe, load, save
 
 VERSION = 1
 FILE = "head.json"
+GLANCE = "glance"
 HEADS: dict[str, type[HazardHead] | type[PointHead] | type[BinsHead]] = {
     "hazard": HazardHead,
     "point": PointHead,
@@ -39,7 +41,8 @@ class HeadSpec:
     """What a head is, and what it belongs to.
 
     `layers` count from 1; `horizon` in tokens. `checkpoint` and `tokenizer` are fingerprints of
-    what its records were collected from.
+    what its records were collected from. `reach`, `glance`: what it sees beside newest states, if
+    anything.
     """
 
     kind: str
@@ -50,16 +53,25 @@ class HeadSpec:
     checkpoint: str
     tokenizer: str
     reach: int | None = None
+    glance: Glance | None = None
 
     @property
     def num_features(self) -> int:
         """The width of what the head reads."""
         states = len(self.layers) * (1 if self.reach is None else 2)
-        return num_features(states, self.hidden_size)
+        seen = 0 if self.glance is None else self.glance.numbers
+        return num_features(states, self.hidden_size) + seen
 
     def build(self) -> Head:
         """Make the network."""
         return HEADS[self.kind](self.widths, self.horizon)
+
+    def init(self, key: jax.Array) -> Weights:
+        """Draw all weights: the network's, and under `GLANCE` those of the look at prompts."""
+        weights = self.build().init(key, self.num_features)
+        if self.glance is not None:
+            weights[GLANCE] = self.glance.init(jax.random.fold_in(key, 1))
+        return weights
 
 
 def save_head(directory: Path, spec: HeadSpec, weights: Weights) -> None:
@@ -71,7 +83,7 @@ def load_head(directory: Path) -> tuple[HeadSpec, Weights]:
     """Read a head; raises HeadError naming what is missing, broken or unknown."""
     try:
         spec = _read_spec(directory / FILE, describe(directory, FILE))
-        shapes = jax.eval_shape(lambda: spec.build().init(jax.random.key(0), spec.num_features))
+        shapes = jax.eval_shape(lambda: spec.init(jax.random.key(0)))
         return spec, load(directory, FILE, shapes)
     except SavedError as error:
         raise HeadError(str(error)) from error
@@ -113,7 +125,8 @@ def _read_spec(path: Path, top: dict[str, Any]) -> HeadSpec:
     known = {name: value for name, value in top.items() if name not in ("version", "digest")}
     try:
         lists = {name: tuple(known[name]) for name in ("widths", "layers")}
-        spec = HeadSpec(**{**known, **lists})
+        glance = None if known.get("glance") is None else Glance(**known["glance"])
+        spec = HeadSpec(**{**known, **lists, "glance": glance})
     except (KeyError, TypeError) as error:
         raise SavedError(f"{path}: no description of a length head ({error})") from error
     if spec.kind not in HEADS:

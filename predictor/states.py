@@ -1,10 +1,12 @@
-"""Which hidden states did the model have while it made a reply? Recomputed in one pass.
+"""Which hidden states, keys and values did the model have? Recomputed, whole texts at a time.
 
 The model is causal: its states at each position are those of the step that ran it, up to rounding
 (tests/predictor compare them with the engine's own). Knows no records and no engine.
 """
 
+from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -47,6 +49,42 @@ def hidden_states(
     """
     check_layers(layers, config)
     out: list[NDArray[np.float16]] = [np.zeros(0, np.float16)] * len(sequences)
+    for batch, tokens in _batches(sequences):
+        states = _pass(params, tokens, config=config, layers=layers)
+        if starts is not None:
+            padding = [0] * (len(tokens) - len(batch))
+            first = np.array([starts[i] for i in batch] + padding, np.int32)
+            states = jnp.concatenate([states, _means(states, first, reach=reach)])
+        states = np.asarray(states)
+        for row, i in enumerate(batch):
+            out[i] = states[:, row, positions[i]].transpose(1, 0, 2).astype(np.float16)
+    return out
+
+
+def keys_and_values(
+    params: Params,
+    sequences: list[list[int]],
+    *,
+    config: ModelConfig,
+    layer: int,
+    window: int,
+) -> list[NDArray[np.float16]]:
+    """Return keys, rotated, and values at the last `window` tokens of each, [n, 2, K, H].
+
+    `layer` counts from 1: what its attention looks at. Raises ValueError if the model lacks it.
+    """
+    check_layers((layer,), config)
+    out: list[NDArray[np.float16]] = [np.zeros(0, np.float16)] * len(sequences)
+    for batch, tokens in _batches(sequences):
+        kv = np.asarray(_keys_and_values(params, tokens, config=config, layer=layer))
+        for row, i in enumerate(batch):
+            length = len(sequences[i])
+            out[i] = kv[row, max(0, length - window) : length].copy()
+    return out
+
+
+def _batches(sequences: list[list[int]]) -> Iterator[tuple[list[int], NDArray[np.int32]]]:
+    """Yield numbers of sequences of like length, and their tokens padded to few shapes [B, S]."""
     order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
     while order:
         length = max(LEAST_LENGTH, 1 << (len(sequences[order[0]]) - 1).bit_length())
@@ -56,14 +94,7 @@ def hidden_states(
         tokens = np.zeros((most, length), np.int32)
         for row, i in enumerate(batch):
             tokens[row, : len(sequences[i])] = sequences[i]
-        states = _pass(params, tokens, config=config, layers=layers)
-        if starts is not None:
-            first = np.array([starts[i] for i in batch] + [0] * (most - len(batch)), np.int32)
-            states = jnp.concatenate([states, _means(states, first, reach=reach)])
-        states = np.asarray(states)
-        for row, i in enumerate(batch):
-            out[i] = states[:, row, positions[i]].transpose(1, 0, 2).astype(np.float16)
-    return out
+        yield batch, tokens
 
 
 @partial(jax.jit, static_argnames="reach")
@@ -85,6 +116,32 @@ def _means(
 def _pass(
     params: Params, tokens: Int[Array, "B S"], *, config: ModelConfig, layers: tuple[int, ...]
 ) -> Float[Array, "L B S D"]:
+    _, kept = _run(params, tokens, jnp.zeros(()), lambda kv, *_: kv, lambda x: x, config)
+    return kept[jnp.array([layer - 1 for layer in layers])]
+
+
+@partial(jax.jit, static_argnames=("config", "layer"))
+def _keys_and_values(
+    params: Params, tokens: Int[Array, "B S"], *, config: ModelConfig, layer: int
+) -> Float[Array, "B S 2 K H"]:
+    shape = (*tokens.shape, 2, config.num_kv_heads, config.head_dim)
+
+    def collect(kv: jax.Array, index: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+        return jnp.where(index == layer - 1, jnp.stack([k, v], axis=2).astype(kv.dtype), kv)
+
+    kv, _ = _run(params, tokens, jnp.zeros(shape, jnp.float16), collect, lambda x: None, config)
+    return kv
+
+
+def _run(
+    params: Params,
+    tokens: Int[Array, "B S"],
+    kv: jax.Array,
+    collect: Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array],
+    keep: Callable[[jax.Array], Any],
+    config: ModelConfig,
+) -> tuple[jax.Array, Any]:
+    """Run the decoder over whole texts; `collect` is given every layer's keys and values."""
     length = tokens.shape[1]
     positions = jnp.broadcast_to(jnp.arange(length), tokens.shape)
     block = min(QUERY_BLOCK, length)
@@ -92,8 +149,6 @@ def _pass(
     def attend(
         kv: jax.Array, layer: jax.Array, q: jax.Array, k: jax.Array, v: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        del layer
-
         def some(start: jax.Array) -> jax.Array:
             queries = jax.lax.dynamic_slice_in_dim(q, start, block, axis=1)
             at = start + jnp.arange(block)[:, None]
@@ -105,17 +160,9 @@ def _pass(
             return jnp.einsum("bkgts,bskh->btkgh", jax.nn.softmax(scores).astype(v.dtype), v)
 
         blocks = jax.lax.map(some, jnp.arange(0, length, block))
-        return kv, jnp.moveaxis(blocks, 0, 1).reshape(q.shape)
+        return collect(kv, layer, k, v), jnp.moveaxis(blocks, 0, 1).reshape(q.shape)
 
-    _, _, kept = forward_keeping(
-        params,
-        tokens,
-        positions,
-        jnp.zeros(()),
-        attend,
-        lambda x: x,
-        config=config,
-        axis=None,
-        unroll=False,
+    _, kv, kept = forward_keeping(
+        params, tokens, positions, kv, attend, keep, config=config, axis=None, unroll=False
     )
-    return kept[jnp.array([layer - 1 for layer in layers])]
+    return kv, kept

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
+from jaxtyping import Array, Float, Int
 
 from model.attention.inputs import Places, StepInputs
 from model.config import ModelConfig
@@ -69,5 +70,14 @@ class Backend(Protocol):
 
         `group` is the number of queries per key-value head. A token sees `window` positions,
         itself included; None sees all.
+        """
+        ...
+
+    def read(
+        self, pool: jax.Array, layer: int, pages: Int[Array, "*n"]
+    ) -> tuple[Float[Array, "*n size K H"], Float[Array, "*n size K H"]]:
+        """Copy keys and values of a layer, counted from 0, out of pages.
+
+        K are the key-value heads of this shard; keys are rotated, and both as rounded as pages are.
         """
         ...

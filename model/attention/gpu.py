@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
 
 from model import kv_pages
 from model.attention.backend import StepAttention
@@ -86,6 +87,12 @@ class Gpu:
             return pool, parts[0] if len(parts) == 1 else jnp.concatenate(parts)
 
         return StepAttention(pool, attend, lambda pool: pool)
+
+    def read(
+        self, pool: jax.Array, layer: int, pages: Int[Array, "*n"]
+    ) -> tuple[Float[Array, "*n size K H"], Float[Array, "*n size K H"]]:
+        """Copy keys and values of a layer out of pool [L, P, 2, K, page_size, H]."""
+        return kv_pages.read(pool, layer, pages)
 
     def _check_addressable(self, pool: jax.Array) -> None:
         """Raise ValueError where Pallas would count bytes beyond 2**31 in 32 bits with a sign.

@@ -10,6 +10,7 @@ from typing import Literal, assert_never
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
 
 from model import kv_pages
 from model.attention import blocked, reference
@@ -69,6 +70,12 @@ class Portable:
         num_tokens = len(places.position)
         fresh = jnp.zeros((layers, num_tokens, 2, heads, head_dim), pool.dtype)
         return StepAttention(fresh, attend, store)
+
+    def read(
+        self, pool: jax.Array, layer: int, pages: Int[Array, "*n"]
+    ) -> tuple[Float[Array, "*n size K H"], Float[Array, "*n size K H"]]:
+        """Copy keys and values of a layer out of pool [L, P, 2, K, page_size, H]."""
+        return kv_pages.read(pool, layer, pages)
 
 
 REFERENCE = Portable("reference")

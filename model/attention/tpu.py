@@ -23,6 +23,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.experimental.pallas.ops.tpu.ragged_paged_attention import ragged_paged_attention
+from jaxtyping import Array, Float, Int
 
 from model.attention.backend import StepAttention
 from model.attention.inputs import Places, StepInputs
@@ -111,6 +112,13 @@ class Ragged:
             return kv.reshape(pool.shape)
 
         return StepAttention(pool.reshape(layers * pages, *page_shape), attend, store)
+
+    def read(
+        self, pool: jax.Array, layer: int, pages: Int[Array, "*n"]
+    ) -> tuple[Float[Array, "*n size K H"], Float[Array, "*n size K H"]]:
+        """Copy keys and values of a layer out of pool [L, P, page_size, 2K, H]."""
+        copied = pool[layer, pages]
+        return copied[..., 0::2, :], copied[..., 1::2, :]
 
     def _call(
         self, q: jax.Array, kv: jax.Array, first: jax.Array, rows: Rows, window: int | None

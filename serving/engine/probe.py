@@ -1,11 +1,12 @@
 """How is the length head read inside a step? On the states that sample, without leaving the device.
 
 A row's recent mean of states is kept in its slot from step to step, because what a head sees is one
-state and that mean. It begins with the state that ends a prompt, in a chunk. A row that goes on at
-another worker takes it along (`row_of`, `with_row`): a row that decodes always has one. Knows no
-plans; the head's weights are an argument of the step.
+state and that mean. It begins with the state that ends a prompt, in a chunk, and with it the prompt
+is glanced at. A row that goes on at another worker takes both along (`row_of`, `with_row`): a row
+that decodes always has them. Knows no plans; the head's weights are an argument of the step.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -15,18 +16,29 @@ from jaxtyping import Array, Bool, Float, Int
 
 from predictor.edges import intervals_up_to
 from predictor.features import features, recent_mean
+from predictor.glance import look
 from predictor.head import Weights
-from predictor.saved import HeadSpec
+from predictor.saved import GLANCE, HeadSpec
 
 
 class Trace(NamedTuple):
-    """What is remembered of rows' states; S slots, L layers that the head looks at.
+    """What is remembered of rows' states and prompts; S slots, L layers that the head looks at.
 
-    Of one row, without S.
+    Of one row, without S. Where a head looks at no means L is 0, where it does not glance at
+    prompts there are 0 numbers.
     """
 
     mean: jax.Array  # f32 [S, L, D]; of normalised states
     num: jax.Array  # i32 [S]; states that it is of
+    glanced: jax.Array  # f32 [S, numbers]; what was kept of the prompt
+
+
+class Paged(NamedTuple):
+    """Where the prompts of C chunks are; `read` is the backend's, of a pool that has them."""
+
+    read: Callable[[int, Int[Array, "C n"]], tuple[jax.Array, jax.Array]]
+    pages: Int[Array, "C M"]
+    page_size: int
 
 
 class Seen(NamedTuple):
@@ -53,17 +65,27 @@ class Probe:
         """Points of a curve."""
         return intervals_up_to(self.spec.horizon) + 1
 
+    @property
+    def glances(self) -> bool:
+        """Whether the head looks at prompts."""
+        return self.spec.glance is not None
+
     def abstract_weights(self) -> Any:
         """Return the shapes of the head's weights."""
-        head, spec = self.spec.build(), self.spec
-        return jax.eval_shape(lambda: head.init(jax.random.key(0), spec.num_features))
+        return jax.eval_shape(lambda: self.spec.init(jax.random.key(0)))
 
     def empty(self, num_slots: int) -> Trace | None:
-        """Return a trace of no rows; None if the head looks at no mean, so that none is kept."""
-        if self.spec.reach is None:
+        """Return a trace of no rows; None if the head has nothing to remember."""
+        spec = self.spec
+        if spec.reach is None and spec.glance is None:
             return None
-        mean = jnp.zeros((num_slots, len(self.spec.layers), self.spec.hidden_size), jnp.float32)
-        return Trace(mean, jnp.zeros(num_slots, jnp.int32))
+        layers = 0 if spec.reach is None else len(spec.layers)
+        numbers = 0 if spec.glance is None else spec.glance.numbers
+        return Trace(
+            mean=jnp.zeros((num_slots, layers, spec.hidden_size), jnp.float32),
+            num=jnp.zeros(num_slots, jnp.int32),
+            glanced=jnp.zeros((num_slots, numbers), jnp.float32),
+        )
 
     def layers_of(self, kept: Float[Array, "A R D"]) -> Float[Array, "R L D"]:
         """Pick the layers to look at out of those of the whole model."""
@@ -74,31 +96,60 @@ class Probe:
     ) -> Trace | None:
         """Fold the rows' newest states into their means."""
         if trace is None or self.spec.reach is None:
-            return None
+            return trace
         count = jnp.where(seen.begins, 1, trace.num[seen.slot] + 1)
         mean = jnp.where(seen.begins[:, None, None], 0, trace.mean[seen.slot])
         mean = recent_mean(mean, states, count[:, None, None], self.spec.reach)
-        return Trace(
-            trace.mean.at[seen.slot].set(mean),
-            trace.num.at[seen.slot].set(jnp.minimum(count, self.spec.reach)),
+        return trace._replace(
+            mean=trace.mean.at[seen.slot].set(mean),
+            num=trace.num.at[seen.slot].set(jnp.minimum(count, self.spec.reach)),
         )
+
+    def glance(
+        self, weights: Weights, trace: Trace | None, chunks: Seen, paged: Paged, axis: str | None
+    ) -> Trace | None:
+        """Look at the prompts that end in these chunks, and remember what is kept of them.
+
+        Once a reply: wherever it goes on, its trace goes along. `axis`: the mesh axis that a pool's
+        heads are sharded over, None for none.
+        """
+        how = self.spec.glance
+        if trace is None or how is None:
+            return trace
+        size, table = paged.page_size, paged.pages
+        # Padding has no prompt; whatever is at its position 0 goes to the scratch slot.
+        end = jnp.maximum(chunks.prompt_len, 1)
+        begin = jnp.maximum(end - how.window, 0)
+        count = min(table.shape[1], 1 + -(-how.window // size))
+        entry = (begin // size)[:, None] + jnp.arange(count, dtype=jnp.int32)
+        pages = jnp.take_along_axis(table, jnp.minimum(entry, table.shape[1] - 1), axis=1)
+        position = (entry[:, :, None] * size + jnp.arange(size, dtype=jnp.int32)).reshape(
+            len(table), -1
+        )
+        inside = (position >= begin[:, None]) & (position < end[:, None])
+        keys, values = (
+            kv.reshape(*position.shape, *kv.shape[3:]) for kv in paged.read(how.layer - 1, pages)
+        )
+        glanced = look(weights[GLANCE], keys, values, inside, axis)
+        return trace._replace(glanced=trace.glanced.at[chunks.slot].set(glanced))
 
     def read(
         self, weights: Weights, trace: Trace | None, states: Float[Array, "R L D"], seen: Seen
     ) -> Float[Array, "R E"]:
         """Return the rows' curves; `trace` has their newest states in it already."""
-        looked_at = states.astype(jnp.float32)
+        looked_at, glanced = states.astype(jnp.float32), None
         if trace is not None:
             looked_at = jnp.concatenate([looked_at, trace.mean[seen.slot]], axis=1)
-        row = features(looked_at, seen.generated, seen.prompt_len, seen.turn)
+            glanced = trace.glanced[seen.slot]
+        row = features(looked_at, seen.generated, seen.prompt_len, seen.turn, glanced)
         return self.spec.build().alive(weights, row)
 
 
 def row_of(trace: Trace, slot: jax.Array) -> Trace:
     """Return what is remembered of one slot's row."""
-    return Trace(trace.mean[slot], trace.num[slot])
+    return Trace(*(kept[slot] for kept in trace))
 
 
 def with_row(trace: Trace, slot: jax.Array, row: Trace) -> Trace:
     """Let a slot have what `row_of` returned, here or on another mesh."""
-    return Trace(trace.mean.at[slot].set(row.mean), trace.num.at[slot].set(row.num))
+    return Trace(*(kept.at[slot].set(own) for kept, own in zip(trace, row, strict=True)))

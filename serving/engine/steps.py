@@ -12,6 +12,7 @@ Knows nothing of batchers, meshes or when a step is run.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -29,7 +30,7 @@ from model.transformer import forward_keeping
 from predictor.head import Weights
 from serving.engine import slots
 from serving.engine.layout import StepFields, StepLayout
-from serving.engine.probe import Probe, Seen
+from serving.engine.probe import Paged, Probe, Seen
 from serving.engine.slots import History, Settings
 
 SCORED_AT_ONCE = 64  # targets whose scores [V] exist at the same time
@@ -99,7 +100,7 @@ class Step:
             broken = _broken(hidden, place, rows, len(fields.chunk_len))
             broken |= ~jnp.all(jnp.isfinite(scores), axis=-1)
             sampled = jnp.stack([ids, broken.astype(jnp.int32)])
-        history, readings = self._read(head_weights, history, settings, fields, kept)
+        history, readings = self._read(head_weights, pool, history, settings, fields, kept)
         scored = self._if(fields.wants[0], len(ids), lambda: _pack(logprobs(scores, ids)))
         targets = self._if(
             fields.wants[1],
@@ -150,19 +151,28 @@ class Step:
     def _read(
         self,
         weights: Weights,
+        pool: jax.Array,
         history: History,
         settings: Settings,
         fields: StepFields,
         kept: jax.Array | None,
     ) -> tuple[History, jax.Array]:
         """Fold the newest states into the rows' traces; read the length head if that is wanted."""
-        probe = self.probe
-        num = len(fields.decode_slot) + len(fields.chunk_slot)
+        probe, rows = self.probe, len(fields.decode_slot)
+        num = rows + len(fields.chunk_slot)
         if probe is None or kept is None:
             return history, jnp.zeros((num, 0))
         with jax.named_scope("length_head"):
             states, seen = probe.layers_of(kept), _seen(fields, settings)
             newest = probe.remember(history.trace, states, seen)
+            if probe.glances and num > rows:
+                chunks = Seen(*(field[rows:] for field in seen))
+                paged = Paged(partial(self.backend.read, pool), fields.chunk_pages, self.page_size)
+                newest = jax.lax.cond(
+                    fields.wants[2] > 0,
+                    lambda: probe.glance(weights, newest, chunks, paged, self.axis),
+                    lambda: newest,
+                )
             readings = jax.lax.cond(
                 fields.wants[2] > 0,
                 lambda: probe.read(weights, newest, states, seen),

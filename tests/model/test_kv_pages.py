@@ -38,3 +38,16 @@ def test_what_eight_bits_cannot_hold_is_cut_and_the_rest_rounded():
     small = kv_pages.kept(x, "float8_e4m3fn").astype(jnp.float32)
     np.testing.assert_array_equal(small, [448.0, -448.0, 448.0, 1.125, 0.0])
     np.testing.assert_array_equal(kv_pages.kept(x, "float32"), x)
+
+
+def test_what_was_written_is_read_position_by_position():
+    token = np.random.default_rng(0).normal(
+        size=(CONFIG.num_layers, 1, 2, CONFIG.num_kv_heads, CONFIG.head_dim)
+    )
+    page, offset = jnp.array([3]), jnp.array([2])
+    after = kv_pages.write(pool(), jnp.asarray(token, jnp.float32), page, offset)
+    keys, values = kv_pages.read(after, 1, jnp.array([[5, 3]]))
+    assert keys.shape == (1, 2, 4, CONFIG.num_kv_heads, CONFIG.head_dim)
+    np.testing.assert_allclose(keys[0, 1, 2], token[1, 0, 0], rtol=1e-6)
+    np.testing.assert_allclose(values[0, 1, 2], token[1, 0, 1], rtol=1e-6)
+    np.testing.assert_array_equal(keys[0, 0, 3], after[1, 5, 0, :, 3])

@@ -57,6 +57,14 @@ def combined(pool):
     return pages.reshape(*pages.shape[:3], -1, pages.shape[-1])
 
 
+def test_pages_are_read_as_those_of_other_backends():
+    (pool, *_), _ = step([9], [], heads=2, group=1, seed=3, tokens=8, table_len=4)
+    pages = jnp.array([[4, 1], [2, 2]])
+    found = RAGGED.read(jnp.asarray(combined(pool)), 1, pages)
+    for own, other in zip(found, BLOCKED.read(pool, 1, pages), strict=True):
+        np.testing.assert_array_equal(own, other)
+
+
 def check(arrays, inputs, real, *, window=None, backend=STAND_IN, atol=3e-6, layer=1):
     """Compare a backend with the reference on the real tokens, and what they leave in the pool."""
     pool, *qkv = arrays

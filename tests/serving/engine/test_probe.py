@@ -9,8 +9,10 @@ from jax.sharding import Mesh
 from model.attention.paged import BLOCKED
 from model.sharding import DECODE, TENSOR, param_shardings
 from predictor.features import features
+from predictor.glance import Glance, look
+from predictor.head import Weights
 from predictor.saved import HeadSpec
-from predictor.states import hidden_states
+from predictor.states import hidden_states, keys_and_values
 from serving.core.plan import LoadSlot
 from serving.engine.executor import JaxExecutor
 from serving.engine.probe import Probe
@@ -18,7 +20,7 @@ from serving.engine.programs import ExecutorSizes, Site
 from serving.messages import Role
 from tests.support.plans import NEUTRAL, chunk, plan, row, table
 from tests.support.tiny_cluster import MODEL, PARAMS
-from tests.support.tiny_head import head_spec, head_weights
+from tests.support.tiny_head import GLANCE, head_spec, head_weights
 
 PAGE, MAX_PAGES = 4, 16
 SIZES = ExecutorSizes(
@@ -93,8 +95,16 @@ def wanted(
         reach=one.reach or 1,
     )
     row_of = (jnp.array([value]) for value in (generated, prompt_len, turn))
-    seen = features(jnp.asarray(states), *row_of)
-    return np.asarray(one.build().alive(head_weights(one), seen))[0]
+    weights = head_weights(one)
+    glanced = None if one.glance is None else looked_up(one.glance, weights, tokens[:prompt_len])
+    seen = features(jnp.asarray(states), *row_of, glanced)
+    return np.asarray(one.build().alive(weights, seen))[0]
+
+
+def looked_up(how: Glance, weights: Weights, tokens: list[int]) -> jax.Array:
+    (kv,) = keys_and_values(PARAMS, [tokens], config=MODEL, layer=how.layer, window=how.window)
+    keys, values = jnp.asarray(kv)[None, :, 0], jnp.asarray(kv)[None, :, 1]
+    return look(weights["glance"], keys, values, jnp.ones(keys.shape[:2], bool), None)
 
 
 def follow(executor: JaxExecutor, one: HeadSpec, turn: int = 3):
@@ -119,8 +129,9 @@ def test_readings_are_those_of_training_at_every_place(executor: JaxExecutor):
 
 
 @pytest.mark.slow
-def test_a_head_without_recent_means():
-    one = head_spec(None)
+@pytest.mark.parametrize(("reach", "glance"), [(None, None), (None, GLANCE), (4, None)])
+def test_a_head_without_recent_means_or_without_a_glance(reach: int | None, glance: Glance | None):
+    one = head_spec(reach, glance)
     for read, trained in follow(make(one), one):
         assert read == pytest.approx(trained, abs=3e-3)
 
@@ -172,5 +183,22 @@ def test_a_row_from_elsewhere_goes_on_with_its_mean(executor: JaxExecutor):
         text.append(result.decode_ids[0])
 
 
-def test_a_head_without_recent_means_has_nothing_to_take_along():
-    assert Probe(head_spec(None)).empty(3) is None
+def test_a_head_without_means_and_glances_has_nothing_to_take_along():
+    assert Probe(head_spec(None, None)).empty(3) is None
+    assert Probe(head_spec(None)).empty(3) is not None
+
+
+def test_a_prompt_shorter_than_the_window_is_seen_whole_and_a_resumed_one_without_its_reply(
+    executor: JaxExecutor,
+):
+    """Whoever was preempted comes back with its prompt and reply in one; only the prompt counts."""
+    tokens = prompt(4, 6)
+    first, reading = prefill(executor, 0, tokens, pages(1), turn=0)
+    assert reading == pytest.approx(wanted(head_spec(), tokens, 4, 0, 0, 3), abs=3e-3)
+    whole = [*tokens, first, *prompt(2, 7)]
+    executor.load_slot(LoadSlot(1, NEUTRAL, tuple(tokens), tuple(whole[4:]), 0))
+    resumed = chunk(1, 0, whole, pages(17), sample=True, reply_index=3)
+    reading = at(run(executor, chunks=[resumed], reads=False).chunk_readings, 0)
+    assert reading == pytest.approx(wanted(head_spec(), whole, 4, 3, 0, 6), abs=3e-3)
+    looks = (looked_up(GLANCE, head_weights(head_spec()), seen) for seen in (tokens, whole))
+    assert np.abs(np.subtract(*looks)).max() > 0.1, "the reply must have been there to be seen"
