@@ -18,10 +18,12 @@ from predictor.curves import after, quantile
 from predictor.edges import intervals_up_to
 from predictor.features import features, pick_layers
 from predictor.follow import stated
+from predictor.glanced import glanced
 from predictor.head import BinsHead, Weights, bin_curves, num_parameters
+from predictor.prompts import Prompts
 from predictor.reading import PLAIN
 from predictor.records import Manifest, Records
-from predictor.saved import HeadError, HeadSpec, load_head, load_reader
+from predictor.saved import GLANCE, HeadError, HeadSpec, load_head, load_reader
 from predictor.text_batches import counts_of, text_batches, text_rows
 from predictor.text_model import WINDOW, TextSpec, TextWeights, load_text_model
 from predictor.texts import Texts
@@ -52,7 +54,9 @@ def without_model(train: Records, asked: Records, horizon: int) -> Iterator[Answ
     yield _answers("survivors", 0, survivors(train, asked, horizon))
 
 
-def of_head(path: Path, manifest: Manifest, asked: Records) -> Iterator[Answers]:
+def of_head(
+    path: Path, manifest: Manifest, asked: Records, prompts: Prompts | None
+) -> Iterator[Answers]:
     """Yield what a server states that serves a saved head, then what it would with less.
 
     Without smoothing, without calibration, and readings alone; of a head that tells bins apart,
@@ -62,7 +66,7 @@ def of_head(path: Path, manifest: Manifest, asked: Records) -> Iterator[Answers]
     spec, weights = load_head(path)
     check_head(path, spec, manifest)
     head, count = spec.build(), num_parameters(weights)
-    readings = readings_of(spec, weights, manifest, asked)
+    readings = readings_of(spec, weights, manifest, asked, prompts)
     reader = load_reader(path)
     yield _answers(path.name, count, stated(readings, asked, reader))
     if reader != PLAIN:
@@ -73,14 +77,24 @@ def of_head(path: Path, manifest: Manifest, asked: Records) -> Iterator[Answers]
         ):
             yield _answers(f"{path.name}, {name}", count, stated(readings, asked, less))
     if isinstance(head, BinsHead):
-        chances = _read(head.chances, weights, _features(spec, manifest, asked))
+        chances = _read(head.chances, weights, _features(spec, weights, manifest, asked, prompts))
         beliefs = filtered(chances, asked.reply, asked.generated)
         yield _answers(f"{path.name}, filtered", count, beliefs @ bin_curves(spec.horizon))
 
 
-def readings_of(spec: HeadSpec, weights: Weights, manifest: Manifest, asked: Records) -> Floats:
-    """Return a head's own curve for every record, [N, E]."""
-    curves = _read(spec.build().alive, weights, _features(spec, manifest, asked))
+def readings_of(
+    spec: HeadSpec,
+    weights: Weights,
+    manifest: Manifest,
+    asked: Records,
+    prompts: Prompts | None,
+) -> Floats:
+    """Return a head's own curve for every record, [N, E].
+
+    `prompts` are those of the replies, for a head that glances at them.
+    """
+    seen = _features(spec, weights, manifest, asked, prompts)
+    curves = _read(spec.build().alive, weights, seen)
     return np.minimum.accumulate(curves, axis=1)
 
 
@@ -102,6 +116,13 @@ def check_head(path: Path, spec: HeadSpec, manifest: Manifest) -> None:
             raise HeadError(f"{path}: was trained on records of another {name}")
     if spec.reach not in (None, origin.reach):
         raise HeadError(f"{path}: looks at recent means of {spec.reach} states, not recorded")
+    if spec.glance is not None and (
+        spec.glance.layer != origin.prompt_layer or spec.glance.window > (origin.prompt_window or 0)
+    ):
+        raise HeadError(
+            f"{path}: glances at {spec.glance.window} tokens of layer {spec.glance.layer}, "
+            "not recorded"
+        )
     missing = set(spec.layers) - set(origin.layers)
     if missing:
         raise HeadError(f"{path}: looks at layers {sorted(missing)}, which were not recorded")
@@ -132,14 +153,23 @@ def _text_readings(spec: TextSpec, weights: TextWeights, asked: Records, texts: 
     return curves
 
 
-def _features(spec: HeadSpec, manifest: Manifest, asked: Records) -> list[jax.Array]:
+def _features(
+    spec: HeadSpec,
+    weights: Weights,
+    manifest: Manifest,
+    asked: Records,
+    prompts: Prompts | None,
+) -> list[jax.Array]:
     """Compute what a head sees of records, some at a time."""
     made = jax.jit(features)
     means = spec.reach is not None
     hidden = pick_layers(asked.hidden, manifest.origin.layers, spec.layers, means=means)
-    counts = (asked.generated, asked.prompt_len, asked.turn)
+    parts = [hidden, asked.generated, asked.prompt_len, asked.turn]
+    if spec.glance is not None and prompts is not None:
+        said = glanced(spec.glance, weights[GLANCE], prompts, jnp.asarray(prompts.kv))
+        parts.append(said[prompts.of(asked.reply)])
     return [
-        made(*(part[start : start + AT_ONCE] for part in (hidden, *counts)))
+        made(*(part[start : start + AT_ONCE] for part in parts))
         for start in range(0, len(asked), AT_ONCE)
     ]
 

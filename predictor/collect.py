@@ -170,8 +170,8 @@ def prompts_kept(
     """Take keys and values of the prompts of replies, numbered from `first` on; None: unwanted."""
     if origin.prompt_layer is None or origin.prompt_window is None:
         return None
-    # Samples of a session begin with the same prompt.
-    distinct = list(dict.fromkeys(reply.prompt for reply in replies))
+    of = {number: reply.prompt for number, reply in enumerate(replies, first)}
+    distinct = list(dict.fromkeys(of.values()))
     kept = keys_and_values(
         params,
         [list(prompt) for prompt in distinct],
@@ -179,8 +179,7 @@ def prompts_kept(
         layer=origin.prompt_layer,
         window=origin.prompt_window,
     )
-    of = dict(zip(distinct, kept, strict=True))
-    return prompts_of(range(first, first + len(replies)), [of[reply.prompt] for reply in replies])
+    return prompts_of(of, dict(zip(distinct, kept, strict=True)))
 
 
 def shards(sessions: int, per_shard: int) -> list[tuple[str, list[int]]]:

@@ -17,7 +17,14 @@ import numpy as np
 
 from predictor.candidates import Answers, of_head, of_text_model, without_model
 from predictor.metrics import interval, mean_absolute_error, report, resampled_errors
-from predictor.records import SPLITS, Records, RecordsError, read_records, read_texts
+from predictor.records import (
+    SPLITS,
+    Records,
+    RecordsError,
+    read_prompts,
+    read_records,
+    read_texts,
+)
 from predictor.weight_files import SavedError
 
 
@@ -40,7 +47,8 @@ def measure(
         raise RecordsError(
             f"{records}: no record of the split {split} at temperature {temperature:g}"
         )
-    answers = [one for path in heads for one in of_head(path, manifest, asked)]
+    prompts = None if manifest.origin.prompt_layer is None else read_prompts(records, split)
+    answers = [one for path in heads for one in of_head(path, manifest, asked, prompts)]
     if text_models:
         texts = read_texts(records, split)
         answers += [of_text_model(path, manifest, asked, texts) for path in text_models]

@@ -30,7 +30,7 @@ from predictor.metrics import (
     position_deciles,
 )
 from predictor.positions import EARLY
-from predictor.records import Records, read_records
+from predictor.records import Records, read_prompts, read_records
 from predictor.saved import load_head, load_reader
 
 Floats = NDArray[np.float64]
@@ -89,7 +89,8 @@ def see(records: Path, head: Path, temperature: float, split: str) -> Seen:
     asked = asked[np.isclose(asked.temperature, temperature)]
     spec, weights = load_head(head)
     check_head(head, spec, manifest)
-    readings = readings_of(spec, weights, manifest, asked)
+    prompts = None if spec.glance is None else read_prompts(records, split)
+    readings = readings_of(spec, weights, manifest, asked, prompts)
     return Seen(asked, stated(readings, asked, load_reader(head)), manifest.families)
 
 

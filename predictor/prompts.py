@@ -3,58 +3,71 @@
 For heads that glance at prompts. Knows no files and no models.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+Ints = NDArray[np.int64]
+
 
 @dataclass(frozen=True, slots=True)
 class Prompts:
-    """The last tokens of the prompts of M replies: those of prompt i are `kv[stop[i - 1]:stop[i]]`.
+    """Keys and values at the last tokens of P prompts, those of M replies.
 
-    `reply` [M] are the numbers that records name them by, ascending. `kv` [T, 2, K, H]: keys, then
-    values.
+    Those of prompt i are `kv[stop[i - 1]:stop[i]]`, `kv` f16 [T, 2, K, H]: keys, then values.
+    `reply` [M] are the numbers that records name replies by, ascending, and `prompt` [M] says which
+    prompt each has: samples of a question share theirs.
     """
 
     reply: NDArray[np.int32]
-    stop: NDArray[np.int64]
+    prompt: NDArray[np.int32]
+    stop: Ints
     kv: NDArray[np.float16]
 
-    def __len__(self) -> int:
-        """Count the prompts."""
-        return len(self.reply)
-
-    def of(self, replies: NDArray[np.int32]) -> NDArray[np.int64]:
-        """Return the places of replies' prompts. Raises ValueError for one that is not here."""
-        place = np.searchsorted(self.reply, replies).astype(np.int64)
-        if (place >= len(self)).any() or (self.reply[place] != replies).any():
+    def of(self, replies: NDArray[np.int32]) -> Ints:
+        """Return which prompt each reply has. Raises ValueError for one that is not here."""
+        place = np.searchsorted(self.reply, replies)
+        here = place < len(self.reply)
+        here[here] = self.reply[place[here]] == replies[here]
+        if not here.all():
             raise ValueError("a reply's prompt was not recorded")
-        return place
+        return self.prompt[place].astype(np.int64)
 
-    def spans(
-        self, places: NDArray[np.int64], window: int
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return where in `kv` the last `window` tokens of prompts begin, and their numbers."""
-        stop = self.stop[places]
-        begin = np.where(places > 0, self.stop[places - 1], 0)
-        begin = np.maximum(begin, stop - window)
-        return begin, stop - begin
+    def spans(self, window: int) -> tuple[Ints, Ints]:
+        """Return where in `kv` the last `window` tokens of each prompt begin, and their number."""
+        begin = np.concatenate([[0], self.stop[:-1]])
+        begin = np.maximum(begin, self.stop - window)
+        return begin, self.stop - begin
 
 
-def prompts_of(replies: Sequence[int], kv: Sequence[NDArray[np.float16]]) -> Prompts:
-    """Put keys and values [n, 2, K, H] of prompts, numbered by `replies`, into arrays."""
-    lengths = [len(own) for own in kv]
-    flat = np.concatenate(kv) if kv else np.zeros((0, 2, 0, 0), np.float16)
-    return Prompts(np.array(replies, np.int32), np.cumsum(np.array(lengths, np.int64)), flat)
+def prompts_of(
+    replies: Mapping[int, tuple[int, ...]],
+    kept: Mapping[tuple[int, ...], NDArray[np.float16]],
+) -> Prompts:
+    """Put what is kept of prompts [n, 2, K, H] into arrays; `replies` says whose they are.
+
+    Raises ValueError for none.
+    """
+    place = {prompt: number for number, prompt in enumerate(kept)}
+    return Prompts(
+        reply=np.array(list(replies), np.int32),
+        prompt=np.array([place[prompt] for prompt in replies.values()], np.int32),
+        stop=np.cumsum([len(own) for own in kept.values()], dtype=np.int64),
+        kv=np.concatenate(list(kept.values())),
+    )
 
 
 def joined_prompts(parts: Sequence[Prompts]) -> Prompts:
     """Put prompts behind one another. Raises ValueError for none."""
-    before = np.cumsum([0, *(len(part.kv) for part in parts[:-1])])
+    tokens = np.cumsum([0, *(len(part.kv) for part in parts[:-1])])
+    prompts = np.cumsum([0, *(len(part.stop) for part in parts[:-1])])
     return Prompts(
         reply=np.concatenate([part.reply for part in parts]),
-        stop=np.concatenate([p.stop + b for p, b in zip(parts, before, strict=True)]),
+        prompt=np.concatenate(
+            [(p.prompt + b).astype(np.int32) for p, b in zip(parts, prompts, strict=True)]
+        ),
+        stop=np.concatenate([p.stop + b for p, b in zip(parts, tokens, strict=True)]),
         kv=np.concatenate([part.kv for part in parts]),
     )

@@ -1,7 +1,7 @@
 """How is the length head trained? `python -m train.predictor --records DIR --out DIR`.
 
 1. All records of the splits `train` and `tune` become features, by the function that serves too.
-2. AdamW on the head's own loss, every record equally likely; the rate falls along a cosine.
+2. The head is fitted to them (train/head); the rate falls along a cosine.
 3. After every pass over the records the state is saved, so that an interrupted run goes on there;
    the run ends early once the loss on `tune` has not fallen for some passes.
 4. The weights of the best pass are written, and beside them how readings are to be smoothed and
@@ -9,40 +9,30 @@
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import astuple, fields
-from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import click
 import jax
 import jax.numpy as jnp
-import numpy as np
-import optax
 from tqdm import tqdm
 
 from predictor.candidates import readings_of
 from predictor.features import features, pick_layers
 from predictor.follow import fit_reader
-from predictor.head import Head, Weights, num_parameters
-from predictor.records import Records, read_records
+from predictor.glance import Glance
+from predictor.head import num_parameters
+from predictor.records import Manifest, Origin, Records, read_prompts, read_records
 from predictor.saved import HEADS, HeadSpec, save_head, save_reader
-from train.passes import Recipe, Taken, begin, take_passes
+from train.head import Asked, Data, Examples, fit
+from train.passes import Recipe
 
 AT_ONCE = 8192
-"""Records whose features, or losses, are computed together."""
-FINAL_RATE_SHARE = 0.02
+"""Records whose features are computed together."""
 WIDTHS = (128, 64)
 """Of the layers of a head unless others are asked for."""
-
-
-class Examples(NamedTuple):
-    """What a head is trained on: features [N, F], and what came of each record."""
-
-    x: jax.Array
-    remaining: jax.Array
-    censored: jax.Array
 
 
 def examples(records: Records, recorded: tuple[int, ...], spec: HeadSpec) -> Examples:
@@ -71,73 +61,15 @@ def _parts(records: Records) -> Iterator[Records]:
         yield records[start : start + AT_ONCE]
 
 
-def train(
-    head: Head,
-    train_on: Examples,
-    tune_on: Examples,
-    recipe: Recipe,
-    directory: Path,
-    report: Callable[[int, float, float], None],
-) -> tuple[Weights, int]:
-    """Train from the last saved pass in `directory`, or from the start.
-
-    Calls `report(pass, loss on train, loss on tune)` after each pass. Returns the best weights and
-    the number of their pass.
-    """
-    steps = max(1, len(train_on.x) // recipe.batch)
-    schedule = optax.cosine_decay_schedule(recipe.rate, steps * recipe.passes, FINAL_RATE_SHARE)
-    optimizer = optax.adamw(schedule, weight_decay=recipe.decay)
-    weights = head.init(jax.random.key(recipe.seed), train_on.x.shape[1])
-    step = jax.jit(partial(_pass, head, optimizer), donate_argnums=0)
-    mean_loss = jax.jit(partial(_mean_loss, head))
-
-    def take(number: int, weights: Weights, moments: optax.OptState) -> Taken:
-        order = np.random.default_rng((recipe.seed, number)).permutation(len(train_on.x))
-        batches = jnp.asarray(order[: steps * recipe.batch].reshape(steps, -1))
-        weights, moments, loss = step((weights, moments), train_on, batches)
-        return weights, moments, float(loss)
-
-    def measure(weights: Weights) -> float:
-        return float(mean_loss(weights, tune_on))
-
-    state = begin(weights, optimizer)
-    return take_passes(state, recipe, directory, take, measure, report)
-
-
-def _pass(
-    head: Head,
-    optimizer: optax.GradientTransformation,
-    state: tuple[Weights, optax.OptState],
-    data: Examples,
-    batches: jax.Array,
-) -> tuple[Weights, optax.OptState, jax.Array]:
-    """Take one step for each batch of record numbers, [steps, batch]."""
-
-    def mean(weights: Weights, batch: Examples) -> jax.Array:
-        return head.loss(weights, *batch).mean()
-
-    def one(state: tuple[Weights, Any], numbers: jax.Array) -> tuple[tuple[Weights, Any], Any]:
-        weights, moments = state
-        batch = Examples(*(part[numbers] for part in data))
-        value, gradients = jax.value_and_grad(mean)(weights, batch)
-        updates, moments = optimizer.update(gradients, moments, weights)
-        stepped: Any = optax.apply_updates(weights, updates)
-        return (stepped, moments), value
-
-    (weights, moments), losses = jax.lax.scan(one, state, batches)
-    return weights, moments, losses.mean()
-
-
-def _mean_loss(head: Head, weights: Weights, data: Examples) -> jax.Array:
-    """Return the mean loss over all examples, some at a time."""
-    count = len(data.x)
-    some = min(AT_ONCE, count)
-    padding = -count % some
-    parts = [jnp.pad(p, [(0, padding)] + [(0, 0)] * (p.ndim - 1)) for p in data]
-    blocks = Examples(*(p.reshape(-1, some, *p.shape[1:]) for p in parts))
-    blocks = blocks._replace(remaining=jnp.maximum(blocks.remaining, 1))
-    losses = jax.lax.map(lambda block: head.loss(weights, *block), blocks)
-    return losses.reshape(-1)[:count].mean()
+def data_of(
+    directory: Path, split: str, records: Records, recorded: Origin, spec: HeadSpec
+) -> Data:
+    """Put a split's records, and its prompts if the head looks at them, in place for training."""
+    asked = None
+    if spec.glance is not None:
+        prompts = read_prompts(directory, split)
+        asked = Asked(prompts, prompts.of(records.reply))
+    return Data(examples(records, recorded.layers, spec), asked)
 
 
 @click.command()
@@ -162,6 +94,30 @@ def _mean_loss(head: Head, weights: Weights, data: Examples) -> jax.Array:
 )
 @click.option(
     "--means/--no-means", default=True, help="Look at recent means of states, if recorded."
+)
+@click.option(
+    "--glance",
+    "numbers",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Glance at prompts, if recorded, and keep so many numbers of each.",
+)
+@click.option(
+    "--glance-queries",
+    "queries",
+    type=click.IntRange(min=1),
+    default=2,
+    show_default=True,
+    help="Learned for each key-value head.",
+)
+@click.option(
+    "--glance-dropout",
+    "dropout",
+    type=click.FloatRange(0, 1, max_open=True),
+    default=0.3,
+    show_default=True,
+    help="Share of these numbers that a batch does without.",
 )
 @click.option("--horizon", type=click.IntRange(min=1), default=4096, show_default=True)
 @click.option("--seed", type=int, default=0)
@@ -209,10 +165,14 @@ def run(records: Path, out: Path, runs: Path, what: Mapping[str, Any]) -> None:
         checkpoint=origin.checkpoint,
         tokenizer=origin.tokenizer,
         reach=origin.reach if what["means"] else None,
+        glance=_glance(records, manifest, what["numbers"], what["queries"]),
     )
     recipe = Recipe(**{f.name: what[f.name] for f in fields(Recipe)})
     parts = [spec.kind, _joined(spec.widths) or "linear", f"layers{_joined(spec.layers)}"]
     parts += [spec.horizon, f"reach{spec.reach}", origin.fingerprint[:8], *astuple(recipe)]
+    if spec.glance is not None:
+        parts += [f"glance{spec.glance.numbers}x{spec.glance.queries}", what["dropout"]]
+    tuned_on = data_of(records, "tune", tune, origin, spec)
     directory = runs / "-".join(str(part) for part in parts)
     began = time.monotonic()
     with tqdm(total=recipe.passes, unit="pass", desc="training") as bar:
@@ -221,21 +181,34 @@ def run(records: Path, out: Path, runs: Path, what: Mapping[str, Any]) -> None:
             bar.update(number + 1 - bar.n)
             bar.set_postfix(loss=f"{loss:.4f}", tune=f"{tuned:.4f}")
 
-        weights, best = train(
-            spec.build(),
-            examples(own, origin.layers, spec),
-            examples(tune, origin.layers, spec),
+        weights, best = fit(
+            spec,
+            data_of(records, "train", own, origin, spec),
+            tuned_on,
             recipe,
+            what["dropout"],
             directory,
             report,
         )
     save_head(out, spec, weights)
-    readings = readings_of(spec, weights, manifest, tune)
+    prompts = None if tuned_on.asked is None else tuned_on.asked.prompts
+    readings = readings_of(spec, weights, manifest, tune, prompts)
     reader = fit_reader(readings, tune, smooths=what["smoothing"], calibrates=what["calibration"])
     save_reader(out, reader)
     print(f"{reader.smoothing}")
     print(f"trained for {time.monotonic() - began:.0f} s, best after pass {best + 1}")
     print(f"{num_parameters(weights)} parameters; written to {out}")
+
+
+def _glance(records: Path, manifest: Manifest, numbers: int, queries: int) -> Glance | None:
+    """Say how prompts are looked at, as they were recorded; None: not at all."""
+    if numbers == 0:
+        return None
+    *_, heads, head_dim = read_prompts(records, "tune").kv.shape
+    layer, window = manifest.origin.prompt_layer, manifest.origin.prompt_window
+    assert layer is not None, "prompts were read"
+    assert window is not None, "prompts were read"
+    return Glance(layer, window, queries, numbers, heads, head_dim)
 
 
 def _joined(numbers: tuple[int, ...]) -> str:

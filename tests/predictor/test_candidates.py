@@ -11,7 +11,9 @@ import pytest
 from predictor.candidates import of_head, of_text_model, text_curves, without_model
 from predictor.curves import after, quantile
 from predictor.features import features
+from predictor.glance import Glance, look
 from predictor.head import BinsHead, bin_curves, num_parameters
+from predictor.prompts import prompts_of
 from predictor.records import Manifest, Records
 from predictor.saved import HeadError, HeadSpec, save_head
 from predictor.text_model import TextSpec, save_text_model
@@ -24,6 +26,7 @@ HORIZON = 200
 MANIFEST = Manifest(ORIGIN, FAMILIES, {})
 SPEC = HeadSpec("hazard", (), HORIZON, (2,), 4, ORIGIN.checkpoint, ORIGIN.tokenizer)
 TEXT = TextSpec("reply", HORIZON, 16, 1, 32, 16, (), ORIGIN.checkpoint, ORIGIN.tokenizer)
+GLANCE = Glance(layer=2, window=5, queries=1, numbers=2, kv_heads=1, head_dim=4)
 PLACES = ((0, 1, 5), (0,), (0, 3))
 """Where records lie in the replies 3, 4 and 5."""
 
@@ -47,7 +50,7 @@ def texts() -> Texts:
 
 
 def weights_of(spec: HeadSpec):
-    return spec.build().init(jax.random.key(3), spec.num_features)
+    return spec.init(jax.random.key(3))
 
 
 def saved(directory: Path, spec: HeadSpec) -> Path:
@@ -62,7 +65,7 @@ def read(asked: Records) -> jax.Array:
 
 
 def test_a_head_reads_the_layers_that_it_was_trained_on(asked: Records, tmp_path: Path):
-    (found,) = of_head(saved(tmp_path / "mine", SPEC), MANIFEST, asked)
+    (found,) = of_head(saved(tmp_path / "mine", SPEC), MANIFEST, asked, None)
     alive = SPEC.build().alive(weights_of(SPEC), read(asked))
     curves = np.minimum.accumulate(np.asarray(alive, np.float64), axis=1)
     assert (found.name, found.parameters) == ("mine", num_parameters(weights_of(SPEC)))
@@ -70,9 +73,31 @@ def test_a_head_reads_the_layers_that_it_was_trained_on(asked: Records, tmp_path
     assert found.high == pytest.approx(quantile(curves, 0.9), abs=1)
 
 
+def test_a_head_that_glances_sees_the_prompt_of_each_reply(asked: Records, tmp_path: Path):
+    origin = replace(ORIGIN, prompt_layer=2, prompt_window=8)
+    spec = replace(SPEC, glance=GLANCE)
+    random = np.random.default_rng(1)
+    kept = {(n,): 5 * random.normal(size=(3 + n, 2, 1, 4)).astype(np.float16) for n in (3, 4, 5)}
+    prompts = prompts_of({n: (n,) for n in (3, 4, 5)}, kept)
+    manifest = Manifest(origin, FAMILIES, {})
+    (found,) = of_head(saved(tmp_path / "mine", spec), manifest, asked, prompts)
+    weights = weights_of(spec)
+    for i, reply in enumerate(asked.reply.tolist()):
+        kv = jnp.asarray(kept[(reply,)][None, -5:])
+        said = look(weights["glance"], kv[:, :, 0], kv[:, :, 1], jnp.ones(kv.shape[:2], bool), None)
+        counts = (asked.generated, asked.prompt_len, asked.turn)
+        own = (jnp.asarray(part[i : i + 1]) for part in (asked.hidden[:, [1]], *counts))
+        alive = np.asarray(spec.build().alive(weights, features(*own, said)), np.float64)
+        middle = quantile(np.minimum.accumulate(alive, axis=1), 0.5)
+        assert found.middle[i] == pytest.approx(middle[0], abs=1)
+    blind = replace(SPEC, glance=None)
+    (other,) = of_head(saved(tmp_path / "blind", blind), MANIFEST, asked, None)
+    assert (np.abs(found.middle - other.middle) > 1).any()
+
+
 def test_of_bins_there_is_also_what_the_filter_makes(asked: Records, tmp_path: Path):
     spec = replace(SPEC, kind="bins", widths=(8,))
-    plain, smooth = of_head(saved(tmp_path / "trail", spec), MANIFEST, asked)
+    plain, smooth = of_head(saved(tmp_path / "trail", spec), MANIFEST, asked, None)
     chances = BinsHead((8,), HORIZON).chances(weights_of(spec), read(asked))
     beliefs = filtered(np.asarray(chances, np.float64), asked.reply, asked.generated)
     assert (plain.name, smooth.name) == ("trail", "trail, filtered")
@@ -86,12 +111,13 @@ def test_of_bins_there_is_also_what_the_filter_makes(asked: Records, tmp_path: P
         ({"tokenizer": "other"}, "another tokenizer"),
         ({"reach": 5}, "means of 5 states"),
         ({"layers": (2, 3)}, r"looks at layers \[3\]"),
+        ({"glance": GLANCE}, "glances at 5 tokens of layer 2, not recorded"),
     ],
 )
 def test_a_head_that_does_not_fit_is_refused(asked: Records, tmp_path: Path, change, said: str):
     other = saved(tmp_path / "mine", replace(SPEC, **change))
     with pytest.raises(HeadError, match=said):
-        list(of_head(other, MANIFEST, asked))
+        list(of_head(other, MANIFEST, asked, None))
 
 
 def test_what_saw_the_reply_is_read_at_every_record(asked: Records, texts: Texts):
