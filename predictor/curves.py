@@ -4,6 +4,8 @@ The same answers as serving/forecast/survival gives for one curve: between two o
 falls in a straight line.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -29,18 +31,22 @@ def quantile(alive: Floats, q: float) -> Floats:
 
     A curve that does not fall so far says its last edge.
     """
+    return quantiles(alive, (q,))[:, 0]
+
+
+def quantiles(alive: Floats, qs: Sequence[float]) -> Floats:
+    """Return `quantile` for each of some `qs`: [N, Q]."""
     last = alive.shape[1] - 1
-    limit = 1 - q
-    falls_to = alive[:, 1:] <= limit
-    falls = falls_to.any(axis=1)
-    index = falls_to.argmax(axis=1)  # 0 where it never falls so far: answered for below
-    rows = np.arange(len(alive))
+    limit = 1 - np.array(qs)
+    falls_to = alive[:, None, 1:] <= limit[:, None]
+    index = falls_to.argmax(axis=2)  # 0 where it never falls so far: answered for below
+    rows = np.arange(len(alive))[:, None]
     before, after = alive[rows, index], alive[rows, index + 1]
     # A curve that begins below the limit and stays there has no fall: its share is 0 in any case.
     drop = np.where(before > after, before - after, 1.0)
     share = np.minimum(np.maximum((before - limit) / drop, 0), 1)
     tokens = _EDGES[index] + np.ceil(share * _WIDTHS[index] - 1e-9)
-    return np.where(falls, tokens, _EDGES[last])
+    return np.where(falls_to.any(axis=2), tokens, _EDGES[last])
 
 
 def _between(before: Floats, after: Floats, share: Floats) -> Floats:

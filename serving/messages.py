@@ -55,7 +55,8 @@ class Task:
     `arrived` is the turn's first arrival (seconds): age, not the attempt, decides who is served and
     who is preempted. `slo` holds the targets that count for it, the configured ones where the
     client set none. `remaining` is the curve of the reply tokens still to come; `forecast` what the
-    length head said last, if it has been read.
+    length head said last, if it has been read. `names` are the first of its pages' chained names,
+    as far as they are known (core/prefix): they take long to work out.
     """
 
     id: TaskId
@@ -67,6 +68,7 @@ class Task:
     slo: Slo
     remaining: Survival
     forecast: Forecast | None = None
+    names: tuple[bytes, ...] = ()
 
 
 # ---- to the coordinator -------------------------------------------------------------------------

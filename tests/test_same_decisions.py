@@ -162,6 +162,9 @@ class Timed:
                 self._agenda.at(self._executor.now, self._go_on)
                 return
 
+    def catch_up(self) -> None:
+        """Nothing is put off."""
+
     def _go_on(self) -> None:
         self._waits = False
         self._hall.wake(self)
@@ -230,7 +233,7 @@ def simulated(cluster: Cluster, route: str) -> list[str]:
         batchers.append(batcher)
         noise = StepNoise(NOISE, name)
         executor = SimExecutor(COSTS, replies, None, noise, LIMITS.max_rows)
-        hall.join(SimWorker(batcher, executor, world, hall.post, hall.wake), role)
+        hall.join(SimWorker(batcher, executor, world, hall), role)
     people = People(hall, agenda, lambda number, n: (own_text(number),) * n, replies)
     run(hall, people, batchers)
     return log

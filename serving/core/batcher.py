@@ -9,6 +9,8 @@ Does no I/O, reads no clock, knows no device. Pages that a launched step still w
 whoever gets them writes them in a later step, and an executor runs steps in order.
 """
 
+from collections import deque
+from collections.abc import Sequence
 from typing import assert_never
 
 from serving.core.departures import Departures
@@ -17,7 +19,7 @@ from serving.core.holdings import BatcherLimits
 from serving.core.inbound import Inbound
 from serving.core.plan import Output, RestorePages, StepPlan, StepResult
 from serving.core.rules import BatcherRules
-from serving.core.stepper import Stepper
+from serving.core.stepper import Sample, Stepper
 from serving.core.transfers import Transfers
 from serving.core.worker_state import WorkerState
 from serving.core.worker_task import Stage, WorkerTask, open_task
@@ -36,7 +38,9 @@ from serving.messages import (
     Prefill,
     PullRequested,
     Refused,
+    StepsTimed,
     Tick,
+    Tokens,
     ToWorker,
     TransferFailed,
     WorkerId,
@@ -151,6 +155,39 @@ class Batcher:
         self.holdings.idle.now = now
         self._stepper.complete(plan, result, now)
         return self._state.take_out()
+
+    @property
+    def steady_for(self) -> int:
+        """How many steps more merely go on as those launched do, unless a message comes.
+
+        A token for each row: nothing is prefilled, no row needs a page, and no task waits or moves.
+        """
+        if self._inbound or self._state.departures or self.holdings.queue:
+            return 0
+        return self._stepper.steady_for
+
+    @property
+    def awaits_tick(self) -> bool:
+        """Whether a `Tick` would change anything, at once or as the deadlines of now pass."""
+        return bool(
+            self._early_grants
+            or self._state.departures
+            or self._state.decisions.has_evicted
+            or any(entry.deadline is not None for entry in self.holdings.tasks.values())
+        )
+
+    def go_on(
+        self, ends: Sequence[float], results: deque[StepResult], sample: Sample
+    ) -> list[list[StepsTimed | Tokens]]:
+        """Do at once what `complete` and `step` would do at each of these times.
+
+        For drivers that know beforehand when steps end. `results` are those of the steps launched;
+        `sample` makes those of the steps planned, which are put behind them. Neither may end a
+        reply (ValueError), and there may be no more times than `steady_for` says. Returns what is
+        told at each time.
+        """
+        self.holdings.idle.now = ends[-1]
+        return self._stepper.go_on(ends, results, sample)
 
     @property
     def expects_row(self) -> bool:

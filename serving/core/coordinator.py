@@ -172,7 +172,7 @@ class Coordinator:
             # The last token may be written differently in the next prompt (an end-of-reply token,
             # a half character), and its KV is not computed anyway.
             tokens = tuple(live.tokens[: live.turn.prompt_len + max(1, kept - 1)])
-            self.sessions.remember(live.session, live.turn.salt, tokens, now)
+            self.sessions.remember(live.session, live.names, tokens, now)
         else:
             self.sessions.leave(live.session, now)
         prompt_len, cached_len = live.turn.prompt_len, live.cached_len or 0

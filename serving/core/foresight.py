@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from predictor.curves import mean_up_to, quantile
+from predictor.curves import mean_up_to, quantiles
 from predictor.edges import EDGES
 from predictor.reading import Reader
 from serving.core.worker_task import WorkerTask
@@ -74,8 +74,8 @@ class Foresight:
         stated = self._reader.state(beliefs, at, self.tilt)
         left = np.array([row.task.turn.sampling.max_tokens for row in rows], np.int32) - at
         means = mean_up_to(stated, left.astype(np.int32)).tolist()
-        medians = np.minimum(quantile(stated, MEDIAN), left).astype(int).tolist()
-        highs = np.minimum(quantile(stated, HIGH), left).astype(int).tolist()
+        lengths = np.minimum(quantiles(stated, (MEDIAN, HIGH)), left[:, None])
+        medians, highs = lengths.T.astype(int).tolist()
         curves = stated[:, : len(EDGES) - 1].tolist()
         nothing = [0.0] * (len(EDGES) - len(curves[0]))
         for i, row in enumerate(rows):

@@ -34,6 +34,10 @@ class EarlyGrants:
         self._keep_s = keep_s
         self._grants: dict[tuple[TaskId, int | None], tuple[int, float]] = {}  # len and deadline
 
+    def __len__(self) -> int:
+        """Count the grants that are kept."""
+        return len(self._grants)
+
     def keep(self, granted: Granted, now: float) -> None:
         """Remember what the owner holds of a task, or of a move, that has not come yet."""
         self._grants[granted.task, granted.move] = (granted.held_len, now + self._keep_s)

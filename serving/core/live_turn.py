@@ -144,6 +144,7 @@ class LiveTurn:
             slo=self.slo,
             remaining=remaining,
             forecast=self.forecast,
+            names=tuple(self.names),
         )
 
 

@@ -27,6 +27,11 @@ class OwnDecisions:
         """Whether there is one that can be told now."""
         return bool(self._made)
 
+    @property
+    def has_evicted(self) -> bool:
+        """Whether evictions were noted that are to be told now and then."""
+        return bool(self._evicted)
+
     def about(
         self, kind: str, task: WorkerTask, reason: str, details: Mapping[str, Detail]
     ) -> None:

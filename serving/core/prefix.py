@@ -25,8 +25,13 @@ def extend(parent: bytes, tokens: Sequence[int]) -> bytes:
 
 def chain(salt: str, tokens: Sequence[int], page_size: int) -> list[bytes]:
     """Name every prefix of whole pages: entry i covers the first i pages (entry 0: none)."""
-    names = [root(salt)]
-    written, width = _written(tokens), page_size * TOKEN_BYTES
+    return chain_on([root(salt)], tokens, page_size)
+
+
+def chain_on(known: Sequence[bytes], tokens: Sequence[int], page_size: int) -> list[bytes]:
+    """Return the chain of `tokens` of which some names are `known`, the first ones or all."""
+    names = list(known[: len(tokens) // page_size + 1])
+    written, width = _written(tokens[(len(names) - 1) * page_size :]), page_size * TOKEN_BYTES
     for start in range(0, len(written) - width + 1, width):
         page = written[start : start + width]
         names.append(blake2b(names[-1] + page, digest_size=DIGEST_BYTES).digest())

@@ -162,11 +162,26 @@ class Rows:
             running.kv_tokens,
         )
         ends = running.left <= 1
-        running.move_on()
+        running.move_on(1)
         if ends:
             for slot in slots[left <= 1].tolist():
                 self.deactivate(slot)
         return rows
+
+    @property
+    def steady_for(self) -> int:
+        """How many steps more all active rows sample a token each, without another page.
+
+        The first of them to end then has one token to come at least.
+        """
+        running = self._gathered()
+        if self._num_wanting or not running.rows or running.starts:
+            return 0
+        return max(0, min(running.room, running.left - 1))
+
+    def go_on(self, steps: int) -> None:
+        """Move all active rows on by so many of the steps that `steady_for` counts."""
+        self._gathered().move_on(steps)
 
     def _gathered(self) -> "_Running":
         """Return what is known of the active rows, in the order of `active`."""
@@ -199,10 +214,10 @@ class _Running:
     `state` [6, R] is theirs. Carried along as plain numbers, because a step of few rows takes
     longer to ask an array than to run through the rest of the control plane: `kv_tokens`, what
     they attend to in the next step; `room` and `left`, the steps until the first of them needs a
-    page, and until the first has sampled all it may.
+    page, and until the first has sampled all it may; `starts`: the host has yet to feed one.
     """
 
-    __slots__ = ("_fed", "from_host", "kv_tokens", "left", "pages", "room", "rows", "state")
+    __slots__ = ("from_host", "kv_tokens", "left", "pages", "room", "rows", "starts", "state")
 
     def __init__(
         self,
@@ -217,17 +232,18 @@ class _Running:
         self.room = int((state[ROOM] - state[POSITION]).min(initial=NEVER))
         self.left = int(state[_LEFT].min(initial=NEVER))
         self.from_host = state[FROM_HOST].astype(np.bool_)
-        self._fed = bool(self.from_host.any())
+        self.starts = bool(self.from_host.any())
         # No wider than the longest: most of a table is empty.
         self.pages = table[slots, : int(state[ROOM].max(initial=0)) // page_size]
 
-    def move_on(self) -> None:
-        """Take the rows one step further."""
-        self.state = self.state + MOVE_ON  # a new array: the old one is the plan's
-        self.kv_tokens += self.rows
-        self.room -= 1
-        self.left -= 1
-        if self._fed:  # their first step is planned; from now on the slot feeds them
-            self._fed = False
+    def move_on(self, steps: int) -> None:
+        """Take the rows so many steps further."""
+        # A new array: the old one is the plan's.
+        self.state = self.state + (MOVE_ON if steps == 1 else MOVE_ON * np.int32(steps))
+        self.kv_tokens += self.rows * steps
+        self.room -= steps
+        self.left -= steps
+        if self.starts:  # their first step is planned; from now on the slot feeds them
+            self.starts = False
             self.state[FROM_HOST] = 0
             self.from_host = np.zeros(self.rows, np.bool_)

@@ -6,10 +6,11 @@ wrote. A shared system prompt alone never joins two conversations, because only 
 prompt-and-reply sequences are remembered.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 
-from serving.core.prefix import chain
+from serving.core.prefix import chain, chain_on
 from serving.messages import WorkerId
 from serving.request import SessionId, Turn
 
@@ -67,10 +68,15 @@ class Sessions:
         session.live_turns -= 1
         self._touch(session, now)
 
-    def remember(self, session: Session, salt: str, tokens: tuple[int, ...], now: float) -> None:
-        """A turn ended: the conversation so far is `tokens`, and the next turn may continue it."""
+    def remember(
+        self, session: Session, known: Sequence[bytes], tokens: tuple[int, ...], now: float
+    ) -> None:
+        """A turn ended: the conversation so far is `tokens`, and the next turn may continue it.
+
+        `known` are the first names of its chain.
+        """
         self._unindex(session)
-        names = chain(salt, tokens, self._page_size)
+        names = chain_on(known, tokens, self._page_size)
         session.bucket = names[-1]
         session.tail = tokens[(len(names) - 1) * self._page_size :]
         self._buckets.setdefault(names[-1], {})[session.id] = session

@@ -5,7 +5,7 @@ soon as it is launched. Steps may be planned before earlier ones are completed.
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import inf
 
 import numpy as np
@@ -19,10 +19,13 @@ from serving.core.samples import take_decoded, take_first
 from serving.core.worker_state import WorkerState
 from serving.core.worker_task import Stage, WorkerTask
 from serving.forecast.forecast import Forecast
-from serving.messages import NOT_FINITE, TaskId
+from serving.messages import NOT_FINITE, StepsTimed, TaskId, Tokens
 from serving.policy.batch import ChunkLimits, batch, room_for
 from serving.policy.views import ChunkView, DecodingView, QueuedView
 from serving.request import TokenLogprobs
+
+Sample = Callable[[bool], StepResult]
+"""Says what the next step samples, if its rows go on; its head is read if it is True."""
 
 
 class Stepper:
@@ -94,6 +97,35 @@ class Stepper:
             self._after_launch(entry, chunk, now)
 
     @property
+    def steady_for(self) -> int:
+        """How many steps more have just the rows of those launched; see `Batcher.steady_for`."""
+        rows, decoding = self._state.holdings.rows, self._decoding
+        if self._state.prefilling or rows.active() is not self._slots:
+            return 0
+        alike = all(rows_of is decoding and not chosen for rows_of, chosen in self._launched)
+        return rows.steady_for if alike else 0
+
+    def go_on(
+        self, ends: Sequence[float], results: deque[StepResult], sample: Sample
+    ) -> list[list[StepsTimed | Tokens]]:
+        """End the oldest step at each of these times and plan another; see `Batcher.go_on`."""
+        rows, decoding, clock = self._state.holdings.rows, self._decoding, self._clock
+        count, kv_tokens = len(decoding), rows.kv_tokens()
+        told: list[list[StepsTimed | Tokens]] = []
+        for now in ends:
+            result, timed = results.popleft(), clock.ended(now)
+            forecasts = self._forecast(decoding, result)
+            tokens, ended = take_decoded(self._state.worker, decoding, result, forecasts)
+            if tokens is None or ended:
+                raise ValueError("a row has ended, so its worker does not merely go on")
+            told.append([tokens] if timed is None else [timed, tokens])
+            clock.launched(now, count, kv_tokens, 0, 0, 0)
+            kv_tokens += count
+            results.append(sample(self._reads(count)))
+        rows.go_on(len(ends))
+        return told
+
+    @property
     def has_launched(self) -> bool:
         """Whether a step is launched and not completed."""
         return bool(self._launched)
@@ -117,7 +149,7 @@ class Stepper:
         if result.broken_rows or result.broken_chunks:
             self._break_off(decoding, chosen, result)
         if decoding:
-            self._complete_decode(plan, decoding, result)
+            self._complete_decode(decoding, result)
         for i, (entry, chunk) in enumerate(zip(chosen, plan.chunks, strict=True)):
             if entry.stage is Stage.GONE:
                 continue
@@ -226,10 +258,8 @@ class Stepper:
         elif last:
             self._state.decode(entry, now, token=None)
 
-    def _complete_decode(
-        self, plan: StepPlan, decoding: list[WorkerTask], result: StepResult
-    ) -> None:
-        forecasts = self._forecast(plan, decoding, result)
+    def _complete_decode(self, decoding: list[WorkerTask], result: StepResult) -> None:
+        forecasts = self._forecast(decoding, result)
         tokens, ended = take_decoded(self._state.worker, decoding, result, forecasts)
         if tokens is not None:
             self._state.out.append(tokens)
@@ -241,12 +271,12 @@ class Stepper:
                 self._state.out += self._state.departures.settle(entry)
 
     def _forecast(
-        self, plan: StepPlan, decoding: list[WorkerTask], result: StepResult
-    ) -> list[tuple[TaskId, Forecast]]:
+        self, decoding: list[WorkerTask], result: StepResult
+    ) -> Sequence[tuple[TaskId, Forecast]]:
         """Take the readings of rows that decode, before their new tokens are."""
         foresight, readings = self._state.foresight, result.decode_readings
-        if foresight is None or readings is None or not plan.reads:
-            return []
+        if foresight is None or readings is None:
+            return ()
         own = [i for i, entry in enumerate(decoding) if entry.stage is Stage.DECODE]
         rows = [decoding[i] for i in own]
         read = foresight.read(rows, [row.replied for row in rows], readings[own])

@@ -29,7 +29,7 @@ it decoded have stated, with their places in the reply.
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
-from serving.core.prefix import chain, extend
+from serving.core.prefix import chain_on, extend, root
 from serving.forecast.forecast import Forecast
 from serving.forecast.survival import Survival
 from serving.messages import Decode, Prefill, Task, TransferId, WorkerId
@@ -148,7 +148,7 @@ def open_task(message: Prefill | Decode, page_size: int) -> WorkerTask:
         source=message.source if isinstance(message, Decode) else None,
         prompt_len=task.turn.prompt_len,
         tokens=list(task.tokens),
-        names=chain(task.turn.salt, task.tokens, page_size),
+        names=chain_on(task.names or (root(task.turn.salt),), task.tokens, page_size),
         reuse=message.reuse,
     )
     opened.pull = isinstance(message, Prefill) and message.pull

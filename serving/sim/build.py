@@ -123,7 +123,7 @@ def build_simulation(
         batcher = Batcher(name, own, batcher_rules(server, costs[role], reader))
         noise = StepNoise(config.step_noise, f"{config.seed} {name}")
         executor = SimExecutor(costs[role], replies, readings, noise, own.max_rows)
-        worker = SimWorker(batcher, executor, world, simulation.post, simulation.wake)
+        worker = SimWorker(batcher, executor, world, simulation)
         simulation.join(worker, role)
     clients = Clients(workload, replies, agenda, max_model_len, simulation.submit)
     return simulation, clients

@@ -22,9 +22,23 @@ class StepNoise:
         """A `sigma` of 0 is no noise."""
         self._sigma = sigma
         self._random = random.Random(seed)
+        self._ahead: list[float] = []  # drawn for steps that are not launched yet
 
     def factor(self) -> float:
         """Draw the next step's factor."""
+        return self._ahead.pop(0) if self._ahead else self._draw()
+
+    def look_ahead(self, steps: int) -> list[float]:
+        """Return the factors of the next steps, which are still to be drawn."""
+        ahead = self._ahead
+        ahead += [self._draw() for _ in range(steps - len(ahead))]
+        return ahead[:steps]
+
+    def skip(self, steps: int) -> None:
+        """Draw the factors of so many steps, which were looked at before."""
+        del self._ahead[:steps]
+
+    def _draw(self) -> float:
         return math.exp(self._random.gauss(0.0, self._sigma)) if self._sigma else 1.0
 
 
@@ -49,8 +63,11 @@ class SimExecutor:
         self._last = [0] * slots  # index of the reply's last token
         # While the same rows go on they sample the same tokens, until the first of them ends.
         self._rows: NDArray[np.int32] | None = None
-        self._ids: list[int] = []
-        self._goes_on = 0  # steps
+        self._slots: list[int] = []
+        self._places: list[int] = []  # in their replies, when they were looked at
+        self._looked_at = 0  # so many steps ago
+        self._goes_on = 0  # for so many steps more
+        self._unread = StepResult([], [], None, None, {})
 
     def load_slot(self, load: LoadSlot) -> None:
         """A slot writes this turn's reply from now on."""
@@ -76,16 +93,13 @@ class SimExecutor:
 
     def sample(self, plan: StepPlan) -> StepResult:
         """Say the next token of every row, and what the head reads where it is asked to."""
-        decode = plan.decode
-        if decode.slot is self._rows and self._goes_on:
-            self._goes_on -= 1
+        if plan.decode.slot is self._rows and self._goes_on:
+            result = self.sample_more(plan.reads)
         else:
-            self._look_at(decode)
-        decoded = None
-        if plan.reads:
-            decoded = self._read(decode.slot.tolist(), decode.reply_index.tolist())
+            self._look_at(plan.decode)
+            result = self._decoded(plan.reads)
         if not plan.chunks:
-            return StepResult(self._ids, [], None, None, {}, decoded, None)
+            return result
         chunks = plan.chunks
         chunk_ids = [
             STOP if chunk.reply_index == self._last[chunk.slot] else self._token[chunk.slot]
@@ -94,16 +108,50 @@ class SimExecutor:
         chunked = None
         if plan.samples_chunk:
             chunked = self._read([c.slot for c in chunks], [c.reply_index for c in chunks])
-        return StepResult(self._ids, chunk_ids, None, None, {}, decoded, chunked)
+        return result._replace(chunk_ids=chunk_ids, chunk_readings=chunked)
+
+    @property
+    def goes_on(self) -> int:
+        """How many steps more sample what the last one did, if its rows go on: no reply ends."""
+        return self._goes_on
+
+    def sample_more(self, reads: bool) -> StepResult:
+        """Say what the next step samples, one that `goes_on` counts; `reads`: with its head."""
+        self._goes_on -= 1
+        self._looked_at += 1
+        return self._decoded(reads)
+
+    def _decoded(self, reads: bool) -> StepResult:
+        if not reads:
+            return self._unread
+        places = [place + self._looked_at for place in self._places]
+        return self._unread._replace(decode_readings=self._read(self._slots, places))
+
+    def seconds_ahead(self, plan: StepPlan, steps: int) -> list[float]:
+        """Price the next steps after a step without chunks, if its rows go on."""
+        rows, kv_tokens = plan.num_decode, plan.decode.kv_tokens
+        factors = self._noise.look_ahead(steps)
+        return [
+            self._costs.decode(rows, kv_tokens + i * rows).seconds * factor
+            for i, factor in enumerate(factors, 1)
+        ]
+
+    def go_on(self, steps: int) -> None:
+        """So many steps that were priced ahead are launched."""
+        self._noise.skip(steps)
 
     def _look_at(self, decode: DecodeRows) -> None:
         """Say what these rows sample, and how many steps more they will sample the same."""
-        slots, places = decode.slot.tolist(), decode.reply_index.tolist()
-        left = [self._last[slot] - place for slot, place in zip(slots, places, strict=True)]
-        self._rows = decode.slot
-        self._ids = [
-            STOP if more == 0 else self._token[slot] for slot, more in zip(slots, left, strict=True)
+        self._slots, self._places = decode.slot.tolist(), decode.reply_index.tolist()
+        self._looked_at = 0
+        pairs = zip(self._slots, self._places, strict=True)
+        left = [self._last[slot] - place for slot, place in pairs]
+        ids = [
+            STOP if more == 0 else self._token[slot]
+            for slot, more in zip(self._slots, left, strict=True)
         ]
+        self._rows = decode.slot
+        self._unread = StepResult(ids, [], None, None, {})
         # What a row samples behind its end is dropped, but it must not end again.
         self._goes_on = min((more for more in left if more > 0), default=1) - 1
         if 0 in left:

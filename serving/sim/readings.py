@@ -22,7 +22,6 @@ Floats = NDArray[np.float32]
 NEW_SHARE = 0.1
 _EDGES = np.array(EDGES[:-1], np.float64)
 _LOG_EDGES = np.log(np.maximum(_EDGES, 0.5))
-_ERF = np.vectorize(math.erf, otypes=[np.float64])
 
 
 class Readings(Protocol):
@@ -56,20 +55,28 @@ class ErringHead:
         self._replies = replies
         self._sigma = sigma
         self._seed = seed
+        self._lasting: dict[int, float] = {}  # errors that stay for the whole of a reply
 
     def read(self, numbers: Sequence[int], reply_index: Sequence[int]) -> Floats:
         """Return curves [N, E - 1] around what is left times an error."""
         left = _left(self._replies, numbers, reply_index)
-        lasting = np.array([_normal(self._seed, n, 0) for n in numbers])
+        lasting = np.array([self._lasting_error(n) for n in numbers])
         passing = np.array(
             [_normal(self._seed, n, 1 + i) for n, i in zip(numbers, reply_index, strict=True)]
         )
         error = math.sqrt(1 - NEW_SHARE) * lasting + math.sqrt(NEW_SHARE) * passing
         centre = np.log(left) + self._sigma * error
         score = (_LOG_EDGES - centre[:, None]) / (self._sigma * math.sqrt(2))
-        alive = 0.5 * (1 - _ERF(score))
+        ends = np.array([list(map(math.erf, row)) for row in score.tolist()])
+        alive = 0.5 * (1 - ends)
         alive[:, 0] = 1.0
         return alive.astype(np.float32)
+
+    def _lasting_error(self, number: int) -> float:
+        error = self._lasting.get(number)
+        if error is None:
+            error = self._lasting[number] = _normal(self._seed, number, 0)
+        return error
 
 
 def _left(

@@ -1,12 +1,15 @@
 """What happens to a whole workload? One coordinator, its workers and its clients, on one agenda.
 
-The coordinator hears of things the moment they happen, and its messages take no time: it runs in
-the same process as its workers, as it does when served. Equal inputs give equal histories.
+The coordinator's messages take no time: it runs in the same process as its workers, as it does when
+served. It hears of everything in the order in which it happens, and as of the time at which it
+happens; of what calls for no decision it hears together, before it next has to decide. Equal inputs
+give equal histories.
 """
 
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Protocol, assert_never
 
 from serving.core.batcher import Batcher
@@ -20,21 +23,25 @@ from serving.messages import (
     End,
     Event,
     LoadReport,
+    PagesChanged,
     Role,
     StepsTimed,
     Tick,
+    Tokens,
     ToWorker,
     WorkerId,
     WorkerJoined,
     WorkerMessage,
 )
 from serving.request import Turn
-from serving.sim.agenda import Agenda
+from serving.sim.agenda import Agenda, Moment
 from serving.sim.links import Links
 from serving.sim.measure import Measurements
 from serving.sim.worker import Leaving
 
 TICK_S = 0.25  # as in the engine's loop
+
+_MOMENT = itemgetter(0)
 
 Note = Callable[[Turn | Decision | End, float], None]
 
@@ -73,6 +80,10 @@ class VirtualWorker(Protocol):
         """Let it do what can be done now."""
         ...
 
+    def catch_up(self) -> None:
+        """Let it do what it would have done by now."""
+        ...
+
 
 class StalledError(RuntimeError):
     """Turns are live and nothing is left to be done: a fault of the scheduler."""
@@ -107,6 +118,8 @@ class Simulation:
         self._ready: deque[VirtualWorker] = deque()
         self._is_ready: set[WorkerId] = set()
         self._ticking = False
+        # What the coordinator has yet to hear of. It decides nothing by it alone.
+        self._untold: list[tuple[Moment, Event]] = []
         # Workers that had no task at their last tick and have got no message since: another tick
         # would change nothing, and a large fleet has many.
         self._resting: dict[WorkerId, LoadReport] = {}
@@ -125,11 +138,13 @@ class Simulation:
         while (do := self.agenda.next()) is not None:
             do()
             self._run_ready()
+        self._tell_all()
         if self.coordinator.live_turns:
             raise StalledError(f"{self.coordinator.live_turns} turns do not end")
 
     def submit(self, turn: Turn) -> None:
         """A client sends a turn now."""
+        self._tell_all()
         now = self.agenda.now
         self._note(turn, now)
         self.measurements.on_arrival(turn, now)
@@ -145,6 +160,10 @@ class Simulation:
         else:
             self._deliver(leaving)
 
+    def tell(self, event: Event, moment: Moment) -> None:
+        """Let the coordinator hear of an event before it next decides."""
+        self._untold.append((moment, event))
+
     def wake(self, worker: VirtualWorker) -> None:
         """Give a worker a round before time goes on."""
         if worker.id not in self._is_ready:
@@ -159,28 +178,45 @@ class Simulation:
 
     def _deliver(self, leaving: Leaving) -> None:
         match leaving:
+            case Tokens() | StepsTimed() | PagesChanged():
+                self.tell(leaving, self.agenda.reached)
             case ToWorker(worker, message):
                 self._hand(worker, message)
             case Decision():
-                self._decided(leaving)
+                self._tell_all()
+                self._decided(leaving, self.agenda.now)
             case _:
-                if isinstance(leaving, StepsTimed):
-                    self.steps += len(leaving.steps)
                 self._take(leaving)
 
-    def _take(self, event: Event) -> None:
-        for action in self.coordinator.on(event, self.agenda.now):
-            self._act(action)
+    def _tell_all(self) -> None:
+        """Let the coordinator hear of what has happened by now, in its order."""
+        for worker in self.workers.values():
+            worker.catch_up()
+        untold, self._untold = self._untold, []
+        untold.sort(key=_MOMENT)
+        for moment, event in untold:
+            if isinstance(event, StepsTimed):
+                self.steps += len(event.steps)
+            self._take_as_of(moment.time, event)
 
-    def _act(self, action: Action) -> None:
-        now = self.agenda.now
+    def _take(self, event: Event) -> None:
+        self._tell_all()
+        self._take_as_of(self.agenda.now, event)
+
+    def _take_as_of(self, now: float, event: Event) -> None:
+        for action in self.coordinator.on(event, now):
+            self._act(action, now)
+
+    def _act(self, action: Action, now: float) -> None:
         match action:
             case Emit(turns, samples):
                 self.measurements.on_tokens(turns, samples, now)
+            case Decision():
+                self._decided(action, now)
+            case _ if now < self.agenda.now:
+                raise RuntimeError(f"the coordinator heard too late of what calls for {action}")
             case ToWorker(worker, message):
                 self._hand(worker, message)
-            case Decision():
-                self._decided(action)
             case End():
                 self._note(action, now)
                 self.measurements.on_end(action, now)
@@ -196,12 +232,13 @@ class Simulation:
         self._resting.pop(worker, None)
         self.workers[worker].deliver(message)
 
-    def _decided(self, decision: Decision) -> None:
+    def _decided(self, decision: Decision, now: float) -> None:
         self.decisions[decision.kind, decision.reason] += 1
-        self._note(decision, self.agenda.now)
+        self._note(decision, now)
 
     def _tick(self) -> None:
         """Look at deadlines and loads, as long as there are turns."""
+        self._tell_all()
         resting = self._resting
         workers = self.workers.values()
         reports = [resting.get(worker.id) or worker.batcher.report() for worker in workers]

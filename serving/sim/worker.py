@@ -2,13 +2,14 @@
 
 One round: take the messages that have come, plan and launch a step, then wait for the step before
 it. While it waits for a step it hears nothing, as the engine's thread does, but for a row that is
-about to arrive. Steps, copies and slot loads run in the order they were launched.
+about to arrive. Steps, copies and slot loads run in the order they were launched. Rounds in which
+rows merely go on are done together (`stretch`).
 """
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from serving.core.batcher import Batcher
 from serving.core.plan import (
@@ -28,23 +29,33 @@ from serving.messages import (
     Decision,
     Event,
     PagesReady,
+    Tick,
     ToWorker,
     TransferId,
     WorkerId,
     WorkerMessage,
 )
-from serving.sim.agenda import Agenda
+from serving.sim.agenda import Agenda, Moment
 from serving.sim.executor import SimExecutor
 from serving.sim.links import Links
+from serving.sim.stretch import LEAST_STEPS, Stretch
 
 Leaving = Event | ToWorker | Decision
 
 
-class Post(Protocol):
-    """Takes what leaves a worker."""
+class Hall(Protocol):
+    """Where workers meet the others."""
 
-    def __call__(self, leaving: Leaving, at: float) -> None:
-        """Deliver it, at time `at`, which may be later than now."""
+    def post(self, leaving: Leaving, at: float) -> None:
+        """Deliver what leaves a worker, at time `at`, which may be later than now."""
+        ...
+
+    def tell(self, event: Event, moment: Moment) -> None:
+        """Take what has left a worker at a moment that may be over."""
+        ...
+
+    def wake(self, worker: "SimWorker") -> None:
+        """Give a worker a round before time goes on: there is something to do for it."""
         ...
 
 
@@ -62,6 +73,14 @@ class World:
     max_launched: int
 
 
+class _Step(NamedTuple):
+    """A step on the device."""
+
+    plan: StepPlan
+    result: StepResult
+    ends: Moment
+
+
 class SimWorker:
     """One batcher, one simulated device."""
 
@@ -70,10 +89,9 @@ class SimWorker:
         batcher: Batcher,
         executor: SimExecutor,
         world: World,
-        post: Post,
-        wake: Callable[["SimWorker"], None],
+        hall: Hall,
     ) -> None:
-        """`wake` is told when there is something to do for the worker: a `round` is to follow."""
+        """Start with nothing to do."""
         self.id = batcher.worker
         self.batcher = batcher
         self.busy_s = 0.0
@@ -83,23 +101,79 @@ class SimWorker:
         self._host_link = world.host_link
         self._page_bytes = world.page_bytes
         self._max_launched = world.max_launched
-        self._post = post
-        self._wake = wake
+        self._hall = hall
         self._inbox: deque[WorkerMessage] = deque()
-        self._launched: deque[tuple[StepPlan, StepResult]] = deque()
+        self._launched: deque[_Step] = deque()
+        self._awaited: Moment | None = None  # the end of a step that is on the agenda
+        self._stretch: Stretch | None = None
         self._device_free = 0.0
         self._waits_for_step = False
         self._arrivals: dict[TransferId, float] = {}
         self._last_arrival: dict[WorkerId, float] = {}
 
     def deliver(self, message: WorkerMessage) -> None:
-        """Give the worker a message."""
+        """Give the worker a message. It hears of it when the step that runs has ended."""
+        if self._stretch is not None:
+            if isinstance(message, Tick) and not self.batcher.awaits_tick:
+                return  # it would cut short what goes on, and change nothing
+            self.catch_up()
+            self._stretch = None
+            self._await(self._launched[0].ends)
         self._inbox.append(message)
         if not self._waits_for_step:
-            self._wake(self)
+            self._hall.wake(self)
 
     def round(self) -> None:
         """Do what can be done now: messages, then steps until it has to wait."""
+        self._go_through()
+        if self._launched and self._awaited is None:
+            self._stretch = self._look_ahead()
+            ends = self._launched[0].ends if self._stretch is None else self._stretch.ends
+            self._await(ends)
+
+    def catch_up(self) -> None:
+        """Do those rounds of a stretch that are over by now, each as of its own time."""
+        if self._stretch is None:
+            return
+        over, seconds = self._stretch.take(self._agenda.reached)
+        if not over:
+            return
+        running, queued = self._launched
+        results = deque((running.result, queued.result))
+        times = [end.time for end in over]
+        told = self.batcher.go_on(times, results, self._executor.sample_more)
+        for end, outputs in zip(over, told, strict=True):
+            for output in outputs:
+                self._hall.tell(output, end)
+        self._executor.go_on(len(over))
+        for step_s in seconds:
+            self.busy_s += step_s
+        first, second = self._stretch.launched
+        # To complete a step its plan is asked for its chunks only, so that any other will do.
+        self._launched.clear()
+        self._launched.append(_Step(running.plan, results[0], first))
+        self._launched.append(_Step(queued.plan, results[1], second))
+        self._device_free = second.time
+
+    def _look_ahead(self) -> Stretch | None:
+        """Find the rounds to come in which rows merely go on; None if there are few."""
+        if not self._waits_for_step or len(self._launched) != 2:
+            return None
+        running, queued = self._launched
+        # The executor keeps one list as long as the same rows sample the same, and none ends.
+        if running.result.decode_ids is not queued.result.decode_ids:
+            return None
+        steps = min(self.batcher.steady_for, self._executor.goes_on)
+        if steps < LEAST_STEPS:
+            return None
+        seconds = self._executor.seconds_ahead(queued.plan, steps)
+        return Stretch((running.ends, queued.ends), seconds)
+
+    def _await(self, ends: Moment) -> None:
+        self._awaited = ends
+        self._agenda.enter(ends, lambda: self._step_ended(ends))
+
+    def _go_through(self) -> None:
         while True:
             while self._inbox:
                 self._act(self.batcher.on(self._inbox.popleft(), self._agenda.now))
@@ -110,7 +184,7 @@ class SimWorker:
             has_launched = len(self._launched) > queued
             if most == 1:
                 if (until := self.batcher.held_until) is not None:
-                    self._agenda.at(until, lambda: self._wake(self))
+                    self._agenda.at(until, lambda: self._hall.wake(self))
                 return
             if self._launched and (len(self._launched) >= most or not has_launched):
                 self._waits_for_step = True
@@ -118,11 +192,15 @@ class SimWorker:
             if not has_launched:
                 return
 
-    def _step_ended(self) -> None:
+    def _step_ended(self, ends: Moment) -> None:
+        if ends is not self._awaited:
+            return  # a message has come since: an earlier step was waited for
+        self.catch_up()
+        self._stretch = self._awaited = None
         self._waits_for_step = False
-        plan, result = self._launched.popleft()
+        plan, result, _ = self._launched.popleft()
         self._act(self.batcher.complete(plan, result, self._agenda.now))
-        self._wake(self)
+        self._hall.wake(self)
 
     def _act(self, outputs: Sequence[Output]) -> None:
         now = self._agenda.now
@@ -144,16 +222,16 @@ class SimWorker:
                 case DropTransfer(transfer):
                     self._arrivals.pop(transfer, None)
                 case ToWorker(worker, PagesReady() as ready):
-                    self._post(output, self._arrival(worker, ready.transfer))
+                    self._hall.post(output, self._arrival(worker, ready.transfer))
                 case _:
-                    self._post(output, now)
+                    self._hall.post(output, now)
 
     def _launch(self, plan: StepPlan) -> None:
         seconds = self._executor.seconds(plan)
-        self._launched.append((plan, self._executor.sample(plan)))
+        result = self._executor.sample(plan)
         self._device_free = max(self._agenda.now, self._device_free) + seconds
         self.busy_s += seconds
-        self._agenda.at(self._device_free, self._step_ended)
+        self._launched.append(_Step(plan, result, self._agenda.moment(self._device_free)))
 
     def _copy_from_host(self, pages: int) -> None:
         link = self._host_link

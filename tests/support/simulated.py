@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from predictor.reading import PLAIN
 from serving.core.batcher import Batcher
 from serving.core.coordinator import Coordinator
 from serving.core.holdings import BatcherLimits
@@ -16,6 +17,7 @@ from serving.sim.agenda import Agenda
 from serving.sim.clients import Clients
 from serving.sim.executor import SimExecutor, StepNoise
 from serving.sim.links import Links
+from serving.sim.readings import Oracle
 from serving.sim.replies import Replies
 from serving.sim.simulation import Simulation
 from serving.sim.worker import SimWorker, World
@@ -71,8 +73,13 @@ def lab(
     wire: Link = WIRE,
     limits: BatcherLimits = LIMITS,
     slo: Slo = Slo(None, None),  # noqa: B008
+    read_every: int | None = None,
+    executors: type[SimExecutor] = SimExecutor,
 ) -> Lab:
-    """Assemble a simulation; every reply is forecast to have 16 tokens."""
+    """Assemble a simulation; every reply is forecast to have 16 tokens.
+
+    With `read_every` there is a length head that is never wrong, read every so many steps.
+    """
     log: list[str] = []
 
     def note(happening: Turn | Decision | End, now: float) -> None:
@@ -90,10 +97,15 @@ def lab(
     simulation = Simulation(coordinator, agenda, links, note)
     world = World(agenda, links, WIRE, limits.page_size * COSTS.kv_bytes_per_token, 2)
     batchers: list[Batcher] = []
+    own_rules = replace(batcher_rules(), costs=COSTS)
+    readings = None
+    if read_every is not None:
+        own_rules = replace(own_rules, reader=PLAIN, read_every=read_every)
+        readings = Oracle(replies)
     for name, role in workers:
-        batcher = Batcher(name, limits, replace(batcher_rules(), costs=COSTS))
-        executor = SimExecutor(COSTS, replies, None, StepNoise(noise, name), limits.max_rows)
-        worker = SimWorker(batcher, executor, world, simulation.post, simulation.wake)
+        batcher = Batcher(name, limits, own_rules)
+        executor = executors(COSTS, replies, readings, StepNoise(noise, name), limits.max_rows)
+        worker = SimWorker(batcher, executor, world, simulation)
         simulation.join(worker, role)
         batchers.append(batcher)
     return Lab(simulation, agenda, replies, batchers, log)

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.core.pages import common_len
-from serving.core.prefix import DIGEST_BYTES, chain, extend, root
+from serving.core.prefix import DIGEST_BYTES, chain, chain_on, extend, root
 
 TOKENS = st.lists(st.integers(0, 3), max_size=12)
 
@@ -34,3 +34,9 @@ def test_common_len():
     assert common_len([1, 2, 3], [1, 2, 4]) == 2
     assert common_len([1, 2], [1, 2, 4]) == 2
     assert common_len([], [1]) == 0
+
+
+@given(TOKENS, st.integers(0, 6))
+def test_a_chain_goes_on_from_any_names_that_are_known(tokens, pages: int):
+    longer = chain("a", [*tokens, 1, 2, 3, 4], 2)
+    assert chain_on(longer[: 1 + pages], tokens, 2) == chain("a", tokens, 2)

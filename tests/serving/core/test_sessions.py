@@ -1,3 +1,4 @@
+from serving.core.prefix import chain
 from serving.core.sessions import Session, Sessions
 from serving.messages import WorkerId
 from tests.support.turns import make_turn
@@ -18,7 +19,7 @@ def say(
 ) -> Session:
     """A whole turn: it comes, is answered and is remembered."""
     found = sessions.join(make_turn("t", prompt, session=session, salt=salt), now)
-    sessions.remember(found, salt, (*prompt, *reply), now)
+    sessions.remember(found, chain(salt, prompt, 4), (*prompt, *reply), now)
     return found
 
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.sim.agenda import Agenda
+from serving.sim.agenda import Agenda, Moment
 
 
 @given(st.lists(st.integers(0, 5), max_size=20))
@@ -40,3 +40,15 @@ def test_nothing_is_done_in_the_past(time: float):
     agenda.next()
     with pytest.raises(ValueError, match=r"it is 1\.0 s"):
         agenda.at(time, lambda: None)
+
+
+def test_a_place_among_equals_can_be_kept_before_it_is_known_what_is_to_be_done():
+    agenda, done = Agenda(), []
+    agenda.at(1.0, lambda: done.append("a"))
+    kept = agenda.moment(1.0)
+    agenda.at(1.0, lambda: done.append("c"))
+    agenda.enter(kept, lambda: done.append("b"))
+    agenda.enter(Moment(1.0, -1.0, 99), lambda: done.append("entered long ago"))
+    while (do := agenda.next()) is not None:
+        do()
+    assert done == ["entered long ago", "a", "b", "c"]
