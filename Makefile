@@ -58,7 +58,8 @@ demo-model: setup
 
 predictor: setup
 	$(RUN) -m predictor.collect $(DEMO) --out runs/records --sessions 7000 --samples 1 \
-		--temperature 0.8 --temperature 1.0 --layer 2 --layer 3 --reach 32
-	$(RUN) -m train.predictor --records runs/records --out $(DEMO)/length_head --width 48 --width 48
+		--temperature 0.8 --temperature 1.0 --layer 2 --layer 3 --reach 32 --prompt-layer 4
+	$(RUN) -m train.predictor --records runs/records --out $(DEMO)/length_head --width 48 --width 48 \
+		--glance 8 --passes 45
 	$(RUN) -m predictor.evaluate --records runs/records --head $(DEMO)/length_head \
 		--out $(DEMO)/length_head/evaluation.json

@@ -7,6 +7,9 @@ all quantiles at once (conformal predictive systems; Kuleshov, arXiv 1807.00263)
 of themselves in some places and not in others, so there are maps by stretch of the reply and by
 how wide the curve is (Mondrian categories).
 
+Lengths are whole numbers, so a curve that is sure of one gives it a chance of its own, and the
+score is drawn from within that: else right curves would be bent, as if all had ended early.
+
 A reply that was cut off has a score above that of its cut: Kaplan and Meier's estimator takes it so
 (papers.md 5.3). Knows no heads and no smoothing.
 """
@@ -32,6 +35,8 @@ LEVELS = 129
 """Chances at which a map is kept, evenly spaced, from 0 to 1."""
 PLAIN_MAP: tuple[float, ...] = tuple(np.linspace(0, 1, LEVELS).tolist())
 """The map that leaves chances as they are."""
+SEED = 0
+"""Of the draws of scores: equal replies are calibrated alike."""
 LEAST_REPLIES = 100
 """Replies that a class needs for a map of its own; else all curves of like width share one."""
 
@@ -94,12 +99,14 @@ def _width_class(alive: Floats) -> Ints:
 
 
 def scores(alive: Floats, remaining: NDArray[np.int32], censored: NDArray[np.bool_]) -> Floats:
-    """Return each reply's score; of one that was cut off, the score that its own is above.
+    """Return each reply's score, drawn from the chance of its length.
 
-    Stated quantile q covers a reply just if its score lies below q (predictor/curves.quantile).
+    Of one that was cut off it is the chance to have ended by then, which its own score is above.
     """
-    came = np.where(censored, remaining, remaining - 1)
-    return 1 - height(alive, came[:, None].astype(np.float64))[:, 0]
+    latest = 1 - height(alive, remaining[:, None].astype(np.float64))[:, 0]
+    earliest = 1 - height(alive, (remaining[:, None] - 1).astype(np.float64))[:, 0]
+    share = np.random.default_rng(SEED).random(len(alive))
+    return np.where(censored, latest, earliest + share * (latest - earliest))
 
 
 def calibrate(

@@ -33,7 +33,8 @@ class LengthHead:
         """Describe it for people."""
         layers = ", ".join(str(layer) for layer in self.spec.layers)
         size = num_parameters(self.weights)
-        return f"{self.path} ({self.spec.kind}, {size:,} parameters, on layers {layers})"
+        glance = "" if self.spec.glance is None else ", with a glance at the prompt"
+        return f"{self.path} ({self.spec.kind}, {size:,} parameters, on layers {layers}{glance})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +77,16 @@ def _check(
         raise HeadError(
             f"{path}: reads states of size {spec.hidden_size}, this model's are {model.hidden_size}"
         )
-    if any(not 1 <= layer <= model.num_layers for layer in spec.layers):
-        raise HeadError(f"{path}: reads layers {spec.layers}, this model has {model.num_layers}")
+    glance = spec.glance
+    looked_at = spec.layers if glance is None else (*spec.layers, glance.layer)
+    if any(not 1 <= layer <= model.num_layers for layer in looked_at):
+        raise HeadError(f"{path}: reads layers {looked_at}, this model has {model.num_layers}")
+    heads = model.num_kv_heads, model.head_dim
+    if glance is not None and (glance.kv_heads, glance.head_dim) != heads:
+        raise HeadError(
+            f"{path}: glances at {glance.kv_heads} heads of {glance.head_dim}, "
+            f"this model has {heads[0]} of {heads[1]}"
+        )
     if spec.horizon < max_model_len:
         raise HeadError(
             f"{path}: looks {spec.horizon} tokens ahead, the context has {max_model_len}; "

@@ -85,9 +85,10 @@ def test_a_head_that_glances_sees_the_prompt_of_each_reply(asked: Records, tmp_p
     for i, reply in enumerate(asked.reply.tolist()):
         kv = jnp.asarray(kept[(reply,)][None, -5:])
         said = look(weights["glance"], kv[:, :, 0], kv[:, :, 1], jnp.ones(kv.shape[:2], bool), None)
-        counts = (asked.generated, asked.prompt_len, asked.turn)
-        own = (jnp.asarray(part[i : i + 1]) for part in (asked.hidden[:, [1]], *counts))
-        alive = np.asarray(spec.build().alive(weights, features(*own, said)), np.float64)
+        parts = (asked.hidden[:, [1]], asked.generated, asked.prompt_len, asked.turn)
+        hidden, generated, prompt_len, turn = (jnp.asarray(part[i : i + 1]) for part in parts)
+        own = features(hidden, generated, prompt_len, turn, said)
+        alive = np.asarray(spec.build().alive(weights, own), np.float64)
         middle = quantile(np.minimum.accumulate(alive, axis=1), 0.5)
         assert found.middle[i] == pytest.approx(middle[0], abs=1)
     blind = replace(SPEC, glance=None)

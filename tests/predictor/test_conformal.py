@@ -12,6 +12,7 @@ from predictor.conformal import (
     LEVELS,
     STRETCHES,
     WIDTHS,
+    _distribution,
     calibrate,
     classes,
     scores,
@@ -138,27 +139,37 @@ def test_classes_are_stretches_by_widths():
         assert found.tolist() == [stretch * len(WIDTHS), stretch * len(WIDTHS) + len(WIDTHS) - 1]
 
 
-def test_a_score_is_the_chance_to_have_ended_sooner():
-    alive = np.array([[1.0, 0.9, 0.6, 0.2]] * 3)
-    lengths, cut = np.array([1, 2, 2], np.int32), np.array([False, False, True])
+def test_right_curves_of_lengths_that_are_nearly_certain_stay_as_they_are():
+    """Each of a few whole numbers has a chance of its own; nothing lies between them."""
+    random = np.random.default_rng(8)
+    alive = curves(np.full(REPLIES, 2.5), 0.4)
+    found = calibrate(alive, START, drawn(alive, random), WHOLE, ALONE)
+    assert found.apply(alive, NOW, 0.0) == pytest.approx(alive, abs=0.04)
+
+
+def test_a_score_is_drawn_from_the_chance_of_the_length():
+    alive = np.tile([1.0, 0.9, 0.6, 0.2], (REPLIES, 1))
+    lengths = np.full(REPLIES, 2, np.int32)
+    found = scores(alive, lengths, WHOLE)
+    assert 0.1 <= found.min() < 0.101
+    assert 0.399 < found.max() <= 0.4
     # Of one that was cut after two tokens: it would have come to more than these two.
-    assert scores(alive, lengths, cut) == pytest.approx([0.0, 0.1, 0.4])
+    assert scores(alive[:2], lengths[:2], ~WHOLE[:2]) == pytest.approx([0.4, 0.4])
 
 
 @pytest.mark.parametrize("q", [0.1, 0.5, 0.9])
-def test_a_quantile_covers_a_reply_just_if_its_score_lies_below(q: float):
+def test_a_quantile_covers_a_reply_whose_score_lies_below_and_none_whose_length_does_not(q: float):
     random = np.random.default_rng(7)
     alive = curves(np.exp(random.uniform(0, 5, REPLIES)), 0.7)
     lengths = drawn(alive, random)
-    lies_below = scores(alive, lengths, WHOLE) < q - 1e-9
-    assert (lengths <= quantile(alive, q)).tolist() == lies_below.tolist()
+    found, covers = scores(alive, lengths, WHOLE), lengths <= quantile(alive, q)
+    assert covers[found < q - 1e-9].all()
+    assert not covers[scores(alive, lengths - 1, ~WHOLE) > q + 1e-9].any()
 
 
 def test_cut_replies_weigh_on_as_kaplan_and_meier_say():
     """Scores 0.2, 0.4 (cut), 0.6, 0.8: ends of 1/4, then half of the rest, then all of it."""
-    alive = np.array([[1.0, 0.8, 0.6, 0.4, 0.2, 0.0]] * 4)
-    lengths, cut = np.array([2, 2, 4, 5], np.int32), np.array([False, True, False, False])
-    found = calibrate(alive, START[:4], lengths, cut, ALONE[:4]).maps[0]
+    found = _distribution(np.array([0.2, 0.4, 0.6, 0.8]), np.array([False, True, False, False]))
     below = [found[round(level * (LEVELS - 1))] for level in (0.1, 0.3, 0.5, 0.7, 0.9)]
     assert below == pytest.approx([0, 1 / 4, 1 / 4, 1 - 3 / 4 / 2, 1])
 

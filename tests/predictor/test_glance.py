@@ -1,5 +1,7 @@
 """A look at a prompt: what attention by hand finds, and what it must not depend on."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -49,7 +51,7 @@ def test_shards_of_the_heads_find_together_what_one_device_finds(drawn):
     mesh = Mesh(np.array(jax.devices()[:2]), ("tensor",))
     heads = P(None, None, "tensor")
     sharded = jax.shard_map(
-        lambda *of: look(*of, "tensor"),
+        partial(look, axis="tensor"),
         mesh=mesh,
         in_specs=(P(), heads, heads, P()),
         out_specs=P(),

@@ -1,6 +1,7 @@
 """A length head is served if it fits; if not, one line says why, and the server goes on."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from model.config import ModelConfig, load_config
 from predictor.conformal import CLASSES, LEVELS, Calibration, uncalibrated
 from predictor.fingerprint import checkpoint_fingerprint, tokenizer_fingerprint
+from predictor.glance import Glance
 from predictor.reading import PLAIN, Reader
 from predictor.saved import HeadSpec, save_head, save_reader
 from predictor.smoothing import UNSMOOTHED, Smoothing
@@ -36,7 +38,7 @@ def spec_for(checkpoint: Path, model: ModelConfig) -> HeadSpec:
 
 
 def save(head: Path, spec: HeadSpec, scale: float = 1.0) -> None:
-    weights = spec.build().init(jax.random.key(1), spec.num_features)
+    weights = spec.init(jax.random.key(1))
     save_head(head, spec, jax.tree.map(lambda w: w * jnp.float32(scale), weights))
 
 
@@ -159,6 +161,37 @@ def test_a_head_on_a_layer_that_is_not_there_is_refused(checkpoint: Path, model:
     assert "this model has 1" in problem(checkpoint, replace(model, num_layers=1))
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({}, None),
+        ({"layer": 3}, r"reads layers \(1, 2, 3\), this model has 2"),
+        ({"kv_heads": 4}, r"glances at 4 heads of 16, this model has 2 of 16"),
+        ({"head_dim": 8}, r"glances at 2 heads of 8, this model has 2 of 16"),
+    ],
+    ids=str,
+)
+def test_a_glance_fits_the_layers_and_heads_of_the_model(
+    checkpoint: Path, model: ModelConfig, change: dict, said: str | None
+):
+    glance = replace(
+        Glance(
+            layer=2,
+            window=8,
+            queries=1,
+            numbers=2,
+            kv_heads=model.num_kv_heads,
+            head_dim=model.head_dim,
+        ),
+        **change,
+    )
+    save(checkpoint / BESIDE, replace(spec_for(checkpoint, model), glance=glance))
+    if said is None:
+        assert str(find(checkpoint, model)).endswith("on layers 1, 2, with a glance at the prompt)")
+    else:
+        assert re.search(said, problem(checkpoint, model))
+
+
 @pytest.mark.parametrize(("context", "fits"), [(200, True), (201, False)])
 def test_a_head_looks_as_far_ahead_as_the_context_is_long(
     checkpoint: Path, model: ModelConfig, context: int, fits: bool
@@ -226,6 +259,8 @@ def test_a_calibration_that_is_no_number_is_refused(checkpoint: Path, model: Mod
         {"horizon": 300},
         {"layers": [0, 2]},
         {"layers": [1]},
+        {"glance": {"layer": 1}},
+        {"glance": 3},
     ],
     ids=str,
 )

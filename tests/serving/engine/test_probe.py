@@ -94,10 +94,10 @@ def wanted(
         starts=None if one.reach is None else [begun],
         reach=one.reach or 1,
     )
-    row_of = (jnp.array([value]) for value in (generated, prompt_len, turn))
+    counts = [jnp.array([value]) for value in (generated, prompt_len, turn)]
     weights = head_weights(one)
     glanced = None if one.glance is None else looked_up(one.glance, weights, tokens[:prompt_len])
-    seen = features(jnp.asarray(states), *row_of, glanced)
+    seen = features(jnp.asarray(states), counts[0], counts[1], counts[2], glanced)
     return np.asarray(one.build().alive(weights, seen))[0]
 
 
@@ -200,5 +200,5 @@ def test_a_prompt_shorter_than_the_window_is_seen_whole_and_a_resumed_one_withou
     resumed = chunk(1, 0, whole, pages(17), sample=True, reply_index=3)
     reading = at(run(executor, chunks=[resumed], reads=False).chunk_readings, 0)
     assert reading == pytest.approx(wanted(head_spec(), whole, 4, 3, 0, 6), abs=3e-3)
-    looks = (looked_up(GLANCE, head_weights(head_spec()), seen) for seen in (tokens, whole))
-    assert np.abs(np.subtract(*looks)).max() > 0.1, "the reply must have been there to be seen"
+    mine, all_of_it = (looked_up(GLANCE, head_weights(head_spec()), of) for of in (tokens, whole))
+    assert np.abs(mine - all_of_it).max() > 0.1, "the reply must have been there to be seen"
