@@ -187,7 +187,8 @@ class JaxExecutor:
             decode_logprobs,
             chunk_logprobs,
             self._target_scores(pending),
-            None if readings is None else readings[: plan.num_decode],
+            # A step that ends a prompt reads all its rows; those that decode were not asked for.
+            None if readings is None or not plan.reads else readings[: plan.num_decode],
             None if readings is None else readings[rows : rows + len(plan.chunks)],
             broken_rows=_marked(broken[: plan.num_decode]),
             broken_chunks=_marked(broken[rows : rows + len(plan.chunks)]),

@@ -164,6 +164,17 @@ def test_unread_steps_count_and_neighbours_do_not(executor: JaxExecutor):
     assert at(readings, 1) == pytest.approx(wanted(head_spec(), known[1], 9, 6, 0, 8), abs=3e-3)
 
 
+def test_a_step_that_ends_a_prompt_reads_no_row_that_was_not_asked_for(executor: JaxExecutor):
+    tokens, other = prompt(9, 8), prompt(3, 9)
+    prefill(executor, 0, tokens, pages(1), turn=0)
+    executor.load_slot(LoadSlot(1, NEUTRAL, tuple(other), (), 0))
+    decoding, ending = row(0, 9, pages(1), reply_index=1), chunk(1, 0, other, pages(17))
+    result = run(executor, [decoding], [ending], reads=False)
+    assert result.decode_readings is None
+    read = at(result.chunk_readings, 0)
+    assert read == pytest.approx(wanted(head_spec(), other, 3, 0, 0, 2), abs=3e-3)
+
+
 def test_a_row_from_elsewhere_goes_on_with_its_mean(executor: JaxExecutor):
     """Begun in one slot, it goes on in another that somebody else has just left."""
     tokens = prompt(9, 4)
