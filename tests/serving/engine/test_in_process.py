@@ -61,14 +61,16 @@ def test_a_copy_to_a_mesh_of_another_degree_compiles_nothing_once_it_is_warm(way
     cut, wanted = (NamedSharding(mesh, PartitionSpec("x")) for mesh in (one, two))
     connector = InProcessConnector({P0: cut, D0: wanted})
     mean = np.arange(22, dtype=np.float32).reshape(2, 11)  # of sizes that no other test sends
-    trace = jax.device_put(Trace(mean, np.int32(3)), whole)  # type: ignore[arg-type]
+    glanced = np.arange(23, dtype=np.float32)
+    trace = jax.device_put(Trace(mean, np.int32(3), glanced), whole)  # type: ignore[arg-type]
     payload = Payload(jax.device_put(np.arange(26.0), cut), trace)
     connector.warm_up([payload])
     with no_compiles():
-        assert connector.send(FIRST, payload, D0) == payload.pages.nbytes + 22 * 4 + 4
+        assert connector.send(FIRST, payload, D0) == payload.pages.nbytes + 22 * 4 + 4 + 23 * 4
         pages, arrived = connector.take(FIRST)
     assert pages.sharding == wanted
     assert pages.tolist() == list(range(26))
     assert arrived is not None
     assert arrived.mean.sharding == arrived.num.sharding == NamedSharding(two, PartitionSpec())
     assert (arrived.mean.tolist(), int(arrived.num)) == (mean.tolist(), 3)
+    assert arrived.glanced.tolist() == glanced.tolist()
