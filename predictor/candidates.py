@@ -165,7 +165,8 @@ def _features(
     means = spec.reach is not None
     hidden = pick_layers(asked.hidden, manifest.origin.layers, spec.layers, means=means)
     parts = [hidden, asked.generated, asked.prompt_len, asked.turn]
-    if spec.glance is not None and prompts is not None:
+    if spec.glance is not None:
+        assert prompts is not None, "a head that glances has the prompts of its records"
         said = glanced(spec.glance, weights[GLANCE], prompts, jnp.asarray(prompts.kv))
         parts.append(said[prompts.of(asked.reply)])
     return [

@@ -8,7 +8,7 @@ neither files nor layers.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ import numpy as np
 import optax
 from numpy.typing import NDArray
 
-from predictor.glance import look
+from predictor.glance import Glance, look
 from predictor.glanced import cut_out, glanced, padded_lengths
 from predictor.head import Head, Weights
 from predictor.prompts import Prompts
@@ -40,12 +40,31 @@ class Examples(NamedTuple):
     censored: jax.Array
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Asked:
-    """The prompts of N examples: `own` [N] says which of them is each one's."""
+    """The prompts of N examples, and how they are looked at.
 
+    `own` [N] says which prompt is each example's.
+    """
+
+    how: Glance
     prompts: Prompts
     own: NDArray[np.int64]
+
+    @cached_property
+    def kv(self) -> jax.Array:
+        """Keys and values of all prompts, on the device."""
+        return jnp.asarray(self.prompts.kv)
+
+    @cached_property
+    def spans(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Where each prompt begins in `kv`, and how many of its tokens are looked at."""
+        return self.prompts.spans(self.how.window)
+
+    def look_at(self, batch: "Batch") -> "Look":
+        """Say where the prompts of a batch are."""
+        begins, counts = (part[batch.prompts] for part in self.spans)
+        return Look(self.kv, *(jnp.asarray(x, jnp.int32) for x in (begins, counts, batch.own)))
 
 
 class Batch(NamedTuple):
@@ -98,14 +117,14 @@ def fit(
     step = jax.jit(
         Step(spec, dropout, optimizer).__call__, donate_argnums=0, static_argnames="length"
     )
-    kv = None if train_on.asked is None else jnp.asarray(train_on.asked.prompts.kv)
+    asked = train_on.asked
 
     def take(number: int, weights: Weights, moments: optax.OptState) -> Taken:
         key = jax.random.fold_in(jax.random.key(recipe.seed), number)
         rng = np.random.default_rng((recipe.seed, number))
         losses: list[jax.Array] = []
-        for place, (batch, length) in enumerate(batches(spec, train_on, recipe.batch, rng)):
-            looks = _looks(spec, train_on, kv, batch)
+        for place, (batch, length) in enumerate(batches(train_on, recipe.batch, rng)):
+            looks = None if asked is None else asked.look_at(batch)
             own = jax.random.fold_in(key, place)
             (weights, moments), loss = step(
                 (weights, moments), train_on.examples, batch.records, looks, own, length=length
@@ -160,36 +179,33 @@ class Tuning:
 
     def __init__(self, spec: HeadSpec, data: Data) -> None:
         """Look at `data`."""
-        self._spec, self._data = spec, data
-        self._kv = None if data.asked is None else jnp.asarray(data.asked.prompts.kv)
+        self._data = data
         self._mean = jax.jit(partial(_mean_loss, spec.build()))
 
     def __call__(self, weights: Weights) -> float:
         """Measure weights."""
-        examples, asked, how = self._data.examples, self._data.asked, self._spec.glance
-        if asked is not None and how is not None and self._kv is not None:
-            said = glanced(how, weights[GLANCE], asked.prompts, self._kv)
+        examples, asked = self._data.examples, self._data.asked
+        if asked is not None:
+            said = glanced(asked.how, weights[GLANCE], asked.prompts, asked.kv)
             x = jnp.concatenate([examples.x, said[asked.own]], axis=1)
             examples = examples._replace(x=x)
         return float(self._mean(weights, examples))
 
 
-def batches(
-    spec: HeadSpec, data: Data, size: int, rng: np.random.Generator
-) -> Iterator[tuple[Batch, int]]:
+def batches(data: Data, size: int, rng: np.random.Generator) -> Iterator[tuple[Batch, int]]:
     """Yield one pass of batches in random order, with the tokens that their prompts have at most.
 
     What does not fill a batch is left to another pass.
     """
-    if data.asked is None or spec.glance is None:
+    if data.asked is None:
         order = rng.permutation(len(data))
         nothing = np.zeros(0, np.int64)
         for records in _whole(order, size):
             yield Batch(records, nothing, nothing), 0
         return
     own = data.asked.own
-    _, count = data.asked.prompts.spans(spec.glance.window)
-    lengths = padded_lengths(count, spec.glance.window)[own]
+    _, count = data.asked.spans
+    lengths = padded_lengths(count, data.asked.how.window)[own]
     turn = rng.permutation(len(count))[own]
     found: list[tuple[Batch, int]] = []
     for length in np.unique(lengths):
@@ -208,14 +224,6 @@ def _whole(order: NDArray[np.int64], size: int) -> NDArray[np.int64]:
     if 0 < len(order) < size:
         return np.resize(order, (1, size))
     return order[: len(order) // size * size].reshape(-1, size)
-
-
-def _looks(spec: HeadSpec, data: Data, kv: jax.Array | None, batch: Batch) -> Look | None:
-    if data.asked is None or spec.glance is None or kv is None:
-        return None
-    start, count = data.asked.prompts.spans(spec.glance.window)
-    where = (start[batch.prompts], count[batch.prompts], batch.own)
-    return Look(kv, *(jnp.asarray(part, jnp.int32) for part in where))
 
 
 def _mean_loss(head: Head, weights: Weights, data: Examples) -> jax.Array:

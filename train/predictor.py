@@ -68,7 +68,7 @@ def data_of(
     asked = None
     if spec.glance is not None:
         prompts = read_prompts(directory, split)
-        asked = Asked(prompts, prompts.of(records.reply))
+        asked = Asked(spec.glance, prompts, prompts.of(records.reply))
     return Data(examples(records, recorded.layers, spec), asked)
 
 
