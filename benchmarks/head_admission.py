@@ -106,7 +106,7 @@ def run(
                 load_tokenizer(checkpoint),
                 scripts,
                 max_total=MAX_MODEL_LEN,
-                at_once=AT_ONCE,
+                room=asyncio.Semaphore(AT_ONCE),
             )
         finally:
             took = time.monotonic() - began

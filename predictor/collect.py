@@ -10,6 +10,7 @@ import itertools
 import json
 import random
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import exp, log
@@ -42,7 +43,7 @@ from predictor.records import (
     open_manifest,
     split_of,
 )
-from predictor.states import check_layers, hidden_states, keys_and_values
+from predictor.states import Recomputed, Text, Wanted, check_layers, recompute
 from predictor.texts import texts_of
 from serving.config import ConfigError
 from serving.engine.build import (
@@ -62,6 +63,8 @@ from train.tasks.families import FAMILIES
 
 AT_ONCE = 64
 """Sessions that are played at the same time."""
+SHARDS_AT_ONCE = 3
+"""Shards that they are of."""
 REPLIES_OF_A_SHARD = 2**16
 """Numbers set aside for the replies of each shard, so that no two share one."""
 SMALLEST_CAP = 16
@@ -121,28 +124,36 @@ def _cap(origin: Origin, rng: random.Random) -> int:
     return round(exp(rng.uniform(log(SMALLEST_CAP), log(origin.max_tokens))))
 
 
-def records_of(
-    replies: Sequence[Reply],
-    first: int,
-    config: ModelConfig,
-    params: Params,
-    origin: Origin,
-) -> Records:
-    """Take records of replies, numbered from `first` on."""
+def recomputed(
+    replies: Sequence[Reply], first: int, config: ModelConfig, params: Params, origin: Origin
+) -> tuple[Records, Prompts | None]:
+    """Take records of replies, numbered from `first` on, and of their prompts if that is wanted."""
     places: list[list[int]] = []
     for number, reply in enumerate(replies, first):
         rng = random.Random(f"places {origin.seed} {number}")
         places.append(sampled_places(len(reply.tokens), origin.stride, rng))
-    states = hidden_states(
-        params,
-        [[*reply.prompt, *reply.tokens] for reply in replies],
+    texts = [
         # What samples token r of a reply is the state at the token before it.
-        [[len(r.prompt) - 1 + p for p in own] for r, own in zip(replies, places, strict=True)],
-        config=config,
-        layers=origin.layers,
-        starts=None if origin.reach is None else [len(r.prompt) - 1 for r in replies],
-        reach=origin.reach or 1,
-    )
+        Text((*r.prompt, *r.tokens), len(r.prompt), [len(r.prompt) - 1 + p for p in own])
+        for r, own in zip(replies, places, strict=True)
+    ]
+    wanted = Wanted(origin.layers, origin.reach, origin.prompt_layer, origin.prompt_window or 0)
+    seen = recompute(params, texts, wanted, config=config)
+    records = records_of(replies, first, places, seen)
+    if origin.prompt_layer is None:
+        return records, None
+    of = {number: reply.prompt for number, reply in enumerate(replies, first)}
+    kept = {reply.prompt: one.kv for reply, one in zip(replies, seen, strict=True)}
+    return records, prompts_of(of, kept)
+
+
+def records_of(
+    replies: Sequence[Reply],
+    first: int,
+    places: Sequence[Sequence[int]],
+    seen: Sequence[Recomputed],
+) -> Records:
+    """Put what was `seen` at `places` of replies, numbered from `first` on, side by side."""
     counts = [len(own) for own in places]
 
     def each(values: Sequence[int] | Sequence[float] | Sequence[bool], dtype: type) -> np.ndarray:
@@ -150,7 +161,7 @@ def records_of(
 
     generated = np.array([place for own in places for place in own], np.int32)
     return Records(
-        hidden=np.concatenate(states),
+        hidden=np.concatenate([one.states for one in seen]),
         generated=generated,
         prompt_len=each([len(r.prompt) for r in replies], np.int32),
         turn=each([r.turn for r in replies], np.int32),
@@ -162,24 +173,6 @@ def records_of(
         family=each([r.script.family for r in replies], np.int32),
         temperature=each([r.script.temperature for r in replies], np.float32),
     )
-
-
-def prompts_kept(
-    replies: Sequence[Reply], first: int, config: ModelConfig, params: Params, origin: Origin
-) -> Prompts | None:
-    """Take keys and values of the prompts of replies, numbered from `first` on; None: unwanted."""
-    if origin.prompt_layer is None or origin.prompt_window is None:
-        return None
-    of = {number: reply.prompt for number, reply in enumerate(replies, first)}
-    distinct = list(dict.fromkeys(of.values()))
-    kept = keys_and_values(
-        params,
-        [list(prompt) for prompt in distinct],
-        config=config,
-        layer=origin.prompt_layer,
-        window=origin.prompt_window,
-    )
-    return prompts_of(of, dict(zip(distinct, kept, strict=True)))
 
 
 def shards(sessions: int, per_shard: int) -> list[tuple[str, list[int]]]:
@@ -215,34 +208,48 @@ class Collector:
         )
         await engine.start(warm_up(load_workers(self._deployment), engine.post, time.monotonic))
         done = len(sessions) - sum(len(numbers) for _, numbers in missing)
+        room = asyncio.Semaphore(AT_ONCE)
+        playing: deque[asyncio.Task[list[Reply]]] = deque()
         try:
             with tqdm(total=len(sessions), initial=done, desc="collecting", unit="session") as bar:
+                ahead = iter(missing)
                 for name, numbers in missing:
-                    scripts = self._scripts(numbers, sessions, manifest)
-                    replies = await play(
-                        engine,
-                        self._tokenizer,
-                        scripts,
-                        max_total=self._deployment.max_model_len,
-                        at_once=AT_ONCE,
-                    )
+                    # The longest replies of a shard keep few rows busy: later ones play meanwhile.
+                    for _, own in itertools.islice(ahead, SHARDS_AT_ONCE - len(playing)):
+                        scripts = self._scripts(own, sessions, manifest)
+                        playing.append(asyncio.create_task(self._play(engine, scripts, room)))
+                    replies = await playing.popleft()
                     first = dealt.index((name, numbers)) * REPLIES_OF_A_SHARD
-                    records = records_of(
-                        replies, first, self._deployment.model, self._params, manifest.origin
+                    # The engine goes on: what was played is looked at in a thread beside it.
+                    manifest = await asyncio.to_thread(
+                        self._keep, replies, first, manifest, out, name
                     )
-                    texts = texts_of(
-                        range(first, first + len(replies)),
-                        [reply.prompt for reply in replies],
-                        [reply.tokens for reply in replies],
-                    )
-                    prompts = prompts_kept(
-                        replies, first, self._deployment.model, self._params, manifest.origin
-                    )
-                    manifest = add_shard(out, manifest, name, records, texts, prompts)
                     bar.update(len(numbers))
         finally:
+            for task in playing:
+                task.cancel()
             await engine.stop()
         return manifest
+
+    async def _play(
+        self, engine: EngineLoop, scripts: Sequence[Script], room: asyncio.Semaphore
+    ) -> list[Reply]:
+        most = self._deployment.max_model_len
+        return await play(engine, self._tokenizer, scripts, max_total=most, room=room)
+
+    def _keep(
+        self, replies: Sequence[Reply], first: int, manifest: Manifest, out: Path, name: str
+    ) -> Manifest:
+        """Write a shard of replies, numbered from `first` on; returns the manifest with it."""
+        records, prompts = recomputed(
+            replies, first, self._deployment.model, self._params, manifest.origin
+        )
+        texts = texts_of(
+            range(first, first + len(replies)),
+            [reply.prompt for reply in replies],
+            [reply.tokens for reply in replies],
+        )
+        return add_shard(out, manifest, name, records, texts, prompts)
 
     def _scripts(
         self, numbers: Sequence[int], sessions: Sequence[Asked], manifest: Manifest

@@ -64,14 +64,13 @@ async def play(
     scripts: Sequence[Script],
     *,
     max_total: int,
-    at_once: int,
+    room: asyncio.Semaphore,
 ) -> list[Reply]:
-    """Play all scripts, `at_once` at a time; returns the replies by script and turn.
+    """Play all scripts, as many at once as `room` lets in; returns the replies by script and turn.
 
     A session ends early where the context of `max_total` tokens leaves no room for another reply.
     Raises LostReply if the engine fails a turn.
     """
-    room = asyncio.Semaphore(at_once)
 
     async def one(script: Script) -> list[Reply]:
         async with room:

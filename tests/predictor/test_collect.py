@@ -12,14 +12,14 @@ from predictor.collect import (
     Asked,
     main,
     read_sessions,
-    records_of,
+    recomputed,
     scripts_of,
     shards,
     task_sessions,
 )
 from predictor.play import Reply
 from predictor.records import Origin, RecordsError, add_shard, read_records, split_of
-from predictor.states import hidden_states
+from predictor.states import Text, Wanted, recompute
 from predictor.texts import texts_of
 from tests.support.tiny_cluster import MODEL, PARAMS
 
@@ -67,7 +67,8 @@ def test_records_say_what_came_after_them():
         )
         for turn, length in enumerate((1, 60))
     ]
-    records = records_of(made, 100, MODEL, PARAMS, ORIGIN)
+    records, prompts = recomputed(made, 100, MODEL, PARAMS, ORIGIN)
+    assert prompts is None
     assert set(records.reply.tolist()) == {100, 101}
     for number, reply in enumerate(made, 100):
         own = records[records.reply == number]
@@ -85,11 +86,34 @@ def test_records_say_what_came_after_them():
 def test_a_records_state_has_seen_the_tokens_generated_and_no_later_one():
     script = scripts_of(3, ASKED, 1, ORIGIN)[0]
     reply = Reply(script, 0, tuple(range(12)), tuple(range(20, 50)), limit=60, censored=False)
-    records = records_of([reply], 0, MODEL, PARAMS, ORIGIN)
+    records, _ = recomputed([reply], 0, MODEL, PARAMS, ORIGIN)
     for i in range(len(records)):
-        seen = [*reply.prompt, *reply.tokens[: records.generated[i]]]
-        wanted = hidden_states(PARAMS, [seen], [[len(seen) - 1]], config=MODEL, layers=(1, 2))
-        assert records.hidden[i] == pytest.approx(wanted[0][0], abs=2e-2)
+        seen = (*reply.prompt, *reply.tokens[: records.generated[i]])
+        text = Text(seen, len(reply.prompt), [len(seen) - 1])
+        (wanted,) = recompute(PARAMS, [text], Wanted((1, 2)), config=MODEL)
+        assert records.hidden[i] == pytest.approx(wanted.states[0], abs=2e-2)
+
+
+def test_prompts_are_kept_once_for_all_the_samples_of_a_question():
+    script = scripts_of(3, ASKED, 1, ORIGIN)[0]
+    prompt, other = tuple(range(12)), tuple(range(3, 9))
+    made = [
+        Reply(script, 0, asked, reply, limit=60, censored=False)
+        for asked, reply in ((prompt, (20, 21)), (other, (9, 9, 9)), (prompt, (30,)))
+    ]
+    how = replace(ORIGIN, prompt_layer=2, prompt_window=8)
+    _, prompts = recomputed(made, 100, MODEL, PARAMS, how)
+    assert prompts is not None
+    assert prompts.stop.tolist() == [8, 14]
+    assert prompts.of(np.array([100, 101, 102], np.int32)).tolist() == [0, 1, 0]
+    alone = recompute(
+        PARAMS,
+        [Text(one, len(one), []) for one in (prompt, other)],
+        Wanted((1,), prompt_layer=2, window=8),
+        config=MODEL,
+    )
+    kv = np.concatenate([one.kv for one in alone])
+    assert prompts.kv == pytest.approx(kv, abs=2e-2)
 
 
 def test_task_sessions_go_round_the_families_and_repeat_by_seed():

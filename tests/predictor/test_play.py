@@ -50,7 +50,11 @@ def script(number: int = 0, caps: tuple[int, ...] = (100, 100), seed: int = 5) -
 
 
 def played(engine: Echo, *scripts: Script, max_total: int = 1000, at_once: int = 8):
-    return asyncio.run(play(engine, TOKENIZER, scripts, max_total=max_total, at_once=at_once))
+    async def work():
+        room = asyncio.Semaphore(at_once)
+        return await play(engine, TOKENIZER, scripts, max_total=max_total, room=room)
+
+    return asyncio.run(work())
 
 
 def test_the_next_question_comes_after_the_models_own_reply():

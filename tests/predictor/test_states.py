@@ -6,13 +6,15 @@ import numpy as np
 import pytest
 
 from model.transformer import forward
-from predictor.states import hidden_states
+from predictor.states import Text, Wanted, recompute
 from tests.support.tiny_cluster import MODEL, PARAMS
 
+LAST = Wanted((MODEL.num_layers,))
 
-def dense(sequence: list[int]) -> np.ndarray:
+
+def dense(tokens: tuple[int, ...]) -> np.ndarray:
     """The hidden states after the final norm, over all positions at once, unpadded."""
-    length = len(sequence)
+    length = len(tokens)
 
     def attend(kv, layer, q, k, v):
         scores = jnp.einsum("tkgh,skh->kgts", q * q.shape[-1] ** -0.5, k)
@@ -20,67 +22,111 @@ def dense(sequence: list[int]) -> np.ndarray:
         weights = jax.nn.softmax(jnp.where(seen, scores, -jnp.inf))
         return kv, jnp.einsum("kgts,skh->tkgh", weights, v)
 
-    tokens, places = jnp.array(sequence), jnp.arange(length)
-    hidden, _ = forward(PARAMS, tokens, places, jnp.zeros(()), attend, config=MODEL, axis=None)
+    places = jnp.arange(length)
+    hidden, _ = forward(
+        PARAMS, jnp.array(tokens), places, jnp.zeros(()), attend, config=MODEL, axis=None
+    )
     return np.asarray(hidden)
 
 
-def sequences() -> list[list[int]]:
-    random = np.random.default_rng(0)
-    return [random.integers(0, MODEL.vocab_size, n).tolist() for n in (5, 1, 64)]
+def normed(states: np.ndarray) -> np.ndarray:
+    """States as the final norm leaves them."""
+    wide = states.astype(np.float32)
+    return wide / np.sqrt((wide**2).mean(-1, keepdims=True) + MODEL.norm_eps) * FINAL_NORM
+
+
+FINAL_NORM = np.asarray(PARAMS["final_norm"])
+
+
+def drawn(length: int, seed: int = 0) -> tuple[int, ...]:
+    return tuple(np.random.default_rng(seed).integers(0, MODEL.vocab_size, length).tolist())
+
+
+def whole(tokens: tuple[int, ...], prompt_len: int = 1) -> Text:
+    return Text(tokens, prompt_len, range(len(tokens)))
+
+
+TEXTS = [whole(drawn(5), 3), whole(drawn(1, 1)), whole(drawn(64, 2), 21)]
+
+
+def states(texts: list[Text], wanted: Wanted) -> list[np.ndarray]:
+    return [one.states for one in recompute(PARAMS, texts, wanted, config=MODEL)]
 
 
 def test_the_last_layers_states_are_what_the_final_norm_makes_into_hidden_states():
-    many = sequences()
-    positions = [sorted({0, len(one) // 2, len(one) - 1}) for one in many]
-    found = hidden_states(PARAMS, many, positions, config=MODEL, layers=(MODEL.num_layers,))
-    scale = np.asarray(PARAMS["final_norm"])
-    for one, own, states in zip(many, positions, found, strict=True):
-        state = states[:, 0].astype(np.float32)
-        normed = state / np.sqrt((state**2).mean(-1, keepdims=True) + MODEL.norm_eps) * scale
-        assert normed == pytest.approx(dense(one)[own], abs=5e-3)
+    many = [Text(t.tokens, 1, sorted({0, len(t.tokens) // 2, len(t.tokens) - 1})) for t in TEXTS]
+    for text, found in zip(many, states(many, LAST), strict=True):
+        assert found.shape == (len(text.places), 1, MODEL.hidden_size)
+        expected = dense(text.tokens)[list(text.places)]
+        assert normed(found[:, 0]) == pytest.approx(expected, abs=5e-3)
 
 
 def test_layers_come_in_the_order_asked_for():
-    many = sequences()[:1]
-    both = hidden_states(PARAMS, many, [[4]], config=MODEL, layers=(2, 1))[0]
-    first = hidden_states(PARAMS, many, [[4]], config=MODEL, layers=(1,))[0]
+    one = Text(TEXTS[0].tokens, 1, [4])
+    (both,) = states([one], Wanted((2, 1)))
+    (first,) = states([one], Wanted((1,)))
     assert both.shape == (1, 2, MODEL.hidden_size)
     assert (both[:, 1] == first[:, 0]).all()
     assert (both[:, 0] != both[:, 1]).any()
 
 
 @pytest.mark.parametrize("reach", [1, 4, 100])
-def test_recent_means_begin_where_asked_and_fade(reach: int):
-    many = sequences()
-    every, starts = [list(range(len(one))) for one in many], [2, 0, 20]
-    layers = (1, 2)
-    states = hidden_states(PARAMS, many, every, config=MODEL, layers=layers)
-    both = hidden_states(
-        PARAMS, many, every, config=MODEL, layers=layers, starts=starts, reach=reach
-    )
-    for found, plain, start in zip(both, states, starts, strict=True):
+def test_recent_means_begin_at_the_prompts_last_token_and_fade(reach: int):
+    many = states(TEXTS, Wanted((1, 2), reach))
+    for text, found, plain in zip(TEXTS, many, states(TEXTS, Wanted((1, 2))), strict=True):
         assert (found[:, :2] == plain).all()
         centred = plain.astype(np.float64) - plain.mean(-1, keepdims=True, dtype=np.float64)
-        normed = centred / centred.std(-1, keepdims=True)
-        mean = np.zeros_like(normed[0])
-        for place in range(start, len(normed)):
+        same_scale = centred / centred.std(-1, keepdims=True)
+        start = text.prompt_len - 1
+        mean = np.zeros_like(same_scale[0])
+        for place in range(start, len(same_scale)):
             share = 1 / min(place - start + 1, reach)
-            mean = mean * (1 - share) + normed[place] * share
+            mean = mean * (1 - share) + same_scale[place] * share
             assert found[place, 2:] == pytest.approx(mean, abs=0.02)
 
 
-@pytest.mark.parametrize("layers", [(), (0,), (1, MODEL.num_layers + 1)])
-def test_layers_that_the_model_lacks_are_refused(layers):
+def test_turns_of_a_conversation_that_run_together_are_told_apart():
+    """The second turn begins with the first; a sample of the first and a stranger stand by."""
+    tokens = drawn(90, 5)
+    other = (*tokens[:30], *drawn(9, 6))
+    turns = [
+        Text(tokens[:40], 30, [29, 35]),
+        Text(tokens, 60, [59, 80]),
+        Text(other, 30, [29, 38]),
+        Text(tokens[:40], 30, [39]),
+        Text(drawn(40, 7), 10, [9]),
+    ]
+    wanted = Wanted((1, 2), 4, prompt_layer=2, window=16)
+    together = recompute(PARAMS, turns, wanted, config=MODEL)
+    for text, found in zip(turns, together, strict=True):
+        (alone,) = recompute(PARAMS, [text], wanted, config=MODEL)
+        assert found.states == pytest.approx(alone.states, abs=0.02)
+        assert found.kv == pytest.approx(alone.kv, abs=0.02)
+        assert found.kv.shape[0] == min(16, text.prompt_len)
+
+
+def test_without_a_layer_to_glance_at_nothing_is_kept_of_prompts():
+    for one in recompute(PARAMS, TEXTS, LAST, config=MODEL):
+        assert one.kv.shape == (0, 2, MODEL.num_kv_heads, MODEL.head_dim)
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        Wanted(()),
+        Wanted((0,)),
+        Wanted((1, MODEL.num_layers + 1)),
+        Wanted((1,), prompt_layer=MODEL.num_layers + 1, window=8),
+    ],
+)
+def test_layers_that_the_model_lacks_are_refused(wanted: Wanted):
     with pytest.raises(ValueError, match="layers"):
-        hidden_states(PARAMS, [[1]], [[0]], config=MODEL, layers=layers)
+        recompute(PARAMS, [Text((1,), 1, [0])], wanted, config=MODEL)
 
 
 @pytest.mark.slow
-def test_a_sequence_of_several_query_blocks():
-    (long,) = [np.random.default_rng(1).integers(0, MODEL.vocab_size, 600).tolist()]
-    places = [0, 255, 256, 599]
-    (found,) = hidden_states(PARAMS, [long], [places], config=MODEL, layers=(MODEL.num_layers,))
-    state = found[:, 0].astype(np.float32)
-    normed = state / np.sqrt((state**2).mean(-1, keepdims=True) + MODEL.norm_eps)
-    assert normed * np.asarray(PARAMS["final_norm"]) == pytest.approx(dense(long)[places], abs=5e-3)
+def test_a_text_of_several_query_blocks():
+    places = [0, 127, 128, 383, 384, 599]
+    text = Text(drawn(600, 1), 1, places)
+    (found,) = states([text], LAST)
+    assert normed(found[:, 0]) == pytest.approx(dense(text.tokens)[places], abs=5e-3)

@@ -12,7 +12,7 @@ from predictor.features import features
 from predictor.glance import Glance, look
 from predictor.head import Weights
 from predictor.saved import HeadSpec
-from predictor.states import hidden_states, keys_and_values
+from predictor.states import Text, Wanted, recompute
 from serving.core.plan import LoadSlot
 from serving.engine.executor import JaxExecutor
 from serving.engine.probe import Probe
@@ -85,25 +85,19 @@ def wanted(
     one: HeadSpec, tokens: list[int], prompt_len: int, generated: int, turn: int, begun: int
 ) -> np.ndarray:
     """The curve that training computes of a text, at the state that samples its next token."""
-    (states,) = hidden_states(
-        PARAMS,
-        [tokens],
-        [[len(tokens) - 1]],
-        config=MODEL,
-        layers=one.layers,
-        starts=None if one.reach is None else [begun],
-        reach=one.reach or 1,
-    )
+    text = Text(tuple(tokens), begun + 1, [len(tokens) - 1])
+    (had,) = recompute(PARAMS, [text], Wanted(one.layers, one.reach), config=MODEL)
     counts = [jnp.array([value]) for value in (generated, prompt_len, turn)]
     weights = head_weights(one)
     glanced = None if one.glance is None else looked_up(one.glance, weights, tokens[:prompt_len])
-    seen = features(jnp.asarray(states), counts[0], counts[1], counts[2], glanced)
+    seen = features(jnp.asarray(had.states), counts[0], counts[1], counts[2], glanced)
     return np.asarray(one.build().alive(weights, seen))[0]
 
 
 def looked_up(how: Glance, weights: Weights, tokens: list[int]) -> jax.Array:
-    (kv,) = keys_and_values(PARAMS, [tokens], config=MODEL, layer=how.layer, window=how.window)
-    keys, values = jnp.asarray(kv)[None, :, 0], jnp.asarray(kv)[None, :, 1]
+    asked = Wanted((1,), prompt_layer=how.layer, window=how.window)
+    (had,) = recompute(PARAMS, [Text(tuple(tokens), len(tokens), [])], asked, config=MODEL)
+    keys, values = jnp.asarray(had.kv)[None, :, 0], jnp.asarray(had.kv)[None, :, 1]
     return look(weights["glance"], keys, values, jnp.ones(keys.shape[:2], bool), None)
 
 
