@@ -2,8 +2,9 @@
 
 A cell is one policy on one workload at one load on one cluster with one seed. Results gather in a
 file of JSON lines, so that a run that was cut short goes on where it stopped; the summary and the
-pictures are made of whatever is there. All policies have the same hardware, batch limits and
-targets; `replicas` has no prefill workers, the others the cluster's split.
+pictures are made of whatever is there, and of what the last summary says of other cells. All
+policies have the same hardware, batch limits and targets; `replicas` has no prefill workers, the
+others the cluster's split.
 
     python -m benchmarks.compare --traces DIR [--cluster 4 --workload mooncake ...] [--jobs 2]
 """
@@ -92,10 +93,21 @@ SOURCES = {
         (1.0, 2.0, 3.0, 3.5, 4.5, 5.5),
     ),
     "weka": Source(
-        "weka_claude_code.jsonl.zst", "weka", 600, 2.0, 0.03, (4.0, 8.0, 16.0, 32.0, 64.0), 0.2
+        "weka_claude_code.jsonl.zst",
+        "weka",
+        600,
+        2.0,
+        0.03,
+        (4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0),
+        0.2,
     ),
     "servegen": Source(
-        "servegen_deepseek_r1.jsonl.zst", "servegen", 800, 2.0, 0.02, (2.0, 3.0, 4.0, 5.0, 6.0)
+        "servegen_deepseek_r1.jsonl.zst",
+        "servegen",
+        800,
+        2.0,
+        0.02,
+        (2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 10.0),
     ),
     "azure": Source(
         "azure_2023_conv.csv.zst", "azure", 1000, 1.0, 0.03, (6.0, 10.0, 14.0, 18.0, 22.0, 26.0)
@@ -234,7 +246,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
-def summarise(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def summarise(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Put the results of like cells together: means over seeds with 95 % intervals of them."""
     groups: dict[tuple[str, str, float, str, str], list[dict[str, Any]]] = {}
     for row in rows:
@@ -261,7 +273,16 @@ def summarise(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
                 "moves": _mean([row["moves"] for row in own]),
             }
         )
-    return {"machine": describe_machine(), "cells": found, "goodput": goodput(found)}
+    return found
+
+
+def with_earlier(
+    found: Sequence[dict[str, Any]], earlier: Sequence[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Add what an earlier summary says of cells that were not simulated since."""
+    names = ("cluster", "workload", "rate", "policy", "variant")
+    known = {tuple(cell[name] for name in names): cell for cell in (*earlier, *found)}
+    return [known[key] for key in sorted(known)]
 
 
 def goodput(cells: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -308,6 +329,7 @@ def _mean(values: Sequence[float | None]) -> dict[str, float] | None:
 @click.option("--cluster", "clusters", multiple=True, type=click.Choice(list(CLUSTERS)))
 @click.option("--workload", "workloads", multiple=True, type=click.Choice(list(SOURCES)))
 @click.option("--policy", "policies", multiple=True, type=click.Choice([*POLICIES, "ppd"]))
+@click.option("--rate", "rates", multiple=True, type=float, help="Default: all of a workload's.")
 @click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True)
 @click.option("--ppd-table", default=None, help="Measured table (benchmarks.ppd_table): adds ppd.")
 @click.option("--ablations/--no-ablations", default=True)
@@ -325,6 +347,8 @@ def main(traces: str, jobs: int, cells: Path, out: Path, **chosen: Any) -> None:
     wanted = list(cells_of(clusters, workloads, policies, chosen["seeds"]))
     if chosen["ablations"]:
         wanted += ablations_of(clusters[0], workloads)
+    if chosen["rates"]:
+        wanted = [cell for cell in wanted if cell.rate in chosen["rates"]]
     done = {key_of(row) for row in read_rows(cells)}
     missing = [cell for cell in wanted if cell not in done]
     cells.parent.mkdir(parents=True, exist_ok=True)
@@ -334,7 +358,10 @@ def main(traces: str, jobs: int, cells: Path, out: Path, **chosen: Any) -> None:
             file.write(json.dumps(finished.result()) + "\n")
             file.flush()
     rows = read_rows(cells)
-    out.write_text(json.dumps(summarise(rows), indent=1) + "\n")
+    earlier = json.loads(out.read_text())["cells"] if out.exists() else []
+    found = with_earlier(summarise(rows), earlier)
+    document = {"machine": describe_machine(), "cells": found, "goodput": goodput(found)}
+    out.write_text(json.dumps(document, indent=1) + "\n")
     print(f"{out}: {len(rows)} cells", file=sys.stderr)
 
 

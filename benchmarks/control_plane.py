@@ -137,6 +137,7 @@ def _batcher_rules(costs: Costs) -> BatcherRules:
     return BatcherRules(
         costs=costs,
         reserve_quantile=0.9,
+        wait_for_pages=True,
         order_window=6,
         max_passes=16,
         min_chunk_tokens=32,

@@ -32,7 +32,7 @@ COMMON = (
 )
 AS_VLLM = (
     *("--policy=pd-delta", "--rebalance=none", "--predictor=none", "--order-window=1"),
-    *("--reserve-quantile=0.01", "--reserve-tokens=2"),
+    *("--reserve-quantile=0.01", "--reserve-tokens=2", "--no-wait-for-pages"),
 )
 WAYS = {
     "static": (*AS_VLLM, "--place-policy=hash"),

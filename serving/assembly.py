@@ -145,6 +145,7 @@ def batcher_rules(config: ServerConfig, costs: Costs, reader: Reader | None) -> 
     return BatcherRules(
         costs=costs,
         reserve_quantile=policy.reserve_quantile,
+        wait_for_pages=policy.wait_for_pages,
         order_window=policy.order_window,
         max_passes=policy.max_passes,
         min_chunk_tokens=min(batch.min_prefill_tokens, batch.max_num_batched_tokens),

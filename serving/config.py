@@ -165,6 +165,9 @@ class PolicyConfig:
     reserve_quantile: float = setting(
         0.9, "Quantile of the pages that all rows will need at once, which are kept for them."
     )
+    wait_for_pages: bool = setting(
+        True, "Let rows wait for pages that are about to come, before one of them loses its own."
+    )
     rebalance_policy: str = setting(
         "predicted", "Which rows move: none, current or predicted.", aliases=("rebalance",)
     )

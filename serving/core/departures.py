@@ -153,7 +153,7 @@ class Departures:
     def _stop(self, departure: Departure, in_flight_s: float) -> list[Output]:
         entry, rows = departure.entry, self._holdings.rows
         assert entry.slot is not None
-        if not rows.is_active(entry.slot):
+        if not rows.goes_on(entry.slot):
             return self.abort(entry.task.id, "ending")  # its last token is planned already
         rows.deactivate(entry.slot)
         departure.stop_len = rows.position(entry.slot)

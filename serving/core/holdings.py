@@ -9,24 +9,23 @@ from collections.abc import Container
 from dataclasses import dataclass
 from math import inf
 
-import numpy as np
-
 from serving.core.cached_pages import Ranking
 from serving.core.host_store import HostStore
 from serving.core.idle import IdleSessions
 from serving.core.own_decisions import OwnDecisions
 from serving.core.pages import NOTHING, Evicted, Match, PagePool
+from serving.core.restoring import Restoring
 from serving.core.rows import Rows
 from serving.core.rules import BatcherRules
+from serving.core.shortage import Shortage, growing
 from serving.core.waiting import Waiting
 from serving.core.worker_task import Stage, WorkerTask
 from serving.costs.costs import Costs
 from serving.messages import TaskId
 from serving.policy.admit import Admit, Defer, admit, pages_for
 from serving.policy.evict import fetch_beats_compute
-from serving.policy.preempt import preempt
 from serving.policy.reserve import growth
-from serving.policy.views import GrowingView, HolderView, PoolView, QueuedView
+from serving.policy.views import PoolView, QueuedView
 
 RANK_EVERY = 64
 """Evictions for which one ranking of idle sessions serves: their values change slowly (ours)."""
@@ -92,6 +91,18 @@ class Holdings:
             window=rules.order_window, max_passes=rules.max_passes, view=self._queued_view
         )
         self.by_slot: dict[int, WorkerTask] = {}
+        self._restoring = Restoring(
+            costs, rules.host_link, page_size=limits.page_size, host_pages=limits.host_pages
+        )
+        self._shortage = Shortage(
+            self.rows,
+            self._restoring,
+            costs,
+            decisions,
+            page_size=limits.page_size,
+            quantile=rules.reserve_quantile,
+            waits=rules.wait_for_pages,
+        )
         # Who waits for others to end, and for how many more steps without another look.
         self._put_off: WorkerTask | None = None
         self._put_off_for = 0
@@ -103,6 +114,9 @@ class Holdings:
         """
         task = self.queue.next(now)
         if task is None:
+            return None
+        if self.rows.num_paused:
+            self._defer(task, Defer("pages"))
             return None
         if task is self._put_off and self._put_off_for:
             self._put_off_for -= 1
@@ -126,6 +140,8 @@ class Holdings:
         """
         if self.queue or task.task.id in self.tasks:
             return "busy"
+        if self.rows.num_paused:
+            return "no_room"
         verdict, _ = self._admit(task)
         if isinstance(verdict, Defer):
             return "no_room"
@@ -147,18 +163,35 @@ class Holdings:
     def grow(self) -> list[WorkerTask]:
         """Give every decoding row a page for its next token; returns the tasks stopped for that.
 
-        The victims hold nothing any more (policy/preempt).
+        Where there are too few, rows wait (policy/last_pages, policy/pause), or victims give theirs
+        up, and hold nothing any more (policy/preempt).
         """
         victims: list[WorkerTask] = []
-        for slot in self.rows.short_of_pages():
-            task = self.by_slot.get(slot)
-            while task is not None and task.stage is Stage.DECODE:
-                if self.extend(task, len(task.pages) + 1):
-                    break
-                victim = self._victim()
-                self.retire(victim)
-                victims.append(victim)
+        while stuck := self._hand_out_pages():
+            tasks, available = self.by_slot.values(), self.pool.available
+            if available:
+                self._shortage.pause(stuck, "first_to_end", {"kept": available})
+                break
+            victim = self._shortage.victim(tasks, available)
+            if self._shortage.wait(stuck, tasks, victim):
+                break
+            self.retire(victim.task)
+            victims.append(victim.task)
         return victims
+
+    def _hand_out_pages(self) -> list[WorkerTask]:
+        """Give rows that need a page one, as far as they go; returns the others in order."""
+        short = [self.by_slot[slot] for slot in self.rows.short_of_pages()]
+        short.sort(key=lambda task: (task.task.turn.priority, task.task.arrived))
+        return [task for task in short if not self._hand_out_page(task)]
+
+    def _hand_out_page(self, task: WorkerTask) -> bool:
+        kept = self._shortage.kept_from(task, self.by_slot.values(), self.pool.available)
+        if kept or not self.extend(task, len(task.pages) + 1):
+            return False
+        assert task.slot is not None
+        self.rows.resume(task.slot)
+        return True
 
     @property
     def has_evicted(self) -> bool:
@@ -263,20 +296,16 @@ class Holdings:
         return verdict, reserved
 
     def _match(self, task: WorkerTask) -> Match:
-        if not self._may_reuse(task):
+        if not task.may_reuse:
             return NOTHING
         return self.pool.match(task.names, task.tokens, len(task.tokens) - 1)
-
-    def _may_reuse(self, task: WorkerTask) -> bool:
-        """Say whether KV that is here counts: a prompt that is scored here is run as a whole."""
-        return task.reuse and not (task.scores_prompt and task.source is None)
 
     def _on_host(self, task: WorkerTask, match: Match) -> tuple[int, ...]:
         """Find the prompt's next pages in host memory, if to fetch them beats computing them.
 
         A part-filled page of the pool stands in the way: it is there without any copying.
         """
-        if not self.limits.host_pages or not self._may_reuse(task) or match.tail is not None:
+        if not self.limits.host_pages or not task.may_reuse or match.tail is not None:
             return ()
         page_size = self.limits.page_size
         last = (len(task.tokens) - 1) // page_size
@@ -284,17 +313,13 @@ class Holdings:
         if not slots:
             return ()
         length = len(slots) * page_size
-        fetch_s = self._fetch_s(length)
+        fetch_s = self._restoring.fetch_s(length)
         compute_s = self._costs.prefill(length, match.cached_len).seconds
         fetched = fetch_beats_compute(fetch_s=fetch_s, compute_s=compute_s)
         reason = "fetch_faster" if fetched else "compute_faster"
         details = {"tokens": length, "fetch_s": fetch_s, "compute_s": compute_s}
         self._decisions.about("restore", task, reason, details)
         return tuple(slots) if fetched else ()
-
-    def _fetch_s(self, tokens: int) -> float:
-        num_bytes = tokens * self._costs.kv_bytes_per_token
-        return self._costs.transfer(num_bytes, self._rules.host_link).seconds
 
     def _growth(self, coming: WorkerTask | None) -> int:
         """Predict the pages that all rows here will need beyond their own, `coming` among them."""
@@ -305,16 +330,8 @@ class Holdings:
             pages.append(pages_for(len(coming.tokens), self.limits.page_size))
         if not rows:
             return 0
-        curves, since = zip(*(task.curve for task in rows), strict=True)
-        view = GrowingView(
-            tokens=np.array([len(task.tokens) for task in rows]),
-            pages=np.array(pages),
-            left=np.array([t.task.turn.sampling.max_tokens - t.replied for t in rows]),
-            alive=np.array([curve.alive for curve in curves]),
-            since=np.array(since),
-        )
         quantile = self._rules.reserve_quantile
-        return growth(view, page_size=self.limits.page_size, quantile=quantile)
+        return growth(growing(rows, pages), page_size=self.limits.page_size, quantile=quantile)
 
     def _queued_view(self, task: WorkerTask) -> QueuedView:
         """Say how long a task would take here. One that is prefilled elsewhere takes no time."""
@@ -326,32 +343,6 @@ class Holdings:
         new_len = len(task.tokens) - cached_len
         duration_s = self._costs.prefill(new_len, cached_len).seconds
         return QueuedView(duration_s, deadline, task.passed)
-
-    def _victim(self) -> WorkerTask:
-        # Tasks on their way elsewhere do not grow and leave soon; taking theirs would lose work.
-        holders = [task for task in self.by_slot.values() if task.decodes_here]
-        return holders[preempt([self._holder_view(task) for task in holders])]
-
-    def _holder_view(self, task: WorkerTask) -> HolderView:
-        turn, restore_s = task.task.turn, self._restore_s(task)
-        return HolderView(turn.priority, task.task.arrived, len(task.pages), restore_s)
-
-    def _restore_s(self, task: WorkerTask) -> float:
-        """Predict what it would take to have a task's KV again: computed, or fetched if faster.
-
-        What a victim leaves is evicted to host memory like any idle session's pages: full and sound
-        ones, heads before tails as far as there are slots. The rest is computed in either case.
-        """
-        page_size, length = self.limits.page_size, max(1, task.kv_len)
-        compute_s = self._costs.prefill(length, 0).seconds
-        pages = min(task.sound_len // page_size, self.limits.host_pages)
-        if not pages or not self._may_reuse(task):
-            return compute_s
-        on_host = pages * page_size
-        fetch_s = self._fetch_s(on_host)
-        if on_host < length:
-            fetch_s += self._costs.prefill(length - on_host, on_host).seconds
-        return min(compute_s, fetch_s)
 
     def _keep_part(self, task: WorkerTask) -> None:
         page_size = self.limits.page_size

@@ -36,6 +36,7 @@ class Rows:
         self._tpot = np.full(slots, np.nan, np.float64)
         self._targets = 0
         self._active: dict[int, None] = {}
+        self._paused: dict[int, None] = {}
         self._active_array: NDArray[np.int32] | None = None
         # From step to step the same rows go on: what is known of all of them together is carried
         # along, until another row joins, one ends, or one needs a page more.
@@ -106,8 +107,23 @@ class Rows:
         """Count the tokens that the active rows attend to in the next step."""
         return self._gathered().kv_tokens
 
+    @property
+    def num_paused(self) -> int:
+        """Rows that wait for a page."""
+        return len(self._paused)
+
+    def is_paused(self, slot: int) -> bool:
+        """Tell whether a row waits for a page."""
+        return slot in self._paused
+
+    def pause(self, slot: int) -> None:
+        """Take a row out of the steps to come until it has a page for its next token."""
+        self.deactivate(slot)
+        self._paused[slot] = None
+
     def deactivate(self, slot: int) -> None:
         """Take a row out of the steps to come."""
+        self._paused.pop(slot, None)
         if slot in self._active:
             self._settle()
             del self._active[slot]
@@ -118,9 +134,14 @@ class Rows:
         """Let a row go on that was taken out while it had tokens to come."""
         self._set_active(slot)
 
-    def is_active(self, slot: int) -> bool:
-        """Tell whether a row decodes in the next step."""
-        return slot in self._active
+    def goes_on(self, slot: int) -> bool:
+        """Tell whether a row decodes in the next step, or once it has a page for that."""
+        return slot in self._active or slot in self._paused
+
+    def room(self, slot: int) -> int:
+        """Return how many tokens more a row's pages hold, beyond those of the steps planned."""
+        self._settle()
+        return max(0, int(self._room[slot] - self._position[slot]))
 
     def position(self, slot: int) -> int:
         """Return where a row's next fed token stands: the KV before it is computed or launched."""
@@ -134,12 +155,12 @@ class Rows:
         return self._active_array
 
     def short_of_pages(self) -> list[int]:
-        """List the active slots whose next token has no page yet."""
+        """List the slots of rows that go on whose next token has no page yet."""
         running = self._gathered()
         if running.room > 0:
-            return []
+            return list(self._paused)
         short = running.state[POSITION] >= running.state[ROOM]
-        return self.active()[short].tolist()
+        return [*self._paused, *self.active()[short].tolist()]
 
     def wants_logprobs(self) -> bool:
         """Tell whether an active row wants log-probabilities."""
@@ -175,7 +196,7 @@ class Rows:
         The first of them to end then has one token to come at least.
         """
         running = self._gathered()
-        if self._num_wanting or not running.rows or running.starts:
+        if self._num_wanting or not running.rows or running.starts or self._paused:
             return 0
         return max(0, min(running.room, running.left - 1))
 
@@ -197,6 +218,7 @@ class Rows:
             self._running = None
 
     def _set_active(self, slot: int) -> None:
+        self._paused.pop(slot, None)
         if slot not in self._active:
             self._settle()
             self._active[slot] = None

@@ -32,7 +32,8 @@ class CoordinatorLimits:
 class BatcherRules:
     """What one worker's batcher decides by. `costs` is its latency model, before corrections.
 
-    Pages are set aside for the `reserve_quantile` of what all rows together will need. Of the first
+    Pages are set aside for the `reserve_quantile` of what all rows together will need. Where they
+    run out all the same, rows may wait for some if `wait_for_pages`. Of the first
     `order_window` queued tasks that one is started that lets most meet their targets, each passed
     over at most `max_passes` times. `min_chunk_tokens` of prefill ride in every step, however late
     its rows are. An idle session counts as returning if it may within `return_horizon_s`; `returns`
@@ -43,6 +44,7 @@ class BatcherRules:
 
     costs: Costs
     reserve_quantile: float
+    wait_for_pages: bool
     order_window: int
     max_passes: int
     min_chunk_tokens: int

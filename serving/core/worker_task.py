@@ -130,6 +130,11 @@ class WorkerTask:
         """Whether the whole prompt must be run for its log-probabilities, cached or not."""
         return self.task.turn.sampling.prompt_logprobs is not None and self.task.replied == 0
 
+    @property
+    def may_reuse(self) -> bool:
+        """Whether KV that is here counts: a prompt that is scored here is run as a whole."""
+        return self.reuse and not (self.scores_prompt and self.source is None)
+
     def name_of_page(self, index: int, page_size: int) -> bytes:
         """Name the task's page `index`, which must be full of known tokens."""
         while len(self.names) <= index + 1:

@@ -57,6 +57,7 @@ ADMISSIONS = (
 )
 EVICTION_REASONS = ("dropped", "offloaded", OTHER)
 RESTORE_REASONS = ("fetch_faster", "compute_faster", OTHER)
+PAUSE_REASONS = ("reply_ends", "first_to_end", OTHER)
 CHUNK_REASONS = ("full", "slack")
 PLACE_STARTS = (0, 1, 20, 50, 100, 200, 500, 1000, 2000)
 """Reply tokens at which a class of predictions begins."""
@@ -283,6 +284,7 @@ class Catalog:
         rows = self._rows(ADMISSIONS)
         self.values[name] = Values("counter", name, "Tasks that got room or wait.", labels, rows)
         self._counter("foretoken:reordered", "Tasks started before older ones, for deadlines.")
+        self._counter("foretoken:pauses", "Rows that waited for a page.", reason=PAUSE_REASONS)
         self._counter(
             "foretoken:evicted_pages", "Cached pages given away.", reason=EVICTION_REASONS
         )

@@ -15,6 +15,7 @@ from serving.metrics.catalog import (
     MOVE_FAILURES,
     MOVE_REASONS,
     OTHER,
+    PAUSE_REASONS,
     PLACE_REASONS,
     RESTORE_REASONS,
     RETRY_REASONS,
@@ -113,6 +114,8 @@ class Decided:
                 self._count("foretoken:admissions", deferred, decision, DEFERRED_REASONS)
             case "order":
                 self._values["foretoken:reordered"].add(row, 1)
+            case "pause":
+                self._count("foretoken:pauses", row, decision, PAUSE_REASONS)
             case "restore":
                 self._count("foretoken:restore_decisions", row, decision, RESTORE_REASONS)
             case "evict":

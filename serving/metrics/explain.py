@@ -68,7 +68,11 @@ def explain_all(history: History) -> str:
     if again:
         out.append(f"begun anew: {_counts(again)}")
     rooms = [room for story in stories for room in story.rooms]
-    for kind, what in (("defer", "had to wait for room"), ("order", "overtook older ones")):
+    for kind, what in (
+        ("defer", "had to wait for room"),
+        ("order", "overtook older ones"),
+        ("pause", "waited for a page and kept theirs"),
+    ):
         if reasons := [room.reason for room in rooms if room.kind == kind]:
             out.append(f"{what}: {_counts(reasons)}")
     if history.evicted:
@@ -132,6 +136,11 @@ def _room(room: Room) -> str:
             text = f"waits for room ({room.reason}), {details['waiting']} in the queue"
         case "order":
             text = f"overtakes {details['passed_over']} older ({room.reason})"
+        case "pause" if room.reason == "first_to_end":
+            text = f"waits for a page ({room.reason}): {details['kept']} left are kept for another"
+        case "pause":
+            text = f"waits for a page ({room.reason}): {_number(details['lost_steps'])} steps are"
+            text += f" likely lost, {_number(details['saved_steps'])} saved"
         case _:
             text = f"{details['tokens']} tokens lie in host memory ({room.reason}: "
             text += f"{_s(details['fetch_s'])} to fetch, {_s(details['compute_s'])} to compute)"

@@ -16,13 +16,13 @@ from serving.policy.views import HolderView
 
 
 def preempt(holders: Sequence[HolderView]) -> int:
-    """Choose the index of the task to stop: the lowest priority class, then the cheapest loss.
+    """Choose the index of the task to stop: the lowest priority class, then who suffices, then the
+    cheapest loss.
 
-    The loss is `restore_s`, not `restore_s` per page: a row is short of one page, every holder has
-    at least that to give, and what a victim gives beyond the need saves nothing unless there is a
-    next shortage, at which this is asked again. Ties: the youngest, then the last one. The first in
-    (priority, arrival, place) is never chosen while another holds pages. Raises ValueError if
-    nobody holds pages.
+    A row is short of one page, and every holder has that to give; but where those that stay outgrow
+    what it leaves, another must follow it. So the cheapest goes of those that suffice, or, if none
+    does, the cheapest of all. Ties: the youngest, then the last one. The first in (priority,
+    arrival, place) is never chosen while another holds pages. Raises ValueError if nobody does.
     """
     able = [i for i, holder in enumerate(holders) if holder.pages]
     if not able:
@@ -31,5 +31,10 @@ def preempt(holders: Sequence[HolderView]) -> int:
     victims = [i for i in able if i != leader] or able
     return max(
         victims,
-        key=lambda i: (holders[i].priority, -holders[i].restore_s, holders[i].arrived, i),
+        key=lambda i: _order(holders[i], i),
     )
+
+
+def _order(holder: HolderView, place: int) -> tuple[int, bool, float, float, int]:
+    """The last in this order goes."""
+    return holder.priority, holder.suffices, -holder.loss_s, holder.arrived, place

@@ -178,12 +178,29 @@ class PoolView:
 
 @dataclass(frozen=True, slots=True)
 class HolderView:
-    """A task that holds pages. `restore_s`: what computing or fetching them again would take."""
+    """A task that holds pages. `loss_s`: how long rows would stand still if it lost them, added up.
+
+    `suffices`: whether the others are likely to have pages enough until they end, once it is gone.
+    """
 
     priority: int
     arrived: float
     pages: int
-    restore_s: float
+    loss_s: float
+    suffices: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ShortageView:
+    """The rows that decode on a worker some of which need a page, while none is left.
+
+    `room` [R]: the tokens that each has room for yet; 0 for those that are short. `victim_steps`:
+    the steps that rows would lose, all together, if one gave way.
+    """
+
+    rows: GrowingView
+    room: NDArray[np.int64]
+    victim_steps: float
 
 
 @dataclass(frozen=True, slots=True)

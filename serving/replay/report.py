@@ -24,7 +24,7 @@ from serving.sim.report import first_line, spread, summary, table_of, targets_li
 from serving.workload.session import Workload
 
 ONLY_BEFORE = ("policy", "rebalance", "predictor")
-ONLY_AFTER = ("kv_bytes_moved", "preemptions", "moves", "steps", "busy")
+ONLY_AFTER = ("kv_bytes_moved", "preemptions", "pauses", "moves", "steps", "busy")
 """What a server is run with, and what it does inside."""
 
 

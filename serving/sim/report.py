@@ -12,6 +12,7 @@
     goodput_tps                           the same, of turns within both targets only
     cached_share                          prompt tokens that were not computed, of all
     kv_bytes_moved, preemptions, moves    transfers between workers; attempts cut short; rows moved
+    pauses                                rows that waited for a page and kept theirs
     steps, span_s                         steps run; from first arrival to last token
     wall_s                                what the run itself took
 

@@ -104,6 +104,7 @@ def _report(config: SimulationConfig, workload: Workload, simulation: Simulation
         **summary(list(measured.turns.values()), measured.gaps, (slo.ttft_s, slo.tpot_s)),
         "kv_bytes_moved": simulation.links.bytes_moved,
         "preemptions": counted["retry", "preempted"],
+        "pauses": sum(n for (kind, _), n in counted.items() if kind == "pause"),
         "moves": sum(n for (kind, _), n in counted.items() if kind == "moved"),
         "steps": simulation.steps,
         "busy": {w.id: w.busy_s for w in simulation.workers.values()},

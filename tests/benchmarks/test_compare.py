@@ -16,6 +16,7 @@ from benchmarks.compare import (
     read_rows,
     run_cell,
     summarise,
+    with_earlier,
 )
 from serving.policy.routes import ROUTE_POLICIES
 
@@ -68,18 +69,25 @@ def test_every_variant_is_run_near_saturation():
     ],
 )
 def test_goodput_is_where_attainment_falls_below_nine_tenths(attained: dict, rate: float):
-    cells = summarise([cell(r, share) for r, share in attained.items()])["cells"]
+    cells = summarise([cell(r, share) for r, share in attained.items()])
     (found,) = goodput(cells)
     assert found["rate"] == pytest.approx(rate)
 
 
 def test_seeds_are_put_together_with_their_interval():
-    (found,) = summarise([cell(1.0, 0.8, 0), cell(1.0, 0.9, 1)])["cells"]
+    (found,) = summarise([cell(1.0, 0.8, 0), cell(1.0, 0.9, 1)])
     assert found["seeds"] == 2
     assert found["slo_attainment"]["mean"] == pytest.approx(0.85)
     assert found["slo_attainment"]["half_width"] == pytest.approx(1.96 * 0.05)
     assert found["ttft_later_mean"] is None
     assert found["kv_gib_moved"]["mean"] == 1.0
+
+
+def test_an_earlier_summary_counts_for_cells_that_were_not_simulated_since():
+    earlier = summarise([cell(1.0, 0.8), cell(2.0, 0.7)])
+    found = with_earlier(summarise([cell(2.0, 0.5), cell(3.0, 0.4)]), earlier)
+    attained = {one["rate"]: one["slo_attainment"]["mean"] for one in found}
+    assert attained == {1.0: 0.8, 2.0: 0.5, 3.0: 0.4}
 
 
 def test_a_run_that_was_cut_short_goes_on(tmp_path: Path):

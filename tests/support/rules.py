@@ -30,11 +30,14 @@ def corrected(ratios: Mapping[int, float]) -> Corrected:
     return Corrected(COSTS, correction)
 
 
-def batcher_rules(*, order_window: int = 1, reserve_quantile: float = 0.9) -> BatcherRules:
+def batcher_rules(
+    *, order_window: int = 1, reserve_quantile: float = 0.9, wait_for_pages: bool = True
+) -> BatcherRules:
     """A window of one serves first come, first served."""
     return BatcherRules(
         costs=COSTS,
         reserve_quantile=reserve_quantile,
+        wait_for_pages=wait_for_pages,
         order_window=order_window,
         max_passes=4,
         min_chunk_tokens=1,

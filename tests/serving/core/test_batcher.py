@@ -40,6 +40,7 @@ from tests.support.one_worker import (
     task,
 )
 from tests.support.rules import COSTS
+from tests.support.sharp_lengths import sharp
 
 
 def test_a_prompt_is_run_in_chunks_and_then_decoded_with_the_token_on_the_device():
@@ -112,6 +113,8 @@ def test_the_youngest_row_gives_its_page_and_says_so():
     young = replace(task("young", range(20, 26), max_tokens=10, forecast=0), arrived=1.0)
     worker.on(prefill(young, None))
     plans = [worker.launch()]
+    for entry in worker.batcher.holdings.tasks.values():
+        entry.task = replace(entry.task, remaining=sharp(10))  # neither is about to end
     plans += [worker.launch() for _ in range(2)]
     outputs = worker.step()
     plans.append(launched(outputs))

@@ -77,9 +77,9 @@ def test_a_row_short_of_pages_takes_them_from_the_one_whose_loss_costs_least():
     first = computed(kept, admitted(kept, "first", range(16), forecast=0))
     second = computed(kept, admitted(kept, "second", range(50, 66), forecast=0))
     third = computed(kept, admitted(kept, "third", range(70, 78), forecast=0))
-    for row in (first, second):
+    for row in (first, second, third):
         assert row.slot is not None
-        kept.rows.activate(row.slot, position=16, reply_index=1, left=9, token=1)
+        kept.rows.activate(row.slot, position=row.kv_len, reply_index=1, left=9, token=1)
     assert kept.grow() == [third]
     kept.take_evicted(())
     assert (third.stage, third.pages, third.slot) == (Stage.GONE, [], None)

@@ -7,6 +7,9 @@ from serving.request import Slo
 from tests.support.accounts import admitted, computed, crowded, holdings, over, queued
 from tests.support.rules import batcher_rules, corrected
 
+AT_ONCE = batcher_rules(wait_for_pages=False)
+"""A row that needs a page takes it from another."""
+
 
 def victim(kept: Holdings, *lengths: int, reuse: bool = True) -> int:
     """Say which of the rows of these lengths is stopped, so that the first may grow."""
@@ -27,33 +30,33 @@ def victim(kept: Holdings, *lengths: int, reuse: bool = True) -> int:
 
 
 def test_whose_loss_costs_least_is_said_by_the_costs_that_are_corrected():
-    assert victim(holdings(), 16, 16, 8) == 2
-    assert victim(holdings(costs=corrected({16: 1.0, 8: 2.0})), 16, 16, 8) == 1
+    assert victim(holdings(AT_ONCE), 16, 16, 8) == 2
+    assert victim(holdings(AT_ONCE, costs=corrected({16: 1.0, 8: 2.0})), 16, 16, 8) == 1
 
 
 def test_a_row_that_host_memory_would_hold_is_priced_by_what_fetching_it_takes():
     """Four whole pages are fetched sooner than one and three tokens more, which are computed."""
-    assert victim(holdings(num_pages=12), 20, 16, 7) == 2
-    assert victim(holdings(num_pages=12, host_pages=20), 20, 16, 7) == 1
+    assert victim(holdings(AT_ONCE, num_pages=12), 20, 16, 7) == 2
+    assert victim(holdings(AT_ONCE, num_pages=12, host_pages=20), 20, 16, 7) == 1
 
 
 def test_what_host_memory_has_no_room_for_is_priced_by_computing_it():
-    assert victim(holdings(num_pages=12, host_pages=1), 20, 16, 7) == 2
+    assert victim(holdings(AT_ONCE, num_pages=12, host_pages=1), 20, 16, 7) == 2
 
 
 def test_where_computing_is_faster_than_fetching_a_row_is_priced_by_that():
-    slow = replace(batcher_rules(), host_link=replace(batcher_rules().host_link, latency_s=1.0))
+    slow = replace(AT_ONCE, host_link=replace(batcher_rules().host_link, latency_s=1.0))
     kept = holdings(slow, num_pages=12, host_pages=20)
     assert victim(kept, 20, 16, 7) == 2
 
 
 def test_a_row_that_is_never_continued_is_priced_by_computing_it():
-    kept = holdings(num_pages=12, host_pages=20)
+    kept = holdings(AT_ONCE, num_pages=12, host_pages=20)
     assert victim(kept, 20, 16, 7, reuse=False) == 2
 
 
 def test_what_a_stopped_row_leaves_goes_to_the_host_and_comes_back():
-    kept = holdings(num_pages=12, host_pages=20)
+    kept = holdings(AT_ONCE, num_pages=12, host_pages=20)
     assert victim(kept, 20, 16, 7) == 1
     crowd = computed(kept, admitted(kept, "crowd", range(500, 512), forecast=0))
     kept.take_evicted(())

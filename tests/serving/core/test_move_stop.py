@@ -30,7 +30,7 @@ class Watch:
             self.launched += any(type(output).__name__ == "Launch" for output in planned)
         holdings = self._batcher.holdings
         slots = [s for s, t in holdings.by_slot.items() if t.task.turn.id == A]
-        self._stopped |= not all(holdings.rows.is_active(slot) for slot in slots)
+        self._stopped |= not all(holdings.rows.goes_on(slot) for slot in slots)
         return self._look(planned)
 
     def complete(self, plan, result, now):

@@ -91,7 +91,7 @@ def stopped(fleet: FakeFleet) -> bool:
     """The row leaves and is in no step to come; what it sampled last is not known yet."""
     batcher = fleet.workers[D0].batcher
     slots = batcher.holdings.by_slot
-    return leaving(fleet) and not any(batcher.holdings.rows.is_active(slot) for slot in slots)
+    return leaving(fleet) and not any(batcher.holdings.rows.goes_on(slot) for slot in slots)
 
 
 STAGES: dict[str, tuple[Callable[[], FakeFleet], Callable[[FakeFleet], bool]]] = {

@@ -221,6 +221,7 @@ def test_the_error_stated_of_a_step_holds_within_twice_of_it(
         ("admit", "a whim", "admissions_total", {"outcome": "admitted", "reason": "other"}),
         ("defer", "growth", "admissions_total", {"outcome": "deferred", "reason": "growth"}),
         ("order", "deadlines", "reordered_total", {}),
+        ("pause", "reply_ends", "pauses_total", {"reason": "reply_ends"}),
         ("restore", "compute_faster", "restore_decisions_total", {"reason": "compute_faster"}),
     ],
 )

@@ -117,6 +117,8 @@ def test_a_workers_own_decisions_about_a_turn_are_told_where_they_fell():
         said(1.25, "defer", "p0", "growth", waiting=3),
         said(1.5, "order", "p0", "deadlines", passed_over=2),
         said(1.5, "admit", "p0", "fits", cached_len=16, pages=3, reserved=4),
+        said(1.5, "pause", "p0", "reply_ends", lost_steps=0.5, saved_steps=3.0),
+        said(1.5, "pause", "p0", "first_to_end", kept=2),
         said(1.5, "restore", "p0", "fetch_faster", tokens=16, fetch_s=0.001, compute_s=0.004),
     ]
     lines = explain_turn(story_of(ARRIVAL, PLACE, ROUTE, *records, FIRST)).splitlines()
@@ -124,6 +126,9 @@ def test_a_workers_own_decisions_about_a_turn_are_told_where_they_fell():
         "    0.250 s  at p0: waits for room (growth), 3 in the queue",
         "    0.500 s  at p0: overtakes 2 older (deadlines)",
         "    0.500 s  at p0: has room (fits): 3 pages, 4 more set aside for growth",
+        "    0.500 s  at p0: waits for a page (reply_ends): 0.500 steps are likely lost, "
+        "3.000 saved",
+        "    0.500 s  at p0: waits for a page (first_to_end): 2 left are kept for another",
         "    0.500 s  at p0: 16 tokens lie in host memory (fetch_faster: 1.0 ms to fetch, "
         "4.0 ms to compute)",
     ]
@@ -136,7 +141,9 @@ def test_a_run_counts_what_waited_what_overtook_and_what_was_evicted():
     ]
     defer = said(1.25, "defer", "p0", "growth", waiting=3)
     order = said(1.25, "order", "p0", "deadlines", passed_over=1)
-    lines = explain_all(told(ARRIVAL, PLACE, ROUTE, defer, order, *evicted)).splitlines()
+    paused = said(1.25, "pause", "p0", "reply_ends", lost_steps=0.5, saved_steps=3.0)
+    lines = explain_all(told(ARRIVAL, PLACE, ROUTE, defer, order, paused, *evicted)).splitlines()
+    assert "waited for a page and kept theirs: 1 reply_ends" in lines
     assert "had to wait for room: 1 growth" in lines
     assert "overtook older ones: 1 deadlines" in lines
     assert "pages evicted: 5 dropped, 1 offloaded" in lines

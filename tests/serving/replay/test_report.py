@@ -58,6 +58,7 @@ def test_what_only_a_server_knows_is_null():
         "predictor",
         "kv_bytes_moved",
         "preemptions",
+        "pauses",
         "moves",
         "steps",
         "busy",
