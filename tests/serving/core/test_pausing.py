@@ -13,7 +13,7 @@ from serving.messages import MoveOut, TransferId, WorkerId
 from tests.support.accounts import admitted, computed, holdings, queued, told
 from tests.support.fake_fleet import FakeFleet
 from tests.support.one_worker import P0, decode, task
-from tests.support.rules import batcher_rules
+from tests.support.rules import COSTS, batcher_rules
 from tests.support.shape import Shape
 from tests.support.sharp_lengths import sharp
 from tests.support.turns import make_turn
@@ -130,6 +130,39 @@ def test_the_last_page_is_kept_for_the_row_that_ends_with_it():
     assert kept.grow() == []
     assert active(kept) == [soon.slot]
     assert (len(long.pages), len(soon.pages)) == (4, 7)
+
+
+def test_no_more_is_kept_than_the_row_needs_that_ends_first():
+    kept = holdings(max_rows=3, num_pages=13)
+    spare = kept.pool.allocate(2)
+    assert spare is not None
+    long = decoding(kept, "long", range(16))
+    soon = decoding(kept, "soon", range(50, 73))
+    expected(long, LONG)
+    expected(soon, 4)
+    kept.pool.release(spare)
+    assert kept.grow() == []
+    assert active(kept) == [long.slot, soon.slot]
+    assert (len(long.pages), len(soon.pages)) == (5, 6)
+
+
+def test_all_rows_stand_still_while_the_kv_of_a_victim_is_computed_again():
+    kept, short, other, _ = full_pool(ends_in=2)
+    assert short.slot is not None
+    restore_s = COSTS.prefill(other.kv_len, 0).seconds
+
+    def lost() -> tuple[float, float]:
+        chosen = kept._shortage.victim(kept.by_slot.values(), 0)
+        assert chosen.task is other
+        running = len(kept.rows.active())
+        step_s = COSTS.decode(running, kept.rows.kv_tokens()).seconds
+        return chosen.loss_steps, restore_s * running / step_s
+
+    both, restored_by_both = lost()
+    kept.rows.pause(short.slot)
+    one, restored_by_one = lost()
+    assert restored_by_both != pytest.approx(restored_by_one)
+    assert both - restored_by_both == pytest.approx(one - restored_by_one)  # until it is back
 
 
 def test_the_last_page_goes_to_who_asks_where_nobody_ends_with_it():

@@ -89,3 +89,17 @@ def test_no_slot_is_handed_out_twice():
     assert rows.num_free == 0
     with pytest.raises(IndexError):
         rows.open(wants_logprobs=False)
+
+
+def test_rows_do_not_merely_go_on_while_one_of_them_waits_for_a_page():
+    rows = new_rows()
+    slots = [activate(rows, [2 * i + 1, 2 * i + 2], position=0, left=9) for i in range(2)]
+    rows.advance()
+    assert rows.steady_for > 0
+    rows.pause(slots[0])
+    rows.advance()
+    assert rows.steady_for == 0
+    rows.resume(slots[0])
+    assert rows.short_of_pages() == []
+    assert not rows.is_paused(slots[0])
+    assert rows.steady_for > 0
