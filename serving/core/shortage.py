@@ -67,7 +67,7 @@ class Shortage:
             quantile=self._quantile,
             num_pages=available + sum(pages),
         )
-        running = len(self._rows.active())
+        running = max(1, len(self._rows.active()))
         step_s = self._costs.decode(running, self._rows.kv_tokens()).seconds
         views = [
             HolderView(
@@ -75,7 +75,7 @@ class Shortage:
                 arrived=task.task.arrived,
                 pages=len(task.pages),
                 # All rows stand still for as long as it takes to compute its KV beside them.
-                loss_s=self._restoring.restore_s(task) * max(1, running) + away * step_s,
+                loss_s=self._restoring.restore_s(task) * running + away * step_s,
                 suffices=suffices,
             )
             for task, away, suffices in zip(
