@@ -111,7 +111,7 @@ class Shortage:
     def kept_from(self, task: WorkerTask, tasks: Iterable[WorkerTask], available: int) -> bool:
         """Say whether what is left is kept for another row of no lower class."""
         if not self._waits or not 0 < available <= FEW:
-            return False
+            return False  # as nearly always: nothing is looked at for that
         rows = [row for row in tasks if row.slot is not None and self._rows.goes_on(row.slot)]
         kept = last_pages(
             growing(rows, [len(row.pages) for row in rows]),

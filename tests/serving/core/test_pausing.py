@@ -57,6 +57,19 @@ def full_pool(
     return kept, short, other, spare
 
 
+def last_page(
+    ends_in: int, rules: BatcherRules | None = None, **of_first: Any
+) -> tuple[Holdings, WorkerTask, WorkerTask]:
+    """A page is left: one row has filled its own, the other has room for a token and then ends."""
+    kept, spare = pool_of_ten(rules)
+    first = decoding(kept, "first", range(16), **of_first)
+    soon = decoding(kept, "soon", range(50, 73))
+    expected(first, LONG)
+    expected(soon, ends_in)
+    kept.pool.release(spare)
+    return kept, first, soon
+
+
 def active(kept: Holdings) -> list[int]:
     return kept.rows.active().tolist()
 
@@ -83,12 +96,7 @@ def test_where_nobody_is_to_wait_one_gives_way_and_no_page_is_kept():
     at_once = batcher_rules(wait_for_pages=False)
     kept, _, other, _ = full_pool(ends_in=2, rules=at_once)
     assert kept.grow() == [other]
-    kept, spare = pool_of_ten(at_once)
-    first = decoding(kept, "first", range(16))
-    soon = decoding(kept, "soon", range(50, 73))
-    expected(first, LONG)
-    expected(soon, 4)
-    kept.pool.release(spare)
+    kept, first, soon = last_page(ends_in=4, rules=at_once)
     assert kept.grow() == []
     assert (len(first.pages), len(soon.pages)) == (5, 6)
 
@@ -117,12 +125,7 @@ def test_of_rows_that_wait_the_oldest_goes_on_first():
 
 
 def test_the_last_page_is_kept_for_the_row_that_ends_with_it():
-    kept, spare = pool_of_ten()
-    long = decoding(kept, "long", range(16))
-    soon = decoding(kept, "soon", range(50, 73))  # has room for a token yet
-    expected(long, LONG)
-    expected(soon, 4)
-    kept.pool.release(spare)
+    kept, long, soon = last_page(ends_in=4)
     assert kept.grow() == []
     assert active(kept) == [soon.slot]
     assert told(kept, "pause") == [("first_to_end", {"kept": 1})]
@@ -166,24 +169,14 @@ def test_all_rows_stand_still_while_the_kv_of_a_victim_is_computed_again():
 
 
 def test_the_last_page_goes_to_who_asks_where_nobody_ends_with_it():
-    kept, spare = pool_of_ten()
-    first = decoding(kept, "first", range(16))
-    second = decoding(kept, "second", range(50, 73))  # has room for a token yet
-    for row in (first, second):
-        expected(row, LONG)
-    kept.pool.release(spare)
+    kept, first, second = last_page(ends_in=LONG)
     assert kept.grow() == []
     assert active(kept) == [first.slot, second.slot]
     assert (len(first.pages), len(second.pages)) == (5, 6)
 
 
 def test_no_page_is_kept_for_a_row_of_a_worse_priority():
-    kept, spare = pool_of_ten()
-    first = decoding(kept, "first", range(16), priority=-1)
-    soon = decoding(kept, "soon", range(50, 73))
-    expected(first, LONG)
-    expected(soon, 4)
-    kept.pool.release(spare)
+    kept, first, soon = last_page(ends_in=4, priority=-1)
     assert kept.grow() == []
     assert (len(first.pages), len(soon.pages)) == (5, 6)
 
