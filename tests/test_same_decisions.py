@@ -87,7 +87,12 @@ class Hearing(Simulation):
             for turn, sample in zip(turns, samples, strict=True):
                 people.heard[turn].append(sample.token)
 
-        self.measurements.on_tokens = on_tokens
+        def on_steps(steps, kept=self.measurements.on_steps):
+            kept(steps)
+            for task, tokens in zip(steps.tasks, steps.tokens, strict=True):
+                people.heard[task.turn] += tokens
+
+        self.measurements.on_tokens, self.measurements.on_steps = on_tokens, on_steps
 
 
 class Scripted:

@@ -19,7 +19,7 @@ from serving.core.holdings import BatcherLimits
 from serving.core.inbound import Inbound
 from serving.core.plan import Output, RestorePages, StepPlan, StepResult
 from serving.core.rules import BatcherRules
-from serving.core.stepper import Sample, Stepper
+from serving.core.stepper import Sample, Stepper, Told
 from serving.core.transfers import Transfers
 from serving.core.worker_state import WorkerState
 from serving.core.worker_task import Stage, WorkerTask, open_task
@@ -38,9 +38,7 @@ from serving.messages import (
     Prefill,
     PullRequested,
     Refused,
-    StepsTimed,
     Tick,
-    Tokens,
     ToWorker,
     TransferFailed,
     WorkerId,
@@ -178,13 +176,13 @@ class Batcher:
 
     def go_on(
         self, ends: Sequence[float], results: deque[StepResult], sample: Sample
-    ) -> list[list[StepsTimed | Tokens]]:
+    ) -> list[tuple[int, Told]]:
         """Do at once what `complete` and `step` would do at each of these times.
 
         For drivers that know beforehand when steps end. `results` are those of the steps launched;
         `sample` makes those of the steps planned, which are put behind them. Neither may end a
         reply (ValueError), and there may be no more times than `steady_for` says. Returns what is
-        told at each time.
+        told, each with the index of its time; of several steps together, that of the first.
         """
         self.holdings.idle.now = ends[-1]
         return self._stepper.go_on(ends, results, sample)

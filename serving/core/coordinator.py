@@ -7,9 +7,8 @@ The life of a turn here:
                     |  Cancelled, queue timeout, nobody left to decode: End at once
                     |  its row may move to another worker meanwhile (core/moves)
 
-Every accepted turn gets exactly one End, and its tokens are emitted in order, none twice: what an
-earlier attempt still sends is dropped by its number, what comes early waits for its place. Works
-per turn; only `Tokens` is per step, and does the least it can. Does no I/O, reads no clock.
+Every accepted turn gets exactly one End, and its tokens are emitted in order, none twice
+(core/progress). Works per turn; only `Tokens` is per step. Does no I/O, reads no clock.
 """
 
 from typing import assert_never
@@ -21,11 +20,13 @@ from serving.core.live_turn import LiveTurn, open_turn
 from serving.core.moves import Moves, unfinished
 from serving.core.outbox import Outbox
 from serving.core.prefix import chain
+from serving.core.progress import Progress
 from serving.core.rebalancer import Rebalancer, WantedMove
 from serving.core.roles import Roles
 from serving.core.rules import CoordinatorLimits, CoordinatorRules
 from serving.core.sessions import Sessions
-from serving.costs.correction import Corrected, Correction, step_bucket
+from serving.core.steady import SteadySteps
+from serving.costs.correction import Corrected, Correction
 from serving.forecast.length_model import LengthModel
 from serving.messages import (
     Action,
@@ -36,7 +37,6 @@ from serving.messages import (
     Completed,
     Drain,
     Dropped,
-    Emit,
     EmitPrompt,
     End,
     Event,
@@ -50,7 +50,6 @@ from serving.messages import (
     PrefillDone,
     Refused,
     Rejected,
-    SampledToken,
     SetRole,
     StepsTimed,
     TaskId,
@@ -93,6 +92,7 @@ class Coordinator:
         )
         self._rebalancer = Rebalancer(rules, costs, self.fleet, self._turns)
         self._moves = Moves(self.fleet, sessions, self._outbox, limits.move_timeout_s)
+        self._progress = Progress(self._turns, self.fleet, self._moves, self._outbox)
         self._roles = Roles(rules, self.fleet, sessions, self._outbox)
 
     @property
@@ -223,58 +223,20 @@ class Coordinator:
     # ---- progress ------------------------------------------------------------------------------
 
     def _on_tokens(self, event: Tokens, now: float) -> None:
-        turns: list[TurnId] = []
-        emitted: list[SampledToken] = []
-        settled: list[LiveTurn] = []
-        worker, grown, known = event.worker, 0, self._turns.get
-        for task, sample in zip(event.tasks, event.samples, strict=True):
-            live = known(task.turn)
-            if live is None or live.task != task:
-                continue
-            tokens = live.tokens
-            expected = len(tokens) - live.prompt_len
-            if sample.reply_index != expected:
-                if sample.reply_index > expected:
-                    live.early[sample.reply_index] = sample
-                continue
-            if expected == live.resumes_at:
-                self._moves.resumed(live, now)
-            tokens.append(sample.token)
-            live.last_at = now
-            if live.owner == worker:
-                grown += live.decoding
-            else:
-                self._grow(live)
-            turns.append(task.turn)
-            emitted.append(sample)
-            if live.early or live.finish is not None:
-                settled.append(live)
-        self.fleet.stepped(worker, grown, now)
-        if turns:
-            self._outbox.add(Emit(turns, emitted))
-        self._foresee(event)
-        for live in settled:
+        for live in self._progress.take(event, now):
             self._settle(live, now)
 
-    def _foresee(self, event: Tokens) -> None:
-        for task, forecast in event.forecasts:
-            live = self._turns.get(task.turn)
-            if live is not None and live.task == task:
-                live.foresee(forecast)
+    def go_on(self, steps: SteadySteps) -> bool:
+        """Take at once what `on` would take of each of these steps, if no action hangs on one.
 
-    def _grow(self, live: LiveTurn) -> None:
-        if live.owner is not None and live.decoding:
-            self.fleet.grow(live.owner)
+        For drivers that know beforehand when steps end. What has come is the driver's to emit. If
+        False, nothing is taken, and each step is to be told by itself.
+        """
+        return self._progress.take_steady(steps)
 
     def _settle(self, live: LiveTurn, now: float) -> None:
         """Emit what came early and is due now; end the turn if its last token is out."""
-        while (sample := live.early.pop(live.replied, None)) is not None:
-            if live.replied == live.resumes_at:
-                self._moves.resumed(live, now)
-            live.tokens.append(sample.token)
-            live.last_at = now
-            self._grow(live)
-            self._outbox.add(Emit((live.turn.id,), (sample,)))
+        self._progress.take_early(live, now)
         if live.finish is not None and live.replied >= live.finish[1]:
             self._end(live, Completed(live.finish[0]), now, kept=live.replied)
 
@@ -349,9 +311,7 @@ class Coordinator:
     def _observe(self, event: StepsTimed | PagesChanged | LoadReport) -> None:
         record = self.fleet.observe(event)
         if record is not None and isinstance(event, StepsTimed):
-            correction = self._corrections[record.role]
-            for rows, new_len, _, predicted_s, observed_s in event.steps:
-                correction.observe(step_bucket(rows, new_len), predicted_s, observed_s)
+            self._corrections[record.role].observe_all(event.steps)
 
     def _on_fleet(
         self, event: WorkerJoined | WorkerLost | SetRole | Tick | Drain, now: float

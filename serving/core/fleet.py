@@ -1,5 +1,6 @@
 """Which workers are there, what has been asked of each, and how do they fare? The ledger."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import assert_never
 
@@ -159,6 +160,19 @@ class Fleet:
         if record.stepped_at is not None and grown:
             record.itl.add(now, (now - record.stepped_at) * grown, grown)
         record.stepped_at = now if record.decoding else None
+
+    def stepped_on(self, worker: WorkerId, rows: int, ends: Sequence[float]) -> None:
+        """Take what `stepped` would of each of these steps, each row a token longer for each."""
+        record = self.workers.get(worker)
+        if record is None:
+            return
+        record.kv_tokens += rows * len(ends)
+        before = record.stepped_at
+        for now in ends:
+            if before is not None:
+                record.itl.add(now, (now - before) * rows, rows)
+            before = now
+        record.stepped_at = before
 
     def grow(self, worker: WorkerId) -> None:
         """A row has one token more, apart from the steps of its worker."""

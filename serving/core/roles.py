@@ -14,7 +14,7 @@ from serving.core.rebalancer import WantedMove
 from serving.core.rules import CoordinatorRules
 from serving.core.sessions import Sessions
 from serving.messages import Role, SetRole, WorkerId
-from serving.policy.roles import RolesView, WorkerRoleView
+from serving.policy.roles import RolesView, WorkerRoleView, none
 
 
 class Roles:
@@ -62,6 +62,8 @@ class Roles:
     def look(self, now: float) -> None:
         """Ask the policy whether a worker should change its role."""
         rules = self._rules
+        if rules.roles is none:
+            return  # a large fleet has many views
         workers = tuple(self._view(record, now) for record in self._fleet.workers.values())
         for wanted in rules.roles(RolesView(workers, rules.slo.ttft_s), rules.roles_config):
             self._outbox.decide_for("role_wanted", wanted.worker, wanted.role.value, wanted.reason)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from serving.core.chunks import prompt_scores
 from serving.core.finish import finish_after
 from serving.core.plan import StepResult
+from serving.core.steady import SteadySteps
 from serving.core.worker_task import Stage, WorkerTask
 from serving.forecast.forecast import Forecast
 from serving.messages import Finished, PrefillDone, SampledToken, TaskId, Tokens, WorkerId
@@ -47,6 +48,31 @@ def take_decoded(
             if reason is not None:
                 ended.append((entry, Finished(worker, task.id, reason, replied + 1)))
     return (Tokens(worker, tasks, samples, forecasts) if tasks else None), ended
+
+
+def take_steady(
+    worker: WorkerId,
+    decoding: list[WorkerTask],
+    ids: Sequence[Sequence[int]],
+    ends: Sequence[float],
+) -> SteadySteps:
+    """Append each row's tokens of several steps, `ids` [N, R], to its task; they end at `ends` [N].
+
+    Raises ValueError if a row has left or would end with one of them.
+    """
+    before: list[int] = []
+    columns = list(zip(*ids, strict=True))
+    for entry, sampled in zip(decoding, columns, strict=True):
+        sampling, tokens = entry.task.turn.sampling, entry.tokens
+        replied = len(tokens) - entry.prompt_len
+        ends_here = replied + len(sampled) >= sampling.max_tokens
+        ends_here = ends_here or not set(sampled).isdisjoint(sampling.stop_ids)
+        if ends_here or entry.stage is not Stage.DECODE:
+            raise ValueError("a row has ended, so its worker does not merely go on")
+        before.append(replied)
+        tokens += sampled
+        entry.kv_len = len(tokens) - 1
+    return SteadySteps(worker, [entry.task.id for entry in decoding], before, columns, ends)
 
 
 def take_first(

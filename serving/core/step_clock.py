@@ -6,6 +6,7 @@ the times in batches, with what was believed of the last of them. Reads no clock
 """
 
 from collections import deque
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from serving.costs.correction import Corrected, Correction, step_bucket
@@ -68,15 +69,45 @@ class StepClock:
         ended_at = self._ended_at
         observed_s = now - (at if at > ended_at else ended_at)
         self._ended_at = now
-        bucket = step_bucket(rows, new_len)
-        self._times.append(StepTime(rows, new_len, held_back, predicted.seconds, observed_s))
-        believed = None
-        if len(self._times) == REPORT_STEPS:
-            # Of one step a report only: what corrects is sorted anew after each step.
-            believed = self._correction.correct(bucket, predicted)
-        self._correction.observe(bucket, predicted.seconds, observed_s)
-        if believed is None:
-            return None
+        time = StepTime(rows, new_len, held_back, predicted.seconds, observed_s)
+        self._times.append(time)
+        report = self._report(predicted) if len(self._times) == REPORT_STEPS else None
+        self._correction.observe(step_bucket(rows, new_len), predicted.seconds, observed_s)
+        return report
+
+    def go_on(
+        self, ends: Sequence[float], rows: int, kv_tokens: int
+    ) -> list[tuple[int, StepsTimed]]:
+        """Do what `ended` and then `launched` would do at each of these times.
+
+        All steps are of the same `rows`, without chunks; the first that is launched attends to
+        `kv_tokens`. Returns the reports, each with the index of the time at which it is due.
+        """
+        reports: list[tuple[int, StepsTimed]] = []
+        launched, times, unseen = self._launched, self._times, len(self._times)
+        ended_at, decode = self._ended_at, self._costs.decode
+        for i, now in enumerate(ends):
+            _, _, held_back, at, predicted = launched.popleft()
+            observed_s = now - (at if at > ended_at else ended_at)
+            ended_at = now
+            times.append(StepTime(rows, 0, held_back, predicted.seconds, observed_s))
+            if len(times) == REPORT_STEPS:
+                # A report tells what was believed before the last step of it had been seen.
+                self._correction.observe_all(times[unseen:-1])
+                reports.append((i, self._report(predicted)))
+                times, unseen = self._times, 0
+                self._correction.observe_all(reports[-1][1].steps[-1:])
+            launched.append(_Launched(rows, 0, 0, now, decode(rows, kv_tokens)))
+            kv_tokens += rows
+        self._correction.observe_all(times[unseen:])
+        self._ended_at = ended_at
+        return reports
+
+    def _report(self, predicted: Estimate) -> StepsTimed:
+        """Say what the last steps took, and was believed of the last of them before it ended."""
+        # Of one step a report only: what corrects is sorted anew after each step.
+        last = self._times[-1]
+        believed = self._correction.correct(step_bucket(last.rows, last.new_len), predicted)
         times, self._times = tuple(self._times), []
         return StepsTimed(self._worker, times, believed.seconds, believed.error)
 

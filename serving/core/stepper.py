@@ -15,7 +15,8 @@ from serving.core.chunks import plan_chunk
 from serving.core.handoff import announce, pages_to_send, send_filled
 from serving.core.plan import Chunk, Launch, StepPlan, StepResult
 from serving.core.rules import BatcherRules
-from serving.core.samples import take_decoded, take_first
+from serving.core.samples import take_decoded, take_first, take_steady
+from serving.core.steady import SteadySteps
 from serving.core.worker_state import WorkerState
 from serving.core.worker_task import Stage, WorkerTask
 from serving.forecast.forecast import Forecast
@@ -26,6 +27,8 @@ from serving.request import TokenLogprobs
 
 Sample = Callable[[bool], StepResult]
 """Says what the next step samples, if its rows go on; its head is read if it is True."""
+Told = StepsTimed | Tokens | SteadySteps
+"""What is told of steps that merely go on."""
 
 
 class Stepper:
@@ -107,23 +110,39 @@ class Stepper:
 
     def go_on(
         self, ends: Sequence[float], results: deque[StepResult], sample: Sample
-    ) -> list[list[StepsTimed | Tokens]]:
+    ) -> list[tuple[int, Told]]:
         """End the oldest step at each of these times and plan another; see `Batcher.go_on`."""
-        rows, decoding, clock = self._state.holdings.rows, self._decoding, self._clock
-        count, kv_tokens = len(decoding), rows.kv_tokens()
-        told: list[list[StepsTimed | Tokens]] = []
-        for now in ends:
-            result, timed = results.popleft(), clock.ended(now)
+        rows, decoding = self._state.holdings.rows, self._decoding
+        count = len(decoding)
+        timed = self._clock.go_on(ends, count, rows.kv_tokens())
+        told: list[tuple[int, Told]] = []
+        sampled: list[Sequence[int]] = []  # by the steps since the last one with readings
+        for i in range(len(ends)):
+            result = results.popleft()
+            results.append(sample(self._reads(count)))
+            if result.decode_readings is None:
+                sampled.append(result.decode_ids)
+                continue
+            told += self._take_steady(decoding, sampled, ends[:i])
+            sampled = []
             forecasts = self._forecast(decoding, result)
             tokens, ended = take_decoded(self._state.worker, decoding, result, forecasts)
             if tokens is None or ended:
                 raise ValueError("a row has ended, so its worker does not merely go on")
-            told.append([tokens] if timed is None else [timed, tokens])
-            clock.launched(now, count, kv_tokens, 0, 0, 0)
-            kv_tokens += count
-            results.append(sample(self._reads(count)))
+            told.append((i, tokens))
+        told += self._take_steady(decoding, sampled, ends)
         rows.go_on(len(ends))
-        return told
+        return [*timed, *told]
+
+    def _take_steady(
+        self, decoding: list[WorkerTask], sampled: Sequence[Sequence[int]], ends: Sequence[float]
+    ) -> list[tuple[int, Told]]:
+        """Take the tokens of the last of the steps that ended at `ends`; they had no readings."""
+        if not sampled:
+            return []
+        first = len(ends) - len(sampled)
+        steady = take_steady(self._state.worker, decoding, sampled, ends[first:])
+        return [(first, steady)]
 
     @property
     def has_launched(self) -> bool:

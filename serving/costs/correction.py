@@ -14,12 +14,14 @@ the correction. Pure state: no clock, no I/O, and `observe` does no more than ke
 """
 
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from math import hypot
 from typing import TypeAlias
 
 from serving.costs.costs import Costs, Estimate, Link, StepModel
+from serving.messages import StepTime
 
 WINDOW = 64  # ratios of a median: a few seconds of steps (ours)
 LEAST = 8  # ratios before a bucket is believed (ours)
@@ -90,17 +92,39 @@ class Correction:
 
     def observe(self, bucket: Bucket, predicted_s: float, observed_s: float) -> None:
         """Take one observation. Times that are not positive say nothing and are left out."""
-        if not (predicted_s > 0 and observed_s > 0):
-            return
-        ratio = observed_s / predicted_s
+        if predicted_s > 0 and observed_s > 0:
+            own, kind = self._kept(bucket)
+            ratio = observed_s / predicted_s
+            own.recent.append(ratio)
+            kind.recent.append(ratio)
+            own.said = kind.said = None
+
+    def observe_all(self, steps: Iterable[StepTime]) -> None:
+        """Take what `observe` would of each of these steps; neighbours are mostly alike."""
+        size: tuple[int, int] | None = None
+        ratios: list[float] = []
+        for rows, new_len, _, predicted_s, observed_s in steps:
+            if size != (rows, new_len):
+                self._extend(size, ratios)
+                size, ratios = (rows, new_len), []
+            if predicted_s > 0 and observed_s > 0:
+                ratios.append(observed_s / predicted_s)
+        self._extend(size, ratios)
+
+    def _extend(self, size: tuple[int, int] | None, ratios: list[float]) -> None:
+        if size is not None and ratios:
+            own, kind = self._kept(step_bucket(*size))
+            own.recent.extend(ratios)
+            kind.recent.extend(ratios)
+            own.said = kind.said = None
+
+    def _kept(self, bucket: Bucket) -> tuple[_Ratios, _Ratios]:
+        """Return what is kept of a bucket and of its kind."""
         own = self._buckets.get(bucket)
         if own is None:
             own = self._buckets[bucket] = _Ratios()
             self._kinds.setdefault(bucket[0], _Ratios())
-        kind = self._kinds[bucket[0]]
-        own.recent.append(ratio)
-        kind.recent.append(ratio)
-        own.said = kind.said = None
+        return own, self._kinds[bucket[0]]
 
     def factor(self, bucket: Bucket) -> float:
         """Return what to multiply a prediction by: 1 until enough was observed."""

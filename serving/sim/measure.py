@@ -3,7 +3,9 @@
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import sub
 
+from serving.core.steady import SteadySteps
 from serving.messages import Completed, End, SampledToken
 from serving.request import Turn, TurnId
 
@@ -82,6 +84,18 @@ class Measurements:
                 self.gaps.append(now - record.last)
             record.last = now
             record.tokens += 1
+
+    def on_steps(self, steps: SteadySteps) -> None:
+        """Take the tokens of several steps; raises ValueError if one is missing or came twice."""
+        self.tokens += len(steps.tasks) * len(steps.ends)
+        for task, replied in zip(steps.tasks, steps.replied, strict=True):
+            record = self.turns[task.turn]
+            if replied != record.tokens or record.last is None:
+                raise ValueError(f"turn {task.turn}: token {replied} is out of order")
+            before = (record.last, *steps.ends)
+            self.gaps.extend(map(sub, steps.ends, before))
+            record.last = steps.ends[-1]
+            record.tokens += len(steps.ends)
 
     def on_end(self, end: End, now: float) -> None:
         """A turn ended; raises ValueError if it had already."""

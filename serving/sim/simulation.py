@@ -9,11 +9,11 @@ give equal histories.
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from operator import itemgetter
 from typing import Protocol, assert_never
 
 from serving.core.batcher import Batcher
 from serving.core.coordinator import Coordinator
+from serving.core.steady import SteadySteps
 from serving.messages import (
     Action,
     Arrived,
@@ -41,7 +41,10 @@ from serving.sim.worker import Leaving
 
 TICK_S = 0.25  # as in the engine's loop
 
-_MOMENT = itemgetter(0)
+
+def _first_moment(told: tuple[Sequence[Moment], object]) -> Moment:
+    return told[0][0]
+
 
 Note = Callable[[Turn | Decision | End, float], None]
 
@@ -119,7 +122,7 @@ class Simulation:
         self._is_ready: set[WorkerId] = set()
         self._ticking = False
         # What the coordinator has yet to hear of. It decides nothing by it alone.
-        self._untold: list[tuple[Moment, Event]] = []
+        self._untold: list[tuple[Sequence[Moment], Event | SteadySteps]] = []
         # Workers that had no task at their last tick and have got no message since: another tick
         # would change nothing, and a large fleet has many.
         self._resting: dict[WorkerId, LoadReport] = {}
@@ -160,9 +163,9 @@ class Simulation:
         else:
             self._deliver(leaving)
 
-    def tell(self, event: Event, moment: Moment) -> None:
-        """Let the coordinator hear of an event before it next decides."""
-        self._untold.append((moment, event))
+    def tell(self, event: Event | SteadySteps, moments: Sequence[Moment]) -> None:
+        """Let the coordinator hear of an event, or of several steps, before it next decides."""
+        self._untold.append((moments, event))
 
     def wake(self, worker: VirtualWorker) -> None:
         """Give a worker a round before time goes on."""
@@ -179,7 +182,7 @@ class Simulation:
     def _deliver(self, leaving: Leaving) -> None:
         match leaving:
             case Tokens() | StepsTimed() | PagesChanged():
-                self.tell(leaving, self.agenda.reached)
+                self.tell(leaving, (self.agenda.reached,))
             case ToWorker(worker, message):
                 self._hand(worker, message)
             case Decision():
@@ -192,12 +195,21 @@ class Simulation:
         """Let the coordinator hear of what has happened by now, in its order."""
         for worker in self.workers.values():
             worker.catch_up()
-        untold, self._untold = self._untold, []
-        untold.sort(key=_MOMENT)
-        for moment, event in untold:
-            if isinstance(event, StepsTimed):
-                self.steps += len(event.steps)
-            self._take_as_of(moment.time, event)
+        while self._untold:
+            untold, self._untold = self._untold, []
+            untold.sort(key=_first_moment)
+            for i, (moments, event) in enumerate(untold):
+                if isinstance(event, SteadySteps):
+                    if self.coordinator.go_on(event):
+                        self.measurements.on_steps(event)
+                        continue
+                    # A single step of these matters, among what has happened since the first.
+                    each = zip(moments, event.each(), strict=True)
+                    self._untold = [((end,), step) for end, step in each] + untold[i + 1 :]
+                    break
+                if isinstance(event, StepsTimed):
+                    self.steps += len(event.steps)
+                self._take_as_of(moments[0].time, event)
 
     def _take(self, event: Event) -> None:
         self._tell_all()
@@ -249,7 +261,7 @@ class Simulation:
             if worker.id in resting:
                 continue
             worker.deliver(Tick())
-            self._take(report)
+            self._take_as_of(self.agenda.now, report)
             if not worker.batcher.holdings.tasks:
                 resting[worker.id] = report
         self._take(Tick())

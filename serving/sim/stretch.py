@@ -35,6 +35,11 @@ class Stretch:
         """When the first step ends that is not taken with the others."""
         return self._ends[-2]
 
+    @property
+    def next_end(self) -> Moment:
+        """When the next step ends, taken with the others or not."""
+        return self._ends[self._over]
+
     def take(self, reached: Moment) -> tuple[Sequence[Moment], Sequence[float]]:
         """Return the ends of the steps that are over by now, and what those launched then take."""
         first, most = self._over, len(self._seconds)

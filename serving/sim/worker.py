@@ -24,6 +24,7 @@ from serving.core.plan import (
     StepPlan,
     StepResult,
 )
+from serving.core.steady import SteadySteps
 from serving.costs.costs import Link
 from serving.messages import (
     Decision,
@@ -50,8 +51,8 @@ class Hall(Protocol):
         """Deliver what leaves a worker, at time `at`, which may be later than now."""
         ...
 
-    def tell(self, event: Event, moment: Moment) -> None:
-        """Take what has left a worker at a moment that may be over."""
+    def tell(self, event: Event | SteadySteps, moments: Sequence[Moment]) -> None:
+        """Take what has left a worker at a moment that may be over; several steps at theirs."""
         ...
 
     def wake(self, worker: "SimWorker") -> None:
@@ -133,7 +134,7 @@ class SimWorker:
 
     def catch_up(self) -> None:
         """Do those rounds of a stretch that are over by now, each as of its own time."""
-        if self._stretch is None:
+        if self._stretch is None or self._stretch.next_end >= self._agenda.reached:
             return
         over, seconds = self._stretch.take(self._agenda.reached)
         if not over:
@@ -142,9 +143,9 @@ class SimWorker:
         results = deque((running.result, queued.result))
         times = [end.time for end in over]
         told = self.batcher.go_on(times, results, self._executor.sample_more)
-        for end, outputs in zip(over, told, strict=True):
-            for output in outputs:
-                self._hall.tell(output, end)
+        for i, output in told:
+            steps = len(output.ends) if isinstance(output, SteadySteps) else 1
+            self._hall.tell(output, over[i : i + steps])
         self._executor.go_on(len(over))
         for step_s in seconds:
             self.busy_s += step_s

@@ -15,6 +15,7 @@ from predictor.edges import EDGES
 from predictor.reading import PLAIN
 from serving.core.batcher import MAX_LAUNCHED, Batcher
 from serving.core.plan import Launch, StepPlan, StepResult
+from serving.core.steady import SteadySteps
 from serving.messages import (
     Decision,
     Granted,
@@ -96,9 +97,15 @@ class Going:
             ends.append(self.now)
         results = deque(result for _, result in self.launched)
         told = self.batcher.go_on(ends, results, lambda reads: self.sample(rows, reads))
-        self.told += [
-            (end, output) for end, outputs in zip(ends, told, strict=True) for output in outputs
-        ]
+        each: list[tuple[int, object]] = []
+        for i, output in told:
+            if isinstance(output, SteadySteps):
+                assert output.ends == ends[i : i + len(output.ends)]
+                each += enumerate(output.each(), i)
+            else:
+                each.append((i, output))
+        each.sort(key=lambda one: one[0])  # times before tokens of one end, as they were told
+        self.told += [(ends[i], output) for i, output in each]
         plans = [plan for plan, _ in self.launched]
         self.launched = deque(zip(plans, results, strict=True))
         self.batcher.check()

@@ -3,6 +3,8 @@
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from serving.core.step_clock import REPORT_STEPS, StepClock
 from serving.messages import StepTime, WorkerId
@@ -92,3 +94,26 @@ def test_predictions_follow_what_is_observed():
     launch(times, 1000.0)
     assert times.in_flight_s(1000.0) == pytest.approx(3.0)
     assert times.corrected.decode(2, 0).seconds == pytest.approx(3.0)
+
+
+@given(before=st.integers(0, REPORT_STEPS - 1), steps=st.integers(1, 3 * REPORT_STEPS))
+def test_steps_that_go_on_are_timed_at_once_as_one_by_one(before: int, steps: int):
+    one, other = clock(), clock()
+    for times in (one, other):
+        for i in range(before):
+            launch(times, float(i), rows=3, new_len=5 * (i % 2))
+            times.ended(i + 0.5)
+        times.launched(20.0, 2, 7, 0, 0, 0)
+        times.launched(20.0, 2, 9, 0, 0, 0)
+    ends = [23.0 + 2.0 * i + (i % 3) for i in range(steps)]
+    reports = []
+    for i, end in enumerate(ends):
+        report = one.ended(end)
+        if report is not None:
+            reports.append((i, report))
+        one.launched(end, 2, 11 + 2 * i, 0, 0, 0)
+    assert other.go_on(ends, 2, 11) == reports
+    for now in (ends[-1], ends[-1] + 1.0):
+        assert other.in_flight_s(now) == one.in_flight_s(now)
+    assert other._times == one._times
+    assert other.corrected.decode(2, 50) == one.corrected.decode(2, 50)

@@ -14,7 +14,8 @@ from serving.costs.correction import (
     Kind,
     step_bucket,
 )
-from serving.costs.costs import Link
+from serving.costs.costs import Estimate, Link
+from serving.messages import StepTime
 from tests.serving.costs.test_roofline import ONE
 
 BUCKET = step_bucket(16, 0)
@@ -156,3 +157,29 @@ def test_a_model_that_is_off_by_a_factor_is_right_after_a_window():
         correction.observe(step_bucket(16, 0), base, 1.7 * base * noise)
     truth = 1.7 * ONE.decode(16, 100).seconds
     assert costs.decode(16, 100).seconds == pytest.approx(truth, rel=0.02)
+
+
+@given(
+    st.lists(
+        st.builds(
+            StepTime,
+            st.sampled_from([0, 1, 2, 3]),
+            st.sampled_from([0, 4]),
+            st.just(0),
+            st.sampled_from([0.0, 1.0, 2.0]),
+            st.sampled_from([0.0, 1.5, 3.0]),
+        ),
+        max_size=200,
+    )
+)
+def test_many_observations_at_once_are_as_many_single_ones(steps: list[StepTime]):
+    one, other = Correction(), Correction()
+    for rows, new_len, _, predicted_s, observed_s in steps:
+        one.observe(step_bucket(rows, new_len), predicted_s, observed_s)
+    other.observe_all(steps)
+    for rows in (0, 1, 2, 3):
+        for new_len in (0, 4):
+            bucket = step_bucket(rows, new_len)
+            assert one.correct(bucket, Estimate(1.0, 0.1)) == other.correct(
+                bucket, Estimate(1.0, 0.1)
+            )

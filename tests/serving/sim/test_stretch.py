@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from serving.core.steady import SteadySteps
 from serving.messages import Decision, Granted, Role, StepsTimed, TaskId, Tick, WorkerId
 from serving.policy.rebalance import REBALANCE_POLICIES
 from serving.request import Slo, TurnId
@@ -87,7 +88,8 @@ def seen(one: Lab, workload: Workload) -> object:
         batcher.check()
     simulation = one.simulation
     busy = [worker.busy_s for worker in simulation.workers.values()]
-    gaps, samples = list(simulation.measurements.gaps), simulation.samples
+    # The gaps of one worker's rows come row by row where steps are taken together.
+    gaps, samples = sorted(simulation.measurements.gaps), simulation.samples
     return one.log, simulation.steps, busy, gaps, samples, one.agenda.now
 
 
@@ -125,9 +127,25 @@ def test_what_calls_for_a_decision_cannot_be_told_late():
     one = lab()
     one.run(sessions((1.0, [turn(8, 50)])))
     one.simulation.coordinator.on = lambda event, now: [object()]  # type: ignore[method-assign]
-    one.simulation.tell(StepsTimed(WorkerId("d0"), (), 0.0, 0.0), Moment(0.5, 0.5, 1))
+    one.simulation.tell(StepsTimed(WorkerId("d0"), (), 0.0, 0.0), (Moment(0.5, 0.5, 1),))
     with pytest.raises(RuntimeError, match="too late"):
         one.run(sessions((2.0, [turn(8, 50)])))
+
+
+def test_steps_of_which_one_matters_are_told_each_at_its_time():
+    one, heard = lab(), []
+    steps = SteadySteps(WorkerId("d0"), [TaskId(TurnId("a"), 0)], [1], [(7, 8)], [0.1, 0.3])
+    one.simulation.coordinator.go_on = lambda steps: False  # type: ignore[method-assign]
+    one.simulation.coordinator.on = (  # type: ignore[method-assign]
+        lambda event, now: heard.append((now, event)) or []
+    )
+    timed = StepsTimed(WorkerId("b0"), (), 0.0, 0.0)
+    moments = [Moment(0.1, 0.0, 1), Moment(0.3, 0.1, 1)]
+    one.simulation.tell(timed, (Moment(0.2, 0.2, 1),))
+    one.simulation.tell(steps, moments)
+    one.simulation.run(Nobody(), lambda: None)
+    first, second = steps.each()
+    assert heard == [(0.1, first), (0.2, timed), (0.3, second)]
 
 
 def test_what_was_decided_before_is_noted_before_what_a_worker_decides():
@@ -136,7 +154,7 @@ def test_what_was_decided_before_is_noted_before_what_a_worker_decides():
     one.simulation.coordinator.on = lambda event, now: [early]  # type: ignore[method-assign]
 
     def later() -> None:
-        one.simulation.tell(StepsTimed(WorkerId("d0"), (), 0.0, 0.0), Moment(0.5, 0.5, 1))
+        one.simulation.tell(StepsTimed(WorkerId("d0"), (), 0.0, 0.0), (Moment(0.5, 0.5, 1),))
         one.simulation.post(Decision("late", None, None, "", "", {}), 1.0)
 
     one.agenda.at(1.0, later)
