@@ -19,6 +19,7 @@ from serving.core.batcher import Batcher
 from serving.core.coordinator import Coordinator
 from serving.core.holdings import BatcherLimits
 from serving.core.plan import Launch, Output, StepPlan, StepResult
+from serving.core.queue_order import QueueOrder
 from serving.core.rules import BatcherRules, CoordinatorLimits, CoordinatorRules
 from serving.core.sessions import Sessions
 from serving.costs.costs import Costs, Link
@@ -28,6 +29,7 @@ from serving.costs.shape import shape_of
 from serving.forecast.histogram import LengthHistogram
 from serving.forecast.returns import ReturnPrior
 from serving.messages import Action, Arrived, Role, Tokens, ToWorker, WorkerId, WorkerJoined
+from serving.policy.order import ORDER_POLICIES
 from serving.policy.place import PLACE_POLICIES
 from serving.policy.rebalance import REBALANCE_POLICIES
 from serving.policy.rebalance_config import RebalanceConfig
@@ -138,8 +140,7 @@ def _batcher_rules(costs: Costs) -> BatcherRules:
         costs=costs,
         reserve_quantile=0.9,
         wait_for_pages=True,
-        order_window=6,
-        max_passes=16,
+        order=QueueOrder(ORDER_POLICIES["on-time"], window=64, max_passes=16),
         min_chunk_tokens=32,
         return_horizon_s=600.0,
         returns=ReturnPrior(returns=0.6, median_s=20.0, weight=16.0),
@@ -166,6 +167,7 @@ def _coordinator_rules(costs: Costs) -> CoordinatorRules:
         window_s=10.0,
         chunk_len=256,
         max_rows=64,
+        late_waits=True,
     )
 
 

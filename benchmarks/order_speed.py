@@ -1,4 +1,4 @@
-"""How long does it take to order the head of a prefill queue? By the size of the window.
+"""How long does it take to order a prefill queue? By the tasks that may change places.
 
 `measure` gives windows of random tasks that cannot all be on time: otherwise nothing is searched.
 """
@@ -7,7 +7,7 @@ import time
 from random import Random
 
 from benchmarks.figures import percentile
-from serving.policy.order import order
+from serving.policy.on_time import on_time
 from serving.policy.views import QueuedView
 
 WINDOWS = 64  # different ones, in turn
@@ -23,7 +23,7 @@ def measure(size: int, seconds: float) -> dict[str, float]:
     while len(calls) < WINDOWS or time.thread_time() < until:
         window = windows[len(calls) % WINDOWS]
         start = time.thread_time()
-        order(window, 0.0, max_passes=MAX_PASSES)
+        on_time(window, 0.0, max_passes=MAX_PASSES)
         calls.append(time.thread_time() - start)
     return {
         "median_us": percentile(calls, 0.5) * 1e6,

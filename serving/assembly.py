@@ -21,6 +21,7 @@ from serving.config import (
     require,
 )
 from serving.core.holdings import BatcherLimits
+from serving.core.queue_order import QueueOrder
 from serving.core.rules import BatcherRules, CoordinatorLimits, CoordinatorRules
 from serving.core.sessions import Sessions
 from serving.costs.costs import Costs, Link
@@ -29,6 +30,7 @@ from serving.costs.shape import ModelShape
 from serving.forecast.histogram import LengthHistogram
 from serving.forecast.returns import ReturnPrior
 from serving.messages import Role, WorkerId
+from serving.policy.order import ORDER_POLICIES
 from serving.policy.place import PLACE_POLICIES
 from serving.policy.ppd_table import PpdTable
 from serving.policy.rebalance import REBALANCE_POLICIES
@@ -146,8 +148,7 @@ def batcher_rules(config: ServerConfig, costs: Costs, reader: Reader | None) -> 
         costs=costs,
         reserve_quantile=policy.reserve_quantile,
         wait_for_pages=policy.wait_for_pages,
-        order_window=policy.order_window,
-        max_passes=policy.max_passes,
+        order=_order(policy),
         min_chunk_tokens=min(batch.min_prefill_tokens, batch.max_num_batched_tokens),
         return_horizon_s=config.schedule.session_ttl_seconds,
         returns=RETURNS,
@@ -185,7 +186,19 @@ def coordinator_rules(config: ServerConfig, costs: Mapping[Role, Costs]) -> Coor
         window_s=policy.window_seconds,
         chunk_len=config.batch.max_num_batched_tokens,
         max_rows=config.batch.max_num_seqs,
+        late_waits=_order(policy).policy.past_late,
     )
+
+
+def _order(policy: PolicyConfig) -> QueueOrder:
+    """Look up who orders queues; refuse a window that would take it too long."""
+    order = _named("order-policy", policy.order_policy, ORDER_POLICIES)
+    window = order.window if policy.order_window is None else policy.order_window
+    require(
+        window <= order.most,
+        f"--order-policy {policy.order_policy} takes an --order-window of {order.most} at most",
+    )
+    return QueueOrder(order, window, policy.max_passes)
 
 
 def _roles(config: ServerConfig) -> RolesPolicy:

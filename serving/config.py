@@ -160,8 +160,13 @@ class PolicyConfig:
     route_table: str | None = setting(None, "Measured table of the policy ppd (JSON).")
     slo_ttft_ms: float | None = setting(None, "Target of turns that bring none, milliseconds.")
     slo_tpot_ms: float | None = setting(None, "Target per token of turns that bring none.")
-    order_window: int = setting(6, "Queued tasks that may change places to meet more targets.")
-    max_passes: int = setting(16, "Times that a queued task may be passed over.")
+    order_policy: str = setting(
+        "on-time", "Who goes first in a queue: on-time, lookahead or arrival."
+    )
+    order_window: int | None = setting(
+        None, "Queued tasks that may change places: 64 by on-time, 3 by lookahead, if not given."
+    )
+    max_passes: int = setting(16, "Times that the first of a queue may be passed over.")
     reserve_quantile: float = setting(
         0.9, "Quantile of the pages that all rows will need at once, which are kept for them."
     )
@@ -192,7 +197,9 @@ class PolicyConfig:
         for name in ("slo_ttft_ms", "slo_tpot_ms"):
             value = getattr(self, name)
             require(value is None or value > 0, f"--{name.replace('_', '-')} must be positive")
-        require(1 <= self.order_window <= 8, "--order-window must lie between 1 and 8")
+        require(
+            self.order_window is None or self.order_window >= 1, "--order-window must be at least 1"
+        )
         require(self.max_passes >= 0, "--max-passes must not be negative")
         require(0 < self.reserve_quantile < 1, "--reserve-quantile must lie between 0 and 1")
         require(self.rebalance_max_moves >= 1, "--rebalance-max-moves must be at least 1")

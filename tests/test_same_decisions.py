@@ -201,7 +201,7 @@ def simulation(route: str, log: list[str]) -> tuple[Hearing, Agenda, Replies, Li
 
 
 def rules():
-    return batcher_rules(order_window=3)
+    return batcher_rules(order="on-time")
 
 
 def served(cluster: Cluster, route: str) -> list[str]:

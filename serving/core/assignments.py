@@ -63,8 +63,7 @@ class Assignments:
         live.owner = owner
         self._fleet.add_load(owner, live.expected_len, 1)
         live.queued_at = routed.prefill or owner
-        live.queued_len, live.queued_s = routed.new_len, routed.seconds
-        self._fleet.add_prefill(live.queued_at, routed.new_len, routed.seconds, 1)
+        self._fleet.book(live.queued_at, live.turn.id, routed.work, live.due)
         if live.predicted_ttft_s is None and routed.predicted_ttft_s is not None:
             live.predicted_ttft_s = now - live.arrived + routed.predicted_ttft_s
         self._outbox.decide("route", live, live.queued_at, routed.reason, routed.details)
@@ -103,6 +102,6 @@ class Assignments:
 
     def _prefill_over(self, live: LiveTurn) -> None:
         if live.queued_at is not None:
-            self._fleet.add_prefill(live.queued_at, -live.queued_len, -live.queued_s, -1)
+            self._fleet.unbook(live.queued_at, live.turn.id)
             live.queued_at = None
         live.prefill = None

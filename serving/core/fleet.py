@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import assert_never
 
+from serving.core.booked import Booked, Work
 from serving.core.mirror import PageMirror
 from serving.core.windows import Window
 from serving.messages import LoadReport, PagesChanged, Role, StepsTimed, WorkerId, WorkerMeans
@@ -14,8 +15,8 @@ from serving.request import TurnId
 class WorkerRecord:
     """One worker.
 
-    `load` counts the tokens that its live turns hold or are expected to hold, `queued_len` and
-    `queued_s` the new tokens, and their predicted time, assigned to it and not yet prefilled.
+    `load` counts the tokens that its live turns hold or are expected to hold; `booked` is assigned
+    to it and not yet prefilled.
     `decoding` are the turns whose rows are there, `kv_tokens` what these attend to together.
     `leaving`: it takes no new work and becomes `next_role`, or nothing, once it has none left.
     """
@@ -29,9 +30,7 @@ class WorkerRecord:
     changed_at: float
     load: int = 0
     turns: int = 0
-    queued_len: int = 0
-    queued_s: float = 0.0
-    prefilling: int = 0
+    booked: Booked = field(default_factory=Booked)
     kv_tokens: int = 0
     decoding: dict[TurnId, None] = field(default_factory=dict[TurnId, None])
     stepped_at: float | None = None
@@ -52,7 +51,7 @@ class WorkerRecord:
     @property
     def idle(self) -> bool:
         """Whether no live turn knows of it."""
-        return self.turns == 0 and self.prefilling == 0
+        return self.turns == 0 and not self.booked
 
     @property
     def available_pages(self) -> int | None:
@@ -105,15 +104,17 @@ class Fleet:
             record.load += tokens
             record.turns += turns
 
-    def add_prefill(self, worker: WorkerId, tokens: int, seconds: float, turns: int) -> None:
-        """Book (or unbook) a task's new tokens at the worker that prefills them."""
+    def book(self, worker: WorkerId, turn: TurnId, work: Work, deadline: float) -> None:
+        """Book a turn's new tokens, due then, at the worker that prefills them."""
         record = self.workers.get(worker)
         if record is not None:
-            record.queued_len += tokens
-            record.queued_s += seconds
-            record.prefilling += turns
-            if not record.prefilling:
-                record.queued_s = 0.0  # what rounding left behind
+            record.booked.add(turn, work, deadline)
+
+    def unbook(self, worker: WorkerId, turn: TurnId) -> None:
+        """A turn is prefilled there, or not to be any more."""
+        record = self.workers.get(worker)
+        if record is not None:
+            record.booked.remove(turn)
 
     def begin_decode(self, worker: WorkerId, turn: TurnId, kv_len: int) -> None:
         """A turn's row decodes at a worker from now on."""

@@ -7,7 +7,6 @@ then perhaps in host memory.
 
 from collections.abc import Container
 from dataclasses import dataclass
-from math import inf
 
 from serving.core.cached_pages import Ranking
 from serving.core.host_store import HostStore
@@ -25,7 +24,7 @@ from serving.messages import TaskId
 from serving.policy.admit import Admit, Defer, admit, pages_for
 from serving.policy.evict import fetch_beats_compute
 from serving.policy.reserve import growth
-from serving.policy.views import PoolView, QueuedView
+from serving.policy.views import PoolView
 
 RANK_EVERY = 64
 """Evictions for which one ranking of idle sessions serves: their values change slowly (ours)."""
@@ -87,9 +86,7 @@ class Holdings:
             page_size=limits.page_size,
         )
         self.tasks: dict[TaskId, WorkerTask] = {}
-        self.queue = Waiting(
-            window=rules.order_window, max_passes=rules.max_passes, view=self._queued_view
-        )
+        self.queue = Waiting(rules.order, self._duration_s)
         self.by_slot: dict[int, WorkerTask] = {}
         self._restoring = Restoring(
             costs, rules.host_link, page_size=limits.page_size, host_pages=limits.host_pages
@@ -333,16 +330,12 @@ class Holdings:
         quantile = self._rules.reserve_quantile
         return growth(growing(rows, pages), page_size=self.limits.page_size, quantile=quantile)
 
-    def _queued_view(self, task: WorkerTask) -> QueuedView:
+    def _duration_s(self, task: WorkerTask) -> float:
         """Say how long a task would take here. One that is prefilled elsewhere takes no time."""
-        ttft_s = task.task.slo.ttft_s
-        deadline = inf if ttft_s is None else task.task.arrived + ttft_s
         if task.source is not None:
-            return QueuedView(0.0, deadline, task.passed)
+            return 0.0
         cached_len = self._match(task).cached_len
-        new_len = len(task.tokens) - cached_len
-        duration_s = self._costs.prefill(new_len, cached_len).seconds
-        return QueuedView(duration_s, deadline, task.passed)
+        return self._costs.prefill(len(task.tokens) - cached_len, cached_len).seconds
 
     def _keep_part(self, task: WorkerTask) -> None:
         page_size = self.limits.page_size

@@ -67,8 +67,6 @@ class LiveTurn:
     moves: int = 0
     decoding: bool = False
     queued_at: WorkerId | None = None
-    queued_len: int = 0
-    queued_s: float = 0.0
     cached_len: int | None = None
     predicted_ttft_s: float | None = None
     first_at: float | None = None
@@ -87,6 +85,11 @@ class LiveTurn:
     def replied(self) -> int:
         """Reply tokens emitted so far."""
         return len(self.tokens) - self.prompt_len
+
+    @property
+    def due(self) -> float:
+        """When its first token is late; inf without a target."""
+        return inf if self.slo.ttft_s is None else self.arrived + self.slo.ttft_s
 
     @property
     def gaps_s(self) -> float:

@@ -99,11 +99,12 @@ class Rebalancer:
         came = np.array([row.since_curve for row in rows], np.int64)
         # A curve of a running reply may go on beyond what its client asked for.
         most = np.array([row.max_new_len for row in rows], np.float64)[:, None]
+        pinned = [w.booked.total.tokens + inbound.get(w.id, 0) for w in workers]
         view = RebalanceView(
             workers=tuple(record.id for record in workers),
             step_models=tuple(self._costs[record.role].step_model() for record in workers),
             capacity=np.array([record.capacity for record in workers], np.float64),
-            pinned=np.array([w.queued_len + inbound.get(w.id, 0) for w in workers], np.float64),
+            pinned=np.array(pinned, np.float64),
             may_send=np.array([w.id not in sending for w in workers], np.bool_),
             may_receive=np.array([w.takes_work and w.id not in inbound for w in workers], np.bool_),
             owner=np.array(owner, np.int64),

@@ -73,7 +73,7 @@ class Roles:
         return WorkerRoleView(
             worker=record.id,
             role=record.role,
-            prefill_wait_s=record.queued_s,
+            prefill_wait_s=record.booked.total.seconds,
             decode_load=record.load / record.capacity if record.decodes else 0.0,
             since_change_s=now - record.changed_at,
             draining=record.leaving,

@@ -10,6 +10,7 @@ from math import nan
 
 import numpy as np
 
+from serving.core.booked import NOTHING, Work
 from serving.core.fleet import Fleet, WorkerRecord
 from serving.core.live_turn import LiveTurn
 from serving.core.rules import CoordinatorRules
@@ -22,17 +23,13 @@ from serving.request import TurnId
 
 @dataclass(frozen=True, slots=True)
 class Routed:
-    """Where a turn is prefilled: `prefill` None is its owner.
-
-    `new_len` and `seconds` are what that worker will compute, as predicted, for its books.
-    """
+    """Where a turn is prefilled: `prefill` None is its owner; `work` is for that worker's books."""
 
     prefill: WorkerId | None
     pull: bool
     reuse: bool
     reason: str
-    new_len: int
-    seconds: float
+    work: Work
     predicted_ttft_s: float | None
     details: Mapping[str, Detail]
 
@@ -84,8 +81,7 @@ class Router:
             pull=pull,
             reuse=reuse,
             reason=str(decision.reason),
-            new_len=new_len,
-            seconds=costs.prefill(new_len, cached_len).seconds,
+            work=Work(new_len, costs.prefill(new_len, cached_len).seconds),
             predicted_ttft_s=None if best is None else best.ttft_s,
             details={
                 "prompt_len": len(live.tokens),
@@ -108,7 +104,7 @@ class Router:
         )
 
     def _owner_view(self, record: WorkerRecord, live: LiveTurn, now: float) -> OwnerView:
-        pages = record.capacity // self._fleet.page_size
+        pages, queued = record.capacity // self._fleet.page_size, self._before(live, record, now)
         available = record.available_pages
         return OwnerView(
             worker=record.id,
@@ -116,8 +112,8 @@ class Router:
             rows=len(record.decoding),
             max_rows=self._rules.max_rows,
             kv_tokens=record.kv_tokens,
-            queued_s=record.queued_s,
-            queued_len=record.queued_len,
+            queued_s=queued.seconds,
+            queued_len=queued.tokens,
             pages_available=pages if available is None else available,
             pages_total=pages,
             page_size=self._fleet.page_size,
@@ -137,16 +133,24 @@ class Router:
         )
 
     def _prefill_view(self, record: WorkerRecord, live: LiveTurn, now: float) -> PrefillView:
+        queued = self._before(live, record, now)
         return PrefillView(
             worker=record.id,
             cached_len=record.pages.cached_len(live.names),
-            queued_s=record.queued_s,
-            queued_len=record.queued_len,
-            turns=record.prefilling,
+            queued_s=queued.seconds,
+            queued_len=queued.tokens,
+            turns=len(record.booked),
             chunk_len=self._rules.chunk_len,
             ttft_s=record.ttft.mean(now),
             link=self._rules.link,
         )
+
+    def _before(self, live: LiveTurn, record: WorkerRecord, now: float) -> Work:
+        """Return what a worker prefills before this turn; a reply under way goes first."""
+        booked = record.booked
+        if live.replied:
+            return NOTHING
+        return booked.before(live.due, now) if self._rules.late_waits else booked.total
 
 
 def _option(option: Option) -> dict[str, Detail]:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from predictor.reading import Reader
+from serving.core.queue_order import QueueOrder
 from serving.costs.costs import Costs, Link
 from serving.forecast.returns import ReturnPrior
 from serving.messages import Role
@@ -33,9 +34,8 @@ class BatcherRules:
     """What one worker's batcher decides by. `costs` is its latency model, before corrections.
 
     Pages are set aside for the `reserve_quantile` of what all rows together will need. Where they
-    run out all the same, rows may wait for some if `wait_for_pages`. Of the first
-    `order_window` queued tasks that one is started that lets most meet their targets, each passed
-    over at most `max_passes` times. `min_chunk_tokens` of prefill ride in every step, however late
+    run out all the same, rows may wait for some if `wait_for_pages`. `order` says which queued task
+    is started next. `min_chunk_tokens` of prefill ride in every step, however late
     its rows are. An idle session counts as returning if it may within `return_horizon_s`; `returns`
     is what is believed of that before any has, worth forgetting half of after `returns_half_life`
     gaps. `host_link` leads to host memory and back. `reader` takes the readings of a length head,
@@ -45,8 +45,7 @@ class BatcherRules:
     costs: Costs
     reserve_quantile: float
     wait_for_pages: bool
-    order_window: int
-    max_passes: int
+    order: QueueOrder
     min_chunk_tokens: int
     return_horizon_s: float
     returns: ReturnPrior
@@ -63,7 +62,7 @@ class CoordinatorRules:
     `costs` are the latency models by role, `link` the way between any two workers. `window_s` is
     the span of the means that policies look at, `rebalance_every_s` the time between two looks at
     the load, `cool_down_s` the time for which a moved row stays. `chunk_len` and `max_rows` are
-    the largest step's.
+    the largest step's. `late_waits`: workers let late prompts wait for those in time.
     """
 
     place: PlacePolicy
@@ -82,3 +81,4 @@ class CoordinatorRules:
     window_s: float
     chunk_len: int
     max_rows: int
+    late_waits: bool

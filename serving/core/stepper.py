@@ -6,7 +6,6 @@ soon as it is launched. Steps may be planned before earlier ones are completed.
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from math import inf
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +21,7 @@ from serving.core.worker_task import Stage, WorkerTask
 from serving.forecast.forecast import Forecast
 from serving.messages import NOT_FINITE, StepsTimed, TaskId, Tokens
 from serving.policy.batch import ChunkLimits, batch, room_for
-from serving.policy.views import ChunkView, DecodingView, QueuedView
+from serving.policy.views import ChunkView, DecodingView
 from serving.request import TokenLogprobs
 
 Sample = Callable[[bool], StepResult]
@@ -77,7 +76,7 @@ class Stepper:
         """Plan a step with chunks beside the rows that decode, as far as there is room for any."""
         rows = self._state.holdings.rows
         kv_tokens = rows.kv_tokens()
-        tasks = self._state.prefilling.arranged(now, self._queued_view)
+        tasks = self._state.prefilling.arranged(now, self._duration_s)
         shares, held_back = self._shares(tasks, len(decoding), kv_tokens, now)
         if not decoding and not shares:
             return
@@ -209,19 +208,13 @@ class Stepper:
         self._unread = 0
         return True
 
-    def _queued_view(self, entry: WorkerTask) -> QueuedView:
+    def _duration_s(self, entry: WorkerTask) -> float:
         """Say how long a prompt takes beside the rows that decode now, as one chunk."""
         rows, new_len = self._state.holdings.rows, len(entry.tokens) - entry.kv_len
-        decoding = len(rows.active())
+        costs, decoding = self._clock.corrected, len(rows.active())
         if decoding:
-            seconds = self._clock.corrected.mixed(
-                decoding, rows.kv_tokens(), new_len, entry.kv_len
-            ).seconds
-        else:
-            seconds = self._clock.corrected.prefill(new_len, entry.kv_len).seconds
-        ttft_s = entry.task.slo.ttft_s
-        deadline = inf if ttft_s is None else entry.task.arrived + ttft_s
-        return QueuedView(seconds, deadline, entry.passed)
+            return costs.mixed(decoding, rows.kv_tokens(), new_len, entry.kv_len).seconds
+        return costs.prefill(new_len, entry.kv_len).seconds
 
     def _shares(
         self, tasks: Sequence[WorkerTask], rows: int, kv_tokens: int, now: float

@@ -32,7 +32,7 @@ class WorkerState:
         self.clock = StepClock(worker, rules.costs)
         self.holdings = Holdings(limits, rules, self.clock.corrected, self.decisions)
         self._changes = self.holdings.pool.changes
-        self.prefilling = PrefillQueue(window=rules.order_window, max_passes=rules.max_passes)
+        self.prefilling = PrefillQueue(rules.order)
         self.departures = Departures(worker, self.holdings, self.next_transfer)
         self.foresight = None if rules.reader is None else Foresight(rules.reader)
         self.out: list[Output] = []

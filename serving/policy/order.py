@@ -1,95 +1,48 @@
-"""In which order do the tasks at the head of a prefill queue run, so that most first tokens are on
-time?
+"""Who goes first of those that wait to be prefilled? The rules that may say so, by name."""
 
-AMPD-style bounded lookahead (papers.md 3.4): of all orders of a small window the one that meets the
-most deadlines. Exact, by dynamic programming over the sets of tasks that have run. Knows nothing of
-workers or pages: a task is a duration, a deadline, and how often others were started before it.
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
-Nothing starves: a task is passed over at most `max_passes` times, so it runs at the latest after
-those in front of it and `max_passes` others. For `passed` rises only when a task behind it is
-started first, and once it has reached `max_passes` nobody behind may be, exhausted too or not. (If
-one exhausted task might pass another, arrivals that are put in front could keep that up without
-end.) `max_passes` 0 is first come, first served.
-"""
-
-from collections.abc import Sequence
-from math import inf
-
+from serving.policy.baselines.lookahead import lookahead
+from serving.policy.on_time import on_time
 from serving.policy.views import QueuedView
 
-_TICKS_PER_S = 1_000_000_000
+
+class Arrange(Protocol):
+    """Orders tasks that are given first come first."""
+
+    def __call__(
+        self, queue: Sequence[QueuedView], now: float, /, *, max_passes: int
+    ) -> tuple[int, ...]:
+        """Return the indices in the order to run them."""
+        ...
 
 
-def order(window: Sequence[QueuedView], now: float, *, max_passes: int) -> tuple[int, ...]:
-    """Return the indices of `window`, given first come first, in the order to run them.
+@dataclass(frozen=True, slots=True)
+class OrderPolicy:
+    """A rule, and what it needs to be told.
 
-    The order meets the most deadlines of those in which no exhausted task is passed over; ties go
-    to the least total lateness, then to the first come. Tasks run one after the other from `now`,
-    whole; one that ends at its deadline is on time. Takes `n * 2**n` steps for n tasks unless the
-    given order is on time throughout, so the caller bounds the window (up to 8).
+    `past_late`: of the tasks whose deadline is over it looks at the first only, so that its window
+    holds those that can still be in time. `counts_all`: each task that is passed over counts that;
+    else only the first does. Its window has `window` tasks by default and `most` at most.
     """
-    # Whole nanoseconds, so that equal sums are equal and ties are ties.
-    durations = [round(task.duration_s * _TICKS_PER_S) for task in window]
-    slacks = [_ticks(task.deadline - now) for task in window]
-    if _all_on_time(durations, slacks):
-        return tuple(range(len(window)))
-    return _best(durations, slacks, _blockers(window, max_passes))
+
+    arrange: Arrange
+    past_late: bool
+    counts_all: bool
+    window: int
+    most: int
 
 
-def _ticks(seconds: float) -> float:
-    return seconds if seconds in (inf, -inf) else round(seconds * _TICKS_PER_S)
+def arrival(queue: Sequence[QueuedView], now: float, *, max_passes: int) -> tuple[int, ...]:
+    """First come, first served."""
+    del now, max_passes
+    return tuple(range(len(queue)))
 
 
-def _all_on_time(durations: Sequence[int], slacks: Sequence[float]) -> bool:
-    finish = 0
-    for duration, slack in zip(durations, slacks, strict=True):
-        finish += duration
-        if finish > slack:
-            return False
-    return True
-
-
-def _blockers(window: Sequence[QueuedView], max_passes: int) -> list[int]:
-    """Return for each task, as bits, the exhausted ones in front of it: they go first."""
-    blockers: list[int] = []
-    exhausted = 0
-    for i, task in enumerate(window):
-        blockers.append(exhausted)
-        if task.passed >= max_passes:
-            exhausted |= 1 << i
-    return blockers
-
-
-def _best(
-    durations: Sequence[int], slacks: Sequence[float], blockers: Sequence[int]
-) -> tuple[int, ...]:
-    """Solve from the back: `value[done]` is the least (late tasks, lateness) that can follow."""
-    count = len(durations)
-    every = (1 << count) - 1
-    elapsed = [0] * (every + 1)
-    for done in range(1, every + 1):
-        lowest = done & -done
-        elapsed[done] = elapsed[done ^ lowest] + durations[lowest.bit_length() - 1]
-    value: list[tuple[int, float]] = [(0, 0)] * (every + 1)
-    first = [0] * (every + 1)
-    for done in range(every - 1, -1, -1):
-        best: tuple[int, float] | None = None
-        for i in range(count):
-            bit = 1 << i
-            if done & bit or blockers[i] & ~done:
-                continue
-            after = done | bit
-            lateness = elapsed[after] - slacks[i]
-            late, total = value[after]
-            if lateness > 0:
-                late, total = late + 1, total + lateness
-            if best is None or (late, total) < best:
-                best, first[done] = (late, total), i
-        assert best is not None, "the first task that is left is blocked by none that is left"
-        value[done] = best
-    chosen: list[int] = []
-    done = 0
-    while done != every:
-        chosen.append(first[done])
-        done |= 1 << first[done]
-    return tuple(chosen)
+ORDER_POLICIES: Mapping[str, OrderPolicy] = {
+    "on-time": OrderPolicy(on_time, past_late=True, counts_all=False, window=64, most=1024),
+    "lookahead": OrderPolicy(lookahead, past_late=False, counts_all=True, window=3, most=8),
+    "arrival": OrderPolicy(arrival, past_late=False, counts_all=True, window=1, most=1024),
+}

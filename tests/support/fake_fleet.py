@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from serving.core.batcher import Batcher
+from serving.core.booked import NOTHING
 from serving.core.plan import (
     DropTransfer,
     Launch,
@@ -357,10 +358,9 @@ class FakeFleet:
         assert not open_turns, f"turns without an end: {open_turns}"
         assert self.coordinator.live_turns == 0
         for record in self.coordinator.fleet.workers.values():
-            books = (record.load, record.turns, record.queued_len, record.prefilling)
-            assert books == (0, 0, 0, 0), f"{record.id} is still booked: {books}"
+            books = (record.load, record.turns, record.booked.total, len(record.booked))
+            assert books == (0, 0, NOTHING, 0), f"{record.id} is still booked: {books}"
             assert (record.kv_tokens, record.decoding) == (0, {}), f"{record.id} still decodes"
-            assert record.queued_s == 0, f"{record.id} still has work"
             assert record.next_role is None, f"{record.id} has not changed its role"
         for name, worker in self.workers.items():
             holdings = worker.batcher.holdings

@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping
 
+from serving.core.queue_order import QueueOrder
 from serving.core.rules import BatcherRules, CoordinatorRules
 from serving.costs.correction import LEAST, Corrected, Correction, step_bucket
 from serving.costs.costs import Link
 from serving.forecast.returns import ReturnPrior
 from serving.messages import Role
+from serving.policy.order import ORDER_POLICIES
 from serving.policy.place import PLACE_POLICIES
 from serving.policy.rebalance import REBALANCE_POLICIES
 from serving.policy.rebalance_config import RebalanceConfig
@@ -31,15 +33,18 @@ def corrected(ratios: Mapping[int, float]) -> Corrected:
 
 
 def batcher_rules(
-    *, order_window: int = 1, reserve_quantile: float = 0.9, wait_for_pages: bool = True
+    *,
+    order: str = "arrival",
+    order_window: int = 3,
+    reserve_quantile: float = 0.9,
+    wait_for_pages: bool = True,
 ) -> BatcherRules:
-    """A window of one serves first come, first served."""
+    """First come, first served, unless another order is asked for."""
     return BatcherRules(
         costs=COSTS,
         reserve_quantile=reserve_quantile,
         wait_for_pages=wait_for_pages,
-        order_window=order_window,
-        max_passes=4,
+        order=QueueOrder(ORDER_POLICIES[order], order_window, 4),
         min_chunk_tokens=1,
         return_horizon_s=600.0,
         returns=ReturnPrior(returns=0.5, median_s=30.0, weight=10.0),
@@ -54,6 +59,7 @@ def coordinator_rules(
     rebalance: str = "none",
     rebalance_every_s: float = 0.05,
     roles: str = "none",
+    late_waits: bool = False,
     slo: Slo = NO_TARGETS,
 ) -> CoordinatorRules:
     """The plain rules: prefill remotely where that is possible, leave rows where they are.
@@ -82,4 +88,5 @@ def coordinator_rules(
         window_s=10.0,
         chunk_len=8,
         max_rows=4,
+        late_waits=late_waits,
     )

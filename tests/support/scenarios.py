@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from serving.core.plan import SendPages
 from serving.messages import Completed, Dropped, Failed, Rejected, Role, WorkerId
+from serving.policy.order import ORDER_POLICIES
 from serving.policy.rebalance import REBALANCE_POLICIES
 from serving.policy.routes import ROUTE_POLICIES
 from serving.request import TurnId
@@ -251,6 +252,7 @@ def rules(draw: st.DrawFn) -> dict[str, Any]:
         "roles": draw(st.sampled_from(("none", "none", "queue"))),
         "rebalance_every_s": draw(st.sampled_from((0.005, 0.02, 0.1))),
         "tick_rounds": draw(st.sampled_from((10, 50) if rebalance != "none" else (None, 50))),
+        "order": draw(st.sampled_from(tuple(ORDER_POLICIES))),
         "order_window": draw(st.integers(1, 4)),
         "ttft_s": draw(st.sampled_from((None, 0.001, 0.05, 10.0))),
         "tpot_s": draw(st.sampled_from((None, 0.0001, 0.002, 1.0))),

@@ -9,6 +9,7 @@ from serving.core.holdings import BatcherLimits
 from serving.core.rules import CoordinatorLimits
 from serving.core.sessions import Sessions
 from serving.messages import Role, WorkerId
+from serving.policy.order import ORDER_POLICIES
 from serving.request import Slo
 from tests.support.rules import batcher_rules, coordinator_rules
 from tests.support.sharp_lengths import SharpLengths
@@ -40,7 +41,8 @@ class Shape:
     transfer_timeout_s: float = 30.0
     move_pages: int = 2
     host_pages: int = 0
-    order_window: int = 1
+    order: str = "arrival"
+    order_window: int = 3
     route: str = "pd-delta"
     rebalance: str = "none"
     rebalance_every_s: float = 0.05
@@ -63,7 +65,8 @@ class Shape:
         )
 
     def batcher(self, worker: WorkerId, role: Role) -> Batcher:
-        return Batcher(worker, self.limits(role), batcher_rules(order_window=self.order_window))
+        rules = batcher_rules(order=self.order, order_window=self.order_window)
+        return Batcher(worker, self.limits(role), rules)
 
     def coordinator(self, **rules: Any) -> Coordinator:
         """A coordinator; `rules` override single ones."""
@@ -83,6 +86,7 @@ class Shape:
             rebalance=self.rebalance,
             rebalance_every_s=self.rebalance_every_s,
             roles=self.roles,
+            late_waits=ORDER_POLICIES[self.order].past_late,
             slo=Slo(self.ttft_s, self.tpot_s),
         )
         own = replace(named, **rules)

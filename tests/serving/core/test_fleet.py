@@ -1,13 +1,16 @@
 """The ledger of workers: what is booked is unbooked, and roles decide who may do what."""
 
+from math import inf
+
 import pytest
 
+from serving.core.booked import NOTHING, Work
 from serving.core.fleet import Fleet
 from serving.messages import LoadReport, Role, WorkerId
 from serving.request import TurnId
 
 P0, D0, B0 = WorkerId("p0"), WorkerId("d0"), WorkerId("b0")
-A = TurnId("a")
+A, B = TurnId("a"), TurnId("b")
 
 
 def fleet() -> Fleet:
@@ -44,14 +47,14 @@ def test_what_is_booked_and_unbooked_leaves_nothing():
     made = fleet()
     record = made.workers[D0]
     made.add_load(D0, 30, 1)
-    made.add_prefill(D0, 7, 0.1, 1)
-    made.add_prefill(D0, 7, 0.2, 1)
-    assert (record.load, record.turns, record.queued_len, record.prefilling) == (30, 1, 14, 2)
+    made.book(D0, A, Work(7, 0.1), inf)
+    made.book(D0, B, Work(7, 0.2), 5.0)
+    assert (record.load, record.turns, record.booked.total.tokens) == (30, 1, 14)
     assert not record.idle
-    made.add_prefill(D0, -7, -0.1, -1)
-    made.add_prefill(D0, -7, -0.2, -1)
+    made.unbook(D0, A)
+    made.unbook(D0, B)
     made.add_load(D0, -30, -1)
-    assert (record.load, record.queued_len, record.queued_s) == (0, 0, 0.0)
+    assert (record.load, record.booked.total) == (0, NOTHING)
     assert record.idle
 
 
@@ -71,7 +74,8 @@ def test_a_lost_worker_takes_no_bookings():
     made = fleet()
     made.leave(D0)
     made.add_load(D0, 3, 1)
-    made.add_prefill(D0, 3, 1.0, 1)
+    made.book(D0, A, Work(3, 1.0), inf)
+    made.unbook(D0, A)
     made.begin_decode(D0, A, 3)
     made.end_decode(D0, A, 3)
     assert D0 not in made.workers

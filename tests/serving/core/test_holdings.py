@@ -244,7 +244,7 @@ def test_a_task_that_waits_for_room_is_told_of_once(reason, limits, length, fore
 
 
 def test_a_task_that_overtakes_older_ones_says_why():
-    kept = holdings(batcher_rules(order_window=2))
+    kept = holdings(batcher_rules(order="on-time"))
     queued(kept, "long", range(32))
     urgent = queued(kept, "urgent", range(4))
     urgent.task = replace(urgent.task, slo=Slo(0.002, None))

@@ -86,7 +86,7 @@ def test_what_is_faster_computed_is_said_by_the_costs_that_are_corrected():
 
 def test_who_is_in_time_only_if_it_goes_first_is_said_by_the_costs_that_are_corrected():
     for costs, first in ((None, "long"), (corrected({4: 2.0}), "urgent")):
-        kept = holdings(batcher_rules(order_window=2), costs)
+        kept = holdings(batcher_rules(order="on-time"), costs)
         queued(kept, "long", range(32))
         urgent = queued(kept, "urgent", range(4))
         urgent.task = replace(urgent.task, slo=Slo(0.006, None))  # both take 5.6 ms, or twice that

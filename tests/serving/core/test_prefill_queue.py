@@ -1,31 +1,31 @@
 """The order of prefills on one worker: who goes first, who is passed over, and not for ever."""
 
 from dataclasses import replace
-from math import inf
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.core.prefill_queue import PrefillQueue
+from serving.core.queue_order import QueueOrder
 from serving.core.worker_task import WorkerTask, open_task
-from serving.policy.views import QueuedView
+from serving.policy.order import ORDER_POLICIES
 from serving.request import Slo
 from tests.support.one_worker import prefill, task
 
 
-def entry(name: str, *, arrived=0.0, tokens=1, ttft_s=None, priority=0) -> WorkerTask:
+def entry(name: str, *, arrived=0.0, tokens=1, ttft_s=None, priority=0, replied=0) -> WorkerTask:
     work = task(name, range(tokens), priority=priority)
-    return open_task(prefill(replace(work, arrived=arrived, slo=Slo(ttft_s, None))), 4)
+    work = replace(work, arrived=arrived, slo=Slo(ttft_s, None), replied=replied)
+    return open_task(prefill(work), 4)
 
 
-def a_second_a_token(one: WorkerTask) -> QueuedView:
-    ttft_s = one.task.slo.ttft_s
-    deadline = inf if ttft_s is None else one.task.arrived + ttft_s
-    return QueuedView(float(len(one.tokens) - one.kv_len), deadline, one.passed)
+def a_second_a_token(one: WorkerTask) -> float:
+    return float(len(one.tokens) - one.kv_len)
 
 
-def queue_of(*entries: WorkerTask, window=4, max_passes=2) -> PrefillQueue:
-    queue = PrefillQueue(window=window, max_passes=max_passes)
+def queue_of(*entries: WorkerTask, order="on-time", window=4, max_passes=2) -> PrefillQueue:
+    queue = PrefillQueue(QueueOrder(ORDER_POLICIES[order], window, max_passes))
     for one in entries:
         queue.add(one)
     return queue
@@ -84,9 +84,10 @@ def test_who_rides_in_a_step_behind_another_passes_nobody_over():
     assert first.passed == 0
 
 
-def test_it_does_not_wait_for_ever():
+@pytest.mark.parametrize("order", ["on-time", "lookahead"])
+def test_it_does_not_wait_for_ever(order: str):
     long = entry("long", tokens=9, ttft_s=0.5)
-    queue = queue_of(long, max_passes=2)
+    queue = queue_of(long, order=order, max_passes=2)
     run(queue, long)
     waited = 0
     for number in range(5):
@@ -123,6 +124,33 @@ def test_who_begins_first_passes_over_the_older_ones():
     assert (old.passed, new.passed) == (1, 0)
 
 
+def test_replies_under_way_go_first_however_late_their_first_token_was():
+    resumed = entry("resumed", arrived=2.0, tokens=9, ttft_s=0.5, replied=3)
+    short = entry("short", arrived=3.0, ttft_s=1.5)
+    assert names(queue_of(short, entry("old"), resumed), now=3.0) == ["resumed", "short", "old"]
+
+
+def test_late_ones_do_not_fill_the_window():
+    late = [entry(f"late {i}", arrived=0.1 * i, tokens=9, ttft_s=1.0) for i in range(4)]
+    queue = queue_of(*late, entry("short", arrived=4.0, ttft_s=1.5), window=2)
+    expected = ["short", *(f"late {i}" for i in range(4))]
+    assert names(queue, now=4.0) == expected
+    queue = queue_of(*late, entry("short", arrived=4.0, ttft_s=1.5), order="lookahead", window=3)
+    assert names(queue, now=4.0)[0] == "late 0"
+
+
+def test_of_those_passed_over_only_the_first_counts():
+    late = [entry(f"late {i}", arrived=0.1 * i, tokens=9, ttft_s=1.0) for i in range(3)]
+    short = entry("short", arrived=4.0, ttft_s=1.5)
+    for order, counted in (("on-time", [1, 0, 0]), ("lookahead", [1, 1, 1])):
+        queue = queue_of(*late, short, order=order, window=4)
+        assert names(queue, now=4.0)[0] == "short"
+        assert queue.begin(short) == 3
+        assert [one.passed for one in late] == counted
+        for one in late:
+            one.passed = 0
+
+
 def test_what_is_gone_is_in_no_order():
     one = entry("a")
     queue = queue_of(one)
@@ -133,13 +161,14 @@ def test_what_is_gone_is_in_no_order():
 
 @given(
     st.lists(st.integers(1, 4), min_size=1, max_size=12),
+    st.sampled_from(["on-time", "lookahead"]),
     st.integers(1, 4),
     st.integers(0, 3),
 )
-def test_nobody_is_passed_over_more_often_than_allowed(lengths, window, max_passes):
+def test_the_first_is_passed_over_no_more_often_than_allowed(lengths, order, window, max_passes):
     """A prompt that is late anyhow waits for others that are in time only if they are first."""
     old = entry("old", tokens=5, ttft_s=0.5)
-    queue = queue_of(old, window=window, max_passes=max_passes)
+    queue = queue_of(old, order=order, window=window, max_passes=max_passes)
     began: list[str] = []
     for number, length in enumerate(lengths):
         name = f"n{number}"

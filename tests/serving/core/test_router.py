@@ -72,6 +72,15 @@ def test_work_ahead_is_counted_until_its_first_token():
     assert (owner.queued_len, owner.rows, owner.kv_tokens) == (9, 1, 10)
 
 
+@pytest.mark.parametrize(("late_waits", "ahead"), [(True, 0), (False, 9)])
+def test_late_work_is_ahead_of_a_turn_in_time_only_where_it_does_not_wait(late_waits, ahead):
+    one, spy = desk(late_waits=late_waits, slo=Slo(1.0, None))
+    one.arrive("a", range(9))
+    one.now = 1.5
+    one.arrive("b", range(50, 59))
+    assert [owner.queued_len for _, owner, _ in spy.shown] == [0, ahead]
+
+
 def test_remote_work_is_booked_where_it_is_done():
     one, spy = desk(away(History.RECOMPUTE))
     one.arrive("a", range(9))
@@ -163,7 +172,7 @@ def test_without_reuse_neither_side_may_use_what_it_holds():
     one.arrive("a", range(11))
     (prefill,), (decode,) = one.told("p0", Prefill), one.told("d0", Decode)
     assert (prefill.pull, prefill.reuse, decode.reuse) == (False, False, False)
-    assert one.coordinator.fleet.workers[P0].queued_len == 11
+    assert one.coordinator.fleet.workers[P0].booked.total.tokens == 11
 
 
 @pytest.mark.parametrize(
@@ -174,14 +183,14 @@ def test_what_will_be_computed_is_booked(history: History, computed: int):
     one.holds("d0", range(8))
     one.holds("p0", range(4))
     one.arrive("a", range(11))
-    assert one.coordinator.fleet.workers[P0].queued_len == computed
+    assert one.coordinator.fleet.workers[P0].booked.total.tokens == computed
 
 
 def test_a_prompt_that_is_held_to_its_end_still_computes_a_token():
     one, _ = desk()
     one.holds("d0", range(8))
     one.arrive("a", range(8))
-    assert one.coordinator.fleet.workers[D0].queued_len == 1
+    assert one.coordinator.fleet.workers[D0].booked.total.tokens == 1
 
 
 def test_the_decision_carries_its_alternatives_and_is_compared_with_what_came():

@@ -1,27 +1,23 @@
 """The queue of one worker: who comes next, and who never is overtaken for ever."""
 
 from dataclasses import replace
-from math import inf
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from serving.core.queue_order import QueueOrder
 from serving.core.waiting import Waiting
 from serving.core.worker_task import Stage, WorkerTask, open_task
-from serving.policy.views import QueuedView
+from serving.policy.order import ORDER_POLICIES
 from serving.request import Slo
 from tests.support.one_worker import prefill, task
 
 
-def waiting(*, window: int = 3, max_passes: int = 2) -> Waiting:
+def waiting(*, policy: str = "on-time", window: int = 3, max_passes: int = 2) -> Waiting:
     """A queue in which a task takes a second a prompt token."""
-
-    def view(entry: WorkerTask) -> QueuedView:
-        ttft_s = entry.task.slo.ttft_s
-        deadline = inf if ttft_s is None else entry.task.arrived + ttft_s
-        return QueuedView(float(len(entry.tokens)), deadline, entry.passed)
-
-    return Waiting(window=window, max_passes=max_passes, view=view)
+    order = QueueOrder(ORDER_POLICIES[policy], window, max_passes)
+    return Waiting(order, lambda entry: float(len(entry.tokens)))
 
 
 def entry(
@@ -40,8 +36,8 @@ def order(queue: Waiting, now: float = 0.0) -> list[str]:
     return names
 
 
-def filled(*entries: WorkerTask, window: int = 3, max_passes: int = 2) -> Waiting:
-    queue = waiting(window=window, max_passes=max_passes)
+def filled(*entries: WorkerTask, **how) -> Waiting:
+    queue = waiting(**how)
     for one in entries:
         queue.add(one)
     return queue
@@ -112,21 +108,41 @@ def test_it_counts_tasks_and_their_tokens():
     assert queue.next(0.0) is None
 
 
+@pytest.mark.parametrize("policy", ["on-time", "lookahead"])
 @given(
-    st.lists(st.tuples(st.integers(1, 9), st.none() | st.integers(1, 30)), min_size=1, max_size=12),
-    st.integers(1, 4),
-    st.integers(0, 3),
+    tasks=st.lists(
+        st.tuples(st.integers(1, 9), st.none() | st.integers(1, 30)), min_size=1, max_size=12
+    ),
+    window=st.integers(1, 4),
+    most=st.integers(0, 3),
 )
-def test_everyone_starts_once_and_after_few_of_those_behind_it(tasks, window: int, most: int):
+def test_everyone_starts_once_and_after_few_of_those_behind_it(
+    policy: str, tasks, window: int, most: int
+):
+    """By lookahead each counts by itself; else those before it may be passed over too."""
     queue = filled(
         *(
             entry(f"t{i:02}", arrived=float(i), tokens=tokens, ttft_s=ttft_s)
             for i, (tokens, ttft_s) in enumerate(tasks)
         ),
+        policy=policy,
         window=window,
         max_passes=most,
     )
     begun = order(queue)
     assert sorted(begun) == [f"t{i:02}" for i in range(len(tasks))]
-    for name in begun:
-        assert sum(other > name for other in begun[: begun.index(name)]) <= most
+    for i in range(len(tasks)):
+        name = f"t{i:02}"
+        allowed = most if policy == "lookahead" else most * (i + 1)
+        assert sum(other > name for other in begun[: begun.index(name)]) <= allowed
+
+
+def test_a_reply_under_way_goes_before_all_prompts():
+    lost = entry("lost", arrived=5.0, tokens=9, ttft_s=1.0)
+    lost.task = replace(lost.task, replied=4)
+    old, new = entry("old", ttft_s=0.5), entry("new", arrived=6.0, ttft_s=2.0)
+    assert order(filled(old, new, lost), now=6.0) == [
+        "lost",
+        "new",
+        "old",
+    ]

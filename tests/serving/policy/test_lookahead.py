@@ -6,7 +6,7 @@ from math import inf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.policy.order import order
+from serving.policy.baselines.lookahead import lookahead
 from serving.policy.views import QueuedView
 
 
@@ -15,7 +15,7 @@ def task(duration_s: float, deadline: float = inf, passed: int = 0) -> QueuedVie
 
 
 def ordered(*window: QueuedView, now: float = 0.0, max_passes: int = 3) -> tuple[int, ...]:
-    return order(window, now, max_passes=max_passes)
+    return lookahead(window, now, max_passes=max_passes)
 
 
 def test_nothing_waiting_is_nothing_to_run():
@@ -140,7 +140,7 @@ def test_no_task_is_passed_over_more_often_than_allowed_whatever_arrives(
             QueuedView(arrivals[index][0].duration_s, arrivals[index][0].deadline, passed)
             for index, passed in queue[:size]
         ]
-        chosen = order(window, now, max_passes=max_passes)[0]
+        chosen = lookahead(window, now, max_passes=max_passes)[0]
         for entry in queue[:chosen]:
             entry[1] += 1
             assert entry[1] <= max_passes
