@@ -140,6 +140,7 @@ def _batcher_rules(costs: Costs) -> BatcherRules:
         costs=costs,
         reserve_quantile=0.9,
         wait_for_pages=True,
+        keep_pace=True,
         order=QueueOrder(ORDER_POLICIES["on-time"], window=64, max_passes=16),
         min_chunk_tokens=32,
         return_horizon_s=600.0,

@@ -173,6 +173,9 @@ class PolicyConfig:
     wait_for_pages: bool = setting(
         True, "Let rows wait for pages that are about to come, before one of them loses its own."
     )
+    keep_pace: bool = setting(
+        True, "Let turns wait while a row more would make most rows miss their time per token."
+    )
     rebalance_policy: str = setting(
         "predicted", "Which rows move: none, current or predicted.", aliases=("rebalance",)
     )

@@ -24,7 +24,7 @@ from serving.messages import TaskId
 from serving.policy.admit import Admit, Defer, admit, pages_for
 from serving.policy.evict import fetch_beats_compute
 from serving.policy.reserve import growth
-from serving.policy.views import PoolView
+from serving.policy.views import PaceView, PoolView
 
 RANK_EVERY = 64
 """Evictions for which one ranking of idle sessions serves: their values change slowly (ours)."""
@@ -103,6 +103,7 @@ class Holdings:
         # Who waits for others to end, and for how many more steps without another look.
         self._put_off: WorkerTask | None = None
         self._put_off_for = 0
+        self._chooses_anew = False  # another may go before it by then
 
     def admit_next(self, now: float) -> WorkerTask | None:
         """Give the task whose turn it is its pages and slot, if policy/admit lets it.
@@ -118,6 +119,10 @@ class Holdings:
         if task is self._put_off and self._put_off_for:
             self._put_off_for -= 1
             return None
+        if self._chooses_anew:
+            self._chooses_anew = False
+            self.queue.reconsider()
+            task = self.queue.next(now) or task
         verdict, reserved = self._admit(task)
         if isinstance(verdict, Defer):
             self._defer(task, verdict)
@@ -262,6 +267,7 @@ class Holdings:
         """A task waits for room; it is told once, though it is asked for again and again."""
         if verdict.reason != "slots":
             self._put_off, self._put_off_for = task, LOOK_AGAIN
+        self._chooses_anew = verdict.reason == "pace"  # no room is kept for it
         if not task.deferred:
             task.deferred = True
             self._decisions.about("defer", task, verdict.reason, {"waiting": len(self.queue)})
@@ -274,7 +280,7 @@ class Holdings:
         missing = pages_for(len(task.tokens), self.limits.page_size) - match.num_pages
         reserved = self._growth(task)
         pool = PoolView(self.pool.available - match.idle, len(self.by_slot))
-        verdict = admit(pool, missing=missing, growth=reserved)
+        verdict = admit(pool, missing=missing, growth=reserved, pace=self._pace(task))
         if isinstance(verdict, Defer):
             return verdict, reserved
         self.idle.returned(task.task.session)
@@ -329,6 +335,17 @@ class Holdings:
             return 0
         quantile = self._rules.reserve_quantile
         return growth(growing(rows, pages), page_size=self.limits.page_size, quantile=quantile)
+
+    def _pace(self, coming: WorkerTask) -> PaceView | None:
+        """Predict the step of all rows here and one more; a reply under way was let in before."""
+        if not self._rules.keep_pace or not coming.decodes_here or coming.task.replied:
+            return None
+        rows = [*(task for task in self.by_slot.values() if task.decodes_here), coming]
+        targets = [row.task.slo.tpot_s for row in rows]
+        if not any(targets):
+            return None
+        kv_tokens = sum(len(row.tokens) for row in rows)
+        return PaceView(self._costs.decode(len(rows), kv_tokens).seconds, targets)
 
     def _duration_s(self, task: WorkerTask) -> float:
         """Say how long a task would take here. One that is prefilled elsewhere takes no time."""

@@ -34,7 +34,8 @@ class BatcherRules:
     """What one worker's batcher decides by. `costs` is its latency model, before corrections.
 
     Pages are set aside for the `reserve_quantile` of what all rows together will need. Where they
-    run out all the same, rows may wait for some if `wait_for_pages`. `order` says which queued task
+    run out all the same, rows may wait for some if `wait_for_pages`. If `keep_pace` nobody is
+    admitted who makes steps longer than most rows may take. `order` says which queued task
     is started next. `min_chunk_tokens` of prefill ride in every step, however late
     its rows are. An idle session counts as returning if it may within `return_horizon_s`; `returns`
     is what is believed of that before any has, worth forgetting half of after `returns_half_life`
@@ -45,6 +46,7 @@ class BatcherRules:
     costs: Costs
     reserve_quantile: float
     wait_for_pages: bool
+    keep_pace: bool
     order: QueueOrder
     min_chunk_tokens: int
     return_horizon_s: float

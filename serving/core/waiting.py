@@ -50,6 +50,10 @@ class Waiting:
         if self._chosen is task:
             self._chosen = None
 
+    def reconsider(self) -> None:
+        """Choose anew whose turn it is: whoever was chosen is kept no room."""
+        self._chosen = None
+
     def next(self, now: float) -> WorkerTask | None:
         """Return whose turn it is; it stays in the queue. None if nobody waits."""
         if self._chosen is None and self._tasks:

@@ -50,7 +50,7 @@ MIGRATIONS = (
     *(("failed", reason) for reason in MOVE_FAILURES),
 )
 ADMITTED_REASONS = ("fits", "alone", OTHER)
-DEFERRED_REASONS = ("slots", "pages", "growth", OTHER)
+DEFERRED_REASONS = ("slots", "pages", "growth", "pace", OTHER)
 ADMISSIONS = (
     *(("admitted", reason) for reason in ADMITTED_REASONS),
     *(("deferred", reason) for reason in DEFERRED_REASONS),

@@ -1,5 +1,6 @@
 """What may a decision look at? Frozen snapshots in seconds, tokens and pages; never queues."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -174,6 +175,17 @@ class PoolView:
 
     available: int
     live: int
+
+
+@dataclass(frozen=True, slots=True)
+class PaceView:
+    """The step that a row more would make, and the targets of all its rows, None for none.
+
+    `step_s` and `targets` are seconds per token.
+    """
+
+    step_s: float
+    targets: Sequence[float | None]
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,12 +38,14 @@ def batcher_rules(
     order_window: int = 3,
     reserve_quantile: float = 0.9,
     wait_for_pages: bool = True,
+    keep_pace: bool = False,
 ) -> BatcherRules:
     """First come, first served, unless another order is asked for."""
     return BatcherRules(
         costs=COSTS,
         reserve_quantile=reserve_quantile,
         wait_for_pages=wait_for_pages,
+        keep_pace=keep_pace,
         order=QueueOrder(ORDER_POLICIES[order], order_window, 4),
         min_chunk_tokens=1,
         return_horizon_s=600.0,

@@ -254,6 +254,7 @@ def rules(draw: st.DrawFn) -> dict[str, Any]:
         "tick_rounds": draw(st.sampled_from((10, 50) if rebalance != "none" else (None, 50))),
         "order": draw(st.sampled_from(tuple(ORDER_POLICIES))),
         "order_window": draw(st.integers(1, 4)),
+        "keep_pace": draw(st.booleans()),
         "ttft_s": draw(st.sampled_from((None, 0.001, 0.05, 10.0))),
         "tpot_s": draw(st.sampled_from((None, 0.0001, 0.002, 1.0))),
         "host_pages": draw(st.sampled_from((0, 0, 3, 40))),

@@ -43,6 +43,7 @@ class Shape:
     host_pages: int = 0
     order: str = "arrival"
     order_window: int = 3
+    keep_pace: bool = False
     route: str = "pd-delta"
     rebalance: str = "none"
     rebalance_every_s: float = 0.05
@@ -65,7 +66,9 @@ class Shape:
         )
 
     def batcher(self, worker: WorkerId, role: Role) -> Batcher:
-        rules = batcher_rules(order=self.order, order_window=self.order_window)
+        rules = batcher_rules(
+            order=self.order, order_window=self.order_window, keep_pace=self.keep_pace
+        )
         return Batcher(worker, self.limits(role), rules)
 
     def coordinator(self, **rules: Any) -> Coordinator:

@@ -5,7 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.policy.admit import Admit, Defer, admit, pages_for
-from serving.policy.views import PoolView
+from serving.policy.views import PaceView, PoolView
+
+POOL = PoolView(available=10, live=1)
 
 
 @pytest.mark.parametrize(
@@ -19,13 +21,36 @@ from serving.policy.views import PoolView
     ],
 )
 def test_beside_others_a_task_and_the_growth_of_all_must_fit(missing: int, growth: int, verdict):
-    assert admit(PoolView(available=10, live=1), missing=missing, growth=growth) == verdict
+    assert admit(POOL, missing=missing, growth=growth, pace=None) == verdict
 
 
 def test_a_task_alone_is_admitted_whatever_it_may_become():
     pool = PoolView(available=2, live=0)
-    assert admit(pool, missing=2, growth=1000) == Admit("alone")
-    assert admit(pool, missing=3, growth=0) == Defer("pages")
+    slow = PaceView(9.0, [1.0])
+    for pace in (None, slow):
+        assert admit(pool, missing=2, growth=1000, pace=pace) == Admit("alone")
+    assert admit(pool, missing=3, growth=0, pace=slow) == Defer("pages")
+
+
+@pytest.mark.parametrize(
+    ("targets", "verdict"),
+    [
+        ([2.0, 2.0, 2.0], Admit("fits")),
+        ([1.9, 1.9, 1.9], Defer("pace")),
+        ([None, None, 1.9], Admit("fits")),
+        ([None, 1.9, 1.9], Defer("pace")),
+        # One row that nobody could serve as fast as it wants keeps nobody out, nor do as many.
+        ([0.001, 9.0, 9.0], Admit("fits")),
+        ([0.001, 0.001, 9.0, 9.0], Admit("fits")),
+    ],
+)
+def test_steps_must_not_get_too_long_for_most_rows(targets, verdict):
+    assert admit(POOL, missing=2, growth=8, pace=PaceView(2.0, targets)) == verdict
+
+
+def test_too_few_pages_are_told_before_too_long_steps():
+    slow = PaceView(2.0, [1.0])
+    assert admit(POOL, missing=2, growth=9, pace=slow) == Defer("growth")
 
 
 @given(st.integers(0, 1000), st.integers(1, 64))
