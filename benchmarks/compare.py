@@ -2,9 +2,8 @@
 
 A cell is one policy on one workload at one load on one cluster with one seed. Results gather in a
 file of JSON lines, so that a run that was cut short goes on where it stopped; the summary and the
-pictures are made of whatever is there, and of what the last summary says of other cells. All
-policies have the same hardware, batch limits and targets; `replicas` has no prefill workers, the
-others the cluster's split.
+pictures are made of whatever is there, and of what the last summary says of other cells. What is
+compared stands in `benchmarks/comparison`.
 
     python -m benchmarks.compare --traces DIR [--cluster 4 --workload mooncake ...] [--jobs 2]
 """
@@ -12,11 +11,10 @@ others the cluster's split.
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import lru_cache
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +22,22 @@ import click
 import numpy as np
 from tqdm import tqdm
 
+from benchmarks.comparison import (
+    AMPD_PASSES,
+    CLUSTERS,
+    CONTEXT,
+    FIRST_SEED,
+    MAX_LEN,
+    POLICIES,
+    SOURCES,
+    TUNED_PART_S,
+    VARIANTS,
+    Cell,
+    Cluster,
+    Source,
+    ablations_of,
+    cells_of,
+)
 from benchmarks.machine import describe_machine
 from serving.config import PolicyConfig
 from serving.core.batcher import MAX_LAUNCHED
@@ -34,118 +48,7 @@ from serving.sim.run import simulate
 from serving.workload.read import WorkloadChoice, read_workload
 from serving.workload.session import Workload, scale_rate
 
-POLICIES = ("replicas", "pd-full", "pd-delta", "local", "threshold", "ampd", "foretoken")
-"""Those of the scheduler that need no table of measurements; `ppd` joins where there is one."""
 RESULTS = Path("benchmarks/results/compare.json")
-FIRST_SEED = 10
-"""Seeds below it, and the parts of the traces that belong to them, served to choose settings."""
-MAX_LEN = 66_560
-CONTEXT = 65_536
-
-
-@dataclass(frozen=True, slots=True)
-class Cluster:
-    """Accelerators and how the disaggregated policies split them.
-
-    `load` is by how much a workload's rates and turns are multiplied: what it serves, of what four
-    accelerators do with the 8B model.
-    """
-
-    model: str
-    prefill: int
-    decode: int
-    tp: int
-    load: float
-
-
-CLUSTERS = {
-    "4": Cluster("llama-3.1-8b", 1, 3, 1, 1.0),
-    "16": Cluster("llama-3.1-8b", 4, 12, 1, 4.0),
-    "64": Cluster("llama-3.1-8b", 16, 48, 1, 16.0),
-    "70b": Cluster("llama-3.1-70b", 1, 3, 4, 0.45),  # four times the devices, 8.8 the parameters
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """A workload: its file and format, turns a cell, and targets in seconds.
-
-    `rates` multiply the file's own rate, `Cluster.load` does so again. Where the file has no
-    session starts, they are drawn at `session_rate` a second.
-    """
-
-    file: str
-    format: str
-    turns: int
-    ttft_s: float
-    tpot_s: float
-    rates: tuple[float, ...]
-    session_rate: float = 1.0
-
-
-SOURCES = {
-    "mooncake": Source(
-        "mooncake_conversation.jsonl.zst",
-        "mooncake",
-        300,
-        2.0,
-        0.03,
-        (1.0, 2.0, 3.0, 3.5, 4.5, 5.5),
-    ),
-    "weka": Source(
-        "weka_claude_code.jsonl.zst",
-        "weka",
-        600,
-        2.0,
-        0.03,
-        (4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0),
-        0.2,
-    ),
-    "servegen": Source(
-        "servegen_deepseek_r1.jsonl.zst",
-        "servegen",
-        800,
-        2.0,
-        0.02,
-        (2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 10.0),
-    ),
-    "azure": Source(
-        "azure_2023_conv.csv.zst", "azure", 1000, 1.0, 0.03, (6.0, 10.0, 14.0, 18.0, 22.0, 26.0)
-    ),
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """One simulation. `variant` names what differs from the policy's own settings, if anything."""
-
-    cluster: str
-    workload: str
-    rate: float
-    policy: str
-    seed: int
-    variant: str = ""
-
-
-VARIANTS: dict[str, dict[str, Any]] = {
-    "": {},
-    "no prediction": {"predictor": "none"},
-    "histogram": {"predictor": "histogram"},
-    "oracle": {"predictor": "oracle"},
-    "no moves": {"rebalance_policy": "none"},
-    "moves by current load": {"rebalance_policy": "current"},
-    "no ordering": {"order_window": 1},
-    "no margin below targets": {"route_late_margin": 0.0},
-    "no TPOT harm": {"route_weight_tpot": 0.0},
-    "no count of misses": {"route_weight_miss": 0.0},
-    "miss weight halved": {"route_weight_miss": 2.5},
-    "miss weight doubled": {"route_weight_miss": 10.0},
-    "TTFT weight halved": {"route_weight_ttft": 0.5},
-    "TTFT weight doubled": {"route_weight_ttft": 2.0},
-    "TPOT weight halved": {"route_weight_tpot": 0.5},
-    "TPOT weight doubled": {"route_weight_tpot": 2.0},
-}
-"""Ablations of `foretoken`: what is taken away or changed."""
 KEPT = ("ttft", "tpot", "itl", "slo_attainment", "goodput_tps", "throughput_tps", "turns",
         "finished", "cached_share", "kv_bytes_moved", "preemptions", "moves", "steps",
         "span_s", "wall_s")  # fmt: skip
@@ -155,14 +58,19 @@ def run_cell(cell: Cell, traces: str, table: str | None) -> dict[str, Any]:
     """Simulate one cell; returns what is kept of its report. `table` is for the policy `ppd`."""
     source, cluster = SOURCES[cell.workload], CLUSTERS[cell.cluster]
     limit = round(source.turns * max(1.0, cluster.load))
-    workload = scale_rate(_read(source, traces, cell.seed, limit), cell.rate * cluster.load)
+    part = _read(source, traces, cell.seed, limit, whole=cluster.whole)
+    workload = scale_rate(part, cell.rate * cluster.load)
     report = simulate(_config(cell, cluster, source, table), workload, show_progress=False).report
     return {**asdict(cell), **{key: report[key] for key in KEPT}}
 
 
 @lru_cache(maxsize=1)
-def _read(source: Source, traces: str, seed: int, limit: int) -> Workload:
+def _read(source: Source, traces: str, seed: int, limit: int, *, whole: bool) -> Workload:
     """Read a part of a trace at its own rate; cells that follow each other have it in common."""
+    start_s = 0.0
+    if source.part_s is not None and not whole:
+        parts = max(0, seed - FIRST_SEED)
+        start_s = TUNED_PART_S * min(seed, FIRST_SEED) + source.part_s * parts
     return read_workload(
         WorkloadChoice(
             path=Path(traces) / source.file,
@@ -172,7 +80,7 @@ def _read(source: Source, traces: str, seed: int, limit: int) -> Workload:
             max_context=CONTEXT,
             rate_scale=1.0,
             time_scale=1.0,
-            start_s=200.0 * seed if source.format in ("mooncake", "azure") else 0.0,
+            start_s=start_s,
             seconds=900.0 if source.format == "servegen" else None,
             session_rate=source.session_rate,
             skip_bad=False,
@@ -181,16 +89,21 @@ def _read(source: Source, traces: str, seed: int, limit: int) -> Workload:
 
 
 def _config(cell: Cell, cluster: Cluster, source: Source, table: str | None) -> SimulationConfig:
-    colocated = cell.policy == "replicas"
     changes = dict(VARIANTS[cell.variant])
     predictor = changes.pop("predictor", "head")
     own = cell.policy == "foretoken"
+    planned = {"replicas": 0, "foretoken": source.quarters[0]}.get(cell.policy, source.quarters[1])
+    quarters = changes.pop("quarters", planned)
+    prefill = cluster.workers * quarters // 4
+    # Moves, orders and pace are foretoken's, and the lookahead AMPD's.
+    order = {"foretoken": "on-time", "ampd": "lookahead"}.get(cell.policy, "arrival")
     policy = PolicyConfig(
         route_policy=cell.policy,
         route_table=table,
-        # Moves are foretoken's; the peers leave rows where they are.
         rebalance_policy=changes.pop("rebalance_policy", "predicted" if own else "none"),
-        order_window=changes.pop("order_window", PolicyConfig().order_window if own else 1),
+        order_policy=changes.pop("order_policy", order),
+        max_passes=changes.pop("max_passes", PolicyConfig().max_passes if own else AMPD_PASSES),
+        keep_pace=changes.pop("keep_pace", own),
         slo_ttft_ms=source.ttft_s * 1e3,
         slo_tpot_ms=source.tpot_s * 1e3,
     )
@@ -198,9 +111,9 @@ def _config(cell: Cell, cluster: Cluster, source: Source, table: str | None) -> 
         cluster.model,
         {
             **ACCELERATOR,
-            "prefill_workers": 0 if colocated else cluster.prefill,
-            "decode_workers": cluster.prefill + cluster.decode if colocated else cluster.decode,
-            "prefill_tp": 1 if colocated else cluster.tp,
+            "prefill_workers": prefill,
+            "decode_workers": cluster.workers - prefill,
+            "prefill_tp": cluster.tp if prefill else 1,
             "decode_tp": cluster.tp,
             "max_model_len": MAX_LEN,
         },
@@ -213,24 +126,6 @@ def _config(cell: Cell, cluster: Cluster, source: Source, table: str | None) -> 
         max_launched=MAX_LAUNCHED,
         seed=cell.seed,
     )
-
-
-def cells_of(
-    clusters: Sequence[str], workloads: Sequence[str], policies: Sequence[str], seeds: int
-) -> Iterator[Cell]:
-    """List the cells of a comparison, the first cluster first."""
-    chosen = range(FIRST_SEED, FIRST_SEED + seeds)
-    for cluster, seed, workload in product(clusters, chosen, workloads):
-        for rate, policy in product(SOURCES[workload].rates, policies):
-            yield Cell(cluster, workload, rate, policy, seed)
-
-
-def ablations_of(cluster: str, workloads: Sequence[str]) -> Iterator[Cell]:
-    """List the variants of `foretoken` on one cluster, at two loads near saturation."""
-    for workload in workloads:
-        for rate, variant in product(SOURCES[workload].rates[3:5], VARIANTS):
-            if variant:
-                yield Cell(cluster, workload, rate, "foretoken", FIRST_SEED, variant)
 
 
 def key_of(row: dict[str, Any]) -> Cell:

@@ -5,12 +5,6 @@ from pathlib import Path
 import pytest
 
 from benchmarks.compare import (
-    POLICIES,
-    SOURCES,
-    VARIANTS,
-    Cell,
-    ablations_of,
-    cells_of,
     goodput,
     key_of,
     read_rows,
@@ -18,6 +12,7 @@ from benchmarks.compare import (
     summarise,
     with_earlier,
 )
+from benchmarks.comparison import POLICIES, SOURCES, VARIANTS, Cell, ablations_of, cells_of
 from serving.policy.routes import ROUTE_POLICIES
 
 
@@ -103,7 +98,7 @@ def test_a_cell_is_simulated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     lines = ["TIMESTAMP,ContextTokens,GeneratedTokens"]
     lines += [f"2023-11-16 18:15:{10 + i}.0000000,{300 + i},20" for i in range(12)]
     (tmp_path / "tiny.csv").write_text("\n".join(lines))
-    tiny = SOURCES["azure"].__class__("tiny.csv", "azure", 10, 1.0, 0.03, (1.0,) * 5)
+    tiny = SOURCES["azure"].__class__("tiny.csv", "azure", 10, 1.0, 0.03, (1.0,) * 5, (0, 1))
     monkeypatch.setitem(SOURCES, "tiny", tiny)
     for policy in ("replicas", "pd-delta"):
         row = run_cell(Cell("4", "tiny", 1.0, policy, 0), str(tmp_path), None)

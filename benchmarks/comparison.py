@@ -1,0 +1,168 @@
+"""What is compared: policies on workloads, at loads, on clusters; and how they are cut into cells.
+
+All policies have the same hardware, batch limits and targets. Each has the split of the workers
+with which it did best on other parts of the trace (`Source.quarters`), as its user would have
+planned. What belongs to a system goes with its policy: `foretoken` alone orders its queues for most
+targets, moves rows and keeps turns waiting for the others' pace, `ampd` looks ahead as AMPD does,
+the rest serve first come, first served.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+POLICIES = ("replicas", "pd-full", "pd-delta", "local", "threshold", "ampd", "foretoken")
+"""Those of the scheduler that need no table of measurements; `ppd` joins where there is one."""
+FIRST_SEED = 10
+"""Seeds below it, and the parts of the traces that belong to them, served to choose settings."""
+TUNED_PART_S = 200.0
+"""By how much the parts of traces follow each other that served to choose settings."""
+AMPD_PASSES = 4
+"""How often AMPD's lookahead passes over a task (papers.md 3.4: its bound is not published)."""
+MAX_LEN = 66_560
+CONTEXT = 65_536
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """Workers, each of `tp` accelerators.
+
+    `load` is by how much a workload's rates and turns are multiplied: what it serves, of what four
+    accelerators do with the 8B model. `whole`: too large for a part of a trace, so it gets all of
+    it, with what served to choose settings.
+    """
+
+    model: str
+    workers: int
+    tp: int
+    load: float
+    whole: bool = False
+
+
+CLUSTERS = {
+    "4": Cluster("llama-3.1-8b", 4, 1, 1.0),
+    "16": Cluster("llama-3.1-8b", 16, 1, 4.0),
+    "64": Cluster("llama-3.1-8b", 64, 1, 16.0, whole=True),
+    "70b": Cluster("llama-3.1-70b", 4, 4, 0.45),  # four times the devices, 8.8 the parameters
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A workload: its file and format, turns a cell, and targets in seconds.
+
+    `rates` multiply the file's own rate, `Cluster.load` does so again. Where the file has no
+    session starts, they are drawn at `session_rate` a second. Else the seeds reported have parts of
+    it that follow each other by `part_s` seconds. So many `quarters` of the workers only prefill
+    under `foretoken` and under its disaggregated peers: those of 0 to 2, and of 1 to 3, that had
+    the best attainment on seed 0 (LOG.md).
+    """
+
+    file: str
+    format: str
+    turns: int
+    ttft_s: float
+    tpot_s: float
+    rates: tuple[float, ...]
+    quarters: tuple[int, int]
+    session_rate: float = 1.0
+    part_s: float | None = None
+
+
+SOURCES = {
+    "mooncake": Source(
+        "mooncake_conversation.jsonl.zst",
+        "mooncake",
+        300,
+        2.0,
+        0.03,
+        (1.0, 2.0, 3.0, 3.5, 4.5, 5.5),
+        (0, 2),
+        part_s=200.0,
+    ),
+    "weka": Source(
+        "weka_claude_code.jsonl.zst",
+        "weka",
+        3000,
+        2.0,
+        0.03,
+        (0.25, 0.5, 1.0, 1.5, 2.0, 4.0),
+        (0, 1),
+        0.2,
+    ),
+    "servegen": Source(
+        "servegen_deepseek_r1.jsonl.zst",
+        "servegen",
+        4000,
+        2.0,
+        0.02,
+        (0.4, 0.6, 0.7, 0.85, 1.0, 1.25),
+        (0, 1),
+    ),
+    "azure": Source(
+        "azure_2023_conv.csv.zst",
+        "azure",
+        4000,
+        1.0,
+        0.03,
+        (6.0, 10.0, 14.0, 16.0, 17.0, 18.0, 20.0),
+        (1, 2),
+        part_s=740.0,
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One simulation. `variant` names what differs from the policy's own settings, if anything."""
+
+    cluster: str
+    workload: str
+    rate: float
+    policy: str
+    seed: int
+    variant: str = ""
+
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "": {},
+    "no prediction": {"predictor": "none"},
+    "histogram": {"predictor": "histogram"},
+    "oracle": {"predictor": "oracle"},
+    "no moves": {"rebalance_policy": "none"},
+    "moves by current load": {"rebalance_policy": "current"},
+    "no ordering": {"order_policy": "arrival"},
+    "AMPD's ordering": {"order_policy": "lookahead", "max_passes": 4},
+    "no pace kept": {"keep_pace": False},
+    "all do both": {"quarters": 0},
+    "a quarter prefills": {"quarters": 1},
+    "no margin below targets": {"route_late_margin": 0.0},
+    "no TPOT harm": {"route_weight_tpot": 0.0},
+    "no count of misses": {"route_weight_miss": 0.0},
+    "miss weight halved": {"route_weight_miss": 2.5},
+    "miss weight doubled": {"route_weight_miss": 10.0},
+    "TTFT weight halved": {"route_weight_ttft": 0.5},
+    "TTFT weight doubled": {"route_weight_ttft": 2.0},
+    "TPOT weight halved": {"route_weight_tpot": 0.5},
+    "TPOT weight doubled": {"route_weight_tpot": 2.0},
+}
+"""Ablations of `foretoken`: what is taken away or changed."""
+
+
+def cells_of(
+    clusters: Sequence[str], workloads: Sequence[str], policies: Sequence[str], seeds: int
+) -> Iterator[Cell]:
+    """List the cells of a comparison, the first cluster first."""
+    chosen = range(FIRST_SEED, FIRST_SEED + seeds)
+    for cluster, seed, workload in product(clusters, chosen, workloads):
+        for rate, policy in product(SOURCES[workload].rates, policies):
+            yield Cell(cluster, workload, rate, policy, seed)
+
+
+def ablations_of(cluster: str, workloads: Sequence[str]) -> Iterator[Cell]:
+    """List the variants of `foretoken` on one cluster, at two loads near saturation."""
+    for workload in workloads:
+        for rate, variant in product(SOURCES[workload].rates[3:5], VARIANTS):
+            if variant:
+                yield Cell(cluster, workload, rate, "foretoken", FIRST_SEED, variant)
