@@ -5,7 +5,8 @@
 Replies of ServeGen's DeepSeek-R1 lengths on three decode workers with little memory, behind one
 that prefills. `static` is what STAR (papers.md 4.4) compares with, as far as it is published: each
 turn decodes where chance puts it, is admitted while its prompt fits, as in vLLM, and stays. `load`
-is the same, placed by load. `histogram` and `head` are foretoken with either forecast.
+is the same, placed by load. `histogram` and `head` are foretoken with either forecast, `planned` is
+foretoken with a head where all four workers do both.
 """
 
 import json
@@ -23,7 +24,7 @@ from benchmarks.machine import describe_code, describe_machine
 
 ROOT = Path(__file__).parents[1]
 TRACE = "servegen_deepseek_r1.jsonl.zst"
-RATES = (0.5, 0.6, 0.65, 0.7)
+RATES = (0.5, 0.6, 0.65, 0.7, 0.8, 0.9)
 """Of the trace's own."""
 COMMON = (
     *("--format=servegen", "--hardware=h100", "--model=llama-3.1-8b"),
@@ -31,14 +32,15 @@ COMMON = (
     *("--slo-ttft=10", "--slo-tpot=0.03", "--limit=3500", "--seed=0", "--json"),
 )
 AS_VLLM = (
-    *("--policy=pd-delta", "--rebalance=none", "--predictor=none", "--order-window=1"),
-    *("--reserve-quantile=0.01", "--reserve-tokens=2", "--no-wait-for-pages"),
+    *("--policy=pd-delta", "--rebalance=none", "--predictor=none", "--order-policy=arrival"),
+    *("--reserve-quantile=0.01", "--reserve-tokens=2", "--no-wait-for-pages", "--no-keep-pace"),
 )
 WAYS = {
     "static": (*AS_VLLM, "--place-policy=hash"),
     "load": AS_VLLM,
     "histogram": ("--predictor=histogram",),
     "head": ("--predictor=head",),
+    "planned": ("--predictor=head", "--prefill-workers=0", "--decode-workers=4"),
 }
 ATTAINED = 0.9
 

@@ -8,7 +8,7 @@ order is chosen anew when a task joins, begins or leaves. Knows no steps and no 
 
 from collections.abc import Sequence
 
-from serving.core.queue_order import QueueOrder, Seen
+from serving.core.queue_order import QueueOrder, Duration
 from serving.core.worker_task import WorkerTask
 from serving.messages import TaskId
 
@@ -37,7 +37,7 @@ class PrefillQueue:
             self._tasks.remove(task)
             self._arranged = False
 
-    def arranged(self, now: float, duration_s: Seen) -> Sequence[WorkerTask]:
+    def arranged(self, now: float, duration_s: Duration) -> Sequence[WorkerTask]:
         """List the tasks in the order to run them; `duration_s` tells how long each takes."""
         if not self._arranged:
             self._tasks.sort(key=_by_default)

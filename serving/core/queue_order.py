@@ -13,7 +13,7 @@ from serving.core.worker_task import WorkerTask
 from serving.policy.order import OrderPolicy
 from serving.policy.views import QueuedView
 
-Seen = Callable[[WorkerTask], float]
+Duration = Callable[[WorkerTask], float]
 """How many seconds a task takes."""
 
 
@@ -26,7 +26,7 @@ class QueueOrder:
     max_passes: int
 
     def arranged(
-        self, tasks: Sequence[WorkerTask], now: float, duration_s: Seen
+        self, tasks: Sequence[WorkerTask], now: float, duration_s: Duration
     ) -> list[WorkerTask]:
         """Return the tasks, given by priority and then first come first, in the order to run."""
         resumed = next((i for i, task in enumerate(tasks) if not task.task.replied), len(tasks))

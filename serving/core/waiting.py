@@ -8,7 +8,7 @@ for ever.
 
 from bisect import insort
 
-from serving.core.queue_order import QueueOrder, Seen
+from serving.core.queue_order import QueueOrder, Duration
 from serving.core.worker_task import Stage, WorkerTask
 from serving.messages import TaskId
 
@@ -21,7 +21,7 @@ def age(task: WorkerTask) -> tuple[int, bool, float, TaskId]:
 class Waiting:
     """The only writer of one worker's queue."""
 
-    def __init__(self, order: QueueOrder, duration_s: Seen) -> None:
+    def __init__(self, order: QueueOrder, duration_s: Duration) -> None:
         """Start empty; `duration_s` tells how long a task takes."""
         self._order = order
         self._duration_s = duration_s

@@ -53,7 +53,7 @@ def test_every_decision_is_measured_once_a_repeat(monkeypatch: pytest.MonkeyPatc
     )
     figures = decisions.measure(bench)
     distinct = {json.dumps(question) for question in child.asked}
-    assert len(child.asked) == 2 * len(distinct) == 2 * (2 * 2 + 2 + 6)
+    assert len(child.asked) == 2 * len(distinct) == 2 * (2 * 2 + 2 + 3)
     route = figures["route"]["64 workers, profile"]["busy"]["foretoken"]
     assert route["median_us"] == {"median": 7.0, "min": 7.0, "max": 7.0, "repeats": 2}
     level = figures["rebalance"]["64 workers, 4096 rows"]["level"]
