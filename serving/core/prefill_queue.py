@@ -8,7 +8,7 @@ order is chosen anew when a task joins, begins or leaves. Knows no steps and no 
 
 from collections.abc import Sequence
 
-from serving.core.queue_order import QueueOrder, Duration
+from serving.core.queue_order import Duration, QueueOrder
 from serving.core.worker_task import WorkerTask
 from serving.messages import TaskId
 

@@ -8,7 +8,7 @@ for ever.
 
 from bisect import insort
 
-from serving.core.queue_order import QueueOrder, Duration
+from serving.core.queue_order import Duration, QueueOrder
 from serving.core.worker_task import Stage, WorkerTask
 from serving.messages import TaskId
 
