@@ -77,7 +77,7 @@ SOURCES = {
         300,
         2.0,
         0.03,
-        (1.0, 2.0, 3.0, 3.5, 4.5, 5.5),
+        (1.0, 2.0, 3.0, 3.5, 4.5, 5.5, 7.0),
         (0, 2),
         part_s=200.0,
     ),
@@ -106,7 +106,7 @@ SOURCES = {
         4000,
         1.0,
         0.03,
-        (6.0, 10.0, 14.0, 16.0, 17.0, 18.0, 20.0),
+        (6.0, 10.0, 14.0, 16.0, 17.0, 18.0, 20.0, 23.0),
         (1, 2),
         part_s=740.0,
     ),
@@ -163,6 +163,6 @@ def cells_of(
 def ablations_of(cluster: str, workloads: Sequence[str]) -> Iterator[Cell]:
     """List the variants of `foretoken` on one cluster, at two loads near saturation."""
     for workload in workloads:
-        for rate, variant in product(SOURCES[workload].rates[3:5], VARIANTS):
+        for rate, variant in product(SOURCES[workload].rates[-3:-1], VARIANTS):
             if variant:
                 yield Cell(cluster, workload, rate, "foretoken", FIRST_SEED, variant)
