@@ -79,15 +79,20 @@ def goodput(cells: list[dict[str, Any]]) -> float | None:
 
 @click.command()
 @click.option("--traces", type=click.Path(path_type=Path), envvar="FORETOKEN_TRACES", required=True)
+@click.option("--way", "ways", multiple=True, type=click.Choice(list(WAYS)), help="Default: all.")
+@click.option("--rate", "rates", multiple=True, type=float, help="Default: all.")
 @click.option("--jobs", type=click.IntRange(min=1), default=2, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True)
-def main(traces: Path, jobs: int, out: Path) -> None:
+def main(
+    traces: Path, ways: tuple[str, ...], rates: tuple[float, ...], jobs: int, out: Path
+) -> None:
     """Simulate every way at every rate."""
-    asked = list(product(WAYS, RATES))
+    ways = ways or tuple(WAYS)
+    asked = list(product(ways, rates or RATES))
     with ThreadPoolExecutor(jobs) as pool:
         runs = pool.map(lambda one: cell(traces, *one), asked)
         cells = list(tqdm(runs, total=len(asked), unit="cell"))
-    found = {way: goodput([one for one in cells if one["way"] == way]) for way in WAYS}
+    found = {way: goodput([one for one in cells if one["way"] == way]) for way in ways}
     document = {
         "machine": describe_machine(),
         "code": describe_code(ROOT),

@@ -1,8 +1,9 @@
 """Which idle session's pages go first? What sessions left behind, and how likely they return.
 
-A session is idle at a worker from the release of its pages to its next admission there. Whether and
-when sessions return is learned from that (forecast/returns); their pages are evicted by the value
-of keeping them (policy/evict).
+A session is idle at a worker from the release of its pages to its next admission there; one that
+has moved to another worker is not awaited, and what it left behind goes first. Whether and when
+sessions return is learned from that (forecast/returns); their pages are evicted by the value of
+keeping them (policy/evict).
 """
 
 from collections.abc import Iterable, Mapping
@@ -25,6 +26,7 @@ class IdleSessions:
         self._page_size = page_size
         self._returns = ReturnModel(prior=rules.returns, half_life=rules.returns_half_life)
         self._left_at: dict[Group, float] = {}
+        self._moved: set[Group] = set()
         self.now = 0.0
 
     def __len__(self) -> int:
@@ -35,8 +37,14 @@ class IdleSessions:
         """A session has let go of its pages."""
         self._left_at[session] = self.now
 
+    def moved(self, session: Group) -> None:
+        """A session has let go of its pages and goes on at another worker: it is not awaited."""
+        self._left_at.pop(session, None)
+        self._moved.add(session)
+
     def returned(self, session: Group) -> None:
         """A session has come back."""
+        self._moved.discard(session)
         left_at = self._left_at.pop(session, None)
         if left_at is not None:
             self._returns.observe(self.now - left_at, returned=True)
@@ -49,13 +57,13 @@ class IdleSessions:
         for session in [s for s in self._left_at if s not in pages_of]:
             left_at = self._left_at.pop(session)
             self._returns.observe(self.now - left_at, returned=False)
+        self._moved.intersection_update(pages_of)
         sessions = list(pages_of)
         return [sessions[i] for i in evict([self._view(s, pages_of[s]) for s in sessions])]
 
     def _view(self, session: Group, pages: int) -> IdleView:
-        idle_s = self.now - self._left_at.get(session, self.now)
-        return IdleView(
-            pages=pages,
-            restore_s=self._costs.prefill(pages * self._page_size, 0).seconds,
-            returns=self._returns.chance(idle_s, self._rules.return_horizon_s),
-        )
+        idle_s, returns = self.now - self._left_at.get(session, self.now), 0.0
+        if session not in self._moved:
+            returns = self._returns.chance(idle_s, self._rules.return_horizon_s)
+        restore_s = self._costs.prefill(pages * self._page_size, 0).seconds
+        return IdleView(pages=pages, restore_s=restore_s, returns=returns)

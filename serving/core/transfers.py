@@ -79,6 +79,8 @@ class Transfers:
         entry.unacked.discard(transfer)
         if entry.stage is Stage.SENDING and not entry.unacked:
             self._state.retire(entry)
+            if entry.move is not None:
+                self._state.holdings.idle.moved(entry.task.session)
 
     def _adopt(self, entry: WorkerTask, now: float, *, over: bool) -> None:
         """The KV is whole: decode on, or keep the pages of a reply that is over already."""

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from serving.core.cached_pages import Group
 from serving.core.idle import IdleSessions
 from serving.forecast.returns import ReturnPrior
 from tests.support.rules import batcher_rules
@@ -41,6 +42,28 @@ def test_of_two_equally_old_the_one_whose_pages_save_less_each_goes_first():
     sessions.left("short")
     sessions.left("long")
     assert list(at(sessions, 1.0).rank({"short": 1, "long": 50})) == ["long", "short"]
+
+
+def test_what_a_session_left_behind_that_moved_away_goes_first_until_it_returns():
+    sessions = idle()
+    at(sessions, 0.0).left("old")
+    at(sessions, 3590.0).left("moved")
+    sessions.moved("moved")
+    pages: dict[Group, int] = {"old": 5, "moved": 5}
+    assert list(at(sessions, 3600.0).rank(pages)) == ["moved", "old"]
+    sessions.returned("moved")
+    at(sessions, 3600.0).left("moved")
+    assert list(sessions.rank(pages)) == ["old", "moved"]
+
+
+def test_a_move_says_nothing_of_whether_sessions_return():
+    sessions = idle()
+    sessions.left("moved")
+    sessions.moved("moved")
+    before = sessions._returns.chance(10.0, 100.0)
+    assert list(at(sessions, 500.0).rank({})) == []
+    sessions.returned("moved")
+    assert sessions._returns.chance(10.0, 100.0) == before
 
 
 def test_a_session_with_no_page_left_counts_as_lost_and_is_forgotten():
