@@ -50,20 +50,23 @@ def _shown(rate: float | None, best: float) -> str:
 
 
 def draw(lines: Mapping[str, Mapping[str, Any]], path: Path) -> None:
-    """Draw attainment against load, one panel a workload."""
+    """Draw attainment against load, one panel a workload; a policy looks the same in all of them."""
     from matplotlib.figure import Figure
 
+    policies_of_all = sorted({policy for policies in lines.values() for policy in policies})
+    looks = {policy: f"C{i}" for i, policy in enumerate(policies_of_all)} | {OURS: "black"}
+    named: dict[str, Any] = {}
     figure = Figure(figsize=(1.2 + 4.2 * len(lines), 3.6), layout="constrained")
     panels = figure.subplots(1, len(lines), sharey=True, squeeze=False)[0]
     for panel, (workload, policies) in zip(panels, lines.items(), strict=True):
         for policy, (rates, attained) in sorted(policies.items()):
             ours = policy == OURS
-            panel.plot(
+            (named[policy],) = panel.plot(
                 rates,
                 [100 * share for share in attained],
                 label=policy,
                 lw=2.5 if ours else 1.2,
-                color="black" if ours else None,
+                color=looks[policy],
                 marker="o",
                 ms=3,
             )
@@ -72,7 +75,10 @@ def draw(lines: Mapping[str, Mapping[str, Any]], path: Path) -> None:
         panel.set_xlabel("load, times the trace's own rate")
         panel.grid(alpha=0.3)
     panels[0].set_ylabel("turns within both targets, %")
-    panels[-1].legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    shown = [named[policy] for policy in policies_of_all]
+    panels[-1].legend(
+        handles=shown, fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5)
+    )
     figure.savefig(path, dpi=120)
 
 
