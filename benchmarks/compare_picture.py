@@ -50,7 +50,7 @@ def _shown(rate: float | None, best: float) -> str:
 
 
 def draw(lines: Mapping[str, Mapping[str, Any]], path: Path) -> None:
-    """Draw attainment against load, one panel a workload; a policy looks the same in all of them."""
+    """Draw attainment against load, one panel a workload; a policy looks alike in all of them."""
     from matplotlib.figure import Figure
 
     policies_of_all = sorted({policy for policies in lines.values() for policy in policies})
