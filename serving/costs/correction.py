@@ -14,10 +14,12 @@ the correction. Pure state: no clock, no I/O, and `observe` does no more than ke
 """
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from itertools import groupby
 from math import hypot
+from operator import itemgetter
 from typing import TypeAlias
 
 from serving.costs.costs import Costs, Estimate, Link, StepModel
@@ -27,6 +29,9 @@ WINDOW = 64  # ratios of a median: a few seconds of steps (ours)
 LEAST = 8  # ratios before a bucket is believed (ours)
 LOWEST, HIGHEST = 0.5, 2.0  # a model further off is wrong, not uncorrected; it must be made anew
 SIGMA_SHARE = 0.1587  # of a normal distribution lies below one standard deviation under its mean
+
+
+_SIZE = itemgetter(0, 1)  # of a step's time: its rows and new tokens
 
 
 class Kind(StrEnum):
@@ -93,38 +98,28 @@ class Correction:
     def observe(self, bucket: Bucket, predicted_s: float, observed_s: float) -> None:
         """Take one observation. Times that are not positive say nothing and are left out."""
         if predicted_s > 0 and observed_s > 0:
-            own, kind = self._kept(bucket)
-            ratio = observed_s / predicted_s
-            own.recent.append(ratio)
-            kind.recent.append(ratio)
-            own.said = kind.said = None
+            self._take(bucket, (observed_s / predicted_s,))
 
     def observe_all(self, steps: Iterable[StepTime]) -> None:
         """Take what `observe` would of each of these steps; neighbours are mostly alike."""
-        size: tuple[int, int] | None = None
-        ratios: list[float] = []
-        for rows, new_len, _, predicted_s, observed_s in steps:
-            if size != (rows, new_len):
-                self._extend(size, ratios)
-                size, ratios = (rows, new_len), []
-            if predicted_s > 0 and observed_s > 0:
-                ratios.append(observed_s / predicted_s)
-        self._extend(size, ratios)
+        for (rows, new_len), alike in groupby(steps, _SIZE):
+            ratios = [
+                s.observed_s / s.predicted_s
+                for s in alike
+                if s.predicted_s > 0 and s.observed_s > 0
+            ]
+            if ratios:
+                self._take(step_bucket(rows, new_len), ratios)
 
-    def _extend(self, size: tuple[int, int] | None, ratios: list[float]) -> None:
-        if size is not None and ratios:
-            own, kind = self._kept(step_bucket(*size))
-            own.recent.extend(ratios)
-            kind.recent.extend(ratios)
-            own.said = kind.said = None
-
-    def _kept(self, bucket: Bucket) -> tuple[_Ratios, _Ratios]:
-        """Return what is kept of a bucket and of its kind."""
+    def _take(self, bucket: Bucket, ratios: Sequence[float]) -> None:
         own = self._buckets.get(bucket)
         if own is None:
             own = self._buckets[bucket] = _Ratios()
             self._kinds.setdefault(bucket[0], _Ratios())
-        return own, self._kinds[bucket[0]]
+        kind = self._kinds[bucket[0]]
+        own.recent.extend(ratios)
+        kind.recent.extend(ratios)
+        own.said = kind.said = None
 
     def factor(self, bucket: Bucket) -> float:
         """Return what to multiply a prediction by: 1 until enough was observed."""

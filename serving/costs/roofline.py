@@ -76,16 +76,7 @@ class Roofline:
 
     def decode(self, rows: int, kv_tokens: int) -> Estimate:
         """Predict a step of `rows` decode rows that attend to `kv_tokens` tokens together."""
-        if rows == 0:
-            return NOTHING
-        # As `mixed` without a chunk; simulations ask for every step of every worker.
-        rates = self._rates
-        matmuls_s = rates.token_s * rows
-        work = matmuls_s if matmuls_s > rates.weights_s else rates.weights_s
-        seconds = (work + kv_tokens * rates.kv_token_s) / self.tp + rates.fixed_s
-        if self.tp > 1:
-            seconds += self._all_reduces(rows)
-        return Estimate(seconds, self.hardware.error)
+        return self.mixed(rows, kv_tokens, 0, 0)
 
     def mixed(self, rows: int, kv_tokens: int, new_len: int, cached_len: int) -> Estimate:
         """Predict a decode step with a chunk in it; a step without tokens takes no time."""

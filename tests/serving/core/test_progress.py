@@ -1,101 +1,146 @@
-"""Tokens of several steps reach a coordinator at once, or step by step where one matters."""
+"""Does a full worker slow down without ever stopping? Small pools, long replies, service order."""
+
+from dataclasses import replace
 
 import pytest
 
-from serving.core.steady import SteadySteps
-from serving.messages import Emit, Finished, MoveWanted, Role, TaskId, WorkerId, WorkerJoined
-from serving.request import FinishReason, TurnId
-from tests.support.coordinating import Desk
+from serving.messages import WorkerId
+from tests.support.fake_fleet import FakeFleet, Reply
+from tests.support.shape import Shape
+from tests.support.turns import make_turn
 
 D0 = WorkerId("d0")
-ENDS = [1.0, 1.5, 2.5]
 
 
-def steady(*names: str, replied: int = 1, attempt: int = 0) -> SteadySteps:
-    tasks = [TaskId(TurnId(name), attempt) for name in names]
-    return SteadySteps(D0, tasks, [replied] * len(names), [(7, 8, 9)] * len(names), ENDS)
+def retries(fleet: FakeFleet) -> int:
+    return sum(decision.kind == "retry" for decision in fleet.decisions)
 
 
-def decoding(*names: str) -> Desk:
-    """Turns of one worker that have their first token each."""
-    desk = Desk({"d0": Role.BOTH})
-    for i, name in enumerate(names):
-        desk.arrive(name, range(100 * i, 100 * i + 5), max_tokens=40)
-        desk.prefilled(name, "d0")
-    desk.on(WorkerJoined(WorkerId("d1"), Role.BOTH, 400))
-    return desk
+@pytest.mark.parametrize("prefill_workers", [0, 1, 2])
+@pytest.mark.parametrize("reserve_tokens", [0, 8, 1000])
+@pytest.mark.parametrize("spare_pages", [0, 1, 5])
+def test_long_replies_in_a_pool_for_one_conversation_all_complete(
+    prefill_workers: int, reserve_tokens: int, spare_pages: int
+):
+    least = 1 + 40 // 4
+    shape = Shape(
+        prefill_workers=prefill_workers,
+        max_model_len=40,
+        num_pages=least + spare_pages,
+        prefill_pages=least,
+        reserve_tokens=reserve_tokens,
+    )
+    fleet = FakeFleet.started(shape)
+    for i in range(6):
+        fleet.submit(make_turn(f"t{i}", [i] * 5, max_tokens=35, seed=i))
+    fleet.complete_all()
 
 
-def books(desk: Desk, now: float) -> object:
-    """What the coordinator knows of its turns and its workers."""
-    coordinator = desk.coordinator
-    turns = {
-        name: (live.tokens, live.last_at, live.gaps_s, live.expected_left)
-        for name, live in coordinator._turns.items()
-    }
-    records = [
-        (w.kv_tokens, w.stepped_at, w.itl.mean(now)) for w in coordinator.fleet.workers.values()
-    ]
-    return turns, records
+def test_an_optimistic_reserve_preempts_and_loses_nothing():
+    shape = Shape(max_model_len=40, num_pages=12, reserve_tokens=0)
+    fleet = FakeFleet.started(shape)
+    for i in range(4):
+        fleet.submit(make_turn(f"t{i}", [i] * 5, max_tokens=30, seed=i, logprobs=0))
+    fleet.complete_all()
+    assert retries(fleet) > 0
 
 
-def one_by_one(desk: Desk, steps: SteadySteps) -> None:
-    for end, tokens in zip(steps.ends, steps.each(), strict=True):
-        (emit,) = desk.coordinator.on(tokens, end)
-        assert isinstance(emit, Emit)
+def test_a_full_reserve_never_preempts():
+    shape = Shape(max_model_len=40, num_pages=25, reserve_tokens=1000)
+    fleet = FakeFleet.started(shape)
+    for i in range(8):
+        fleet.submit(make_turn(f"t{i}", [i] * 5, max_tokens=30, seed=i))
+    fleet.complete_all()
+    assert retries(fleet) == 0
 
 
-def test_steps_taken_at_once_are_as_many_single_ones():
-    one, other = decoding("a", "b"), decoding("a", "b")
-    for desk in (one, other):
-        desk.now = 0.5
-        desk.token("a", "d0", 1)
-        desk.token("b", "d0", 1)
-    steps = steady("a", "b", replied=2)
-    one_by_one(one, steps)
-    assert other.coordinator.go_on(steps)
-    assert books(one, 2.5) == books(other, 2.5)
-    assert one.coordinator._turns[TurnId("a")].tokens[5:] == [1, 1, 7, 8, 9]
+@pytest.mark.parametrize("occupation", [0.95, 1.0])
+def test_tokens_flow_all_the_time_while_the_pool_is_full(occupation: float):
+    """A worker whose pool is nearly full of running rows emits in every few steps."""
+    shape = Shape(max_model_len=64, num_pages=41, max_rows=8, reserve_tokens=0, chunk_tokens=16)
+    fleet = FakeFleet.started(shape)
+    for i in range(8):
+        fleet.submit(make_turn(f"t{i}", [i] * 17, max_tokens=46, seed=i))
+    pool = fleet.workers[D0].batcher.holdings.pool
+    full_rounds, silence, emitted = 0, 0, 0
+    while fleet.round():
+        total = sum(len(reply.samples) for reply in fleet.replies.values())
+        silence = 0 if total > emitted else silence + 1
+        emitted = total
+        assert silence < 60, "nothing was emitted for 60 rounds"
+        full_rounds += pool.num_held >= occupation * (shape.num_pages - 1)
+    assert full_rounds > 10, "the pool was not full: the test shows nothing"
+    fleet.complete_all()
 
 
-def unknown(desk: Desk) -> SteadySteps:
-    return steady("a", "nobody")
+def test_a_row_slots_shortage_queues_and_completes():
+    fleet = FakeFleet.started(Shape(max_rows=1, prefill_workers=1))
+    for i in range(10):
+        fleet.submit(make_turn(f"t{i}", [i] * 3, max_tokens=4, seed=i))
+    fleet.complete_all()
 
 
-def former_attempt(desk: Desk) -> SteadySteps:
-    return steady("a", attempt=1)
+def test_nobody_overtakes_a_large_task_at_the_head_of_the_queue():
+    shape = Shape(max_model_len=64, num_pages=20, reserve_tokens=0, chunk_tokens=100)
+    fleet = FakeFleet.started(shape)
+    fleet.submit(make_turn("running", [1] * 20, max_tokens=30))
+    while not fleet.replies["running"].samples:  # type: ignore[index]
+        fleet.round()
+    large = fleet.submit(make_turn("large", [2] * 60, max_tokens=2))
+    fleet.run_until(lambda: bool(fleet.workers[D0].batcher.holdings.queue))
+    small = [fleet.submit(make_turn(f"s{i}", [3 + i], max_tokens=2)) for i in range(10)]
+    order = ends_in_order(fleet)
+    assert order.index(large) < min(order.index(reply) for reply in small)
 
 
-def too_early(desk: Desk) -> SteadySteps:
-    return steady("a", replied=2)
+def ends_in_order(fleet: FakeFleet) -> list[Reply]:
+    order: list[Reply] = []
+    fleet.on_end = order.append
+    fleet.complete_all()
+    return order
 
 
-def waits_for_one(desk: Desk) -> SteadySteps:
-    desk.token("a", "d0", 5)
-    return steady("a")
+def test_a_smaller_priority_number_is_served_first_and_equals_by_arrival():
+    fleet = FakeFleet.started(Shape(max_rows=1, depth=1))
+    fleet.submit(make_turn("first", [1], max_tokens=30))
+    while not fleet.replies["first"].samples:  # type: ignore[index]
+        fleet.round()
+    for i, priority in enumerate([2, 1, 2, 0, 1]):
+        fleet.submit(make_turn(f"t{i}", [10 + i], priority=priority, max_tokens=2))
+        fleet.run_until(lambda n=i + 1: len(fleet.workers[D0].batcher.holdings.queue) == n)
+    order = [reply.turn.id for reply in ends_in_order(fleet)]
+    assert order == ["first", "t3", "t1", "t4", "t0", "t2"]
 
 
-def ends(desk: Desk) -> SteadySteps:
-    desk.on(Finished(D0, TaskId(TurnId("a"), 0), FinishReason.LENGTH, 4))
-    return steady("a")
+def test_the_oldest_turn_is_never_preempted():
+    shape = Shape(max_model_len=40, num_pages=12, reserve_tokens=0, max_rows=6)
+    for seed in range(4):
+        fleet = FakeFleet.started(shape, seed=seed)
+        fleet.submit(make_turn("oldest", [9] * 5, max_tokens=35))
+        while fleet.coordinator.live_turns == 0:
+            fleet.round()
+        for i in range(5):
+            fleet.submit(make_turn(f"t{i}", [i] * 5, max_tokens=30, seed=i))
+        fleet.complete_all()
+        retried = {decision.turn for decision in fleet.decisions if decision.kind == "retry"}
+        assert retried
+        assert "oldest" not in retried
 
 
-def elsewhere(desk: Desk) -> SteadySteps:
-    return steady("a")._replace(worker=WorkerId("d1"))
+@pytest.mark.parametrize("chunk_tokens", [1, 4, 16])
+def test_a_long_prompt_never_stops_the_rows_that_decode(chunk_tokens: int):
+    """Chunks ride beside decoding rows: a step never holds more than rows plus one budget."""
+    shape = Shape(max_model_len=64, num_pages=60, chunk_tokens=chunk_tokens)
+    fleet = FakeFleet.started(shape)
+    fleet.submit(make_turn("a", [1], max_tokens=40))
+    fleet.submit(make_turn("b", [2] * 50, max_tokens=3))
+    fleet.complete_all()
+    assert fleet.workers[D0].executor.largest_step <= shape.max_rows + chunk_tokens
 
 
-@pytest.mark.parametrize(
-    "case", [unknown, former_attempt, too_early, waits_for_one, ends, elsewhere]
-)
-def test_where_a_single_step_matters_nothing_is_taken(case):
-    desk = decoding("a")
-    steps = case(desk)
-    before = books(desk, 2.5)
-    assert not desk.coordinator.go_on(steps)
-    assert books(desk, 2.5) == before
-
-
-def test_a_row_that_is_about_to_move_goes_on_until_it_does():
-    desk = decoding("a")
-    desk.on(MoveWanted(TurnId("a"), WorkerId("d1"), "asked"))
-    assert desk.coordinator.go_on(steady("a"))
+def test_the_same_prompt_many_times_at_once_shares_pages_and_completes():
+    shape = replace(Shape(), max_rows=8, num_pages=33)
+    fleet = FakeFleet.started(shape)
+    for i in range(8):
+        fleet.submit(make_turn(f"t{i}", list(range(20)), max_tokens=10, seed=i))
+    fleet.complete_all()
