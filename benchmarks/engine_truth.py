@@ -83,6 +83,10 @@ class Slower:
         """Predict a step of decode rows."""
         return self._slower(self.base.decode(rows, kv_tokens))
 
+    def decode_ahead(self, rows: int, kv_tokens: int, steps: int) -> list[float]:
+        """Predict steps without a chunk, one after another."""
+        return [self.decode(rows, kv_tokens + i * rows).seconds for i in range(steps)]
+
     def mixed(self, rows: int, kv_tokens: int, new_len: int, cached_len: int) -> Estimate:
         """Predict a decode step with a chunk in it."""
         return self._slower(self.base.mixed(rows, kv_tokens, new_len, cached_len))

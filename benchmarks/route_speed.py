@@ -48,6 +48,10 @@ class PlaneCosts:
         """Predict a step without a chunk."""
         return self.mixed(rows, kv_tokens, 0, 0)
 
+    def decode_ahead(self, rows: int, kv_tokens: int, steps: int) -> list[float]:
+        """Predict steps without a chunk, one after another."""
+        return [self.decode(rows, kv_tokens + i * rows).seconds for i in range(steps)]
+
     def mixed(self, rows: int, kv_tokens: int, new_len: int, cached_len: int) -> Estimate:
         """Predict a step by a plane, and the attention of its chunk."""
         chunk_s = new_len * (3e-5 + 1e-9 * cached_len)

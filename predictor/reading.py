@@ -21,12 +21,17 @@ class Reader:
     smoothing: Smoothing
     calibration: Calibration
 
+    @property
+    def remembers(self) -> bool:
+        """Whether earlier readings count beside a new one."""
+        return self.smoothing != UNSMOOTHED
+
     def believe(self, readings: Floats, past: Floats, came: NDArray[np.int64]) -> Floats:
         """Fold readings [N, E] into what was believed `came[n]` >= 0 tokens ago; `past` [N, E].
 
         A reply without a past passes its reading as past, and 0.
         """
-        if self.smoothing == UNSMOOTHED:
+        if not self.remembers:
             return readings
         first = came == 0
         folded = fold(readings, after(past, came), self.smoothing)

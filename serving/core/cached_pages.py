@@ -15,8 +15,9 @@ Knows nothing of tasks, tokens or time.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 Group = Hashable
 Rank = Callable[[Mapping[Group, int]], Iterable[Group]]
@@ -37,13 +38,16 @@ class Ranking:
             raise ValueError(f"a ranking serves for at least one eviction, not {self.every}")
 
 
-@dataclass(frozen=True, slots=True)
-class _Left:
+class _Left(NamedTuple):
     """How a page was left: by whom, and which names it bears and continues."""
 
     group: Group | None
     name: bytes | None
     parent: bytes | None
+
+
+LeftPage = tuple[int, bytes | None, bytes | None]
+"""A page that is let go of, its name, and the name of the prefix that it continues."""
 
 
 class CachedPages:
@@ -67,16 +71,17 @@ class CachedPages:
         """Return all cached pages."""
         return set(self._left)
 
-    def add(
-        self, page: int, group: Group | None, *, name: bytes | None, parent: bytes | None
-    ) -> None:
-        """Cache a page that `group` has left. `parent` names the prefix that it continues."""
-        self._left[page] = _Left(group, name, parent)
-        self._groups.setdefault(group, OrderedDict())[page] = None
+    def add(self, pages: Sequence[LeftPage], group: Group | None) -> None:
+        """Cache pages that `group` has left, one at least; the first is evicted first."""
+        own = self._groups.setdefault(group, OrderedDict())
         self._groups.move_to_end(group)
         self._touched.add(group)
-        if parent is not None:
-            self._continued[parent] = self._continued.get(parent, 0) + 1
+        left, continued = self._left, self._continued
+        for page, name, parent in pages:
+            left[page] = _Left(group, name, parent)
+            own[page] = None
+            if parent is not None:
+                continued[parent] = continued.get(parent, 0) + 1
 
     def discard(self, page: int) -> None:
         """Take a page out, if it is here."""

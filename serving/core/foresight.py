@@ -65,12 +65,7 @@ class Foresight:
     def _set(
         self, rows: list[WorkerTask], at: NDArray[np.int64], alive: NDArray[np.float64]
     ) -> None:
-        past, came = alive.copy(), np.zeros(len(rows), np.int64)
-        for i, row in enumerate(rows):
-            if row.forecast is not None and row.forecast.generated < at[i]:
-                past[i] = row.forecast.belief
-                came[i] = at[i] - row.forecast.generated
-        beliefs = self._reader.believe(alive, past, came)
+        beliefs = self._folded(rows, at, alive) if self._reader.remembers else alive
         stated = self._reader.state(beliefs, at, self.tilt)
         left = np.array([row.task.turn.sampling.max_tokens for row in rows], np.int32) - at
         means = mean_up_to(stated, left.astype(np.int32)).tolist()
@@ -78,12 +73,20 @@ class Foresight:
         medians, highs = lengths.T.astype(int).tolist()
         curves = stated[:, : len(EDGES) - 1].tolist()
         nothing = [0.0] * (len(EDGES) - len(curves[0]))
+        said = zip(rows, at.tolist(), curves, beliefs.tolist(), means, medians, highs, strict=True)
+        for row, generated, curve, belief, mean, median, high in said:
+            prediction = Prediction(generated, mean, median, high)
+            survival = Survival((*curve, *nothing))
+            row.forecast = Forecast(generated, survival, tuple(belief), prediction)
+            row.stated.append((generated, high))
+
+    def _folded(
+        self, rows: list[WorkerTask], at: NDArray[np.int64], alive: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """Fold readings into what was believed of their rows before."""
+        past, came = alive.copy(), np.zeros(len(rows), np.int64)
         for i, row in enumerate(rows):
-            generated = int(at[i])
-            row.forecast = Forecast(
-                generated=generated,
-                curve=Survival((*curves[i], *nothing)),
-                belief=tuple(beliefs[i].tolist()),
-                prediction=Prediction(generated, means[i], medians[i], highs[i]),
-            )
-            row.stated.append((generated, highs[i]))
+            if row.forecast is not None and row.forecast.generated < at[i]:
+                past[i] = row.forecast.belief
+                came[i] = at[i] - row.forecast.generated
+        return self._reader.believe(alive, past, came)

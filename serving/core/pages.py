@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from serving.core.cached_pages import CachedPages, Group, Ranking
+from serving.core.cached_pages import CachedPages, Group, LeftPage, Ranking
 from serving.core.name_changes import NameChanges
 
 
@@ -180,20 +180,22 @@ class PagePool:
         `group` is the session that leaves them. A full page whose name another page bears is
         blank from here on, unless that other one was evicted meanwhile.
         """
-        for index in reversed(range(len(pages))):
+        kept: list[LeftPage] = []
+        holders, name_of, twin_of = self._holders, self._name_of, self._twin_of
+        for index in range(len(pages) - 1, -1, -1):
             page = pages[index]
-            self._holders[page] -= 1
-            if self._holders[page]:
+            holders[page] -= 1
+            if holders[page]:
                 continue
-            twin = self._twin_of.pop(page, None)
-            if twin is not None and twin not in self._page_of:
+            if page in twin_of and (twin := twin_of.pop(page)) not in self._page_of:
                 self.name(page, twin)
-            name = self._name_of.get(page)
+            name = name_of.get(page)
             if name is not None or page in self._parent_of:
-                parent = self._content_name(pages[index - 1]) if index else None
-                self._cached.add(page, group, name=name, parent=parent)
+                kept.append((page, name, self._content_name(pages[index - 1]) if index else None))
             else:
                 self._free.append(page)
+        if kept:
+            self._cached.add(kept, group)
 
     def clear_cached(self) -> int:
         """Forget every page that no task holds; returns how many."""

@@ -83,24 +83,37 @@ class StepClock:
         All steps are of the same `rows`, without chunks; the first that is launched attends to
         `kv_tokens`. Returns the reports, each with the index of the time at which it is due.
         """
+        queued, count = list(self._launched), len(ends)
+        ahead_s = self._costs.decode_ahead(rows, kv_tokens, count)
+        predicted_s = [*(step.predicted.seconds for step in queued), *ahead_s]
+        held_back = [*(step.held_back for step in queued), *([0] * count)]
+        # What is launched on the way begins when the step before it ends.
+        began = [self._ended_at, *ends[:-1]]
+        began[: len(queued)] = [max(step.at, at) for step, at in zip(queued, began, strict=False)]
+        timed = zip(held_back, predicted_s, ends, began, strict=False)
+        seen = [StepTime(rows, 0, held, s, end - start) for held, s, end, start in timed]
+
+        def launched(step: int) -> _Launched:
+            if step < len(queued):
+                return queued[step]
+            index = step - len(queued)
+            predicted = self._costs.decode(rows, kv_tokens + index * rows)
+            return _Launched(rows, 0, 0, ends[index], predicted)
+
         reports: list[tuple[int, StepsTimed]] = []
-        launched, times, unseen = self._launched, self._times, len(self._times)
-        ended_at, decode = self._ended_at, self._costs.decode
-        for i, now in enumerate(ends):
-            _, _, held_back, at, predicted = launched.popleft()
-            observed_s = now - (at if at > ended_at else ended_at)
-            ended_at = now
-            times.append(StepTime(rows, 0, held_back, predicted.seconds, observed_s))
-            if len(times) == REPORT_STEPS:
-                # A report tells what was believed before the last step of it had been seen.
-                self._correction.observe_all(times[unseen:-1])
-                reports.append((i, self._report(predicted)))
-                times, unseen = self._times, 0
-                self._correction.observe_all(reports[-1][1].steps[-1:])
-            launched.append(_Launched(rows, 0, 0, now, decode(rows, kv_tokens)))
-            kv_tokens += rows
-        self._correction.observe_all(times[unseen:])
-        self._ended_at = ended_at
+        taken = 0
+        while len(self._times) + count - taken >= REPORT_STEPS:
+            last = taken + REPORT_STEPS - 1 - len(self._times)
+            self._times += seen[taken : last + 1]
+            # A report tells what was believed before the last step of it had been seen.
+            self._correction.observe_all(seen[taken:last])
+            reports.append((last, self._report(launched(last).predicted)))
+            self._correction.observe_all(seen[last : last + 1])
+            taken = last + 1
+        self._times += seen[taken:]
+        self._correction.observe_all(seen[taken:])
+        self._launched = deque(launched(step) for step in range(count, count + len(queued)))
+        self._ended_at = ends[-1]
         return reports
 
     def _report(self, predicted: Estimate) -> StepsTimed:

@@ -104,9 +104,9 @@ class Correction:
         """Take what `observe` would of each of these steps; neighbours are mostly alike."""
         for (rows, new_len), alike in groupby(steps, _SIZE):
             ratios = [
-                s.observed_s / s.predicted_s
-                for s in alike
-                if s.predicted_s > 0 and s.observed_s > 0
+                observed_s / predicted_s
+                for _, _, _, predicted_s, observed_s in alike
+                if predicted_s > 0 and observed_s > 0
             ]
             if ratios:
                 self._take(step_bucket(rows, new_len), ratios)
@@ -179,6 +179,11 @@ class Corrected:
         """Predict a step of `rows` decode rows that attend to `kv_tokens` tokens together."""
         estimate = self.base.decode(rows, kv_tokens)
         return self.correction.correct(step_bucket(rows, 0), estimate)
+
+    def decode_ahead(self, rows: int, kv_tokens: int, steps: int) -> list[float]:
+        """Predict so many decode steps one after another, in seconds: each row grows by a token."""
+        factor = self.correction.factor(step_bucket(rows, 0))
+        return [s * factor for s in self.base.decode_ahead(rows, kv_tokens, steps)]
 
     def mixed(self, rows: int, kv_tokens: int, new_len: int, cached_len: int) -> Estimate:
         """Predict a decode step with a chunk of `new_len` tokens on top of `cached_len` in it."""

@@ -50,6 +50,10 @@ class Costs(Protocol):
         """Predict a step of `rows` decode rows that attend to `kv_tokens` tokens together."""
         ...
 
+    def decode_ahead(self, rows: int, kv_tokens: int, steps: int) -> list[float]:
+        """Predict so many decode steps one after another, in seconds: each row grows by a token."""
+        ...
+
     def mixed(self, rows: int, kv_tokens: int, new_len: int, cached_len: int) -> Estimate:
         """Predict a decode step with a chunk of `new_len` tokens on top of `cached_len` in it."""
         ...

@@ -65,6 +65,10 @@ class Profile:
             return self._reference.decode(rows, kv_tokens)
         return Estimate(self._decode_seconds(rows, kv_tokens), self._decode_error)
 
+    def decode_ahead(self, rows: int, kv_tokens: int, steps: int) -> list[float]:
+        """Predict so many decode steps one after another, in seconds: each row grows by a token."""
+        return [self.decode(rows, kv_tokens + i * rows).seconds for i in range(steps)]
+
     def mixed(self, rows: int, kv_tokens: int, new_len: int, cached_len: int) -> Estimate:
         """Predict a decode step with a chunk of `new_len` tokens on top of `cached_len` in it."""
         if not new_len:

@@ -78,6 +78,19 @@ class Roofline:
         """Predict a step of `rows` decode rows that attend to `kv_tokens` tokens together."""
         return self.mixed(rows, kv_tokens, 0, 0)
 
+    def decode_ahead(self, rows: int, kv_tokens: int, steps: int) -> list[float]:
+        """Predict so many decode steps one after another, in seconds: each row grows by a token."""
+        if not rows:
+            return [0.0] * steps
+        rates, tp = self._rates, self.tp
+        # As `mixed` adds it up, to the last digit: only the tokens attended to change.
+        matmuls_s = max(rates.token_s * rows, rates.weights_s)
+        reduces_s = self._all_reduces(rows) if tp > 1 else 0.0
+        return [
+            (matmuls_s + attended * rates.kv_token_s) / tp + rates.fixed_s + reduces_s
+            for attended in range(kv_tokens, kv_tokens + steps * rows, rows)
+        ]
+
     def mixed(self, rows: int, kv_tokens: int, new_len: int, cached_len: int) -> Estimate:
         """Predict a decode step with a chunk in it; a step without tokens takes no time."""
         tokens = rows + new_len

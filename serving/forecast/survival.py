@@ -107,10 +107,14 @@ def alive_on(
     line.
     """
     came = generated[:, None].astype(np.float64)
-    chances = _interpolate(alive, came + grid[None, :])
-    now = np.where(came > 0, _interpolate(alive, came), 1)
-    outlived = came / np.maximum(came + grid[None, :], 1)
-    return np.where(now > 0, chances / np.where(now > 0, now, 1), outlived)
+    chances = _interpolate(alive, came + grid)
+    now = chances[:, :1] if grid[0] == 0 else _interpolate(alive, came)
+    now = np.where(came > 0, now, 1)
+    runs = now > 0
+    if runs.all():
+        return chances / now
+    outlived = came / np.maximum(came + grid, 1)
+    return np.where(runs, chances / np.where(runs, now, 1), outlived)
 
 
 def _interpolate(alive: NDArray[np.float64], tokens: NDArray[np.float64]) -> NDArray[np.float64]:

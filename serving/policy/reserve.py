@@ -6,6 +6,7 @@ row by itself keeps a pool half empty (LOG.md: 58 % of turns in time, where this
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from math import ceil
 from statistics import NormalDist
@@ -98,4 +99,10 @@ class _Likely:
     @staticmethod
     def at(quantile: float, mean: Reals, variance: Reals, most: Reals) -> Reals:
         """Return the sums that are not exceeded with chance `quantile`."""
-        return np.minimum(mean + NormalDist().inv_cdf(quantile) * np.sqrt(variance), most)
+        return np.minimum(mean + _deviations(quantile) * np.sqrt(variance), most)
+
+
+@lru_cache(maxsize=16)
+def _deviations(quantile: float) -> float:
+    """Return by how many deviations a normal distribution's quantile lies above its mean."""
+    return NormalDist().inv_cdf(quantile)

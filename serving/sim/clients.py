@@ -6,6 +6,7 @@ fails, or is refused, ends there, as a person would give up.
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import repeat
 
 from serving.messages import Completed, End
 from serving.request import GREEDY, SessionId, Slo, Turn, TurnId
@@ -85,10 +86,11 @@ class Clients:
 
     @staticmethod
     def _prompt(before: tuple[int, ...], shape: TurnShape, number: int) -> tuple[int, ...]:
-        kept = before if shape.keep is None else before[: shape.keep]
+        kept = list(before if shape.keep is None else before[: shape.keep])
         for name, length in shape.shared:
             if not 0 < name < FIRST_OWN:
                 raise WorkloadError(f"shared text is named {name}; names lie in (0, {FIRST_OWN})")
-            kept += (name,) * length
+            kept += repeat(name, length)
         # A conversation that was cut inside its own past still needs a token to answer to.
-        return kept + (own_text(number),) * max(shape.new, 1 - len(kept))
+        kept += repeat(own_text(number), max(shape.new, 1 - len(kept)))
+        return tuple(kept)

@@ -5,6 +5,7 @@ Knows which reply each slot writes. Pages have no content here: the batcher keep
 
 import math
 import random
+from operator import mul
 
 import numpy as np
 from numpy.typing import NDArray
@@ -130,11 +131,8 @@ class SimExecutor:
     def seconds_ahead(self, plan: StepPlan, steps: int) -> list[float]:
         """Price the next steps after a step without chunks, if its rows go on."""
         rows, kv_tokens = plan.num_decode, plan.decode.kv_tokens
-        factors = self._noise.look_ahead(steps)
-        return [
-            self._costs.decode(rows, kv_tokens + i * rows).seconds * factor
-            for i, factor in enumerate(factors, 1)
-        ]
+        ahead_s = self._costs.decode_ahead(rows, kv_tokens + rows, steps)
+        return list(map(mul, ahead_s, self._noise.look_ahead(steps)))
 
     def go_on(self, steps: int) -> None:
         """So many steps that were priced ahead are launched."""

@@ -14,6 +14,7 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import erf
 
 from predictor.edges import EDGES
 from serving.sim.replies import Replies
@@ -67,8 +68,7 @@ class ErringHead:
         error = math.sqrt(1 - NEW_SHARE) * lasting + math.sqrt(NEW_SHARE) * passing
         centre = np.log(left) + self._sigma * error
         score = (_LOG_EDGES - centre[:, None]) / (self._sigma * math.sqrt(2))
-        ends = np.array([list(map(math.erf, row)) for row in score.tolist()])
-        alive = 0.5 * (1 - ends)
+        alive = 0.5 * (1 - erf(score))
         alive[:, 0] = 1.0
         return alive.astype(np.float32)
 

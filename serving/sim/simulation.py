@@ -1,19 +1,22 @@
 """What happens to a whole workload? One coordinator, its workers and its clients, on one agenda.
 
 The coordinator's messages take no time: it runs in the same process as its workers, as it does when
-served. It hears of everything in the order in which it happens, and as of the time at which it
-happens; of what calls for no decision it hears together, before it next has to decide. Equal inputs
-give equal histories.
+served. It hears of everything as of the time at which it happens, and of each worker in order; of
+what calls for no decision it hears together, before it next has to decide by it. A prompt or a
+reply that has ended concerns its turn and its worker only, so that of the others it hears later.
+Equal inputs give equal histories.
 """
 
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Protocol, assert_never
 
 from serving.core.batcher import Batcher
 from serving.core.coordinator import Coordinator
 from serving.core.steady import SteadySteps
+from serving.core.stepper import Told
 from serving.messages import (
     Action,
     Arrived,
@@ -22,8 +25,10 @@ from serving.messages import (
     EmitPrompt,
     End,
     Event,
+    Finished,
     LoadReport,
     PagesChanged,
+    PrefillDone,
     Role,
     StepsTimed,
     Tick,
@@ -42,11 +47,16 @@ from serving.sim.worker import Leaving
 TICK_S = 0.25  # as in the engine's loop
 
 
-def _first_moment(told: tuple[Sequence[Moment], object]) -> Moment:
+Happened = Told | PagesChanged | Decision
+"""What a worker tells that calls for no action; its decisions are only noted."""
+Untold = tuple[Sequence[Moment], Happened]
+"""With when it happened: several moments for several steps."""
+Entry = Turn | Decision | End
+Note = Callable[[Entry, float], None]
+
+
+def _first_moment(told: Untold) -> Moment:
     return told[0][0]
-
-
-Note = Callable[[Turn | Decision | End, float], None]
 
 
 class Audience(Protocol):
@@ -122,7 +132,9 @@ class Simulation:
         self._is_ready: set[WorkerId] = set()
         self._ticking = False
         # What the coordinator has yet to hear of. It decides nothing by it alone.
-        self._untold: list[tuple[Sequence[Moment], Event | SteadySteps]] = []
+        self._untold: list[Untold] = []
+        # Decisions and ends since all was told: they are noted in the order of their moments.
+        self._unnoted: list[tuple[Moment, Decision | End]] = []
         # Workers that had no task at their last tick and have got no message since: another tick
         # would change nothing, and a large fleet has many.
         self._resting: dict[WorkerId, LoadReport] = {}
@@ -138,10 +150,13 @@ class Simulation:
         """Run to the end of every turn, calling `progress` at each; raises StalledError."""
         self._clients = clients
         self._progress = progress
-        while (do := self.agenda.next()) is not None:
-            do()
-            self._run_ready()
-        self._tell_all()
+        try:
+            while (do := self.agenda.next()) is not None:
+                do()
+                self._run_ready()
+            self._tell_all()
+        finally:
+            self._note_all()
         if self.coordinator.live_turns:
             raise StalledError(f"{self.coordinator.live_turns} turns do not end")
 
@@ -163,7 +178,7 @@ class Simulation:
         else:
             self._deliver(leaving)
 
-    def tell(self, event: Event | SteadySteps, moments: Sequence[Moment]) -> None:
+    def tell(self, event: Happened, moments: Sequence[Moment]) -> None:
         """Let the coordinator hear of an event, or of several steps, before it next decides."""
         self._untold.append((moments, event))
 
@@ -181,23 +196,41 @@ class Simulation:
 
     def _deliver(self, leaving: Leaving) -> None:
         match leaving:
-            case Tokens() | StepsTimed() | PagesChanged():
+            case Tokens() | StepsTimed() | PagesChanged() | Decision():
                 self.tell(leaving, (self.agenda.reached,))
             case ToWorker(worker, message):
                 self._hand(worker, message)
-            case Decision():
-                self._tell_all()
-                self._decided(leaving, self.agenda.now)
+            case PrefillDone() | Finished():
+                self._tell_of(leaving.worker)
+                self._take_as_of(self.agenda.reached, leaving)
             case _:
                 self._take(leaving)
 
     def _tell_all(self) -> None:
-        """Let the coordinator hear of what has happened by now, in its order."""
+        """Let the coordinator hear of all that has happened by now, in its order."""
         for worker in self.workers.values():
             worker.catch_up()
-        while self._untold:
-            untold, self._untold = self._untold, []
+        untold, self._untold = self._untold, []
+        self._hear(untold)
+        self._note_all()
+
+    def _tell_of(self, worker: WorkerId) -> None:
+        """Let the coordinator hear of the tokens of one worker's rows by now."""
+        self.workers[worker].catch_up()
+        own: list[Untold] = []
+        others: list[Untold] = []
+        for told in self._untold:
+            event = told[1]
+            is_own = isinstance(event, Tokens | SteadySteps) and event.worker == worker
+            (own if is_own else others).append(told)
+        if own:
+            self._untold = others
+            self._hear(own)
+
+    def _hear(self, untold: list[Untold]) -> None:
+        while untold:
             untold.sort(key=_first_moment)
+            rest: list[Untold] = []
             for i, (moments, event) in enumerate(untold):
                 if isinstance(event, SteadySteps):
                     if self.coordinator.go_on(event):
@@ -205,32 +238,37 @@ class Simulation:
                         continue
                     # A single step of these matters, among what has happened since the first.
                     each = zip(moments, event.each(), strict=True)
-                    self._untold = [((end,), step) for end, step in each] + untold[i + 1 :]
+                    rest = [*(((end,), step) for end, step in each), *untold[i + 1 :]]
                     break
+                if isinstance(event, Decision):
+                    self._decided(event, moments[0])
+                    continue
                 if isinstance(event, StepsTimed):
                     self.steps += len(event.steps)
-                self._take_as_of(moments[0].time, event)
+                self._take_as_of(moments[0], event)
+            untold = rest
 
     def _take(self, event: Event) -> None:
         self._tell_all()
-        self._take_as_of(self.agenda.now, event)
+        self._take_as_of(self.agenda.reached, event)
 
-    def _take_as_of(self, now: float, event: Event) -> None:
-        for action in self.coordinator.on(event, now):
-            self._act(action, now)
+    def _take_as_of(self, at: Moment, event: Event) -> None:
+        for action in self.coordinator.on(event, at.time):
+            self._act(action, at)
 
-    def _act(self, action: Action, now: float) -> None:
+    def _act(self, action: Action, at: Moment) -> None:
+        now = at.time
         match action:
             case Emit(turns, samples):
                 self.measurements.on_tokens(turns, samples, now)
             case Decision():
-                self._decided(action, now)
+                self._decided(action, at)
             case _ if now < self.agenda.now:
                 raise RuntimeError(f"the coordinator heard too late of what calls for {action}")
             case ToWorker(worker, message):
                 self._hand(worker, message)
             case End():
-                self._note(action, now)
+                self._unnoted.append((at, action))
                 self.measurements.on_end(action, now)
                 assert self._clients is not None
                 self._clients.on_end(action)
@@ -244,9 +282,15 @@ class Simulation:
         self._resting.pop(worker, None)
         self.workers[worker].deliver(message)
 
-    def _decided(self, decision: Decision, now: float) -> None:
+    def _decided(self, decision: Decision, at: Moment) -> None:
         self.decisions[decision.kind, decision.reason] += 1
-        self._note(decision, now)
+        self._unnoted.append((at, decision))
+
+    def _note_all(self) -> None:
+        self._unnoted.sort(key=itemgetter(0))
+        for at, entry in self._unnoted:
+            self._note(entry, at.time)
+        self._unnoted.clear()
 
     def _tick(self) -> None:
         """Look at deadlines and loads, as long as there are turns."""
@@ -261,7 +305,7 @@ class Simulation:
             if worker.id in resting:
                 continue
             worker.deliver(Tick())
-            self._take_as_of(self.agenda.now, report)
+            self._take_as_of(self.agenda.reached, report)
             if not worker.batcher.holdings.tasks:
                 resting[worker.id] = report
         self._take(Tick())

@@ -25,6 +25,7 @@ from serving.core.plan import (
     StepResult,
 )
 from serving.core.steady import SteadySteps
+from serving.core.stepper import Told
 from serving.costs.costs import Link
 from serving.messages import (
     Decision,
@@ -51,7 +52,7 @@ class Hall(Protocol):
         """Deliver what leaves a worker, at time `at`, which may be later than now."""
         ...
 
-    def tell(self, event: Event | SteadySteps, moments: Sequence[Moment]) -> None:
+    def tell(self, event: Told, moments: Sequence[Moment]) -> None:
         """Take what has left a worker at a moment that may be over; several steps at theirs."""
         ...
 

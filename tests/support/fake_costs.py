@@ -28,6 +28,9 @@ class LinearCosts:
     def decode(self, rows: int, kv_tokens: int) -> Estimate:
         return self.mixed(rows, kv_tokens, 0, 0)
 
+    def decode_ahead(self, rows: int, kv_tokens: int, steps: int) -> list[float]:
+        return [self.decode(rows, kv_tokens + i * rows).seconds for i in range(steps)]
+
     def mixed(self, rows: int, kv_tokens: int, new_len: int, cached_len: int) -> Estimate:
         past_s = self.past_s * new_len * cached_len
         chunk_s = self.new_s * new_len + self.cached_s * cached_len + past_s

@@ -18,7 +18,7 @@ def leave(cached: CachedPages, group: str | None, *pages: int, after: str = "") 
     parents = [after, *map(str, reversed(pages))]
     for index, page in enumerate(pages):
         parent = parents[len(pages) - 1 - index]
-        cached.add(page, group, name=str(page).encode(), parent=parent.encode() or None)
+        cached.add([(page, str(page).encode(), parent.encode() or None)], group)
 
 
 def evicted(cached: CachedPages, count: int) -> list[int]:
@@ -206,7 +206,7 @@ def carry_out(cached: CachedPages, acts: list[tuple], every: int) -> None:
             slow.left.pop(what, None)
         elif what not in slow.left:
             parent = str((what - 1) // 2).encode() if what else None
-            cached.add(what, how, name=str(what).encode(), parent=parent)
+            cached.add([(what, str(what).encode(), parent)], how)
             slow.left[what] = how
         cached.check({page: str(page).encode() for page in slow.left})
         assert cached.pages() == slow.left.keys()
