@@ -42,10 +42,12 @@ class Foresight:
         `unreadable`: the row keeps what was believed before, if anything was.
         """
         alive = np.minimum.accumulate(np.asarray(readings, np.float64), axis=1)
-        sound: list[bool] = np.isfinite(alive.sum(axis=1)).tolist()
-        self.unreadable += sound.count(False)
-        kept = [row for row, ok in zip(rows, sound, strict=True) if ok]
-        alive, at = alive[sound], np.array(generated, np.int64)[sound]
+        at, sound = np.array(generated, np.int64), np.isfinite(np.add.reduce(alive, axis=1))
+        kept = rows
+        if not sound.all():
+            self.unreadable += int((~sound).sum())
+            kept = [row for row, ok in zip(rows, sound, strict=True) if ok]
+            at, alive = at[sound], alive[sound]
         if kept:
             self._set(kept, at, alive)
         return [row.forecast if ok else None for row, ok in zip(rows, sound, strict=True)]
@@ -63,7 +65,7 @@ class Foresight:
         self.tilt = min(max(tilt, -MOST_TILT), MOST_TILT)
 
     def _set(
-        self, rows: list[WorkerTask], at: NDArray[np.int64], alive: NDArray[np.float64]
+        self, rows: Sequence[WorkerTask], at: NDArray[np.int64], alive: NDArray[np.float64]
     ) -> None:
         beliefs = self._folded(rows, at, alive) if self._reader.remembers else alive
         stated = self._reader.state(beliefs, at, self.tilt)
@@ -81,7 +83,7 @@ class Foresight:
             row.stated.append((generated, high))
 
     def _folded(
-        self, rows: list[WorkerTask], at: NDArray[np.int64], alive: NDArray[np.float64]
+        self, rows: Sequence[WorkerTask], at: NDArray[np.int64], alive: NDArray[np.float64]
     ) -> NDArray[np.float64]:
         """Fold readings into what was believed of their rows before."""
         past, came = alive.copy(), np.zeros(len(rows), np.int64)

@@ -21,6 +21,7 @@ from serving.sim.replies import Replies
 
 Floats = NDArray[np.float32]
 NEW_SHARE = 0.1
+LASTING, PASSING = math.sqrt(1 - NEW_SHARE), math.sqrt(NEW_SHARE)
 _EDGES = np.array(EDGES[:-1], np.float64)
 _LOG_EDGES = np.log(np.maximum(_EDGES, 0.5))
 
@@ -60,23 +61,18 @@ class ErringHead:
 
     def read(self, numbers: Sequence[int], reply_index: Sequence[int]) -> Floats:
         """Return curves [N, E - 1] around what is left times an error."""
-        left = _left(self._replies, numbers, reply_index)
-        lasting = np.array([self._lasting_error(n) for n in numbers])
-        passing = np.array(
-            [_normal(self._seed, n, 1 + i) for n, i in zip(numbers, reply_index, strict=True)]
-        )
-        error = math.sqrt(1 - NEW_SHARE) * lasting + math.sqrt(NEW_SHARE) * passing
-        centre = np.log(left) + self._sigma * error
+        error = [self._error(n, i) for n, i in zip(numbers, reply_index, strict=True)]
+        centre = np.log(_left(self._replies, numbers, reply_index)) + self._sigma * np.array(error)
         score = (_LOG_EDGES - centre[:, None]) / (self._sigma * math.sqrt(2))
         alive = 0.5 * (1 - erf(score))
         alive[:, 0] = 1.0
         return alive.astype(np.float32)
 
-    def _lasting_error(self, number: int) -> float:
-        error = self._lasting.get(number)
-        if error is None:
-            error = self._lasting[number] = _normal(self._seed, number, 0)
-        return error
+    def _error(self, number: int, index: int) -> float:
+        lasting = self._lasting.get(number)
+        if lasting is None:
+            lasting = self._lasting[number] = LASTING * _normal(self._seed, number, 0)
+        return lasting + PASSING * _normal(self._seed, number, 1 + index)
 
 
 def _left(

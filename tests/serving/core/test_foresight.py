@@ -48,6 +48,10 @@ def test_a_reading_becomes_the_forecast_of_its_row():
     assert forecast.prediction == pytest.approx((3, 12.5, 13, 23), abs=1e-4)
 
 
+def test_a_step_whose_rows_have_all_left_says_nothing():
+    assert Foresight(PLAIN).read([], [], np.zeros((0, E), np.float32)) == []
+
+
 def test_predictions_are_cut_at_what_the_reply_may_still_have():
     entry = row(replied=3, max_tokens=13)
     _, mean, median, high = read(Foresight(PLAIN), entry, ending_within(40)).prediction
