@@ -9,7 +9,6 @@ Does no I/O, reads no clock, knows no device. Pages that a launched step still w
 whoever gets them writes them in a later step, and an executor runs steps in order.
 """
 
-from collections import deque
 from collections.abc import Sequence
 from typing import assert_never
 
@@ -175,7 +174,7 @@ class Batcher:
         )
 
     def go_on(
-        self, ends: Sequence[float], results: deque[StepResult], sample: Sample
+        self, ends: Sequence[float], results: list[StepResult], sample: Sample
     ) -> list[tuple[int, Told]]:
         """Do at once what `complete` and `step` would do at each of these times.
 

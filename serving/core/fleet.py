@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import assert_never
 
 from serving.core.booked import Booked, Work
@@ -168,12 +169,9 @@ class Fleet:
         if record is None:
             return
         record.kv_tokens += rows * len(ends)
-        before = record.stepped_at
-        for now in ends:
-            if before is not None:
-                record.itl.add(now, (now - before) * rows, rows)
-            before = now
-        record.stepped_at = before
+        times = ends if record.stepped_at is None else (record.stepped_at, *ends)
+        record.itl.add_all((now, (now - before) * rows, rows) for before, now in pairwise(times))
+        record.stepped_at = ends[-1]
 
     def grow(self, worker: WorkerId) -> None:
         """A row has one token more, apart from the steps of its worker."""

@@ -24,8 +24,8 @@ from serving.policy.batch import ChunkLimits, batch, room_for
 from serving.policy.views import ChunkView, DecodingView
 from serving.request import TokenLogprobs
 
-Sample = Callable[[bool], StepResult]
-"""Says what the next step samples, if its rows go on; its head is read if it is True."""
+Sample = Callable[[Sequence[bool]], Sequence[StepResult]]
+"""Says what the next steps sample, if their rows go on; the head is read in those that are True."""
 Told = StepsTimed | Tokens | SteadySteps
 """What is told of steps that merely go on."""
 
@@ -108,40 +108,42 @@ class Stepper:
         return rows.steady_for if alike else 0
 
     def go_on(
-        self, ends: Sequence[float], results: deque[StepResult], sample: Sample
+        self, ends: Sequence[float], results: list[StepResult], sample: Sample
     ) -> list[tuple[int, Told]]:
         """End the oldest step at each of these times and plan another; see `Batcher.go_on`."""
         rows, decoding = self._state.holdings.rows, self._decoding
-        count = len(decoding)
-        timed = self._clock.go_on(ends, count, rows.kv_tokens())
+        count, steps = len(decoding), len(ends)
         told: list[tuple[int, Told]] = []
-        sampled: list[Sequence[int]] = []  # by the steps since the last one with readings
-        for i in range(len(ends)):
-            result = results.popleft()
-            results.append(sample(self._reads(count)))
-            if result.decode_readings is None:
-                sampled.append(result.decode_ids)
-                continue
-            told += self._take_steady(decoding, sampled, ends[:i])
-            sampled = []
-            forecasts = self._forecast(decoding, result)
-            tokens, ended = take_decoded(self._state.worker, decoding, result, forecasts)
-            if tokens is None or ended:
-                raise ValueError("a row has ended, so its worker does not merely go on")
-            told.append((i, tokens))
-        told += self._take_steady(decoding, sampled, ends)
-        rows.go_on(len(ends))
-        return [*timed, *told]
+        told += self._clock.go_on(ends, count, rows.kv_tokens())
+        results += sample([self._reads(count) for _ in ends])
+        first = 0  # of the steps since the last one with readings
+        for i in range(steps):
+            if results[i].decode_readings is not None:
+                told += self._take_steady(results[first:i], first, ends)
+                told.append((i, self._take_read(results[i])))
+                first = i + 1
+        told += self._take_steady(results[first:steps], first, ends)
+        del results[:steps]
+        rows.go_on(steps)
+        return told
 
     def _take_steady(
-        self, decoding: list[WorkerTask], sampled: Sequence[Sequence[int]], ends: Sequence[float]
+        self, results: Sequence[StepResult], first: int, ends: Sequence[float]
     ) -> list[tuple[int, Told]]:
-        """Take the tokens of the last of the steps that ended at `ends`; they had no readings."""
-        if not sampled:
+        """Take the tokens of steps without readings, the first of which ended at `ends[first]`."""
+        if not results:
             return []
-        first = len(ends) - len(sampled)
-        steady = take_steady(self._state.worker, decoding, sampled, ends[first:])
-        return [(first, steady)]
+        ids = [result.decode_ids for result in results]
+        own = ends[first : first + len(ids)]
+        return [(first, take_steady(self._state.worker, self._decoding, ids, own))]
+
+    def _take_read(self, result: StepResult) -> Tokens:
+        """Take the tokens of a step with readings; raises ValueError if a row ends with it."""
+        forecasts = self._forecast(self._decoding, result)
+        tokens, ended = take_decoded(self._state.worker, self._decoding, result, forecasts)
+        if tokens is None or ended:
+            raise ValueError("a row has ended, so its worker does not merely go on")
+        return tokens
 
     @property
     def has_launched(self) -> bool:

@@ -1,6 +1,7 @@
 """What was the mean over the last seconds? Sums that forget what is too old. Reads no clock."""
 
 from collections import deque
+from collections.abc import Iterable
 
 
 class Window:
@@ -20,6 +21,20 @@ class Window:
         self._count += count
         if self._kept[0][0] <= now - self.span_s:
             self._forget(now)
+
+    def add_all(self, entries: Iterable[tuple[float, float, int]]) -> None:
+        """Take what `add` would of each of these."""
+        kept, span_s, total, count = self._kept, self.span_s, self._total, self._count
+        for entry in entries:
+            kept.append(entry)
+            total += entry[1]
+            count += entry[2]
+            oldest = entry[0] - span_s
+            while kept[0][0] <= oldest:
+                _, old_total, old_count = kept.popleft()
+                total -= old_total
+                count -= old_count
+        self._total, self._count = total, count
 
     def mean(self, now: float) -> float | None:
         """Return the mean observation of the window; None if there is none."""

@@ -5,6 +5,7 @@ Knows which reply each slot writes. Pages have no content here: the batcher keep
 
 import math
 import random
+from collections.abc import Sequence
 from operator import mul
 
 import numpy as np
@@ -95,10 +96,10 @@ class SimExecutor:
     def sample(self, plan: StepPlan) -> StepResult:
         """Say the next token of every row, and what the head reads where it is asked to."""
         if plan.decode.slot is self._rows and self._goes_on:
-            result = self.sample_more(plan.reads)
+            (result,) = self.sample_more((plan.reads,))
         else:
             self._look_at(plan.decode)
-            result = self._decoded(plan.reads)
+            result = self._decoded(0) if plan.reads else self._unread
         if not plan.chunks:
             return result
         chunks = plan.chunks
@@ -116,16 +117,18 @@ class SimExecutor:
         """How many steps more sample what the last one did, if its rows go on: no reply ends."""
         return self._goes_on
 
-    def sample_more(self, reads: bool) -> StepResult:
-        """Say what the next step samples, one that `goes_on` counts; `reads`: with its head."""
-        self._goes_on -= 1
-        self._looked_at += 1
-        return self._decoded(reads)
+    def sample_more(self, reads: Sequence[bool]) -> list[StepResult]:
+        """Say what the next steps sample, no more than `goes_on` counts, and what heads read."""
+        first = self._looked_at + 1
+        self._goes_on -= len(reads)
+        self._looked_at += len(reads)
+        return [
+            self._decoded(step) if read else self._unread for step, read in enumerate(reads, first)
+        ]
 
-    def _decoded(self, reads: bool) -> StepResult:
-        if not reads:
-            return self._unread
-        places = [place + self._looked_at for place in self._places]
+    def _decoded(self, step: int) -> StepResult:
+        """Read the head in a step, so many after the rows were looked at."""
+        places = [place + step for place in self._places]
         return self._unread._replace(decode_readings=self._read(self._slots, places))
 
     def seconds_ahead(self, plan: StepPlan, steps: int) -> list[float]:

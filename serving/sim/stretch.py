@@ -5,7 +5,10 @@ when each of these ends. They are done at once, when somebody next looks at the 
 something: as many as are over by then, and each as of its own time. Nothing else differs.
 """
 
+from bisect import bisect_left
 from collections.abc import Sequence
+from itertools import accumulate
+from typing import overload
 
 from serving.sim.agenda import Moment
 
@@ -13,39 +16,65 @@ LEAST_STEPS = 3
 """Fewer steps are not worth looking ahead for (ours)."""
 
 
+class Ends(Sequence[Moment]):
+    """When steps end that follow each other.
+
+    Moments are made when they are asked for: mostly nobody asks for more than the first.
+    """
+
+    __slots__ = ("_ranks", "_since", "times")
+
+    def __init__(
+        self, times: Sequence[float], since: Sequence[float], ranks: Sequence[int]
+    ) -> None:
+        """Steps end at `times` [N], entered at `since` [N] with `ranks` [N]."""
+        self.times = times
+        self._since = since
+        self._ranks = ranks
+
+    def __len__(self) -> int:
+        """Count the steps."""
+        return len(self.times)
+
+    @overload
+    def __getitem__(self, index: int) -> Moment: ...
+    @overload
+    def __getitem__(self, index: slice) -> "Ends": ...
+    def __getitem__(self, index: int | slice) -> "Moment | Ends":
+        """Return the end of one step, or those of several."""
+        if isinstance(index, slice):
+            return Ends(self.times[index], self._since[index], self._ranks[index])
+        return Moment(self.times[index], self._since[index], self._ranks[index])
+
+
 class Stretch:
     """Steps that end one after another, the launched ones first.
 
-    At each end but the last two another step is launched behind the one that is queued.
+    At each end but the last two another step is launched behind the one that is queued. `ends`:
+    when the first step ends that is not taken with the others; `next_end`: when the next one does,
+    taken with the others or not.
     """
 
     def __init__(self, launched: Sequence[Moment], seconds: Sequence[float]) -> None:
         """`launched` are the ends of the two steps on the device; `seconds` those to come take."""
         running, queued = launched
-        self._ends = [running, queued]
+        times = [running.time, *accumulate(seconds, initial=queued.time)]
+        since = [running.since, queued.since, *times[:-2]]
+        ranks = [running.rank, *([queued.rank] * (len(times) - 1))]
+        self._ends = Ends(times, since, ranks)
         self._seconds = seconds
         self._over = 0
-        time = queued.time
-        for i, step_s in enumerate(seconds):
-            time += step_s
-            self._ends.append(Moment(time, self._ends[i].time, queued.rank))
+        self.ends = self._ends[len(seconds)]
+        self.next_end = running
 
-    @property
-    def ends(self) -> Moment:
-        """When the first step ends that is not taken with the others."""
-        return self._ends[-2]
-
-    @property
-    def next_end(self) -> Moment:
-        """When the next step ends, taken with the others or not."""
-        return self._ends[self._over]
-
-    def take(self, reached: Moment) -> tuple[Sequence[Moment], Sequence[float]]:
+    def take(self, reached: Moment) -> tuple[Ends, Sequence[float]]:
         """Return the ends of the steps that are over by now, and what those launched then take."""
         first, most = self._over, len(self._seconds)
-        while self._over < most and self._ends[self._over] < reached:
-            self._over += 1
-        return self._ends[first : self._over], self._seconds[first : self._over]
+        over = bisect_left(self._ends.times, reached.time, first, most)
+        while over < most and self._ends[over] < reached:  # those that end right now
+            over += 1
+        self._over, self.next_end = over, self._ends[over]
+        return self._ends[first:over], self._seconds[first:over]
 
     @property
     def launched(self) -> tuple[Moment, Moment]:

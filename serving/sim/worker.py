@@ -141,9 +141,8 @@ class SimWorker:
         if not over:
             return
         running, queued = self._launched
-        results = deque((running.result, queued.result))
-        times = [end.time for end in over]
-        told = self.batcher.go_on(times, results, self._executor.sample_more)
+        results = [running.result, queued.result]
+        told = self.batcher.go_on(over.times, results, self._executor.sample_more)
         for i, output in told:
             steps = len(output.ends) if isinstance(output, SteadySteps) else 1
             self._hall.tell(output, over[i : i + steps])

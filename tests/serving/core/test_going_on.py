@@ -95,8 +95,10 @@ class Going:
         for _ in range(steps):
             self.now += STEP_S
             ends.append(self.now)
-        results = deque(result for _, result in self.launched)
-        told = self.batcher.go_on(ends, results, lambda reads: self.sample(rows, reads))
+        results = [result for _, result in self.launched]
+        told = self.batcher.go_on(
+            ends, results, lambda reads: [self.sample(rows, read) for read in reads]
+        )
         each: list[tuple[int, object]] = []
         for i, output in told:
             if isinstance(output, SteadySteps):
@@ -152,12 +154,12 @@ def test_rows_go_on_until_one_has_a_single_token_to_come():
 
 def test_a_result_that_ends_a_reply_is_refused():
     one = Going(1)
-    results = deque(result._replace(decode_ids=[7]) for _, result in one.launched)
+    results = [result._replace(decode_ids=[7]) for _, result in one.launched]
     entry = next(iter(one.batcher.holdings.tasks.values()))
     sampling = replace(entry.task.turn.sampling, stop_ids=(7,))
     entry.task = replace(entry.task, turn=replace(entry.task.turn, sampling=sampling))
     with pytest.raises(ValueError, match="merely go on"):
-        one.batcher.go_on([one.now + STEP_S], results, lambda reads: one.sample(1, reads))
+        one.batcher.go_on([one.now + STEP_S], results, lambda reads: [one.sample(1, *reads)])
 
 
 LONG = task("long", range(200, 240), max_tokens=8)

@@ -18,18 +18,24 @@ from serving.workload.session import Workload
 from tests.support.simulated import COLOCATED, LIMITS, SPLIT, Lab, lab, sessions, turn
 
 
+def taken(stretch: Stretch, reached: Moment) -> tuple[list[Moment], list[float]]:
+    over, seconds = stretch.take(reached)
+    return list(over), list(seconds)
+
+
 def test_a_stretch_knows_its_ends_and_takes_those_that_are_over():
     running, queued = Moment(1.0, 0.0, 5), Moment(2.0, 0.5, 6)
     stretch = Stretch((running, queued), [1.0, 2.0, 4.0])
     # Each step but the two launched is launched at the end of the one before the one before it.
     third, fourth, fifth = Moment(3.0, 1.0, 6), Moment(5.0, 2.0, 6), Moment(9.0, 3.0, 6)
     assert stretch.ends == fourth
-    assert stretch.take(running) == ([], [])
-    assert stretch.take(Moment(2.0, 0.5, 7)) == ([running, queued], [1.0, 2.0])
+    assert taken(stretch, running) == ([], [])
+    assert taken(stretch, Moment(2.0, 0.5, 7)) == ([running, queued], [1.0, 2.0])
     assert stretch.launched == (third, fourth)
-    assert stretch.take(fourth) == ([third], [4.0])
+    assert stretch.next_end == third
+    assert taken(stretch, fourth) == ([third], [4.0])
     assert stretch.launched == (fourth, fifth)
-    assert stretch.take(Moment(99.0, 0.0, 0)) == ([], [])
+    assert taken(stretch, Moment(99.0, 0.0, 0)) == ([], [])
 
 
 def test_noise_that_was_looked_at_is_what_is_drawn():
