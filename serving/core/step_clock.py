@@ -84,22 +84,15 @@ class StepClock:
         `kv_tokens`. Returns the reports, each with the index of the time at which it is due.
         """
         queued, count = list(self._launched), len(ends)
-        ahead_s = self._costs.decode_ahead(rows, kv_tokens, count)
-        predicted_s = [*(step.predicted.seconds for step in queued), *ahead_s]
-        held_back = [*(step.held_back for step in queued), *([0] * count)]
+        ahead_s, error = self._costs.decode_ahead(rows, kv_tokens, count), queued[0].predicted.error
+        predicted_s = [step.predicted.seconds for step in queued] + ahead_s
+        held_back = [step.held_back for step in queued] + [0] * count
         # What is launched on the way begins when the step before it ends.
         began = [self._ended_at, *ends[:-1]]
-        began[: len(queued)] = [max(step.at, at) for step, at in zip(queued, began, strict=False)]
+        for i, step in enumerate(queued[:count]):
+            began[i] = max(began[i], step.at)
         timed = zip(held_back, predicted_s, ends, began, strict=False)
         seen = [StepTime(rows, 0, held, s, end - start) for held, s, end, start in timed]
-
-        def launched(step: int) -> _Launched:
-            if step < len(queued):
-                return queued[step]
-            index = step - len(queued)
-            predicted = self._costs.decode(rows, kv_tokens + index * rows)
-            return _Launched(rows, 0, 0, ends[index], predicted)
-
         reports: list[tuple[int, StepsTimed]] = []
         taken = 0
         while len(self._times) + count - taken >= REPORT_STEPS:
@@ -107,12 +100,14 @@ class StepClock:
             self._times += seen[taken : last + 1]
             # A report tells what was believed before the last step of it had been seen.
             self._correction.observe_all(seen[taken:last])
-            reports.append((last, self._report(launched(last).predicted)))
+            reports.append((last, self._report(Estimate(predicted_s[last], error))))
             self._correction.observe_all(seen[last : last + 1])
             taken = last + 1
         self._times += seen[taken:]
         self._correction.observe_all(seen[taken:])
-        self._launched = deque(launched(step) for step in range(count, count + len(queued)))
+        more = range(max(0, count - len(queued)), count)
+        more = [_Launched(rows, 0, 0, ends[i], Estimate(ahead_s[i], error)) for i in more]
+        self._launched = deque([*queued[count:], *more])
         self._ended_at = ends[-1]
         return reports
 

@@ -166,7 +166,7 @@ class Simulation:
         now = self.agenda.now
         self._note(turn, now)
         self.measurements.on_arrival(turn, now)
-        self._take(Arrived(turn))
+        self._take_as_of(self.agenda.reached, Arrived(turn))
         if not self._ticking:
             self._ticking = True
             self.agenda.at((now // TICK_S + 1) * TICK_S, self._tick)
@@ -308,7 +308,7 @@ class Simulation:
             self._take_as_of(self.agenda.reached, report)
             if not worker.batcher.holdings.tasks:
                 resting[worker.id] = report
-        self._take(Tick())
+        self._take_as_of(self.agenda.reached, Tick())
         self._ticking = self.coordinator.live_turns > 0
         if self._ticking:
             self.agenda.at(self.agenda.now + TICK_S, self._tick)
