@@ -58,7 +58,7 @@ def run_cell(cell: Cell, traces: str, table: str | None) -> dict[str, Any]:
     """Simulate one cell; returns what is kept of its report. `table` is for the policy `ppd`."""
     source, cluster = SOURCES[cell.workload], CLUSTERS[cell.cluster]
     limit = round(source.turns * max(1.0, cluster.load))
-    part = _read(source, traces, cell.seed, limit, whole=cluster.whole)
+    part = _read(source, traces, cell.seed, limit, whole=cluster.load >= source.whole_from)
     workload = scale_rate(part, cell.rate * cluster.load)
     report = simulate(_config(cell, cluster, source, table), workload, show_progress=False).report
     return {**asdict(cell), **{key: report[key] for key in KEPT}}

@@ -10,6 +10,7 @@ the rest serve first come, first served.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
+from math import inf
 from typing import Any
 
 POLICIES = ("replicas", "pd-full", "pd-delta", "local", "threshold", "ampd", "foretoken")
@@ -29,21 +30,19 @@ class Cluster:
     """Workers, each of `tp` accelerators.
 
     `load` is by how much a workload's rates and turns are multiplied: what it serves, of what four
-    accelerators do with the 8B model. `whole`: too large for a part of a trace, so it gets all of
-    it, with what served to choose settings.
+    accelerators do with the 8B model.
     """
 
     model: str
     workers: int
     tp: int
     load: float
-    whole: bool = False
 
 
 CLUSTERS = {
     "4": Cluster("llama-3.1-8b", 4, 1, 1.0),
     "16": Cluster("llama-3.1-8b", 16, 1, 4.0),
-    "64": Cluster("llama-3.1-8b", 64, 1, 16.0, whole=True),
+    "64": Cluster("llama-3.1-8b", 64, 1, 16.0),
     "70b": Cluster("llama-3.1-70b", 4, 4, 0.45),  # four times the devices, 8.8 the parameters
 }
 
@@ -54,7 +53,9 @@ class Source:
 
     `rates` multiply the file's own rate, `Cluster.load` does so again. Where the file has no
     session starts, they are drawn at `session_rate` a second. Else the seeds reported have parts of
-    it that follow each other by `part_s` seconds. So many `quarters` of the workers only prefill
+    it that follow each other by `part_s` seconds, but for clusters of a `Cluster.load` from
+    `whole_from` on: too large for a part, they get all of it, with what served to choose settings.
+    So many `quarters` of the workers only prefill
     under `foretoken` and under its disaggregated peers: those of 0 to 2, and of 1 to 3, that had
     the best attainment on seed 0 (LOG.md).
     """
@@ -68,6 +69,7 @@ class Source:
     quarters: tuple[int, int]
     session_rate: float = 1.0
     part_s: float | None = None
+    whole_from: float = inf
 
 
 SOURCES = {
@@ -80,6 +82,7 @@ SOURCES = {
         (1.0, 2.0, 3.0, 3.5, 4.5, 5.5, 7.0),
         (0, 2),
         part_s=200.0,
+        whole_from=16.0,
     ),
     "weka": Source(
         "weka_claude_code.jsonl.zst",
@@ -109,6 +112,7 @@ SOURCES = {
         (6.0, 10.0, 14.0, 16.0, 17.0, 18.0, 20.0, 23.0),
         (1, 2),
         part_s=740.0,
+        whole_from=4.0,
     ),
 }
 

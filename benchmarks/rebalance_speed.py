@@ -76,6 +76,8 @@ def _view(
         step_models=(StepModel(5e-3, 2e-5, 2e-8),) * workers,
         capacity=capacity,
         pinned=np.zeros(workers),
+        blank=np.zeros(workers),
+        evict_s=np.full(workers, 1e-7),
         may_send=np.ones(workers, np.bool_),
         may_receive=np.ones(workers, np.bool_),
         owner=owner,

@@ -90,7 +90,7 @@ class Coordinator:
         self._assignments = Assignments(
             rules, costs, self.fleet, sessions, self._turns, self._outbox
         )
-        self._rebalancer = Rebalancer(rules, costs, self.fleet, self._turns)
+        self._rebalancer = Rebalancer(rules, costs, self.fleet, self._turns, limits.page_size)
         self._moves = Moves(self.fleet, sessions, self._outbox, limits.move_timeout_s)
         self._progress = Progress(self._turns, self.fleet, self._moves, self._outbox)
         self._roles = Roles(rules, self.fleet, sessions, self._outbox)

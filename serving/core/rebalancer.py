@@ -44,8 +44,10 @@ class Rebalancer:
         costs: Mapping[Role, Costs],
         fleet: Fleet,
         turns: Mapping[TurnId, LiveTurn],
+        page_size: int,
     ) -> None:
         """Read `fleet` and `turns`, which belong to the coordinator; `costs` by role."""
+        self._page_size = page_size
         self._rules = rules
         self._costs = costs
         self._fleet = fleet
@@ -105,6 +107,8 @@ class Rebalancer:
             step_models=tuple(self._costs[record.role].step_model() for record in workers),
             capacity=np.array([record.capacity for record in workers], np.float64),
             pinned=np.array(pinned, np.float64),
+            blank=np.array([self._blank(record) for record in workers], np.float64),
+            evict_s=np.array([self._evict_s(record) for record in workers], np.float64),
             may_send=np.array([w.id not in sending for w in workers], np.bool_),
             may_receive=np.array([w.takes_work and w.id not in inbound for w in workers], np.bool_),
             owner=np.array(owner, np.int64),
@@ -117,6 +121,12 @@ class Rebalancer:
             was_over=self._was_over,
         )
         return view, rows
+
+    def _blank(self, record: WorkerRecord) -> int:
+        return 0 if record.report is None else record.report.pages_free * self._page_size
+
+    def _evict_s(self, record: WorkerRecord) -> float:
+        return 0.0 if record.report is None else record.report.next_loss_s / self._page_size
 
     def _is_movable(self, live: LiveTurn, now: float) -> bool:
         rested = now - live.moved_at >= self._rules.cool_down_s

@@ -103,8 +103,9 @@ def effects(loads: Loads, balance: Balance, rows: Ints, to: Ints) -> Effects:
 
     Allowed is a move of a candidate row to another worker that fits below the destination's limit,
     raises no worst step time, and either relieves a source that is short of memory, or goes from an
-    over-loaded to an under-loaded worker, gains enough, and does not overshoot: the difference of
-    their loads narrows and keeps its sign (0 counts as kept, so that a pair may end level).
+    over-loaded to an under-loaded worker, gains enough, repays what it evicts there, and does not
+    overshoot: the difference of their loads narrows and keeps its sign (0 counts as kept, so that a
+    pair may end level).
     """
     source, now = loads.owner[rows], score(loads, balance)
     lost, gained = loads.added_s(rows, source), loads.added_s(rows, to)
@@ -123,7 +124,8 @@ def effects(loads: Loads, balance: Balance, rows: Ints, to: Ints) -> Effects:
     gap_after = gap - (lost + gained) @ loads.weights
     narrows = (gap_after >= -GRAIN * np.abs(gap)) & (gap_after < gap)
     enough = gains_enough(loads, now, now.worst_s - worst, now.variance - variance)
-    by_load = balance.sends[source] & balance.takes[to] & narrows & enough
+    repays = loads.spare_s[rows] >= loads.config.payback * loads.evicted_s(rows, to)
+    by_load = balance.sends[source] & balance.takes[to] & narrows & enough & repays
     by_memory = balance.flees[source] & balance.shelters[to] & (relief > GRAIN)
     safe = loads.candidate[rows] & (source != to) & fits & (worst <= now.worst_s * (1 + GRAIN / 2))
     return Effects(

@@ -29,7 +29,8 @@ class Loads:
     the tokens that it attends to. `step_s` [D, G]: the predicted step time. `held`, `held_noise`
     [D, G]: mean and variance of the tokens in memory, pinned ones included; `limit` [D]: what may
     be held. `load_s` [D]: the step time's mean over the horizon by `weights` [G]. `over`, `under`
-    [D]: classes. `candidate` [R]: may move and repays it. `number_of_row` [R] and
+    [D]: classes. `candidate` [R]: may move and repays it, `spare_s` [R]: what a move may cost it
+    beyond the transfer. `blank`, `evict_s` [D]: the view's. `number_of_row` [R] and
     `number_of_worker` [D] put rows (shorter first) and workers (by id) into an order for ties.
     """
 
@@ -50,6 +51,10 @@ class Loads:
     over: Bools
     under: Bools
     candidate: Bools
+    spare_s: Floats
+    kv_len: Floats
+    blank: Floats
+    evict_s: Floats
     number_of_row: Ints
     number_of_worker: Ints
 
@@ -57,6 +62,10 @@ class Loads:
         """Return what each row adds to a step of the worker beside it: [C], [C] -> [C, G]."""
         by_row = self.per_row_s[workers, None] * self.alive[rows]
         return by_row + self.per_token_s[workers, None] * self.tokens[rows]
+
+    def evicted_s(self, rows: Ints, to: Ints) -> Floats:
+        """Return what it costs to evict what each row takes the place of where it goes: [C]."""
+        return np.maximum(self.kv_len[rows] - self.blank[to], 0) * self.evict_s[to]
 
     def number(self, rows: Ints, to: Ints) -> Ints:
         """Number candidates [C] in the order in which equals are preferred.
@@ -119,6 +128,10 @@ def predict(view: RebalanceView, config: RebalanceConfig) -> Loads:
         over=over,
         under=_under(load_s, over, config),
         candidate=view.movable & (remaining_s >= config.payback * move_s) & (remaining_s > 0),
+        spare_s=remaining_s - config.payback * move_s,
+        kv_len=view.kv_len,
+        blank=view.blank,
+        evict_s=view.evict_s,
         number_of_row=_ranks(np.lexsort((view.kv_len,))),
         number_of_worker=_ranks(np.array(np.argsort(np.array(view.workers, dtype=str)))),
     )

@@ -75,7 +75,7 @@ class Oracle:
             return [load <= mean for load in loads]
         return under
 
-    def repays(self, row):
+    def repays(self, row, evicted_s):
         view, source = self.view, int(self.view.owner[row])
         remaining = sum(
             cell * view.alive[row, g] * self.step_s(view.owner, source, g)
@@ -83,7 +83,10 @@ class Oracle:
         )
         size = view.kv_len[row] * view.kv_bytes_per_token
         move = view.link.latency_s + size / view.link.bytes_per_s
-        return remaining > 0 and remaining >= self.config.payback * move
+        return remaining > 0 and remaining >= self.config.payback * (move + evicted_s)
+
+    def evicted_s(self, row, to):
+        return max(0.0, self.view.kv_len[row] - self.view.blank[to]) * self.view.evict_s[to]
 
     def moved(self, pairs):
         owner = [int(d) for d in self.view.owner]
@@ -95,7 +98,7 @@ class Oracle:
         view, source = self.view, int(self.view.owner[row])
         if source == to or not (view.movable[row] and view.may_send[source]):
             return False
-        if not view.may_receive[to] or not self.repays(row):
+        if not view.may_receive[to] or not self.repays(row, 0.0):
             return False
         before, after = self.moved([]), self.moved([(row, to)])
         now, then = self.score(before), self.score(after)
@@ -109,7 +112,8 @@ class Oracle:
         pair = now[2] * 2 / len(self.workers)
         share = max(self.config.min_gain, 1e-9)
         gains = now[1] - then[1] > share * now[1] or now[2] - then[2] > share * pair
-        return self.over[source] and self.under[to] and narrows and gains
+        repays = self.repays(row, self.evicted_s(row, to))
+        return self.over[source] and self.under[to] and narrows and gains and repays
 
     def candidates(self):
         return [pair for pair in product(self.rows, self.workers) if self.allowed(*pair)]

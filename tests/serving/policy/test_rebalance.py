@@ -172,6 +172,28 @@ def test_a_row_that_is_about_to_end_does_not_repay():
     assert chosen(found, config=replace(EAGER, payback=3)) == [(100, "a", "b", "worst_step")]
 
 
+@pytest.mark.parametrize(
+    ("blank", "share", "moves"),
+    [(0, 0.99, True), (0, 1.01, False), (500, 1.98, True), (500, 2.02, False), (1000, 1e9, True)],
+)
+def test_a_move_repays_what_it_evicts_at_its_destination(blank: float, share: float, moves: bool):
+    """Rows that run on: 2,590 tokens at `a`, and by 3 a step more, at 32, 128 and 352 steps."""
+    remaining_s = (2590 * 512 + 3 * (64 * 128 + 256 * 352)) * 2.0**-20
+    found = view(
+        [1000, 900, 690],
+        [100],
+        movable=np.array([True, False, False, False]),
+        blank=np.full(2, blank),
+        evict_s=np.full(2, share * remaining_s / 3 / 1000),
+    )
+    assert bool(chosen(found, config=replace(EAGER, payback=3))) == moves
+
+
+def test_a_worker_short_of_memory_sends_a_row_whatever_it_evicts():
+    found = view([1000, 900], [], capacity=np.array([1500.0, 1e9]), evict_s=np.full(2, 1e9))
+    assert [move[3] for move in chosen(found)] == ["memory"]
+
+
 def test_the_destination_must_bear_the_doubt_as_well_as_the_mean():
     """Half a chance of each row: a mean of 400 and a deviation of about 283 tokens at `b`."""
     doubtful = (400, 1.0, 0.5, 0.5)

@@ -134,7 +134,8 @@ def test_moves_keep_their_promises(view, config, exact_sets, name):
         assert view.movable[move.row]
         assert view.may_send[source]
         assert view.may_receive[to]
-        assert oracle.repays(move.row)
+        evicted_s = 0.0 if move.reason == "memory" else oracle.evicted_s(move.row, to)
+        assert oracle.repays(move.row, evicted_s)
         assert oracle.excess(oracle.moved([(move.row, to)]), to) == 0
         assert move.gain_s > 0 or move.reason == "memory"
 
