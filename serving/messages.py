@@ -195,8 +195,8 @@ class LoadReport:
 
     `pages_promised` are set aside, out of those cached or free, for rows that have yet to grow;
     `pages_on_host` counts copies of pages in host memory. `unreadable` readings of the length head
-    were no numbers; `tilt` is by how much its curves are shifted, from how they held here. A cached
-    page that is evicted soon is expected to cost `next_loss_s` of prefill (policy/evict).
+    were no numbers; `tilt` is by how much its curves are shifted, from how they held here. Evicting
+    a page is expected to cost `page_loss_s` seconds of prefill to come (policy/evict).
     """
 
     worker: WorkerId
@@ -210,7 +210,7 @@ class LoadReport:
     waiting_tokens: int
     unreadable: int = 0
     tilt: float = 0.0
-    next_loss_s: float = 0.0
+    page_loss_s: float = 0.0
 
 
 class WorkerMeans(NamedTuple):

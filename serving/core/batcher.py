@@ -228,7 +228,7 @@ class Batcher:
             waiting_tokens=queue.tokens,
             unreadable=0 if foresight is None else foresight.unreadable,
             tilt=0.0 if foresight is None else foresight.tilt,
-            next_loss_s=self.holdings.idle.next_loss_s,
+            page_loss_s=self.holdings.idle.page_loss_s,
         )
 
     def check(self) -> None:

@@ -12,14 +12,14 @@ from serving.core.cached_pages import Group
 from serving.core.rules import BatcherRules
 from serving.costs.costs import Costs
 from serving.forecast.returns import ReturnModel
-from serving.policy.evict import evict, next_loss_s
+from serving.policy.evict import evict, page_loss_s
 from serving.policy.views import IdleView
 
 
 class IdleSessions:
     """The only writer of one worker's idle sessions. `now` is set by whoever evicts.
 
-    `next_loss_s`: what a page evicted soon is expected to cost, in seconds, as of the last ranking.
+    `page_loss_s`: what evicting a page is expected to cost, in seconds, as of the last ranking.
     """
 
     def __init__(self, rules: BatcherRules, costs: Costs, page_size: int) -> None:
@@ -31,7 +31,7 @@ class IdleSessions:
         self._left_at: dict[Group, float] = {}
         self._moved: set[Group] = set()
         self.now = 0.0
-        self.next_loss_s = 0.0
+        self.page_loss_s = 0.0
 
     def __len__(self) -> int:
         """Count the sessions that are idle."""
@@ -64,9 +64,8 @@ class IdleSessions:
         self._moved.intersection_update(pages_of)
         sessions = list(pages_of)
         views = [self._view(session, pages_of[session]) for session in sessions]
-        order = evict(views)
-        self.next_loss_s = next_loss_s([views[i] for i in order])
-        return [sessions[i] for i in order]
+        self.page_loss_s = page_loss_s(views)
+        return [sessions[i] for i in evict(views)]
 
     def _view(self, session: Group, pages: int) -> IdleView:
         idle_s, returns = self.now - self._left_at.get(session, self.now), 0.0

@@ -126,7 +126,7 @@ class Rebalancer:
         return 0 if record.report is None else record.report.pages_free * self._page_size
 
     def _evict_s(self, record: WorkerRecord) -> float:
-        return 0.0 if record.report is None else record.report.next_loss_s / self._page_size
+        return 0.0 if record.report is None else record.report.page_loss_s / self._page_size
 
     def _is_movable(self, live: LiveTurn, now: float) -> bool:
         rested = now - live.moved_at >= self._rules.cool_down_s

@@ -20,23 +20,13 @@ def evict(idle: Sequence[IdleView]) -> list[int]:
     return sorted(range(len(idle)), key=lambda i: (_value_per_page(idle[i]), i))
 
 
-NEXT_SHARE = 0.25
-"""Of the cached pages, those whose loss is what evicting costs just now (ours)."""
+def page_loss_s(idle: Sequence[IdleView]) -> float:
+    """Return what losing a page of idle sessions is expected to cost, in seconds of prefill.
 
-
-def next_loss_s(idle: Sequence[IdleView]) -> float:
-    """Return what a page that is evicted soon is expected to cost, in seconds of prefill.
-
-    `idle` are the sessions in the order of `evict`; a mean over the first `NEXT_SHARE` of pages.
+    The mean over all their pages: of those that go first alone, it priced moves too low (LOG.md).
     """
-    most = NEXT_SHARE * sum(one.pages for one in idle)
-    pages, loss_s = 0, 0.0
-    for one in idle:
-        if pages >= most:
-            break
-        pages += one.pages
-        loss_s += one.returns * one.restore_s
-    return loss_s / pages if pages else 0.0
+    pages = sum(one.pages for one in idle)
+    return sum(one.returns * one.restore_s for one in idle) / pages if pages else 0.0
 
 
 def fetch_beats_compute(*, fetch_s: float, compute_s: float) -> bool:

@@ -91,13 +91,12 @@ def test_a_session_that_left_pages_but_is_active_counts_as_just_left():
     assert list(at(sessions, 5000.0).rank({"active": 3, "idle": 3})) == ["idle", "active"]
 
 
-def test_a_ranking_says_what_the_pages_that_go_next_will_cost():
+def test_a_ranking_says_what_losing_a_page_costs():
     sessions = idle()
     for name in ("a", "b"):
         at(sessions, 0.0).left(name)
     sessions.moved("a")
-    assert sessions.next_loss_s == 0
+    assert sessions.page_loss_s == 0
     at(sessions, 30.0).rank({"a": 1, "b": 9})
-    assert 0 < sessions.next_loss_s < sessions._costs.prefill(40, 0).seconds / 9
-    at(sessions, 30.0).rank({"a": 9, "b": 1})
-    assert sessions.next_loss_s == 0, "what has moved away is not missed"
+    later = sessions._returns.chance(30.0, sessions._rules.return_horizon_s)
+    assert sessions.page_loss_s == later * sessions._costs.prefill(9 * 4, 0).seconds / 10

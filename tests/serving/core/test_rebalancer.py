@@ -146,7 +146,7 @@ def test_no_row_is_seen_beyond_what_its_client_asked_for(read: bool):
 def test_what_workers_say_of_their_pages_is_put_in_tokens():
     one, spy = desk()
     decoding(one, "a", 30)
-    one.on(LoadReport(D1, 0, 0, 30, 63, 7, 0, 0, 0, next_loss_s=0.8))
+    one.on(LoadReport(D1, 0, 0, 30, 63, 7, 0, 0, 0, page_loss_s=0.8))
     view = look(one, spy)
     assert view.blank.tolist() == [0, 7 * one.shape.page_size, 0]
     assert view.evict_s.tolist() == [0, 0.8 / one.shape.page_size, 0]

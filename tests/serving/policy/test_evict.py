@@ -4,7 +4,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.policy.evict import evict, fetch_beats_compute, next_loss_s
+from serving.policy.evict import evict, fetch_beats_compute, page_loss_s
 from serving.policy.views import IdleView
 
 
@@ -67,8 +67,8 @@ def test_the_order_is_of_all_sessions_by_value_of_a_page_then_age(sessions: list
         assert value(before) < value(after) or float(value(before)[0]) == float(value(after)[0])
 
 
-def test_a_page_that_goes_soon_costs_what_the_first_quarter_of_them_is_worth():
+def test_losing_a_page_costs_what_its_session_is_worth_by_the_page():
     first, second = idle(pages=2, restore_s=4, returns=0.5), idle(pages=6, restore_s=9, returns=1.0)
-    assert next_loss_s([first, second]) == 1.0
-    assert next_loss_s([idle(pages=1, returns=0.0), first, second]) == (0 + 2) / 3
-    assert next_loss_s([]) == next_loss_s([idle(pages=0)]) == 0
+    assert page_loss_s([first]) == 1.0
+    assert page_loss_s([second, first]) == (2 + 9) / 8
+    assert page_loss_s([]) == page_loss_s([idle(pages=0)]) == 0
