@@ -8,9 +8,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serving.core.steady import SteadySteps
-from serving.messages import Decision, Granted, Role, StepsTimed, TaskId, Tick, WorkerId
+from serving.messages import (
+    Decision,
+    Finished,
+    Granted,
+    Role,
+    StepsTimed,
+    TaskId,
+    Tick,
+    Tokens,
+    WorkerId,
+)
 from serving.policy.rebalance import REBALANCE_POLICIES
-from serving.request import Slo, TurnId
+from serving.request import FinishReason, Slo, TurnId
 from serving.sim.agenda import Moment
 from serving.sim.executor import SimExecutor, StepNoise
 from serving.sim.stretch import Stretch
@@ -93,6 +103,8 @@ def seen(one: Lab, workload: Workload) -> object:
     for batcher in one.batchers:
         batcher.check()
     simulation = one.simulation
+    noted = [json.loads(entry)["t"] for entry in one.log]
+    assert noted == sorted(noted)
     busy = [worker.busy_s for worker in simulation.workers.values()]
     # The gaps of one worker's rows come row by row where steps are taken together.
     gaps, samples = sorted(simulation.measurements.gaps), simulation.samples
@@ -152,6 +164,26 @@ def test_steps_of_which_one_matters_are_told_each_at_its_time():
     one.simulation.run(Nobody(), lambda: None)
     first, second = steps.each()
     assert heard == [(0.1, first), (0.2, timed), (0.3, second)]
+
+
+def test_of_a_reply_that_ended_only_its_own_worker_s_tokens_are_told_first():
+    one, heard = lab(SPLIT), []
+    one.simulation.coordinator.on = (  # type: ignore[method-assign]
+        lambda event, now: heard.append(event) or []
+    )
+    d0, d1 = WorkerId("d0"), WorkerId("d1")
+    own, others = Tokens(d0, [], [], ()), Tokens(d1, [], [], ())
+    timed = StepsTimed(d0, (), 0.0, 0.0)
+    ended = Finished(d0, TaskId(TurnId("a"), 0), FinishReason.STOP, 1)
+
+    def later() -> None:
+        for event, at in ((others, 0.4), (timed, 0.5), (own, 0.6)):
+            one.simulation.tell(event, (Moment(at, at, 1),))
+        one.simulation.post(ended, 1.0)
+
+    one.agenda.at(1.0, later)
+    one.simulation.run(Nobody(), lambda: None)
+    assert heard == [own, ended, others, timed]
 
 
 def test_what_was_decided_before_is_noted_before_what_a_worker_decides():
