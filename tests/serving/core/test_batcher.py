@@ -184,6 +184,9 @@ def test_a_report_counts_what_the_worker_holds():
     assert (report.worker, report.waiting, report.running) == (P0, 2, 1)
     assert (report.pages_used, report.pages_cached, report.pages_free) == (2, 0, 30)
     assert report.waiting_tokens == 7
+    assert report.page_loss_s == 0
+    worker.batcher.holdings.idle.page_loss_s = 0.5
+    assert worker.batcher.report().page_loss_s == 0.5
 
 
 def test_cached_pages_are_dropped_on_demand_and_held_ones_are_not():

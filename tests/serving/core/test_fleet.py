@@ -70,6 +70,21 @@ def test_a_row_is_counted_once_and_taken_off_once():
     assert (record.kv_tokens, record.decoding, record.stepped_at) == (0, {}, None)
 
 
+@pytest.mark.parametrize("stepped_at", [None, 1.0])
+def test_steps_told_at_once_are_as_many_single_ones(stepped_at: float | None):
+    one, other = fleet(), fleet()
+    for made in (one, other):
+        made.begin_decode(D0, A, 10)
+        made.begin_decode(D0, B, 20)
+        made.workers[D0].stepped_at = stepped_at
+    for end in (2.0, 2.5, 4.0):
+        one.stepped(D0, 2, end)
+    other.stepped_on(D0, 2, (2.0, 2.5, 4.0))
+    records = [made.workers[D0] for made in (one, other)]
+    seen = [(r.kv_tokens, r.stepped_at, r.itl.mean(4.0), r.itl.rate(4.0)) for r in records]
+    assert seen[0] == seen[1]
+
+
 def test_a_lost_worker_takes_no_bookings():
     made = fleet()
     made.leave(D0)

@@ -49,3 +49,16 @@ def test_it_says_what_a_list_of_the_last_observations_says(added: list[tuple[int
         totals, counts = sum(t for t, _ in recent), sum(c for _, c in recent)
         assert window.mean(now) == pytest.approx(totals / counts)
         assert window.rate(now) == pytest.approx(counts / 7)
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(-9, 9), st.integers(1, 4)), max_size=30))
+def test_several_observations_at_once_are_as_many_single_ones(added: list[tuple[int, int, int]]):
+    one, other, now = Window(7.0), Window(7.0), 0.0
+    entries: list[tuple[float, float, int]] = []
+    for later, total, count in added:
+        now += later
+        entries.append((now, total / 3, count))
+        one.add(*entries[-1])
+    other.add_all(entries)
+    assert (other.mean(now), other.rate(now)) == (one.mean(now), one.rate(now))
+    assert (other.mean(now + 3), other.rate(now + 3)) == (one.mean(now + 3), one.rate(now + 3))

@@ -3,10 +3,12 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from serving.core.plan import DecodeRows, LoadSlot, StepPlan
 from serving.core.steady import SteadySteps
 from serving.messages import (
     Decision,
@@ -20,12 +22,14 @@ from serving.messages import (
     WorkerId,
 )
 from serving.policy.rebalance import REBALANCE_POLICIES
-from serving.request import FinishReason, Slo, TurnId
+from serving.request import GREEDY, FinishReason, Slo, TurnId
 from serving.sim.agenda import Moment
 from serving.sim.executor import SimExecutor, StepNoise
+from serving.sim.readings import Oracle
+from serving.sim.replies import Replies
 from serving.sim.stretch import Stretch
 from serving.workload.session import Workload
-from tests.support.simulated import COLOCATED, LIMITS, SPLIT, Lab, lab, sessions, turn
+from tests.support.simulated import COLOCATED, COSTS, LIMITS, SPLIT, Lab, lab, sessions, turn
 
 
 def taken(stretch: Stretch, reached: Moment) -> tuple[list[Moment], list[float]]:
@@ -55,6 +59,20 @@ def test_noise_that_was_looked_at_is_what_is_drawn():
     ahead.skip(2)
     assert ahead.look_ahead(2) == expected[2:4]
     assert [ahead.factor() for _ in range(4)] == expected[2:]
+
+
+def test_heads_of_steps_to_come_are_read_at_their_places():
+    replies = Replies()
+    number, oracle = replies.add(9), Oracle(replies)
+    executor = SimExecutor(COSTS, replies, oracle, StepNoise(0.0, "a"), 2)
+    executor.load_slot(LoadSlot(1, replace(GREEDY, seed=number), (), (), 0))
+    one, no = np.ones(1, np.int32), np.zeros(1, np.bool_)
+    rows = DecodeRows(one, one, one, no, 2 * one, one[None], 2)  # samples token 2 of the reply
+    executor.sample(StepPlan(rows, (), False, (TaskId(TurnId("a"), 0),), (), False))
+    read = [result.decode_readings for result in executor.sample_more((True, False, True))]
+    assert read[1] is None
+    assert np.array_equal(read[0], oracle.read([number], [3]))
+    assert np.array_equal(read[2], oracle.read([number], [5]))
 
 
 class ShortSighted(SimExecutor):
