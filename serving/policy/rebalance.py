@@ -1,8 +1,9 @@
 """Which decoding rows should move to another worker? The policies, by name.
 
 They look at all decode workers' load over a horizon and lower first the worst predicted step time,
-then the variance over workers. Before both comes memory: a worker about to run out sends a row
-away whatever the loads are. Knows nothing of how a move is carried out.
+then the variance over workers, if a move repays its transfer and the histories of idle sessions
+that the row displaces. Before both comes memory: a worker about to run out sends a row away
+whatever the loads are. Knows nothing of how a move is carried out.
 """
 
 from collections.abc import Callable, Mapping
