@@ -52,6 +52,7 @@ bench: setup
 compare: setup
 	$(RUN) -m benchmarks.compare
 	$(RUN) -m benchmarks.compare_picture --out docs/compare.png
+	$(RUN) -m benchmarks.compare_tables --out docs/comparison.md
 
 demo-model: setup
 	$(RUN) -m train.lm --out $(DEMO)

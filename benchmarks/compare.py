@@ -1,9 +1,10 @@
 """Which policy serves real traces best? Simulated cell by cell, resumable: `make compare`.
 
 A cell is one policy on one workload at one load on one cluster with one seed. Results gather in a
-file of JSON lines, so that a run that was cut short goes on where it stopped; the summary and the
-pictures are made of whatever is there, and of what the last summary says of other cells. What is
-compared stands in `benchmarks/comparison`.
+file of JSON lines, each with the code and the processor that it comes from, so that a run that was
+cut short goes on where it stopped; the summary, the pictures and the tables are made of whatever is
+there. To simulate cells anew, take their lines out. What is compared stands in
+`benchmarks/comparison`.
 
     python -m benchmarks.compare --traces DIR [--cluster 4 --workload mooncake ...] [--jobs 2]
 """
@@ -20,6 +21,7 @@ from typing import Any
 
 import click
 import numpy as np
+from scipy.special import stdtrit
 from tqdm import tqdm
 
 from benchmarks.comparison import (
@@ -38,7 +40,7 @@ from benchmarks.comparison import (
     ablations_of,
     cells_of,
 )
-from benchmarks.machine import describe_machine
+from benchmarks.machine import describe_code, describe_machine
 from serving.config import PolicyConfig
 from serving.core.batcher import MAX_LAUNCHED
 from serving.flags import build_config
@@ -48,6 +50,8 @@ from serving.sim.run import simulate
 from serving.workload.read import WorkloadChoice, read_workload
 from serving.workload.session import Workload, scale_rate
 
+ROOT = Path(__file__).parents[1]
+ROWS = Path("benchmarks/results/compare_rows.jsonl")
 RESULTS = Path("benchmarks/results/compare.json")
 KEPT = ("ttft", "tpot", "itl", "slo_attainment", "goodput_tps", "throughput_tps", "turns",
         "finished", "cached_share", "kv_bytes_moved", "preemptions", "moves", "steps",
@@ -142,7 +146,10 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def summarise(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Put the results of like cells together: means over seeds with 95 % intervals of them."""
+    """Put the results of like cells together: means over seeds, and 95 % intervals where several.
+
+    Intervals are Student's: two seeds say little of how far others would lie.
+    """
     groups: dict[tuple[str, str, float, str, str], list[dict[str, Any]]] = {}
     for row in rows:
         key = (row["cluster"], row["workload"], row["rate"], row["policy"], row["variant"])
@@ -169,15 +176,6 @@ def summarise(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             }
         )
     return found
-
-
-def with_earlier(
-    found: Sequence[dict[str, Any]], earlier: Sequence[dict[str, Any]]
-) -> list[dict[str, Any]]:
-    """Add what an earlier summary says of cells that were not simulated since."""
-    names = ("cluster", "workload", "rate", "policy", "variant")
-    known = {tuple(cell[name] for name in names): cell for cell in (*earlier, *found)}
-    return [known[key] for key in sorted(known)]
 
 
 def goodput(cells: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -211,11 +209,13 @@ def _of(row: Mapping[str, Any], *keys: str) -> float | None:
     return value
 
 
-def _mean(values: Sequence[float | None]) -> dict[str, float] | None:
+def _mean(values: Sequence[float | None]) -> dict[str, float | None] | None:
     known = np.array([value for value in values if value is not None], np.float64)
     if not len(known):
         return None
-    half = 1.96 * float(known.std(ddof=1)) / len(known) ** 0.5 if len(known) > 1 else 0.0
+    half = None
+    if len(known) > 1:
+        half = float(stdtrit(len(known) - 1, 0.975) * known.std(ddof=1) / len(known) ** 0.5)
     return {"mean": float(known.mean()), "half_width": half}
 
 
@@ -229,7 +229,7 @@ def _mean(values: Sequence[float | None]) -> dict[str, float] | None:
 @click.option("--ppd-table", default=None, help="Measured table (benchmarks.ppd_table): adds ppd.")
 @click.option("--ablations/--no-ablations", default=True)
 @click.option("--jobs", type=click.IntRange(min=1), default=2, show_default=True)
-@click.option("--cells", type=click.Path(path_type=Path), default=Path("runs/compare.jsonl"))
+@click.option("--cells", type=click.Path(path_type=Path), default=ROWS)
 @click.option("--out", type=click.Path(path_type=Path), default=RESULTS)
 def main(traces: str, jobs: int, cells: Path, out: Path, **chosen: Any) -> None:
     """Simulate the cells that are missing, and write the summary of all that are there."""
@@ -247,14 +247,14 @@ def main(traces: str, jobs: int, cells: Path, out: Path, **chosen: Any) -> None:
     done = {key_of(row) for row in read_rows(cells)}
     missing = [cell for cell in wanted if cell not in done]
     cells.parent.mkdir(parents=True, exist_ok=True)
+    origin = {"code": describe_code(ROOT), "cpu": describe_machine()["cpu"]}
     with ProcessPoolExecutor(jobs) as pool, cells.open("a") as file:
         running = [pool.submit(run_cell, cell, traces, table) for cell in missing]
         for finished in tqdm(as_completed(running), total=len(missing), unit="cell"):
-            file.write(json.dumps(finished.result()) + "\n")
+            file.write(json.dumps({**finished.result(), **origin}) + "\n")
             file.flush()
     rows = read_rows(cells)
-    earlier = json.loads(out.read_text())["cells"] if out.exists() else []
-    found = with_earlier(summarise(rows), earlier)
+    found = summarise(rows)
     document = {"machine": describe_machine(), "cells": found, "goodput": goodput(found)}
     out.write_text(json.dumps(document, indent=1) + "\n")
     print(f"{out}: {len(rows)} cells", file=sys.stderr)

@@ -100,7 +100,7 @@ SOURCES = {
         4000,
         2.0,
         0.02,
-        (0.4, 0.6, 0.7, 0.85, 1.0, 1.25),
+        (0.4, 0.6, 0.7, 0.85, 1.0, 1.25, 1.5),
         (0, 1),
     ),
     "azure": Source(
@@ -131,6 +131,7 @@ class Cell:
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "": {},
+    "as it is": {},
     "no prediction": {"predictor": "none"},
     "histogram": {"predictor": "histogram"},
     "oracle": {"predictor": "oracle"},
@@ -151,7 +152,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "TPOT weight halved": {"route_weight_tpot": 0.5},
     "TPOT weight doubled": {"route_weight_tpot": 2.0},
 }
-"""Ablations of `foretoken`: what is taken away or changed."""
+"""Ablations of `foretoken`: what is taken away or changed. They have one seed, so that what it does
+as it is on that seed alone stands beside them."""
 
 
 def cells_of(
