@@ -84,7 +84,8 @@ class StepClock:
         `kv_tokens`. Returns the reports, each with the index of the time at which it is due.
         """
         queued, count = list(self._launched), len(ends)
-        ahead_s, error = self._costs.decode_ahead(rows, kv_tokens, count), queued[0].predicted.error
+        ahead_s = self._costs.decode_ahead(rows, kv_tokens, count)
+        error = queued[0].predicted.error  # of a model's decode steps it is one
         predicted_s = [step.predicted.seconds for step in queued] + ahead_s
         held_back = [step.held_back for step in queued] + [0] * count
         # What is launched on the way begins when the step before it ends.
@@ -105,8 +106,8 @@ class StepClock:
             taken = last + 1
         self._times += seen[taken:]
         self._correction.observe_all(seen[taken:])
-        more = range(max(0, count - len(queued)), count)
-        more = [_Launched(rows, 0, 0, ends[i], Estimate(ahead_s[i], error)) for i in more]
+        last_ones = range(max(0, count - len(queued)), count)
+        more = [_Launched(rows, 0, 0, ends[i], Estimate(ahead_s[i], error)) for i in last_ones]
         self._launched = deque([*queued[count:], *more])
         self._ended_at = ends[-1]
         return reports

@@ -215,7 +215,10 @@ class Simulation:
         self._note_all()
 
     def _tell_of(self, worker: WorkerId) -> None:
-        """Let the coordinator hear of the tokens of one worker's rows by now."""
+        """Let the coordinator hear of the tokens of one worker's rows by now.
+
+        What its steps took waits for the others': corrections of a role's workers go by time.
+        """
         self.workers[worker].catch_up()
         own: list[Untold] = []
         others: list[Untold] = []
