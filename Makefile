@@ -52,6 +52,8 @@ bench: setup
 compare: setup
 	$(RUN) -m benchmarks.compare
 	$(RUN) -m benchmarks.compare_picture --out docs/compare.png
+	$(RUN) -m benchmarks.compare_picture --cluster 16 --out docs/compare_16.png
+	$(RUN) -m benchmarks.compare_picture --cluster 70b --out docs/compare_70b.png
 	$(RUN) -m benchmarks.compare_tables --out docs/comparison.md
 
 demo-model: setup
