@@ -11,6 +11,8 @@ from typing import Any
 
 import click
 
+from benchmarks.comparison import POLICIES
+
 OURS = "foretoken"
 
 
@@ -54,7 +56,8 @@ def draw(lines: Mapping[str, Mapping[str, Any]], path: Path) -> None:
     from matplotlib.figure import Figure
 
     policies_of_all = sorted({policy for policies in lines.values() for policy in policies})
-    looks = {policy: f"C{i}" for i, policy in enumerate(policies_of_all)} | {OURS: "black"}
+    known = sorted({*POLICIES, "ppd", *policies_of_all} - {OURS})  # one look in every picture
+    looks = {policy: f"C{i}" for i, policy in enumerate(known)} | {OURS: "black"}
     named: dict[str, Any] = {}
     figure = Figure(figsize=(1.2 + 4.2 * len(lines), 3.6), layout="constrained")
     panels = figure.subplots(1, len(lines), sharey=True, squeeze=False)[0]
