@@ -157,6 +157,8 @@ def test_a_model_that_is_off_by_a_factor_is_right_after_a_window():
         correction.observe(step_bucket(16, 0), base, 1.7 * base * noise)
     truth = 1.7 * ONE.decode(16, 100).seconds
     assert costs.decode(16, 100).seconds == pytest.approx(truth, rel=0.02)
+    ahead = costs.decode_ahead(16, 84, 2)
+    assert ahead == [costs.decode(16, 84).seconds, costs.decode(16, 100).seconds]
 
 
 @given(

@@ -213,3 +213,9 @@ def test_a_surface_of_one_point_is_flat_where_it_stands():
     surface = make_surface({(8, 0): 3.0}, lambda x, y: 1.0 + x + y)
     assert surface.at(8, 0) == 3
     assert surface.at(17, 0) == 6
+
+
+def test_steps_ahead_are_priced_as_each_by_itself():
+    single = [PROFILE.decode(4, kv_tokens).seconds for kv_tokens in (90, 94, 98, 102)]
+    assert PROFILE.decode_ahead(4, 90, 4) == single
+    assert len(set(single)) == 4

@@ -226,3 +226,11 @@ def test_no_coefficient_of_a_plane_is_negative():
 def test_a_faster_device_is_never_slower():
     fast = Roofline(SHAPE, replace(HARDWARE, bytes_per_s=800.0), tp=1)
     assert fast.decode(1, 50).seconds < ONE.decode(1, 50).seconds
+
+
+@pytest.mark.parametrize("tp", [1, 4])
+@given(rows=st.integers(0, 300), kv_tokens=st.integers(0, 10**6), steps=st.integers(0, 9))
+def test_steps_ahead_are_priced_as_each_by_itself(tp: int, rows: int, kv_tokens: int, steps: int):
+    costs = Roofline(find_model("llama-3.1-8b", None).shape, PRESETS["h100"], tp=tp)
+    single = [costs.decode(rows, kv_tokens + i * rows).seconds for i in range(steps)]
+    assert costs.decode_ahead(rows, kv_tokens, steps) == single
