@@ -196,7 +196,8 @@ class LoadReport:
     `pages_promised` are set aside, out of those cached or free, for rows that have yet to grow;
     `pages_on_host` counts copies of pages in host memory. `unreadable` readings of the length head
     were no numbers; `tilt` is by how much its curves are shifted, from how they held here. Evicting
-    a page is expected to cost `page_loss_s` seconds of prefill to come (policy/evict).
+    a page is expected to cost `page_loss_s` seconds of prefill to come (policy/evict). Steps may take
+    the share `pace` of what rows may take for a token (core/pace).
     """
 
     worker: WorkerId
@@ -211,6 +212,7 @@ class LoadReport:
     unreadable: int = 0
     tilt: float = 0.0
     page_loss_s: float = 0.0
+    pace: float = 1.0
 
 
 class WorkerMeans(NamedTuple):

@@ -229,6 +229,7 @@ class Batcher:
             unreadable=0 if foresight is None else foresight.unreadable,
             tilt=0.0 if foresight is None else foresight.tilt,
             page_loss_s=self.holdings.idle.page_loss_s,
+            pace=self.holdings.pace.share,
         )
 
     def check(self) -> None:

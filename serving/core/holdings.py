@@ -12,6 +12,7 @@ from serving.core.cached_pages import Ranking
 from serving.core.host_store import HostStore
 from serving.core.idle import IdleSessions
 from serving.core.own_decisions import OwnDecisions
+from serving.core.pace import Pace
 from serving.core.pages import NOTHING, Evicted, Match, PagePool
 from serving.core.restoring import Restoring
 from serving.core.rows import Rows
@@ -88,6 +89,7 @@ class Holdings:
         self.tasks: dict[TaskId, WorkerTask] = {}
         self.queue = Waiting(rules.order, self._duration_s)
         self.by_slot: dict[int, WorkerTask] = {}
+        self.pace = Pace()
         self._restoring = Restoring(
             costs, rules.host_link, page_size=limits.page_size, host_pages=limits.host_pages
         )
@@ -127,6 +129,8 @@ class Holdings:
         if isinstance(verdict, Defer):
             self._defer(task, verdict)
             return None
+        if task.kept_out and now + self._duration_s(task) > task.due:
+            self.pace.loosen()
         passed_over = self.queue.start(task)
         if passed_over:
             self._decisions.about("order", task, "deadlines", {"passed_over": passed_over})
@@ -268,6 +272,7 @@ class Holdings:
         if verdict.reason != "slots":
             self._put_off, self._put_off_for = task, LOOK_AGAIN
         self._chooses_anew = verdict.reason == "pace"  # no room is kept for it
+        task.kept_out |= self._chooses_anew
         if not task.deferred:
             task.deferred = True
             self._decisions.about("defer", task, verdict.reason, {"waiting": len(self.queue)})
@@ -345,7 +350,22 @@ class Holdings:
         if not any(targets):
             return None
         kv_tokens = sum(len(row.tokens) for row in rows)
-        return PaceView(self._costs.decode(len(rows), kv_tokens).seconds, targets)
+        step_s = self._costs.decode(len(rows), kv_tokens).seconds
+        return PaceView(step_s, self._least_s(), self.pace.share, targets)
+
+    def judge_pace(self, task: WorkerTask, now: float) -> None:
+        """A reply has ended here: the pace follows if it was too slow, though it need not be.
+
+        What the row did elsewhere does not count, nor does a target that nobody could meet.
+        """
+        since, had = task.since
+        tpot_s, came = task.task.slo.tpot_s, task.replied - had
+        if tpot_s is not None and now - since > tpot_s * came and tpot_s >= self._least_s():
+            self.pace.tighten()
+
+    def _least_s(self) -> float:
+        """Predict the step of a short row alone."""
+        return self._costs.decode(1, 1).seconds
 
     def _duration_s(self, task: WorkerTask) -> float:
         """Say how long a task would take here. One that is prefilled elsewhere takes no time."""

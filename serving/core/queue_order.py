@@ -7,7 +7,6 @@ as the policy wants to. Holds no tasks.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import inf
 
 from serving.core.worker_task import WorkerTask
 from serving.policy.order import OrderPolicy
@@ -35,7 +34,7 @@ class QueueOrder:
         if len(window) < 2 or all(rest[i].task.slo.ttft_s is None for i in window):
             return list(tasks)
         views = [
-            QueuedView(duration_s(rest[i]), _deadline(rest[i]), rest[i].passed) for i in window
+            QueuedView(duration_s(rest[i]), rest[i].due, rest[i].passed) for i in window
         ]
         places = self.policy.arrange(views, now, max_passes=self.max_passes)
         moved = set(window)
@@ -56,11 +55,6 @@ class QueueOrder:
         for i, task in enumerate(tasks):
             if len(window) == self.window or task.task.turn.priority != priority:
                 break
-            if i == 0 or not past_late or _deadline(task) > now:
+            if i == 0 or not past_late or task.due > now:
                 window.append(i)
         return window
-
-
-def _deadline(task: WorkerTask) -> float:
-    ttft_s = task.task.slo.ttft_s
-    return inf if ttft_s is None else task.task.arrived + ttft_s

@@ -169,7 +169,7 @@ class Stepper:
         if result.broken_rows or result.broken_chunks:
             self._break_off(decoding, chosen, result)
         if decoding:
-            self._complete_decode(decoding, result)
+            self._complete_decode(decoding, result, now)
         for i, (entry, chunk) in enumerate(zip(chosen, plan.chunks, strict=True)):
             if entry.stage is Stage.GONE:
                 continue
@@ -272,12 +272,15 @@ class Stepper:
         elif last:
             self._state.decode(entry, now, token=None)
 
-    def _complete_decode(self, decoding: list[WorkerTask], result: StepResult) -> None:
+    def _complete_decode(
+        self, decoding: list[WorkerTask], result: StepResult, now: float
+    ) -> None:
         forecasts = self._forecast(decoding, result)
         tokens, ended = take_decoded(self._state.worker, decoding, result, forecasts)
         if tokens is not None:
             self._state.out.append(tokens)
         for entry, finished in ended:
+            self._state.holdings.judge_pace(entry, now)
             self._end(entry)
             self._state.out.append(finished)
         if self._state.departures:
@@ -312,6 +315,7 @@ class Stepper:
         done, reason = take_first(self._state.worker, entry, token, logprobs, now)
         self._state.out.append(done)
         if entry.owner is None:
+            entry.since = now, entry.replied
             if reason is not None:
                 self._end(entry)
             return

@@ -67,6 +67,7 @@ class WorkerState:
         entry.deadline = None
         known = len(entry.tokens) - (token is not None)
         replied = entry.replied + (token is None)
+        entry.since = now, replied
         left = entry.task.turn.sampling.max_tokens - replied
         if left > 0:
             assert entry.slot is not None

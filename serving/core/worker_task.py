@@ -20,7 +20,8 @@ Positions of the tokens:  [0 .. matched_len .. sound_len .. kv_len .. len(tokens
 `unacked` are the transfers sent whose receiver has said nothing, `taken` those that came.
 `unsure_from` is set while KV from that position on may turn out to be no numbers, or not to come.
 `passed` counts the tasks behind it in the queue that were started before it; `started_at` is when
-it was admitted itself (seconds); `restored` are the
+it was admitted itself (seconds), `kept_out` whether it waited for the rows' pace before. It decodes
+here `since` that time, when it had so many reply tokens. `restored` are the
 host slots, and the pages to copy them into, that its admission found beyond the pool's own.
 `forecast` is the last reading of the length head, `stated` the 90 % quantiles that workers where
 it decoded have stated, with their places in the reply.
@@ -28,6 +29,7 @@ it decoded have stated, with their places in the reply.
 
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from math import inf
 
 from serving.core.prefix import chain_on, extend, root
 from serving.forecast.forecast import Forecast
@@ -82,7 +84,9 @@ class WorkerTask:
     named_pages: int = 0
     passed: int = 0
     deferred: bool = False
+    kept_out: bool = False
     started_at: float = 0.0
+    since: tuple[float, int] = (0.0, 0)
     restored: tuple[tuple[int, ...], tuple[int, ...]] | None = None
     held_len: int = 0
     sent_pages: int = 0
@@ -101,6 +105,12 @@ class WorkerTask:
     def replied(self) -> int:
         """Reply tokens known so far."""
         return len(self.tokens) - self.prompt_len
+
+    @property
+    def due(self) -> float:
+        """When its turn's first token is late; inf without a target."""
+        ttft_s = self.task.slo.ttft_s
+        return inf if ttft_s is None else self.task.arrived + ttft_s
 
     @property
     def sound_len(self) -> int:

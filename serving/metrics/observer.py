@@ -182,6 +182,7 @@ class Metrics:
                 self._values[f"foretoken:{name}"].set(row, count * self._server.page_size)
             self._values["foretoken:kv_host_pages"].set(row, report.pages_on_host)
             self._values["foretoken:kv_page_loss_seconds"].set(row, report.page_loss_s)
+            self._values["foretoken:pace_share"].set(row, report.pace)
             self._predicted.on_report(row, report)
 
     def on_length_head(self, *, serves: bool, missing: bool) -> None:

@@ -34,8 +34,7 @@ def admit(pool: PoolView, *, missing: int, growth: int, pace: PaceView | None) -
 
     `growth` is policy/reserve's. What outgrows it is what policy/preempt is for. A task that is
     alone needs only the pages of its prompt and the next token: it may be longer than any reserve,
-    and nothing would ever make more room. `pace` is None where time per token does not count. A
-    few rows with targets that nobody could meet keep nobody out.
+    and nothing would ever make more room. `pace` is None where time per token does not count.
     """
     if missing > pool.available:
         return Defer("pages")
@@ -49,6 +48,10 @@ def admit(pool: PoolView, *, missing: int, growth: int, pace: PaceView | None) -
 
 
 def _keeps_pace(pace: PaceView) -> bool:
-    """Tell whether at least half of the rows would be within their targets in such steps."""
-    late = sum(target is not None and target < pace.step_s for target in pace.targets)
-    return 2 * late <= len(pace.targets)
+    """Tell whether at least half of the rows would be within their targets in such steps.
+
+    Targets that not even a row alone could meet do not count, and keep nobody out.
+    """
+    within = [target for target in pace.targets if target is None or target >= pace.least_s]
+    late = sum(target is not None and target * pace.share < pace.step_s for target in within)
+    return 2 * late <= len(within)

@@ -181,10 +181,13 @@ class PoolView:
 class PaceView:
     """The step that a row more would make, and the targets of all its rows, None for none.
 
-    `step_s` and `targets` are seconds per token.
+    `step_s`, `least_s` and `targets` are seconds per token; `least_s` is the step of a row alone.
+    A step of rows may take this `share` of their targets: prompts ride beside them.
     """
 
     step_s: float
+    least_s: float
+    share: float
     targets: Sequence[float | None]
 
 

@@ -225,12 +225,13 @@ def test_gauges_follow_the_reports_and_return_to_zero():
 
 def test_what_pages_are_there_for():
     observer = metrics()
-    observer.on_reports([LoadReport(D0, 3, 2, 6, 5, 2, 1, 4, 50, page_loss_s=0.25)])
+    observer.on_reports([LoadReport(D0, 3, 2, 6, 5, 2, 1, 4, 50, page_loss_s=0.25, pace=0.9)])
     assert read(observer, "foretoken:kv_held_tokens", engine="1") == 6 * 16
     assert read(observer, "foretoken:session_kv_retained_tokens", engine="1") == 5 * 16
     assert read(observer, "foretoken:kv_reserved_tokens", engine="1") == 1 * 16
     assert read(observer, "foretoken:kv_host_pages", engine="1") == 4
     assert read(observer, "foretoken:kv_page_loss_seconds", engine="1") == 0.25
+    assert read(observer, "foretoken:pace_share", engine="1") == 0.9
 
 
 def test_the_page_pool_is_described_once_it_is_known():

@@ -26,7 +26,7 @@ def test_beside_others_a_task_and_the_growth_of_all_must_fit(missing: int, growt
 
 def test_a_task_alone_is_admitted_whatever_it_may_become():
     pool = PoolView(available=2, live=0)
-    slow = PaceView(9.0, [1.0])
+    slow = PaceView(9.0, 0.5, 1.0, [1.0])
     for pace in (None, slow):
         assert admit(pool, missing=2, growth=1000, pace=pace) == Admit("alone")
     assert admit(pool, missing=3, growth=0, pace=slow) == Defer("pages")
@@ -39,17 +39,29 @@ def test_a_task_alone_is_admitted_whatever_it_may_become():
         ([1.9, 1.9, 1.9], Defer("pace")),
         ([None, None, 1.9], Admit("fits")),
         ([None, 1.9, 1.9], Defer("pace")),
-        # One row that nobody could serve as fast as it wants keeps nobody out, nor do as many.
-        ([0.001, 9.0, 9.0], Admit("fits")),
-        ([0.001, 0.001, 9.0, 9.0], Admit("fits")),
+        ([1.9, 9.0, 9.0], Admit("fits")),
+        ([1.9, 1.9, 9.0, 9.0], Admit("fits")),
+        ([0.5, 1.9, 9.0], Defer("pace")),
+        # Rows that nobody could serve as fast as they want keep nobody out, nor let anybody in.
+        ([0.4, 0.4, 0.4], Admit("fits")),
+        ([0.4, 0.4, 9.0], Admit("fits")),
+        ([0.4, 0.4, 9.0, 1.9, 1.9], Defer("pace")),
+        ([0.4, None, None, 1.9], Admit("fits")),
     ],
 )
 def test_steps_must_not_get_too_long_for_most_rows(targets, verdict):
-    assert admit(POOL, missing=2, growth=8, pace=PaceView(2.0, targets)) == verdict
+    assert admit(POOL, missing=2, growth=8, pace=PaceView(2.0, 0.5, 1.0, targets)) == verdict
+
+
+@pytest.mark.parametrize(("share", "waits"), [(1.0, False), (0.99, True), (0.8, True)])
+def test_a_tighter_pace_leaves_steps_less_of_their_targets(share: float, waits: bool):
+    pace = PaceView(2.0, 0.5, share, [2.0, 2.0])
+    verdict = Defer("pace") if waits else Admit("fits")
+    assert admit(POOL, missing=2, growth=8, pace=pace) == verdict
 
 
 def test_too_few_pages_are_told_before_too_long_steps():
-    slow = PaceView(2.0, [1.0])
+    slow = PaceView(2.0, 0.5, 1.0, [1.0])
     assert admit(POOL, missing=2, growth=9, pace=slow) == Defer("growth")
 
 
