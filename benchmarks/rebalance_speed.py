@@ -78,6 +78,7 @@ def _view(
         pinned=np.zeros(workers),
         blank=np.zeros(workers),
         evict_s=np.full(workers, 1e-7),
+        target_s=np.full(workers, np.nan),
         may_send=np.ones(workers, np.bool_),
         may_receive=np.ones(workers, np.bool_),
         owner=owner,

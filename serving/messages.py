@@ -196,8 +196,8 @@ class LoadReport:
     `pages_promised` are set aside, out of those cached or free, for rows that have yet to grow;
     `pages_on_host` counts copies of pages in host memory. `unreadable` readings of the length head
     were no numbers; `tilt` is by how much its curves are shifted, from how they held here. Evicting
-    a page is expected to cost `page_loss_s` seconds of prefill to come (policy/evict). Steps may take
-    the share `pace` of what rows may take for a token (core/pace).
+    a page is expected to cost `page_loss_s` seconds of prefill to come (policy/evict). A step of
+    rows may take the share `pace` of what they may take for a token (core/pace).
     """
 
     worker: WorkerId

@@ -33,9 +33,7 @@ class QueueOrder:
         window = self._window(rest, now)
         if len(window) < 2 or all(rest[i].task.slo.ttft_s is None for i in window):
             return list(tasks)
-        views = [
-            QueuedView(duration_s(rest[i]), rest[i].due, rest[i].passed) for i in window
-        ]
+        views = [QueuedView(duration_s(rest[i]), rest[i].due, rest[i].passed) for i in window]
         places = self.policy.arrange(views, now, max_passes=self.max_passes)
         moved = set(window)
         behind = [task for i, task in enumerate(rest) if i not in moved]

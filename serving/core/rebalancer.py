@@ -6,6 +6,7 @@ of who was over-loaded.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import nan
 
 import numpy as np
 
@@ -109,6 +110,7 @@ class Rebalancer:
             pinned=np.array(pinned, np.float64),
             blank=np.array([self._blank(record) for record in workers], np.float64),
             evict_s=np.array([self._evict_s(record) for record in workers], np.float64),
+            target_s=np.array([self._target_s(record) for record in workers], np.float64),
             may_send=np.array([w.id not in sending for w in workers], np.bool_),
             may_receive=np.array([w.takes_work and w.id not in inbound for w in workers], np.bool_),
             owner=np.array(owner, np.int64),
@@ -127,6 +129,10 @@ class Rebalancer:
 
     def _evict_s(self, record: WorkerRecord) -> float:
         return 0.0 if record.report is None else record.report.page_loss_s / self._page_size
+
+    def _target_s(self, record: WorkerRecord) -> float:
+        targets = [self._turns[turn].slo.tpot_s for turn in record.decoding]
+        return min((target for target in targets if target is not None), default=nan)
 
     def _is_movable(self, live: LiveTurn, now: float) -> bool:
         rested = now - live.moved_at >= self._rules.cool_down_s

@@ -272,9 +272,7 @@ class Stepper:
         elif last:
             self._state.decode(entry, now, token=None)
 
-    def _complete_decode(
-        self, decoding: list[WorkerTask], result: StepResult, now: float
-    ) -> None:
+    def _complete_decode(self, decoding: list[WorkerTask], result: StepResult, now: float) -> None:
         forecasts = self._forecast(decoding, result)
         tokens, ended = take_decoded(self._state.worker, decoding, result, forecasts)
         if tokens is not None:

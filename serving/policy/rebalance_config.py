@@ -31,7 +31,9 @@ class RebalanceConfig:
 
     `horizon_steps`: points of the view's grid beyond it are ignored. A step at the horizon weighs
     `decay` times one now. A worker is over-loaded above `1 + th_in` times the mean load, and stays
-    so above `1 + th_out`; under-loaded below `1 - th_under`. `payback`: a row's expected remaining
+    so above `1 + th_out`, but not while its worst step takes at most `stake` of the tightest target
+    of its rows (ours: such a row gains nothing by a move, and what it evicts is lost; LOG.md);
+    under-loaded below `1 - th_under`. `payback`: a row's expected remaining
     time is at least so many times what its move takes. `min_gain`: the share of the worst step
     time, or of what two workers carry of the variance, that a move must take away. `watermark`: the
     share of a worker's capacity that stays free at its peak need, `z` standard deviations above the
@@ -44,6 +46,7 @@ class RebalanceConfig:
     th_in: float = 0.15
     th_out: float = 0.05
     th_under: float = 0.05
+    stake: float = 0.5
     payback: float = 3.0
     min_gain: float = 0.01
     watermark: float = 0.05
@@ -59,5 +62,7 @@ class RebalanceConfig:
             raise ValueError("watermark, min_gain and decay are shares")
         if self.horizon_steps <= 0 or min(self.payback, self.z) < 0:
             raise ValueError("the horizon is positive, payback and z are not negative")
+        if self.stake < 0:
+            raise ValueError("stake is not negative")
         if min(self.max_moves, self.exact_sets) < 0:
             raise ValueError("max_moves and exact_sets are not negative")

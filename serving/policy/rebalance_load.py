@@ -107,7 +107,7 @@ def predict(view: RebalanceView, config: RebalanceConfig) -> Loads:
     weights = cells * config.decay ** (grid / config.horizon_steps)
     weights /= weights.sum()
     load_s = step_s @ weights
-    over = _over(view, load_s, config)
+    over = _over(view, load_s, config) & _at_stake(view, step_s, config)
     move_s = view.link.latency_s + view.kv_len * view.kv_bytes_per_token / view.link.bytes_per_s
     remaining_s = (alive * step_s[view.owner]) @ cells
     return Loads(
@@ -157,6 +157,11 @@ def _over(view: RebalanceView, load_s: Floats, config: RebalanceConfig) -> Bools
     was_over = np.array([worker in view.was_over for worker in view.workers], np.bool_)
     threshold = np.where(was_over, 1 + config.th_out, 1 + config.th_in)
     return load_s > threshold * load_s.mean() * (1 + GRAIN)
+
+
+def _at_stake(view: RebalanceView, step_s: Floats, config: RebalanceConfig) -> Bools:
+    """Return where a step comes near what the rows may take for a token; if none minds, always."""
+    return ~(step_s.max(axis=1) <= config.stake * view.target_s * (1 + GRAIN))
 
 
 def _under(load_s: Floats, over: Bools, config: RebalanceConfig) -> Bools:

@@ -240,7 +240,8 @@ class RebalanceView:
     `step_models` says what a step costs on each worker. `capacity`: tokens of KV that fit;
     `pinned`: tokens held there that do not decode (queued prefills, accepted inbound moves).
     `blank`: tokens of pages with nothing in them; any other that a row takes is evicted there,
-    which costs `evict_s` a token in prefill to come.
+    which costs `evict_s` a token in prefill to come. `target_s`: the tightest target of a worker's
+    rows in seconds per token, nan where none has one.
     `may_send`, `may_receive`: False while a worker drains, or a move to or from it runs.
     `owner[r]`: index of row r's worker. `kv_len[r]`: tokens it attends to now. `alive[r, g]`: the
     chance that it still decodes `grid[g]` steps from now. `movable[r]`: False while it is moving,
@@ -254,6 +255,7 @@ class RebalanceView:
     pinned: NDArray[np.float64]
     blank: NDArray[np.float64]
     evict_s: NDArray[np.float64]
+    target_s: NDArray[np.float64]
     may_send: NDArray[np.bool_]
     may_receive: NDArray[np.bool_]
     owner: NDArray[np.int64]

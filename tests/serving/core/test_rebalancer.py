@@ -1,11 +1,14 @@
 """What does the rebalancing policy get to see, and when is it asked?"""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from serving.forecast.forecast import Forecast, Prediction
 from serving.messages import (
     Adopted,
+    Arrived,
     LoadReport,
     MoveOut,
     MoveWanted,
@@ -21,9 +24,10 @@ from serving.messages import (
 from serving.policy.rebalance_config import Move
 from serving.policy.route import Local, RouteReason
 from serving.policy.views import RebalanceView
-from serving.request import TurnId
+from serving.request import Slo, TurnId
 from tests.support.coordinating import Desk
 from tests.support.sharp_lengths import sharp
+from tests.support.turns import make_turn
 
 D0, D1, D2 = (WorkerId(name) for name in ("d0", "d1", "d2"))
 ROLES = {"p0": Role.PREFILL, "d0": Role.DECODE, "d1": Role.DECODE, "d2": Role.DECODE}
@@ -52,9 +56,12 @@ def stay(turn, owner, prefills, context):
     return Local(RouteReason.COLOCATED, ())
 
 
-def decoding(desk: Desk, name: str, length: int, *, max_tokens: int = 100) -> None:
+def decoding(
+    desk: Desk, name: str, length: int, *, max_tokens: int = 100, tpot_s: float | None = None
+) -> None:
     """A row with this prompt decodes at the worker that its session was placed at."""
-    desk.arrive(name, [ord(name[0])] * length, max_tokens=max_tokens)
+    turn = make_turn(name, [ord(name[0])] * length, max_tokens=max_tokens)
+    desk.on(Arrived(replace(turn, slo=Slo(None, tpot_s))))
     place = desk.decided("place")[-1].choice
     desk.prefilled(name, place)
 
@@ -150,6 +157,16 @@ def test_what_workers_say_of_their_pages_is_put_in_tokens():
     view = look(one, spy)
     assert view.blank.tolist() == [0, 7 * one.shape.page_size, 0]
     assert view.evict_s.tolist() == [0, 0.8 / one.shape.page_size, 0]
+
+
+def test_the_tightest_target_of_a_workers_rows_is_what_is_at_stake():
+    one, spy = desk(d0=Role.BOTH, d1=Role.BOTH)
+    for name, tpot_s in (("a", None), ("b", 0.04), ("c", None), ("d", 0.02)):
+        decoding(one, name, 30, tpot_s=tpot_s)
+    found = look(one, spy)
+    assert found.owner.tolist() == [0, 0, 1, 1]
+    assert np.isnan(found.target_s).tolist() == [True, False]
+    assert found.target_s[1] == 0.02
 
 
 def test_it_looks_at_an_interval():

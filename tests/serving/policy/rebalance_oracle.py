@@ -1,7 +1,7 @@
 """The rebalancing policy the slow way: one loop a definition, no array, no pruning."""
 
 from itertools import combinations, pairwise, product
-from math import sqrt
+from math import isnan, sqrt
 
 from serving.policy.rebalance import RebalanceConfig
 from serving.policy.views import RebalanceView
@@ -60,12 +60,18 @@ class Oracle:
         loads = [self.load_s(self.view.owner, d) for d in self.workers]
         mean = sum(loads) / len(loads)
         return [
-            load
+            self.at_stake(d)
+            and load
             > mean
             * (1 + (self.config.th_out if name in self.view.was_over else self.config.th_in))
             * (1 + 1e-9)
-            for load, name in zip(loads, self.view.workers, strict=True)
+            for d, (load, name) in enumerate(zip(loads, self.view.workers, strict=True))
         ]
+
+    def at_stake(self, worker):
+        worst = max(self.step_s(self.view.owner, worker, g) for g in range(len(self.grid)))
+        target = self.view.target_s[worker]
+        return isnan(target) or worst > self.config.stake * target * (1 + 1e-9)
 
     def _under(self):
         loads = [self.load_s(self.view.owner, d) for d in self.workers]

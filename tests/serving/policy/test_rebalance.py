@@ -189,8 +189,31 @@ def test_a_move_repays_what_it_evicts_at_its_destination(blank: float, share: fl
     assert bool(chosen(found, config=replace(EAGER, payback=3))) == moves
 
 
-def test_a_worker_short_of_memory_sends_a_row_whatever_it_evicts():
-    found = view([1000, 900], [], capacity=np.array([1500.0, 1e9]), evict_s=np.full(2, 1e9))
+@pytest.mark.parametrize(
+    ("targets", "moves"),
+    [
+        ([2.0, np.nan], True),
+        ([2.1, np.nan], False),
+        # Those of the destination's rows do not count.
+        ([2.0, 9.0], True),
+        ([np.nan, 9.0], True),
+    ],
+)
+def test_a_row_moves_only_where_a_target_is_at_stake(targets, moves: bool):
+    """Steps of `a` take 2,000 tokens' time at the last point: half of the target, or less."""
+    step_s = (1000 + 256 + 488 + 256) * 2.0**-20
+    found = view([1000, 488], [], target_s=np.array(targets) * step_s * (1 - 1e-6))
+    assert bool(chosen(found, config=EAGER)) == moves
+
+
+def test_a_worker_short_of_memory_sends_a_row_whatever_it_evicts_and_though_it_is_fast():
+    found = view(
+        [1000, 900],
+        [],
+        capacity=np.array([1500.0, 1e9]),
+        evict_s=np.full(2, 1e9),
+        target_s=np.full(2, 1e9),
+    )
     assert [move[3] for move in chosen(found)] == ["memory"]
 
 
@@ -271,6 +294,7 @@ def test_present_keeps_one_point():
         {"decay": 1.5},
         {"horizon_steps": 0},
         {"payback": -1},
+        {"stake": -1},
         {"z": -1},
         {"max_moves": -1},
     ],
