@@ -60,12 +60,17 @@ KEPT = ("ttft", "tpot", "itl", "slo_attainment", "goodput_tps", "throughput_tps"
 
 def run_cell(cell: Cell, traces: str, table: str | None) -> dict[str, Any]:
     """Simulate one cell; returns what is kept of its report. `table` is for the policy `ppd`."""
+    config, workload = prepare(cell, traces, table)
+    report = simulate(config, workload, show_progress=False).report
+    return {**asdict(cell), **{key: report[key] for key in KEPT}}
+
+
+def prepare(cell: Cell, traces: str, table: str | None) -> tuple[SimulationConfig, Workload]:
+    """Say what is simulated for a cell, and what is asked there; `table` as for `run_cell`."""
     source, cluster = SOURCES[cell.workload], CLUSTERS[cell.cluster]
     limit = round(source.turns * max(1.0, cluster.load))
     part = _read(source, traces, cell.seed, limit, whole=cluster.load >= source.whole_from)
-    workload = scale_rate(part, cell.rate * cluster.load)
-    report = simulate(_config(cell, cluster, source, table), workload, show_progress=False).report
-    return {**asdict(cell), **{key: report[key] for key in KEPT}}
+    return _config(cell, cluster, source, table), scale_rate(part, cell.rate * cluster.load)
 
 
 @lru_cache(maxsize=1)

@@ -1,7 +1,8 @@
 """What did every cell of the comparison show? All of them as tables, those that are lost marked.
 
 `python -m benchmarks.compare_tables --out docs/comparison.md` writes what
-`benchmarks/results/compare.json` holds.
+`benchmarks/results/compare.json` holds, and what the decision logs of lost cells showed
+(`benchmarks/compare_losses`).
 """
 
 import json
@@ -45,10 +46,18 @@ COLUMNS = (
 )
 
 
-def tables_of(summary: Mapping[str, Any]) -> str:
-    """Write everything that a summary says."""
+WHY = """
+What their decision logs show (`benchmarks/compare_losses.py`; every turn that differs stands in
+`benchmarks/results/losses.json`): turns that are late under one of the two policies only, by what
+most of the difference is. History gone: it had more to compute there. Behind others, passed over:
+older or younger prompts ran before it. Beside rows: nothing but the rows that decoded was there.
+"""
+
+
+def tables_of(summary: Mapping[str, Any], logs: Sequence[Mapping[str, Any]]) -> str:
+    """Write everything that a summary says, and what `logs` of lost cells showed."""
     cells = [cell for cell in summary["cells"] if not cell["variant"]]
-    parts = [HEAD, *_losses(cells)]
+    parts = [HEAD, *_losses(cells), *_reasons(losses_of(cells), logs)]
     for (cluster, workload), own in _grouped(cells, "cluster", "workload"):
         parts.append(f"## {name_of(cluster)}, {workload}\n")
         parts.append(_table(COLUMNS, _rows(own)))
@@ -96,6 +105,36 @@ def _losses(cells: Sequence[Cell]) -> Iterator[str]:
         for ours, best in lost
     )
     yield _table(("workers", "workload", "load", OURS, "best"), rows)
+
+
+def _reasons(lost: Sequence[tuple[Cell, Cell]], logs: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Say why turns were late in each loss whose logs were looked at."""
+    names = ("cluster", "workload", "rate", "policy")
+    ours = {(*(cell[name] for name in names), best["policy"]) for cell, best in lost}
+    rows = [
+        [
+            name_of(log["cluster"]),
+            log["workload"],
+            f"{log['rate']:g}",
+            str(log["seed"]),
+            str(log["late_under_both"]),
+            _late_only(log, log["policy"]),
+            f"{log['other']}: {_late_only(log, log['other'])}",
+        ]
+        for log in logs
+        if (*(log[name] for name in names), log["other"]) in ours
+    ]
+    if rows:
+        yield WHY
+        head = ("workers", "workload", "load", "seed", "late under both", f"{OURS} only")
+        yield _table((*head, "the other only"), rows)
+
+
+def _late_only(log: Mapping[str, Any], policy: str) -> str:
+    causes = [(cause, count) for who, cause, count in log["causes"] if who == policy]
+    told = ", ".join(f"{count} {cause.removeprefix('TTFT, ')}" for cause, count in causes)
+    total = sum(count for _, count in causes)
+    return f"{total} ({told})" if told else "0"
 
 
 def _rows(cells: Sequence[Cell]) -> Iterator[list[str]]:
@@ -157,10 +196,12 @@ def _shown(said: Mapping[str, float] | None, scale: float, digits: int) -> str:
 
 @click.command()
 @click.option("--summary", default="benchmarks/results/compare.json", show_default=True)
+@click.option("--losses", default="benchmarks/results/losses.json", show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), required=True)
-def main(summary: str, out: Path) -> None:
+def main(summary: str, losses: str, out: Path) -> None:
     """Write the tables."""
-    out.write_text(tables_of(json.loads(Path(summary).read_text())))
+    logs = json.loads(Path(losses).read_text()) if Path(losses).exists() else []
+    out.write_text(tables_of(json.loads(Path(summary).read_text()), logs))
 
 
 if __name__ == "__main__":

@@ -18,8 +18,23 @@ CELLS = summarise(
 )
 
 
-def tables() -> list[str]:
-    return tables_of({"cells": CELLS, "goodput": goodput(CELLS)}).splitlines()
+LOG = {
+    "cluster": "4",
+    "workload": "mooncake",
+    "rate": 1.0,
+    "seed": 10,
+    "policy": "foretoken",
+    "other": "local",
+    "late_under_both": 4,
+    "causes": [
+        ["foretoken", "TTFT, behind others", 2],
+        ["foretoken", "TTFT, history gone", 1],
+    ],
+}
+
+
+def tables(*logs: dict) -> list[str]:
+    return tables_of({"cells": CELLS, "goodput": goodput(CELLS)}, logs).splitlines()
 
 
 def test_a_load_is_lost_where_another_policy_has_more_in_time():
@@ -48,3 +63,13 @@ def test_ablations_stand_beside_what_they_leave_out():
     lines = tables()
     start = lines.index("| setting | in time at 2 |")
     assert lines[start + 2 : start + 4] == ["| as it is | 90.00 |", "| no moves | 60.00 |"]
+
+
+def test_a_loss_says_what_its_decision_logs_showed():
+    (line,) = [line for line in tables(LOG) if "behind others" in line and line.startswith("| 4 ")]
+    assert line.endswith("| 1 | 10 | 4 | 3 (2 behind others, 1 history gone) | local: 0 |")
+
+
+def test_a_log_of_a_load_that_is_not_lost_is_left_out():
+    for change in ({"rate": 2.0}, {"other": "ampd"}, {"cluster": "16"}):
+        assert tables(LOG | change) == tables()
