@@ -351,7 +351,7 @@ class Holdings:
             return None
         kv_tokens = sum(len(row.tokens) for row in rows)
         step_s = self._costs.decode(len(rows), kv_tokens).seconds
-        return PaceView(step_s, self._least_s(), self.pace.share, targets)
+        return PaceView(step_s, self.least_s, self.pace.share, targets)
 
     def judge_pace(self, task: WorkerTask, now: float) -> None:
         """A reply has ended here: the pace follows if it was too slow, though it need not be.
@@ -360,11 +360,12 @@ class Holdings:
         """
         since, had = task.since
         tpot_s, came = task.task.slo.tpot_s, task.replied - had
-        if tpot_s is not None and now - since > tpot_s * came and tpot_s >= self._least_s():
+        if tpot_s is not None and now - since > tpot_s * came and tpot_s >= self.least_s:
             self.pace.tighten()
 
-    def _least_s(self) -> float:
-        """Predict the step of a short row alone."""
+    @property
+    def least_s(self) -> float:
+        """Predict the step of a short row alone: a tighter target nobody could meet."""
         return self._costs.decode(1, 1).seconds
 
     def _duration_s(self, task: WorkerTask) -> float:

@@ -73,8 +73,10 @@ class WorkerState:
             assert entry.slot is not None
             rows = self.holdings.rows
             rows.activate(entry.slot, position=known, reply_index=replied, left=left, token=token)
-            if entry.task.slo.tpot_s is not None:
-                rows.set_target(entry.slot, now=now, tpot_s=entry.task.slo.tpot_s)
+            tpot_s = entry.task.slo.tpot_s
+            # Prompts need not give way to a row that is late in any case.
+            if tpot_s is not None and tpot_s >= self.holdings.least_s:
+                rows.set_target(entry.slot, now=now, tpot_s=tpot_s)
 
     def offload(self, keep: tuple[int, ...]) -> None:
         """Let evicted pages be copied to host memory before anything is written to them.

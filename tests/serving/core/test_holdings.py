@@ -271,9 +271,9 @@ def test_a_row_waits_that_would_make_steps_too_long_for_most():
 
 def test_a_reply_under_way_is_kept_out_by_no_pace():
     kept = holdings(batcher_rules(keep_pace=True))
-    paced(kept, "a", range(4), tpot_s=0.001)
+    paced(kept, "a", range(4), tpot_s=0.00127)
     kept.admit_next(0.0)
-    lost = paced(kept, "b", range(10, 14), tpot_s=0.001)
+    lost = paced(kept, "b", range(10, 14), tpot_s=0.00127)
     lost.task = replace(lost.task, replied=1)
     assert kept.admit_next(0.0) is lost
 

@@ -157,3 +157,16 @@ def test_what_a_row_did_elsewhere_does_not_count(step_s: float, pace: float):
         worker.now += step_s
         worker.complete(plan, 7)
     assert worker.batcher.report().pace == pytest.approx(pace, abs=RATE / 10)
+
+
+@pytest.mark.parametrize(
+    ("tpot_s", "chunk"), [(0.0013, 1), (STEP_S - 1e-6, 8), (None, 8), (9.0, 8)]
+)
+def test_prompts_give_way_to_rows_that_can_be_in_time(tpot_s, chunk: int):
+    """Beside the row a step takes 1.15 ms, and 0.1 ms for each token of a prompt."""
+    worker = Worker()
+    worker.on(prefill(replace(task("a", range(4), max_tokens=9), slo=Slo(None, tpot_s))))
+    worker.complete(worker.launch(), 7)
+    worker.on(prefill(task("b", range(50, 58))))
+    (given,) = worker.launch().chunks
+    assert len(given.tokens) == chunk
