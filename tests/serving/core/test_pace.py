@@ -97,6 +97,19 @@ def test_a_turn_that_is_late_for_other_reasons_does_not():
     assert kept.pace.share == 1.0
 
 
+def test_a_turn_that_waited_for_pages_does_not():
+    kept = holdings(batcher_rules(keep_pace=True))
+    first = waiting(kept, "a", Slo(None, 9.0))
+    assert kept.admit_next(0.0) is first
+    large = queued(kept, "l", range(50, 88))  # of ten pages, as many as there are
+    large.task = replace(large.task, slo=Slo(1.0, 9.0))
+    assert kept.admit_next(0.0) is None
+    kept.retire(computed(kept, first))
+    kept.take_evicted(())
+    assert kept.admit_next(5.0) is large
+    assert kept.pace.share == 1.0
+
+
 def test_a_tighter_pace_keeps_out_whom_another_lets_in():
     """A step of both takes 1.28 ms."""
     for tightened, waits in ((0, False), (10, True)):
