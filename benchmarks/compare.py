@@ -32,7 +32,6 @@ from benchmarks.comparison import (
     MAX_LEN,
     POLICIES,
     SOURCES,
-    SPLITS,
     TUNED_PART_S,
     VARIANTS,
     Cell,
@@ -102,8 +101,7 @@ def _config(cell: Cell, cluster: Cluster, source: Source, table: str | None) -> 
     changes = dict(VARIANTS[cell.variant])
     predictor = changes.pop("predictor", "head")
     own = cell.policy == "foretoken"
-    ours, peers = SPLITS.get((cell.cluster, cell.workload), source.quarters)
-    planned = {"replicas": 0, "foretoken": ours}.get(cell.policy, peers)
+    planned = {"replicas": 0, "foretoken": source.quarters[0]}.get(cell.policy, source.quarters[1])
     quarters = changes.pop("quarters", planned)
     prefill = cluster.workers * quarters // 4
     # Moves, orders and pace are foretoken's, and the lookahead AMPD's.

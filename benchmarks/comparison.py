@@ -117,10 +117,6 @@ SOURCES = {
 }
 
 
-SPLITS = {("70b", "servegen"): (1, 1)}
-"""`Source.quarters` by cluster and workload, where another split did best there on seed 0."""
-
-
 @dataclass(frozen=True, slots=True)
 class Cell:
     """One simulation. `variant` names what differs from the policy's own settings, if anything."""
