@@ -29,6 +29,7 @@ Run = tuple[Mapping[str, TurnRecord], Mapping[str, Story]]
 """What a policy made of a cell: every turn, as its client and as the decision log tells it."""
 LOSSES = Path("benchmarks/results/losses.json")
 KEY = itemgetter(*Cell.__dataclass_fields__, "other")
+MOST_TOLD = 100  # turns of a cell; all of them are counted
 ALIKE = 0.05  # a difference below this share of a turn's own prompt is not what made it late
 
 
@@ -64,7 +65,7 @@ def compare(cell: Cell, ours: Run, other: str, theirs: Run) -> dict[str, Any]:
         "late": {policy: len(those) for policy, those in late.items()},
         "late_under_both": len(late[cell.policy] & late[other]),
         "causes": [[*key, count] for key, count in sorted(causes.items())],
-        "differ": differ,
+        "differ": differ[:MOST_TOLD],
     }
 
 

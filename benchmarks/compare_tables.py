@@ -47,10 +47,11 @@ COLUMNS = (
 
 
 WHY = """
-What their decision logs show (`benchmarks/compare_losses.py`; every turn that differs stands in
-`benchmarks/results/losses.json`): turns that are late under one of the two policies only, by what
-most of the difference is. History gone: it had more to compute there. Behind others, passed over:
-older or younger prompts ran before it. Beside rows: nothing but the rows that decoded was there.
+What their decision logs show (`benchmarks/compare_losses.py`; the first hundred turns that differ
+stand in `benchmarks/results/losses.json`): turns that are late under one of the two policies only,
+by what most of the difference is. History gone: it had more to compute there. Behind others, passed
+over: older or younger prompts ran before it. Beside rows: nothing but the rows that decoded was
+there. No room: it was kept out, for their pace or for pages.
 """
 
 

@@ -74,3 +74,14 @@ def test_only_turns_that_are_late_under_one_of_both_are_told(monkeypatch: pytest
         ("d", "ampd"),
     ]
     assert found["causes"] == [["ampd", "TTFT, alone", 1], ["foretoken", "TTFT, alone", 1]]
+
+
+def test_of_many_turns_some_are_told_and_all_are_counted(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(
+        compare_losses, "fate", lambda run, turn, source: fate(**({} if run[1] else LATE))
+    )
+    late = {f"{i}": record(f"{i}", 3.0) for i in range(150)}
+    met = {f"{i}": record(f"{i}", 1.0) for i in range(150)}
+    found = compare(Cell("4", "mooncake", 1.0, "foretoken", 10), (late, {}), "ampd", (met, {}))
+    assert len(found["differ"]) == 100
+    assert found["causes"] == [["foretoken", "TTFT, alone", 150]]
