@@ -169,6 +169,7 @@ def _coordinator_rules(costs: Costs) -> CoordinatorRules:
         chunk_len=256,
         max_rows=64,
         late_waits=True,
+        peers=True,
     )
 
 

@@ -28,6 +28,7 @@ CHUNK_LEN = 256
 HISTORY_LEN = 2304
 NEW_LEN = 1500
 HALF_LIFE = 700.0
+NOBODY = ResidentsView(*(np.zeros(0) for _ in range(4)))
 LINK = Link(latency_s=1e-4, bytes_per_s=2.5e10)
 WARM_UP_CALLS = 20
 
@@ -156,6 +157,9 @@ def _worker(index: int, random: np.random.Generator, *, busy: bool) -> PrefillVi
         queued_len=queued_len,
         turns=queued_len // CHUNK_LEN,
         chunk_len=CHUNK_LEN,
+        rows=0,
+        kv_tokens=0,
+        residents=NOBODY,
         ttft_s=0.6 if busy else 0.3,
         link=LINK,
     )

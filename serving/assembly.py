@@ -188,6 +188,7 @@ def coordinator_rules(config: ServerConfig, costs: Mapping[Role, Costs]) -> Coor
         chunk_len=config.batch.max_num_batched_tokens,
         max_rows=config.batch.max_num_seqs,
         late_waits=_order(policy).policy.past_late,
+        peers=policy.route_peers and policy.route_policy == "foretoken",
     )
 
 

@@ -157,6 +157,9 @@ class PolicyConfig:
     route_late_margin: float = setting(
         0.05, "Share of a TTFT target within which a predicted first token counts as late."
     )
+    route_peers: bool = setting(
+        True, "Let workers that do both prefill for each other (foretoken)."
+    )
     route_table: str | None = setting(None, "Measured table of the policy ppd (JSON).")
     slo_ttft_ms: float | None = setting(None, "Target of turns that bring none, milliseconds.")
     slo_tpot_ms: float | None = setting(None, "Target per token of turns that bring none.")

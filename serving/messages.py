@@ -352,13 +352,16 @@ class Prefill:
     """Prefill a task. With an `owner` its pages go there; without one the worker decodes it too.
 
     `pull`: history that the owner holds and the worker lacks is fetched, not computed. Without
-    `reuse` the worker's own pages do not count either.
+    `reuse` the worker's own pages do not count either. Unless it `waits`, it is refused where there
+    is no room for it once its owner has granted: two workers that prefill for each other would else
+    wait for each other's memory.
     """
 
     task: Task
     owner: WorkerId | None
     pull: bool
     reuse: bool
+    waits: bool = True
 
 
 @dataclass(frozen=True, slots=True)

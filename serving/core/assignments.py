@@ -37,7 +37,7 @@ class Assignments:
         self._sessions = sessions
         self._outbox = outbox
         self._arrivals = Window(rules.window_s)
-        self._placer = Placer(rules.place, fleet, sessions, costs)
+        self._placer = Placer(rules.place, fleet, sessions, costs, peers=rules.peers)
         self._router = Router(rules, costs, fleet, turns)
 
     def arrived(self, now: float) -> None:
@@ -70,11 +70,11 @@ class Assignments:
         live.sender = routed.prefill
         task = live.make_task()
         if routed.prefill is None:
-            self._outbox.to_worker(owner, Prefill(task, None, pull=False, reuse=True))
+            self._outbox.to_worker(owner, Prefill(task, None, pull=False, reuse=True, waits=True))
             return True
         live.prefill = routed.prefill
         # Prefill goes first: the owner's grant must find the task at the prefill worker.
-        prefill = Prefill(task, owner, pull=routed.pull, reuse=routed.reuse)
+        prefill = Prefill(task, owner, pull=routed.pull, reuse=routed.reuse, waits=routed.waits)
         self._outbox.to_worker(routed.prefill, prefill)
         decode = Decode(task, routed.prefill, move=None, reuse=routed.reuse)
         self._outbox.to_worker(owner, decode)

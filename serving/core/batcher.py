@@ -136,6 +136,8 @@ class Batcher:
             return []
         while self.holdings.queue and (entry := self.holdings.admit_next(now)) is not None:
             self._start(entry, now)
+        for entry in self.holdings.queue.impatient:
+            self._state.give_up(entry.task.id, "no_room")
         for victim in self.holdings.grow():
             self._state.forget(victim)
             self._state.out.append(Refused(self.worker, victim.task.id, "preempted"))

@@ -98,6 +98,11 @@ class Fleet:
         """List the workers that prefill for others."""
         return [w for w in self.workers.values() if w.role is Role.PREFILL and w.takes_work]
 
+    def peers(self, owner: WorkerId) -> list[WorkerRecord]:
+        """List the other workers that do both, and so could prefill for this one."""
+        every = self.workers.values()
+        return [w for w in every if w.role is Role.BOTH and w.takes_work and w.id != owner]
+
     def add_load(self, worker: WorkerId, tokens: int, turns: int) -> None:
         """Book (or with negative numbers: unbook) a turn's expected tokens at its owner."""
         record = self.workers.get(worker)

@@ -20,8 +20,14 @@ class Placer:
         fleet: Fleet,
         sessions: Sessions,
         costs: Mapping[Role, Costs],
+        *,
+        peers: bool,
     ) -> None:
-        """Read `fleet` and `sessions`, which belong to the coordinator; `costs` by role."""
+        """Read `fleet` and `sessions`, which belong to the coordinator; `costs` by role.
+
+        `peers`: workers that do both prefill for each other.
+        """
+        self._peers = peers
         self._policy = policy
         self._fleet = fleet
         self._sessions = sessions
@@ -44,7 +50,10 @@ class Placer:
                     cached_len=record.pages.cached_len(live.names),
                     expected_tokens=float(record.load),
                     expected_rows=float(record.turns),
+                    kv_tokens=record.kv_tokens,
                     step_model=self._costs[record.role].step_model(),
+                    tpot_s=live.slo.tpot_s,
+                    peer=self._peers and record.role is Role.BOTH,
                     draining=record.leaving,
                 )
                 for record in self._fleet.workers.values()

@@ -1,7 +1,7 @@
 """What does the routing policy get to see of a turn, its owner and the prefill workers?
 
 Turns the coordinator's books into views, asks the policy, and translates its answer into what a
-worker is told. Changes nothing.
+worker is told. Changes nothing. Workers that do both are prefill workers too, for each other.
 """
 
 from collections.abc import Mapping
@@ -20,12 +20,22 @@ from serving.policy.route import History, Local, Option, Remote, RouteContext
 from serving.policy.views import OwnerView, PrefillView, ResidentsView, TurnView
 from serving.request import TurnId
 
+NOBODY = ResidentsView(*(np.zeros(0) for _ in range(4)))
+"""Where nothing decodes; nobody writes to it."""
+MOST_PEERS = 4
+"""Workers with rows of their own that are looked at, those with the least to prefill (ours: in a
+large fleet to look at their rows would be most of a decision)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Routed:
-    """Where a turn is prefilled: `prefill` None is its owner; `work` is for that worker's books."""
+    """Where a turn is prefilled: `prefill` None is its owner; `work` is for that worker's books.
+
+    `waits`: whether that worker lets it wait for memory.
+    """
 
     prefill: WorkerId | None
+    waits: bool
     pull: bool
     reuse: bool
     reason: str
@@ -55,16 +65,25 @@ class Router:
         rules, record = self._rules, self._fleet.workers[owner]
         context = RouteContext(self._costs[record.role], rules.route_config, rules.table)
         turn = self._turn_view(live, now, arrival_rate)
-        prefills = [self._prefill_view(w, live, now) for w in self._fleet.prefillers()]
         owner_view = self._owner_view(record, live, now)
+        peers = self._peers(live, owner) if rules.peers else []
+        able = [*self._fleet.prefillers(), *(peer for peer in peers if not peer.decoding)]
+        prefills = [self._prefill_view(w, live, now) for w in able]
         decision = rules.route(turn, owner_view, prefills, context)
+        busy = [peer for peer in peers if peer.decoding]
+        # One with rows may do it where that saves a target, and only there (policy/foretoken).
+        if busy and any(option.missed for option in decision.options[:1]):
+            busy.sort(key=lambda peer: (peer.booked.total.seconds, peer.id))
+            more = [self._prefill_view(w, live, now) for w in busy[:MOST_PEERS]]
+            prefills = [*prefills, *more]
+            decision = rules.route(turn, owner_view, prefills, context)
         held = {view.worker: view.cached_len for view in prefills}
         return self._routed(decision, live, owner_view.cached_len, held)
 
     def _routed(
         self, decision: Local | Remote, live: LiveTurn, owner_len: int, held: dict[WorkerId, int]
     ) -> Routed:
-        prefill, pull, reuse, cached_len = None, False, True, owner_len
+        prefill, pull, reuse, cached_len, waits = None, False, True, owner_len, True
         costs = self._costs[Role.BOTH]
         if isinstance(decision, Remote):
             prefill, reuse = decision.worker, decision.reuse
@@ -73,11 +92,13 @@ class Router:
             pull = reuse and not (decision.history is History.RECOMPUTE and owner_len)
             cached_len = held[prefill] if reuse else 0
             cached_len = max(cached_len, owner_len) if pull else cached_len
-            costs = self._costs[self._fleet.workers[prefill].role]
+            role = self._fleet.workers[prefill].role
+            costs, waits = self._costs[role], role is Role.PREFILL
         new_len = max(1, len(live.tokens) - cached_len)
         best = decision.options[0] if decision.options else None
         return Routed(
             prefill=prefill,
+            waits=waits,
             pull=pull,
             reuse=reuse,
             reason=str(decision.reason),
@@ -123,6 +144,8 @@ class Router:
         )
 
     def _residents(self, record: WorkerRecord) -> ResidentsView:
+        if not record.decoding:
+            return NOBODY
         rows = [self._turns[turn] for turn in record.decoding]
         tpots = [row.slo.tpot_s for row in rows]
         return ResidentsView(
@@ -141,9 +164,27 @@ class Router:
             queued_len=queued.tokens,
             turns=len(record.booked),
             chunk_len=self._rules.chunk_len,
+            rows=len(record.decoding),
+            kv_tokens=record.kv_tokens,
+            residents=self._residents(record),
             ttft_s=record.ttft.mean(now),
             link=self._rules.link,
         )
+
+    def _peers(self, live: LiveTurn, owner: WorkerId) -> list[WorkerRecord]:
+        """List the workers that have room for a prompt at once: it does not wait there.
+
+        Whoever was refused by one stays with its owner.
+        """
+        if live.task.attempt:
+            return []
+        prompt_len = len(live.tokens)
+        return [peer for peer in self._fleet.peers(owner) if self._room(peer) >= prompt_len]
+
+    def _room(self, record: WorkerRecord) -> int:
+        """Count the tokens that fit beside what a worker holds; all of them before it reports."""
+        available = record.available_pages
+        return record.capacity if available is None else available * self._fleet.page_size
 
     def _before(self, live: LiveTurn, record: WorkerRecord, now: float) -> Work:
         """Return what a worker prefills before this turn; a reply under way goes first."""

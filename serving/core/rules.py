@@ -64,7 +64,8 @@ class CoordinatorRules:
     `costs` are the latency models by role, `link` the way between any two workers. `window_s` is
     the span of the means that policies look at, `rebalance_every_s` the time between two looks at
     the load, `cool_down_s` the time for which a moved row stays. `chunk_len` and `max_rows` are
-    the largest step's. `late_waits`: workers let late prompts wait for those in time.
+    the largest step's. `late_waits`: workers let late prompts wait for those in time. `peers`:
+    those that do both prefill for each other.
     """
 
     place: PlacePolicy
@@ -84,3 +85,4 @@ class CoordinatorRules:
     chunk_len: int
     max_rows: int
     late_waits: bool
+    peers: bool

@@ -79,7 +79,7 @@ class Transfers:
         entry.unacked.discard(transfer)
         if entry.stage is Stage.SENDING and not entry.unacked:
             self._state.retire(entry)
-            if entry.move is not None:
+            if entry.move is not None or not entry.waits:
                 self._state.holdings.idle.moved(entry.task.session)
 
     def _adopt(self, entry: WorkerTask, now: float, *, over: bool) -> None:

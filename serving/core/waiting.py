@@ -27,6 +27,12 @@ class Waiting:
         self._duration_s = duration_s
         self._tasks: list[WorkerTask] = []
         self._chosen: WorkerTask | None = None
+        self._impatient: list[WorkerTask] = []
+
+    @property
+    def impatient(self) -> tuple[WorkerTask, ...]:
+        """Those that must not wait for room, in the order in which they came."""
+        return tuple(self._impatient)
 
     def __len__(self) -> int:
         """Count the tasks that wait."""
@@ -41,12 +47,16 @@ class Waiting:
         """Let a task wait."""
         task.stage = Stage.WAITING
         insort(self._tasks, task, key=age)
+        if not task.waits:
+            self._impatient.append(task)
         if self._chosen is not None and age(task) < age(self._chosen):
             self._chosen = None  # it comes back, or is more urgent: its turn is before
 
     def remove(self, task: WorkerTask) -> None:
         """A task waits no more, though it was not its turn."""
         self._tasks.remove(task)
+        if not task.waits:
+            self._impatient.remove(task)
         if self._chosen is task:
             self._chosen = None
 

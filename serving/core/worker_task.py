@@ -20,9 +20,10 @@ Positions of the tokens:  [0 .. matched_len .. sound_len .. kv_len .. len(tokens
 `unacked` are the transfers sent whose receiver has said nothing, `taken` those that came.
 `unsure_from` is set while KV from that position on may turn out to be no numbers, or not to come.
 `passed` counts the tasks behind it in the queue that were started before it; `started_at` is when
-it was admitted itself (seconds), `kept_out` whether it waited for the rows' pace before. It decodes
-here `since` that time, when it had so many reply tokens. `restored` are the
-host slots, and the pages to copy them into, that its admission found beyond the pool's own.
+it was admitted itself (seconds), `kept_out` whether it waited for the rows' pace before. Unless it
+`waits` it is admitted at once or never. It decodes here `since` that time, when it had so many
+reply tokens. `restored` are the host slots, and the pages to copy them into, that its admission
+found beyond the pool's own.
 `forecast` is the last reading of the length head, `stated` the 90 % quantiles that workers where
 it decoded have stated, with their places in the reply.
 """
@@ -93,6 +94,7 @@ class WorkerTask:
     move: int | None = None
     reuse: bool = True
     pull: bool = True
+    waits: bool = True
     unannounced: Outgoing | None = None
     taken: set[TransferId] = field(default_factory=set[TransferId])
     unacked: set[TransferId] = field(default_factory=set[TransferId])
@@ -167,6 +169,7 @@ def open_task(message: Prefill | Decode, page_size: int) -> WorkerTask:
         reuse=message.reuse,
     )
     opened.pull = isinstance(message, Prefill) and message.pull
+    opened.waits = not isinstance(message, Prefill) or message.waits
     opened.move = message.move if isinstance(message, Decode) else None
     opened.forecast = task.forecast
     return opened

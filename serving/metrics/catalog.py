@@ -37,6 +37,7 @@ OTHER = "other"
 PLACE_REASONS = ("session_owner", "least_load", "prefix", OTHER)
 RETRY_REASONS = (
     *("preempted", "transfer_failed", "worker_lost", "timeout", "moved_away", "move_lost"),
+    *("no_room",),
     OTHER,
 )
 MOVE_REASONS = ("worst_step", "memory", "spread", "drain", OTHER)

@@ -1,13 +1,16 @@
 """Who prefills? The option that is best for the turn and for the rows beside it: foretoken's rule.
 
-Every option is scored by the turn's own TTFT and by the TPOT that a local prefill costs the rows
-that decode on the owner, each relative to its target. Ours: PPD's weighted sum (PPD 2.2), with
-predicted times in place of a table, and with the others' loss in place of the turn's own.
+Every option is scored by the turn's own TTFT and by the TPOT that the prefill costs the rows that
+decode beside it, each relative to its target. Ours: PPD's weighted sum (PPD 2.2), with predicted
+times in place of a table, and with the others' loss in place of the turn's own.
+
+A worker that decodes rows of its own prefills for another one only where that saves a target: until
+the hand-off the prompt holds memory on both, which no prediction of times shows (LOG.md).
 """
 
 from collections.abc import Sequence
 
-from serving.policy.options import Options, Pulling, sent_to
+from serving.policy.options import Options, Pulling, first, sent_to
 from serving.policy.pressure import page_share
 from serving.policy.route import (
     LOCAL,
@@ -24,16 +27,25 @@ from serving.policy.views import OwnerView, PrefillView, TurnView
 def foretoken(
     turn: TurnView, owner: OwnerView, prefills: Sequence[PrefillView], context: RouteContext
 ) -> Local | Remote:
-    """Choose the least score; ties: fewer bytes moved, the shorter queue, the smaller id."""
+    """Choose the least score; ties: fewer bytes moved, the shorter queue, the smaller id.
+
+    A prefill worker beside whose own rows the prompt would run must miss fewer targets than that.
+    """
     options = Options(turn, owner, prefills, context)
     if not prefills:
         return options.stay(RouteReason.NO_PREFILL_WORKER)
     ranked = options.ranked([options.local(), *options.remotes(Pulling.CHEAPEST)])
-    best = ranked[0]
+    busy = {view.worker for view in prefills if view.rows}
+    calm = [option for option in ranked if option.choice not in busy]
+    if ranked[0] is not calm[0] and ranked[0].missed < calm[0].missed:
+        return sent_to(ranked, RouteReason.SAVES_TARGET)
+    best = calm[0]
+    ranked = first(best, ranked)
     if best.choice != LOCAL:
         return sent_to(ranked, _why_remote(ranked))
-    if _under_pressure(turn, owner, context.config) and _is_early(ranked[1], best, turn):
-        return sent_to([ranked[1], best, *ranked[2:]], RouteReason.OWNER_PAGES)
+    remote = calm[1] if len(calm) > 1 and _is_early(calm[1], best, turn) else None
+    if remote is not None and _under_pressure(turn, owner, context.config):
+        return sent_to(first(remote, ranked), RouteReason.OWNER_PAGES)
     return Local(RouteReason.LOCAL_FASTEST, tuple(ranked))
 
 

@@ -12,19 +12,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving.policy.prefill_times import Steps
-from serving.policy.views import OwnerView, ResidentsView
+from serving.policy.views import PlaceView, ResidentsView
 
 Floats = NDArray[np.float64]
 
 
-def delays(owner: OwnerView, steps: Steps, decode_s: float) -> Floats:
+def delays(place: PlaceView, steps: Steps, decode_s: float) -> Floats:
     """Return by how many seconds a prefill in `steps` lets each row's reply end later: [R]. Ours.
 
     `decode_s` is the step without a chunk. Rows that are expected to end while the work queued
     before this prefill runs feel less of it, or nothing. A row is taken to stay for its mean
     remaining length, one token a step.
     """
-    queued = -(-owner.queued_len // owner.chunk_len)
+    queued = -(-place.queued_len // place.chunk_len)
     last_s = max(0.0, steps.last_s - decode_s)
     # By how many steps of this prefill a row stays for; one call of NumPy costs more than the rows.
     stays, felt_s = (0.0, 1.0), (0.0, last_s)
@@ -32,7 +32,7 @@ def delays(owner: OwnerView, steps: Steps, decode_s: float) -> Floats:
         all_full_s = steps.full * max(0.0, steps.full_s - decode_s)
         stays = (0.0, steps.full, steps.full + 1.0)
         felt_s = (0.0, all_full_s, all_full_s + last_s)
-    return np.interp(owner.residents.expected_len - queued, stays, felt_s)
+    return np.interp(place.residents.expected_len - queued, stays, felt_s)
 
 
 def tpot_added(rows: ResidentsView, delay_s: Floats) -> Floats:
@@ -45,6 +45,10 @@ class Toll(NamedTuple):
 
     harm: float
     broken: int
+
+
+NO_TOLL = Toll(0.0, 0)
+"""Where nobody decodes."""
 
 
 def toll(rows: ResidentsView, delay_s: Floats, decode_s: float) -> Toll:

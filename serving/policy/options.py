@@ -12,8 +12,8 @@ from operator import attrgetter
 from typing import NamedTuple
 
 from serving.messages import WorkerId
-from serving.policy.interference import delays, toll
-from serving.policy.prefill_times import PrefillTimes
+from serving.policy.interference import NO_TOLL, Toll, delays, toll
+from serving.policy.prefill_times import PrefillTimes, Steps
 from serving.policy.route import (
     LOCAL,
     History,
@@ -24,7 +24,7 @@ from serving.policy.route import (
     RouteContext,
     RouteReason,
 )
-from serving.policy.views import OwnerView, PrefillView, TurnView
+from serving.policy.views import OwnerView, PlaceView, PrefillView, TurnView
 
 
 class Pulling(Enum):
@@ -64,13 +64,10 @@ class Options:
 
     def local(self) -> Price:
         """Price the prefill on the owner."""
-        owner, steps = self.times.owner, self.times.local()
-        ttft_s, harmed, missed = owner.queued_s + steps.total_s, 0.0, 0
-        if owner.rows:
-            decode_s = self.times.decode_s()
-            delay_s = delays(owner, steps, decode_s)
-            harmed, missed = toll(owner.residents, delay_s, decode_s)
-        return Price(LOCAL, None, ttft_s, harmed, 0, missed + self._is_late(ttft_s))
+        owner = self.times.owner
+        steps = self.times.local()
+        ttft_s, cost = owner.queued_s + steps.total_s, self._toll(owner, steps)
+        return Price(LOCAL, None, ttft_s, cost.harm, 0, cost.broken + self._is_late(ttft_s))
 
     def on(self, worker: PrefillView, pulling: Pulling) -> list[Price]:
         """Price the prefill on one worker, with each history that makes sense there.
@@ -91,7 +88,8 @@ class Options:
     def remotes(self, pulling: Pulling) -> list[Price]:
         """Price every prefill worker that can be the fastest, by ascending queue.
 
-        Not even looked at are those whose queue alone takes longer than another's whole prefill.
+        Not even looked at are those whose queue alone takes longer than another's whole prefill
+        where nobody is harmed by it.
         """
         prices: list[Price] = []
         fastest = inf
@@ -99,7 +97,8 @@ class Options:
             if worker.queued_s > fastest:
                 break
             for price in self.on(worker, pulling):
-                fastest = min(fastest, price.ttft_s)
+                if not worker.rows:
+                    fastest = min(fastest, price.ttft_s)
                 prices.append(price)
         return prices
 
@@ -134,8 +133,16 @@ class Options:
 
     def _sent(self, worker: PrefillView, history: History, pull_s: float | None) -> Price:
         sent = self.times.remote(worker, pull_s)
-        late = self._is_late(sent.ttft_s)
-        return Price(worker.worker, history, sent.ttft_s, 0.0, sent.moved_bytes, int(late))
+        cost, late = self._toll(worker, sent.steps), self._is_late(sent.ttft_s)
+        missed = cost.broken + late
+        return Price(worker.worker, history, sent.ttft_s, cost.harm, sent.moved_bytes, missed)
+
+    def _toll(self, place: PlaceView, steps: Steps) -> Toll:
+        """Price what the steps of a prefill cost the rows that decode beside it."""
+        if not place.rows:
+            return NO_TOLL
+        decode_s = self.times.decode_s(place)
+        return toll(place.residents, delays(place, steps, decode_s), decode_s)
 
     def _is_late(self, ttft_s: float) -> bool:
         """Would a first token in `ttft_s` from now miss the turn's target?"""
@@ -145,12 +152,17 @@ class Options:
         return self.turn.waited_s + ttft_s > target_s * (1 - self._config.late_margin)
 
 
+def first(option: Option, options: Sequence[Option]) -> list[Option]:
+    """Return the options with this one before the others."""
+    return [option, *(other for other in options if other is not option)]
+
+
 def sent_to(options: Sequence[Option], reason: RouteReason, *, reuse: bool = True) -> Remote:
     """Return the first option, a remote one, as the decision."""
-    first = options[0]
-    if first.history is None:
+    chosen = options[0]
+    if chosen.history is None:
         raise ValueError("the owner's own prefill is not remote")
-    return Remote(WorkerId(first.choice), first.history, reuse, reason, tuple(options))
+    return Remote(WorkerId(chosen.choice), chosen.history, reuse, reason, tuple(options))
 
 
 _BEST_ORDER = attrgetter("score", "moved_bytes")
@@ -160,6 +172,8 @@ _QUEUE_ORDER = attrgetter("queued_s", "worker")
 def shortlist(prefills: Iterable[PrefillView]) -> list[PrefillView]:
     """Leave out the workers that another one beats whatever the costs; by ascending queue.
 
+    Those with rows of their own beat nobody and are not beaten: what that costs is yet unknown.
+
     One of two workers alike in link and chunk is beaten if it has no shorter queue and holds no
     more of the prompt; of equals the smaller id stays. Costs are taken to be such that to hold more
     of a prompt never makes its prefill longer.
@@ -168,7 +182,11 @@ def shortlist(prefills: Iterable[PrefillView]) -> list[PrefillView]:
     # One look at each worker, and a sort of the few that are left: in a large fleet this is most of
     # a decision. Neighbours mostly share their link.
     link, chunk_len, best = None, 0, dict[int, PrefillView]()
+    busy: list[PrefillView] = []
     for worker in prefills:
+        if worker.rows:
+            busy.append(worker)
+            continue
         if worker.link is not link or worker.chunk_len != chunk_len:
             link, chunk_len = worker.link, worker.chunk_len
             best = groups.setdefault((chunk_len, link.latency_s, link.bytes_per_s), {})
@@ -180,7 +198,7 @@ def shortlist(prefills: Iterable[PrefillView]) -> list[PrefillView]:
         ):
             best[worker.cached_len] = worker
     fronts = map(_unbeaten, groups.values())
-    return sorted(chain.from_iterable(fronts), key=_QUEUE_ORDER)
+    return sorted(chain(busy, *fronts), key=_QUEUE_ORDER)
 
 
 def _unbeaten(best: dict[int, PrefillView]) -> Iterator[PrefillView]:

@@ -1,7 +1,8 @@
 """Which decode worker becomes the owner of a new session?
 
 The worker whose steps are predicted to be the shortest over the horizon; or one that holds the
-start of the prompt already, if its steps are not longer by more than that is worth. Knows nothing
+start of the prompt already, if its steps are not longer by more than that is worth. Where workers
+prefill for each other, some stay clear of rows while the others have time to spare. Knows nothing
 of who prefills.
 """
 
@@ -12,6 +13,15 @@ from hashlib import blake2b
 from serving.messages import WorkerId
 from serving.policy.views import DecodeView
 from serving.request import SessionId
+
+CLEAR_FROM = 0.5
+"""Share of a token's time that a step without rows takes, from which on workers are kept clear. A
+step gives what is left to prompts, so that beside rows they run at half of their pace then (ours).
+"""
+CLEAR_UNTIL = 0.95
+"""Share of a token's time that the steps of the others may take for that (ours)."""
+CLEAR_MEMORY = 0.7
+"""Share of the others' memory that may be expected to fill for that (ours)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,17 +45,45 @@ def place(session: SessionId, workers: Sequence[DecodeView]) -> Placement | None
     it elsewhere costs as much as attending to it for the length of a long reply (ours, an order of
     magnitude that errs towards balance). Workers that the expected tokens would fill come last.
 
+    Workers that are kept clear (`clear_of_rows`) come into question for nobody.
+
     Reasons: `prefix` if the cached tokens decided it, `least_load` if not. Ties: a smaller share of
     its capacity in use, fewer turns, fewer sessions (else a quiet server would give every
     conversation to one worker, and all of them would return there), the smaller id.
     """
-    ready = [worker for worker in workers if not worker.draining]
+    clear = clear_of_rows(workers)
+    ready = [worker for worker in workers if not worker.draining and worker.worker not in clear]
     if not ready:
         return None
     best = min(ready, key=lambda w: _rank(w, w.cached_len))
     least_loaded = min(ready, key=lambda w: _rank(w, 0))
     reason = "least_load" if best is least_loaded else "prefix"
     return Placement(best.worker, reason)
+
+
+def clear_of_rows(workers: Sequence[DecodeView]) -> frozenset[WorkerId]:
+    """Name the workers that stay without rows, so that long prompts run at full pace there. Ours.
+
+    As many as the others can do without, at most a quarter and one of few; those with the fewest
+    turns. Only where steps leave prompts little time beside rows.
+    """
+    ready = [worker for worker in workers if worker.peer and not worker.draining]
+    if len(ready) < 2 or len(ready) < len(workers):
+        return frozenset()
+    model, tpot_s = ready[0].step_model, ready[0].tpot_s
+    if tpot_s is None or model.base_s < CLEAR_FROM * tpot_s or model.base_s > tpot_s:
+        return frozenset()
+    rows = 1.0 + sum(worker.expected_rows for worker in ready)
+    kv_tokens = sum(worker.kv_tokens for worker in ready)
+    filled = sum(worker.load for worker in ready)
+    for count in range(max(1, len(ready) // 4), 0, -1):
+        others = len(ready) - count
+        per_step_s = model.per_row_s * rows + model.per_token_s * kv_tokens
+        step_s = model.base_s + per_step_s / others
+        if step_s <= CLEAR_UNTIL * tpot_s and filled <= CLEAR_MEMORY * others * ready[0].capacity:
+            fewest = sorted(ready, key=lambda w: (w.turns, w.sessions, w.worker))
+            return frozenset(worker.worker for worker in fewest[:count])
+    return frozenset()
 
 
 def place_by_hash(session: SessionId, workers: Sequence[DecodeView]) -> Placement | None:

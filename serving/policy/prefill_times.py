@@ -6,13 +6,14 @@ line with the KV before it, so the middle is the mean of all.
 """
 
 from collections.abc import Callable
+from functools import partial
 from math import inf
 from typing import NamedTuple
 
 import numpy as np
 
 from serving.costs.costs import Costs, Link
-from serving.policy.views import OwnerView, PrefillView, TurnView
+from serving.policy.views import OwnerView, PlaceView, PrefillView, TurnView
 
 
 class Steps(NamedTuple):
@@ -34,6 +35,7 @@ class Sent(NamedTuple):
 
     ttft_s: float
     moved_bytes: int
+    steps: Steps
 
 
 def split(
@@ -74,15 +76,20 @@ class PrefillTimes:
         self._link: Link | None = None
 
     def local(self) -> Steps:
-        """Predict the prefill on the owner, beside the rows that decode there now."""
-        owner = self.owner
-        if owner.rows == 0:
-            return self.alone(owner.cached_len, owner.chunk_len)
-        return split(self._mixed_s, self.uncached_len, owner.cached_len, self._local_chunk_len())
+        """Predict the prefill on the owner."""
+        return self.at(self.owner, self.owner.cached_len)
 
-    def decode_s(self) -> float:
-        """Predict the owner's step without a chunk in it."""
-        return self.costs.decode(self.owner.rows, self.owner.kv_tokens).seconds
+    def at(self, place: PlaceView, cached_len: int) -> Steps:
+        """Predict the prefill of all tokens but `cached_len`, beside the rows that decode there."""
+        if place.rows == 0:
+            return self.alone(cached_len, place.chunk_len)
+        new_len = max(1, self.turn.prompt_len - cached_len)
+        step_s = partial(self._mixed_s, place)
+        return split(step_s, new_len, cached_len, self._chunk_len(place, new_len))
+
+    def decode_s(self, place: PlaceView) -> float:
+        """Predict a worker's step without a chunk in it."""
+        return self.costs.decode(place.rows, place.kv_tokens).seconds
 
     def alone(self, cached_len: int, chunk_len: int) -> Steps:
         """Predict the prefill of all tokens but `cached_len` where nothing decodes."""
@@ -126,7 +133,7 @@ class PrefillTimes:
             cached_len = max(cached_len, self.owner.cached_len)
             start_s = max(start_s, pull_s)
             moved_len += self.pull_len(worker)
-        steps = self.alone(cached_len, worker.chunk_len)
+        steps = self.at(worker, cached_len)
         sent_s = self.transfer_s(self.lacking_len, worker)
         if steps.full == 0:
             busy_s = steps.last_s + sent_s
@@ -134,30 +141,29 @@ class PrefillTimes:
             last_len = min(self.lacking_len, steps.last_len)
             computed_s = steps.total_s + self.transfer_s(last_len, worker)
             busy_s = max(computed_s, steps.full_s + sent_s)
-        return Sent(start_s + busy_s, moved_len * self.kv_bytes_per_token)
+        return Sent(start_s + busy_s, moved_len * self.kv_bytes_per_token, steps)
 
     def _prefill_s(self, new_len: int, cached_len: int) -> float:
         return self.costs.prefill(new_len, cached_len).seconds
 
-    def _mixed_s(self, new_len: int, cached_len: int) -> float:
-        owner = self.owner
-        return self.costs.mixed(owner.rows, owner.kv_tokens, new_len, cached_len).seconds
+    def _mixed_s(self, place: PlaceView, new_len: int, cached_len: int) -> float:
+        return self.costs.mixed(place.rows, place.kv_tokens, new_len, cached_len).seconds
 
-    def _local_chunk_len(self) -> int:
-        """Return the chunk with which the owner's step keeps the tightest target of its rows.
+    def _chunk_len(self, place: PlaceView, new_len: int) -> int:
+        """Return the chunk with which a worker's step keeps the tightest target of its rows.
 
         In between the smallest and the largest chunk a step's time is taken to be a straight line.
         """
-        most = min(self.owner.chunk_len, self.uncached_len)
+        most = min(place.chunk_len, new_len)
         least = min(self._min_chunk_len, most)
-        tightest = float(np.fmin.reduce(self.owner.residents.tpot_s, initial=inf))
+        tightest = float(np.fmin.reduce(place.residents.tpot_s, initial=inf))
         if tightest == inf or least == most:
             return most
         before = self.turn.prompt_len - 1  # a chunk late in the prompt takes longest
-        most_s = self._mixed_s(most, before)
+        most_s = self._mixed_s(place, most, before)
         if most_s <= tightest:
             return most
-        least_s = self._mixed_s(least, before)
+        least_s = self._mixed_s(place, least, before)
         if least_s >= tightest:
             return least
         return least + int((most - least) * (tightest - least_s) / (most_s - least_s))

@@ -39,6 +39,7 @@ class RouteReason(StrEnum):
     REMOTE_FASTEST = "remote_fastest"
     RESIDENTS_HARMED = "residents_harmed"
     OWNER_PAGES = "owner_pages"
+    SAVES_TARGET = "saves_target"
     # the owner's KV alone decides (local, ppd)
     FIRST_TURN = "first_turn"
     HISTORY_LOST = "history_lost"

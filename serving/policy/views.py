@@ -18,7 +18,9 @@ class DecodeView:
 
     `cached_len`: tokens of the session's first prompt whose KV its full pages hold.
     `expected_tokens`, `expected_rows`: what its steps will attend to and how many rows they will
-    have, on average over the horizon. `step_model` prices both. `draining`: takes no new session.
+    have, on average over the horizon; `kv_tokens` what they attend to now. `step_model` prices
+    them, and `tpot_s` is what the turn may take for a token, None if it may take any time. `peer`:
+    it prefills for others too. `draining`: takes no new session.
     """
 
     worker: WorkerId
@@ -29,7 +31,10 @@ class DecodeView:
     cached_len: int
     expected_tokens: float
     expected_rows: float
+    kv_tokens: int
     step_model: StepModel
+    tpot_s: float | None
+    peer: bool
     draining: bool
 
 
@@ -71,46 +76,49 @@ class ResidentsView:
     gaps_s: NDArray[np.float64]
 
 
-@dataclass(frozen=True, slots=True)
-class OwnerView:
-    """The worker that holds a session's KV and will decode its turn.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlaceView:
+    """A worker as a place for a turn's prefill.
 
-    `cached_len`: tokens of this prompt whose KV its full pages hold right now. `kv_tokens`: what
-    its rows attend to together. `queued_s`, `queued_len`: prefill work ahead of a new task there.
-    `chunk_len`: most new tokens of one step. `itl_s`: mean time between tokens over the window,
-    None if nothing was decoded in it.
+    `cached_len`: tokens of this prompt whose KV its full pages hold right now. `queued_s`,
+    `queued_len`: prefill work ahead of a new task there. `chunk_len`: most new tokens of one step.
+    `residents` are the `rows` that decode there, `kv_tokens` what these attend to together.
     """
 
     worker: WorkerId
     cached_len: int
-    rows: int
-    max_rows: int
-    kv_tokens: int
     queued_s: float
     queued_len: int
-    pages_available: int
-    pages_total: int
-    page_size: int
     chunk_len: int
-    itl_s: float | None
+    rows: int
+    kv_tokens: int
     residents: ResidentsView
 
 
-@dataclass(frozen=True, slots=True)
-class PrefillView:
-    """A worker that could prefill a turn for its owner.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnerView(PlaceView):
+    """The worker that holds a session's KV and will decode its turn.
 
-    `cached_len`: tokens of this prompt that its full pages hold. `queued_s`, `queued_len`, `turns`:
-    work assigned to it and not yet prefilled. `ttft_s`: mean time to first token of the turns that
-    it prefilled in the window, None if there was none. `link` leads to and from the owner.
+    `itl_s`: mean time between tokens over the window, None if nothing was decoded in it.
     """
 
-    worker: WorkerId
-    cached_len: int
-    queued_s: float
-    queued_len: int
+    max_rows: int
+    pages_available: int
+    pages_total: int
+    page_size: int
+    itl_s: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrefillView(PlaceView):
+    """A worker that could prefill a turn for its owner.
+
+    `turns` are assigned to it and not yet prefilled. `ttft_s`: mean time to first token of the
+    turns that it prefilled in the window, None if there was none. `link` leads to and from the
+    owner.
+    """
+
     turns: int
-    chunk_len: int
     ttft_s: float | None
     link: Link
 

@@ -45,5 +45,24 @@ OWNERS = st.builds(
     SECONDS,
     st.sampled_from([16, 64]),
 )
+BUSY_WORKERS = st.lists(
+    st.builds(
+        lambda name, cached_len, rows, tpot_s, **named: prefill(
+            name, cached_len, rows=residents(*rows, tpot_s=tpot_s), **named
+        ),
+        st.text("abc", min_size=1, max_size=3),
+        LENGTHS,
+        ROWS,
+        st.none() | st.floats(0.5, 50),
+        queued_s=SECONDS,
+        chunk_len=st.sampled_from([16, 64]),
+        link=LINKS,
+    ),
+    min_size=1,
+    max_size=6,
+    unique_by=lambda worker: worker.worker,
+)
 CASES = st.tuples(TURNS, OWNERS, WORKERS, COSTS)
 """A turn, its owner, the prefill workers, and what things cost."""
+BUSY_CASES = st.tuples(TURNS, OWNERS, BUSY_WORKERS, COSTS)
+"""The same, where some that could prefill have rows of their own."""

@@ -61,11 +61,18 @@ def owner(cached_len: int = 0, *, rows: ResidentsView | None = None, **named) ->
         "itl_s": None,
         "residents": rows,
     }
-    return OwnerView(WorkerId("d0"), **{**fields, **named})
+    return OwnerView(worker=WorkerId("d0"), **{**fields, **named})
 
 
-def prefill(name: str = "p0", cached_len: int = 0, **named) -> PrefillView:
+def prefill(
+    name: str = "p0", cached_len: int = 0, *, rows: ResidentsView | None = None, **named
+) -> PrefillView:
+    rows = residents() if rows is None else rows
     fields = {
+        "cached_len": cached_len,
+        "rows": rows.expected_len.size,
+        "kv_tokens": 0,
+        "residents": rows,
         "queued_s": 0.0,
         "queued_len": 0,
         "turns": 0,
@@ -73,4 +80,4 @@ def prefill(name: str = "p0", cached_len: int = 0, **named) -> PrefillView:
         "ttft_s": None,
         "link": INSTANT,
     }
-    return PrefillView(WorkerId(name), cached_len, **{**fields, **named})
+    return PrefillView(worker=WorkerId(name), **{**fields, **named})

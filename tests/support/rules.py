@@ -1,6 +1,6 @@
 """What do state machines decide by in a test? Rules with costs that a person can compute."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from serving.core.queue_order import QueueOrder
 from serving.core.rules import BatcherRules, CoordinatorRules
@@ -13,8 +13,19 @@ from serving.policy.place import PLACE_POLICIES
 from serving.policy.rebalance import REBALANCE_POLICIES
 from serving.policy.rebalance_config import RebalanceConfig
 from serving.policy.roles import ROLES_POLICIES, RolesConfig
-from serving.policy.route import RouteConfig
+from serving.policy.route import (
+    LOCAL,
+    History,
+    Local,
+    Option,
+    Remote,
+    RouteConfig,
+    RouteContext,
+    RoutePolicy,
+    RouteReason,
+)
 from serving.policy.routes import ROUTE_POLICIES
+from serving.policy.views import OwnerView, PrefillView, TurnView
 from serving.request import Slo
 from tests.support.fake_costs import LinearCosts
 
@@ -55,6 +66,20 @@ def batcher_rules(
     )
 
 
+def to_a_peer(
+    turn: TurnView, owner: OwnerView, prefills: Sequence[PrefillView], context: RouteContext
+) -> Local | Remote:
+    """Let anybody but the owner prefill; always late, so that workers with rows are asked too."""
+    options = (Option(LOCAL, None, 1.0, 0.0, 0, missed=1, score=1.0),)
+    if not prefills:
+        return Local(RouteReason.COLOCATED, options)
+    to = prefills[turn.prompt_len % len(prefills)].worker
+    return Remote(to, History.PULL, reuse=True, reason=RouteReason.SAVES_TARGET, options=options)
+
+
+ROUTES: dict[str, RoutePolicy] = {**ROUTE_POLICIES, "to-a-peer": to_a_peer}
+
+
 def coordinator_rules(
     *,
     route: str = "pd-delta",
@@ -62,6 +87,7 @@ def coordinator_rules(
     rebalance_every_s: float = 0.05,
     roles: str = "none",
     late_waits: bool = False,
+    peers: bool = False,
     slo: Slo = NO_TARGETS,
 ) -> CoordinatorRules:
     """The plain rules: prefill remotely where that is possible, leave rows where they are.
@@ -71,7 +97,7 @@ def coordinator_rules(
     """
     return CoordinatorRules(
         place=PLACE_POLICIES["load"],
-        route=ROUTE_POLICIES[route],
+        route=ROUTES[route],
         route_config=RouteConfig(
             min_chunk_len=1, ppd_bypass_len=6, threshold_len=12, threshold_prefill_busy=1.0
         ),
@@ -91,4 +117,5 @@ def coordinator_rules(
         chunk_len=8,
         max_rows=4,
         late_waits=late_waits,
+        peers=peers,
     )

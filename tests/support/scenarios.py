@@ -15,10 +15,10 @@ from serving.core.plan import SendPages
 from serving.messages import Completed, Dropped, Failed, Rejected, Role, WorkerId
 from serving.policy.order import ORDER_POLICIES
 from serving.policy.rebalance import REBALANCE_POLICIES
-from serving.policy.routes import ROUTE_POLICIES
 from serving.request import TurnId
 from tests.support.fake_fleet import FakeFleet, Reply
 from tests.support.fake_model import VOCABULARY
+from tests.support.rules import ROUTES
 from tests.support.shape import Shape
 from tests.support.turns import make_turn
 
@@ -247,7 +247,8 @@ def rules(draw: st.DrawFn) -> dict[str, Any]:
     """How a deployment decides: every policy, with targets that are met, tight or hopeless."""
     rebalance = draw(st.sampled_from(("none", *REBALANCE_POLICIES)))
     return {
-        "route": draw(st.sampled_from(tuple(ROUTE_POLICIES))),
+        "route": draw(st.sampled_from(tuple(ROUTES))),
+        "peers": draw(st.booleans()),
         "rebalance": rebalance,
         "roles": draw(st.sampled_from(("none", "none", "queue"))),
         "rebalance_every_s": draw(st.sampled_from((0.005, 0.02, 0.1))),

@@ -44,6 +44,7 @@ class Shape:
     order: str = "arrival"
     order_window: int = 3
     keep_pace: bool = False
+    peers: bool = False
     route: str = "pd-delta"
     rebalance: str = "none"
     rebalance_every_s: float = 0.05
@@ -90,6 +91,7 @@ class Shape:
             rebalance_every_s=self.rebalance_every_s,
             roles=self.roles,
             late_waits=ORDER_POLICIES[self.order].past_late,
+            peers=self.peers,
             slo=Slo(self.ttft_s, self.tpot_s),
         )
         own = replace(named, **rules)

@@ -56,7 +56,7 @@ def _predicted(options: Options) -> Cell:
     owner, times = options.times.owner, options.times
     steps = times.local()
     remote_s = min(price.ttft_s for price in options.remotes(Pulling.NEVER))
-    decode_s = times.decode_s() if owner.rows else 0.0
+    decode_s = times.decode_s(owner) if owner.rows else 0.0
     added = tpot_added(owner.residents, delays(owner, steps, decode_s))
     added_s = float(added.mean()) if added.size else 0.0
     return Cell(remote_s, owner.queued_s + steps.total_s, decode_s, decode_s + added_s)

@@ -4,9 +4,11 @@ from math import isnan
 
 import pytest
 
-from serving.messages import Decode, LoadReport, Prefill, Role, SetRole, WorkerId
+from serving.core.booked import Work
+from serving.messages import Decode, LoadReport, Prefill, Refused, Role, SetRole, TaskId, WorkerId
+from serving.policy.place import Placement
 from serving.policy.route import History, Local, Option, Remote, RouteReason
-from serving.request import Slo
+from serving.request import Slo, TurnId
 from tests.support.coordinating import Desk
 
 P0, P1, D0 = (WorkerId(name) for name in ("p0", "p1", "d0"))
@@ -132,6 +134,106 @@ def test_a_prefill_worker_that_leaves_is_not_offered():
     one.arrive("a", range(9))
     _, _, prefills = spy.shown[0]
     assert [view.worker for view in prefills] == ["p0"]
+
+
+# ---- workers that do both, for each other -------------------------------------------------------
+
+BOTH = {f"d{i}": Role.BOTH for i in range(7)}
+LATE = Local(RouteReason.LOCAL_FASTEST, (Option("local", None, 9.0, 0.0, 0, missed=1, score=14.0),))
+IN_TIME = Local(RouteReason.LOCAL_FASTEST, (Option("local", None, 1.0, 0.0, 0, 0, 1.0),))
+
+
+def peers(answer: Local | Remote, workers: int = 3, **rules) -> tuple[Desk, Spy]:
+    """So many workers that do both; the first owns each session."""
+    spy, roles = Spy(answer), dict(list(BOTH.items())[:workers])
+    first = lambda session, views: Placement(views[0].worker, "first")  # noqa: E731
+    return Desk(roles, route=spy, place=first, peers=True, **rules), spy
+
+
+def decode_at(one: Desk, worker: str, name: str) -> None:
+    """A row begins to decode at a worker, whoever was chosen to own it."""
+    one.coordinator.fleet.begin_decode(WorkerId(worker), TurnId(name), 8)
+
+
+def offered(spy: Spy) -> list[list[str]]:
+    return [[view.worker for view in prefills] for _, _, prefills in spy.shown]
+
+
+def test_the_others_that_decode_nothing_may_prefill_and_never_the_owner():
+    one, spy = peers(IN_TIME)
+    one.arrive("a", range(9))
+    assert offered(spy) == [["d1", "d2"]]
+
+
+def test_nobody_prefills_for_others_unless_that_is_asked_for():
+    one, spy = peers(LATE)
+    one, spy = Desk(dict(list(BOTH.items())[:3]), route=(spy := Spy(LATE))), spy
+    one.arrive("a", range(9))
+    assert offered(spy) == [[]]
+
+
+@pytest.mark.parametrize(("answer", "asked"), [(IN_TIME, [["d2"]]), (LATE, [["d2"], ["d2", "d1"]])])
+def test_those_with_rows_are_asked_only_where_the_turn_would_cost_a_target(answer, asked):
+    one, spy = peers(answer)
+    one.arrive("r", range(50, 59))
+    spy.shown.clear()
+    decode_at(one, "d1", "r")
+    one.arrive("a", range(9))
+    assert offered(spy) == asked
+    (*_, busy) = spy.shown[-1][2]
+    assert (busy.rows, busy.kv_tokens) == ((1, 8) if answer is LATE else (0, 0))
+    assert busy.residents.expected_len.size == busy.rows
+
+
+def test_of_many_with_rows_those_with_the_least_to_prefill_are_asked():
+    one, spy = peers(LATE, workers=7)
+    one.arrive("r", range(50, 59))
+    for i in range(1, 7):
+        decode_at(one, f"d{i}", "r")
+    for i in (1, 2):
+        work = Work(100 * i, 10.0 * i)
+        one.coordinator.fleet.book(WorkerId(f"d{i}"), TurnId(f"b{i}"), work, 1e9)
+    spy.shown.clear()
+    one.arrive("a", range(9))
+    assert offered(spy) == [[], ["d3", "d4", "d5", "d6"]]
+
+
+def test_a_worker_without_room_for_the_prompt_is_not_asked():
+    one, spy = peers(IN_TIME)
+    page = one.shape.page_size
+    one.on(LoadReport(WorkerId("d1"), 0, 0, 98, 1, 1, 0, 0, 0))  # two pages could be had
+    one.arrive("a", range(2 * page))
+    one.arrive("b", range(100, 101 + 2 * page))
+    assert offered(spy) == [["d1", "d2"], ["d2"]]
+
+
+def test_a_worker_that_leaves_is_not_asked():
+    one, spy = peers(IN_TIME)
+    one.on(SetRole(WorkerId("d1"), None))
+    one.arrive("a", range(9))
+    assert offered(spy) == [["d2"]]
+
+
+def test_only_where_rows_are_does_a_prompt_not_wait_for_memory():
+    one, _ = peers(Remote(WorkerId("d1"), History.RECOMPUTE, True, RouteReason.SAVES_TARGET, ()))
+    one.arrive("a", range(9))
+    (prefill,) = one.told("d1", Prefill)
+    assert (prefill.owner, prefill.waits) == (WorkerId("d0"), False)
+    one, _ = desk(away(History.RECOMPUTE))
+    one.arrive("a", range(9))
+    (prefill,) = one.told("p0", Prefill)
+    assert prefill.waits
+
+
+def test_whoever_was_refused_once_stays_with_its_owner():
+    one, spy = peers(Remote(WorkerId("d1"), History.RECOMPUTE, True, RouteReason.SAVES_TARGET, ()))
+    one.arrive("a", range(9))
+    spy.answer = LATE
+    one.on(Refused(WorkerId("d1"), TaskId(TurnId("a"), 0), "no_room"))
+    assert offered(spy) == [["d1", "d2"], []]
+    (again,) = one.told("d0", Prefill)
+    assert again.owner is None
+    assert [(d.choice, d.reason) for d in one.decided("retry")] == [("attempt 1", "no_room")]
 
 
 # ---- what is made of its answer -----------------------------------------------------------------

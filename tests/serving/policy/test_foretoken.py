@@ -13,7 +13,7 @@ from serving.policy.options import Options, Pulling, shortlist
 from serving.policy.route import LOCAL, History, Local, Remote, RouteConfig, RouteContext
 from serving.policy.views import OwnerView, PrefillView, TurnView
 from tests.support.fake_costs import LinearCosts
-from tests.support.route_cases import CASES, WORKERS
+from tests.support.route_cases import BUSY_CASES, CASES, WORKERS
 from tests.support.route_views import owner, prefill, residents, turn
 
 A_SECOND_A_TOKEN = LinearCosts(base_s=1.0, new_s=1.0)
@@ -315,3 +315,68 @@ def test_the_log_holds_the_decision_first_local_once_and_no_option_twice(case):
     named = [(o.choice, o.history) for o in decision.options]
     assert named.count((LOCAL, None)) == 1
     assert len(set(named)) == len(named)
+
+
+# ---- workers with rows of their own -------------------------------------------------------------
+
+
+def test_a_worker_with_rows_is_not_asked_for_speed_alone():
+    home, peer = owner(90, queued_s=50.0), prefill("d1", 90, rows=residents(2000.0))
+    assert went(ask(turn(100), home, peer)) == (LOCAL, None, "local_fastest")
+    assert went(ask(turn(100), home, prefill("d1", 90)))[0] == "d1"
+
+
+def test_a_worker_with_rows_is_asked_where_that_saves_the_turns_target():
+    home, peer = owner(90, queued_s=50.0), prefill("d1", 90, rows=residents(2000.0))
+    assert went(ask(turn(100, ttft_s=30.0), home, peer)) == ("d1", "cached_there", "saves_target")
+    late = ask(turn(100, ttft_s=5.0), home, peer)  # late in either case
+    assert went(late) == (LOCAL, None, "local_fastest")
+
+
+def test_a_target_that_its_rows_would_lose_counts_against_a_worker():
+    home = owner(90, queued_s=50.0)
+    # Ten steps of a token, of two seconds instead of one. Two rows with five tokens left feel
+    # five seconds of that, and each has four to spare.
+    tight = prefill("d1", 90, rows=residents(5.0, 5.0, tpot_s=1.8))
+    assert went(ask(turn(100, ttft_s=30.0), home, tight)) == (LOCAL, None, "local_fastest")
+
+
+def test_a_free_worker_goes_before_one_with_rows_that_is_faster_by_a_little():
+    home = owner(90, queued_s=50.0)
+    workers = [prefill("d1", 90, rows=residents(2000.0)), prefill("p0", 90, queued_s=2.0)]
+    assert went(ask(turn(100, ttft_s=30.0), home, *workers))[0] == "p0"
+
+
+def test_pressure_on_the_owners_pages_sends_nobody_to_a_worker_with_rows():
+    home = owner(90, pages_available=0)
+    assert went(ask(turn(100), home, prefill("p0", 90)))[2] == "owner_pages"
+    busy = prefill("d1", 90, rows=residents(2000.0))
+    assert went(ask(turn(100), home, busy)) == (LOCAL, None, "local_fastest")
+
+
+@given(BUSY_CASES)
+@settings(max_examples=100, deadline=None)
+def test_a_worker_with_rows_is_chosen_only_if_each_other_option_misses_more(case):
+    task, home, workers, costs = case
+    decision = foretoken(task, home, workers, context(costs))
+    busy = {worker.worker for worker in workers if worker.rows}
+    best, *others = decision.options
+    calm = [option for option in others if option.choice not in busy]
+    if best.choice in busy:
+        assert decision.reason == "saves_target"
+        assert all(best.score <= option.score for option in others)
+        assert all(best.missed < option.missed for option in calm[:1])
+    else:
+        assert all(best.score <= option.score for option in calm) or (
+            decision.reason == "owner_pages"
+        )
+
+
+@given(BUSY_CASES)
+@settings(max_examples=100, deadline=None)
+def test_a_worker_with_rows_is_never_left_out_of_the_options_before_it_is_priced(case):
+    _, _, workers, _ = case
+    kept = shortlist(workers)
+    assert all(worker in kept for worker in workers if worker.rows)
+    calm = [worker for worker in workers if not worker.rows]
+    assert [worker for worker in kept if not worker.rows] == shortlist(calm)

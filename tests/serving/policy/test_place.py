@@ -1,11 +1,12 @@
 from dataclasses import replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.costs.costs import StepModel
 from serving.messages import WorkerId
-from serving.policy.place import place, place_by_hash
+from serving.policy.place import clear_of_rows, place, place_by_hash
 from serving.policy.views import DecodeView
 from serving.request import SessionId
 
@@ -23,7 +24,10 @@ def view(
     cached_len: int = 0,
     tokens: float = 0.0,
     rows: float = 0.0,
+    kv_tokens: int = 0,
     model: StepModel = BY_TOKENS,
+    tpot_s: float | None = None,
+    peer: bool = False,
     draining: bool = False,
 ) -> DecodeView:
     return DecodeView(
@@ -35,7 +39,10 @@ def view(
         cached_len,
         tokens,
         rows,
+        kv_tokens,
         model,
+        tpot_s,
+        peer,
         draining,
     )
 
@@ -182,3 +189,98 @@ def test_by_hash_nobody_that_leaves_is_chosen():
         place_by_hash(NEW, [view("b")])
     }
     assert place_by_hash(NEW, [view("a", draining=True)]) is None
+
+
+# ---- workers that stay clear of rows ------------------------------------------------------------
+
+HEAVY = StepModel(base_s=16.0, per_row_s=0.1, per_token_s=0.001)
+
+
+def peer(name: str, **named) -> DecodeView:
+    """A worker that does both, whose steps take 16 of the 20 seconds a token."""
+    how = {"model": HEAVY, "tpot_s": 20.0, "peer": True, "capacity": 10_000, **named}
+    return view(name, **how)
+
+
+def clear(*views: DecodeView) -> set[str]:
+    return set(clear_of_rows(views))
+
+
+def test_where_steps_leave_prompts_little_one_of_four_stays_clear():
+    four = [peer(name) for name in "abcd"]
+    assert clear(*four) == {"a"}
+    assert chosen(*four) == "b"
+
+
+def test_the_one_with_the_fewest_turns_stays_clear_whatever_it_owns_or_holds():
+    four = [peer("a", turns=2), peer("b", turns=1), peer("c", turns=1, cached_len=90), peer("d")]
+    assert clear(*four) == {"d"}
+    assert clear(peer("a", turns=1), peer("b", sessions=1), peer("c"), peer("d", turns=1)) == {"c"}
+    assert chosen(*four) == "c"  # it holds the prompt
+
+
+def test_a_quarter_stays_clear_at_most_and_one_of_few():
+    assert len(clear(*(peer(f"w{i}") for i in range(9)))) == 2
+    assert len(clear(peer("a"), peer("b"))) == 1
+    assert clear(peer("a")) == set()
+
+
+@pytest.mark.parametrize(("rows", "count"), [(26, 1), (29, 0)])
+def test_nobody_stays_clear_if_the_others_would_have_long_steps(rows: int, count: int):
+    # 16 + 0.1 * (3 * rows + 1) / 3 s: with 26 rows 18.7, with 29 18.93, and 300 tokens take 0.1 s.
+    views = [peer("a"), *(peer(name, rows=rows, turns=rows, kv_tokens=100) for name in "bcd")]
+    assert len(clear(*views)) == count
+
+
+def test_nobody_stays_clear_if_the_others_would_fill_up():
+    room = [peer("a"), *(peer(name, turns=1, load=6_900) for name in "bcd")]
+    assert clear(*room) == {"a"}
+    assert clear(*room[:3], peer("d", turns=1, load=7_300)) == set()
+
+
+def test_more_than_a_quarter_is_never_tried_and_less_if_that_is_too_much():
+    eight = [peer(f"w{i}", rows=20.0, turns=20) for i in range(8)]
+    # 16 + 0.1 * 161 / 6 = 18.68 s
+    assert len(clear(*eight)) == 2
+    full = [peer(f"w{i}", rows=24.0, turns=24) for i in range(8)]
+    # 16 + 0.1 * 193 / 6 = 19.2 s, / 7 = 18.76 s
+    assert len(clear(*full)) == 1
+
+
+@pytest.mark.parametrize("tpot_s", [None, 33.0, 15.0])
+def test_nobody_stays_clear_without_a_target_with_a_loose_one_and_with_a_hopeless_one(tpot_s):
+    assert clear(*(peer(name, tpot_s=tpot_s) for name in "abcd")) == set()
+
+
+def test_nobody_stays_clear_where_some_do_not_prefill_for_others():
+    assert clear(*(peer(name) for name in "abc"), view("d", model=HEAVY, tpot_s=20.0)) == set()
+
+
+def test_a_worker_that_drains_is_none_that_stays_clear():
+    assert clear(peer("a", draining=True), peer("b")) == set()
+
+
+@given(
+    st.lists(
+        st.builds(
+            peer,
+            st.uuids().map(str),
+            turns=st.integers(0, 40),
+            rows=st.floats(0, 60),
+            load=st.integers(0, 12_000),
+            kv_tokens=st.integers(0, 5_000),
+            draining=st.booleans(),
+        ),
+        max_size=9,
+        unique_by=lambda worker: worker.worker,
+    )
+)
+def test_somebody_is_always_left_to_own_and_nobody_clear_has_more_turns(views):
+    names = clear_of_rows(views)
+    ready = [one for one in views if not one.draining]
+    placed = place(NEW, views)
+    assert (placed is None) == (not ready)
+    if placed is not None:
+        assert placed.worker not in names
+    others = [one.turns for one in ready if one.worker not in names]
+    assert all(one.turns <= min(others) for one in ready if one.worker in names)
