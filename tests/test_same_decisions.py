@@ -196,7 +196,8 @@ def simulation(route: str, log: list[str]) -> tuple[Hearing, Agenda, Replies, Li
     agenda, links = Agenda(), Links(AT_ONCE)
     limits = CoordinatorLimits(LIMITS.max_model_len, LIMITS.page_size, 1000, None, 3, 1e9)
     known = Sessions(max_sessions=100, ttl_s=1e9, page_size=LIMITS.page_size)
-    coordinator = Coordinator(limits, coordinator_rules(route=route), known, SharpLengths(8))
+    rules = coordinator_rules(route=route, peers=True)
+    coordinator = Coordinator(limits, rules, known, SharpLengths(8))
     return Hearing(coordinator, agenda, links, note), agenda, Replies(), links
 
 
@@ -268,4 +269,19 @@ def test_real_workers_and_simulated_ones_decide_alike(cluster: Cluster, route: s
     kinds = {one["kind"] for one in real}
     assert {"arrival", "place", "route", "first_token", "end"} <= kinds
     assert sum(one["kind"] == "end" for one in real) == TURNS
+    assert made_up == real
+
+
+@pytest.fixture(scope="module")
+def both() -> Cluster:
+    return Cluster(MeshConfig(prefill_workers=0, decode_workers=3))
+
+
+@pytest.mark.parametrize("route", ["foretoken", "to-a-peer"])
+def test_so_they_do_where_all_prefill_for_each_other(both: Cluster, route: str):
+    real, made_up = parsed(served(both, route)), parsed(simulated(both, route))
+    assert sum(one["kind"] == "end" for one in real) == TURNS
+    places = [one["choice"] for one in real if one["kind"] == "place"]
+    routes = [one["choice"] for one in real if one["kind"] == "route"]
+    assert places != routes  # some are prefilled away from their owners
     assert made_up == real

@@ -215,7 +215,9 @@ class SimWorker:
                     # The copy runs behind the steps launched so far: they write what it takes.
                     ready = max(now, self._device_free)
                     num_bytes = len(pages) * self._page_bytes
-                    self._arrivals[transfer] = self._links.send(self.id, to, num_bytes, ready)
+                    self._arrivals[transfer] = self._links.send(
+                        self.id, to, num_bytes, ready=ready, now=now
+                    )
                 case RestorePages(slots, _):
                     self._copy_from_host(len(slots))
                 case ReceivePages() | OffloadPages():
