@@ -34,7 +34,8 @@ from tests.support.rules import COSTS, batcher_rules, coordinator_rules
 from tests.support.sharp_lengths import SharpLengths
 from tests.support.tiny_cluster import LIMITS, MODEL, Cluster
 
-AT_ONCE = Link(latency_s=0.0, bytes_per_s=1e30)
+WIRE = Link(latency_s=0.000137, bytes_per_s=1e30)
+"""What is sent as a step ends does not come at that very instant, of which either order is right."""
 NOISE = 0.3
 SESSIONS = 10
 TURNS = sum(1 + session % 3 for session in range(SESSIONS))
@@ -137,7 +138,7 @@ class Watched:
 
     def send(self, transfer: TransferId, payload, to: WorkerId) -> int:
         executor = self._executors[transfer.sender]
-        self.there[transfer] = max(executor.now, executor.free)
+        self.there[transfer] = max(executor.now, executor.free) + WIRE.latency_s
         return self._real.send(transfer, payload, to)
 
 
@@ -193,7 +194,7 @@ def simulation(route: str, log: list[str]) -> tuple[Hearing, Agenda, Replies, Li
     def note(happening: Turn | Decision | End, now: float) -> None:
         log.append(line(record(happening, now)))
 
-    agenda, links = Agenda(), Links(AT_ONCE)
+    agenda, links = Agenda(), Links(WIRE)
     limits = CoordinatorLimits(LIMITS.max_model_len, LIMITS.page_size, 1000, None, 3, 1e9)
     known = Sessions(max_sessions=100, ttl_s=1e9, page_size=LIMITS.page_size)
     rules = coordinator_rules(route=route, peers=True)
@@ -232,7 +233,7 @@ def served(cluster: Cluster, route: str) -> list[str]:
 def simulated(cluster: Cluster, route: str) -> list[str]:
     log: list[str] = []
     hall, agenda, replies, links = simulation(route, log)
-    world = World(agenda, links, AT_ONCE, 1, MAX_LAUNCHED)
+    world = World(agenda, links, WIRE, 1, MAX_LAUNCHED)
     batchers = []
     for name, (role, _) in cluster.executors.items():
         batcher = Batcher(name, LIMITS, rules())

@@ -54,11 +54,11 @@ class Assignments:
             placement = self._placer.place(live)
             if placement is None:
                 return False
-            owner, reason = placement.worker, placement.reason
+            owner, reason, clear = placement.worker, placement.reason, placement.clear
             self._sessions.own(live.session, owner)
         else:
-            reason = "session_owner"
-        self._outbox.decide("place", live, owner, reason, {})
+            reason, clear = "session_owner", ()
+        self._outbox.decide("place", live, owner, reason, {"clear": list(clear)} if clear else {})
         routed = self._router.route(live, owner, now, self._arrivals.rate(now))
         live.owner = owner
         self._fleet.add_load(owner, live.expected_len, 1)

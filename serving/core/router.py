@@ -23,8 +23,8 @@ from serving.request import TurnId
 NOBODY = ResidentsView(*(np.zeros(0) for _ in range(4)))
 """Where nothing decodes; nobody writes to it."""
 MOST_PEERS = 4
-"""Workers with rows of their own that are looked at, those with the least to prefill (ours: in a
-large fleet to look at their rows would be most of a decision)."""
+"""Workers with rows of their own that are looked at, those with the fewest (ours: in a large fleet
+to look at their rows would be most of a decision)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +70,11 @@ class Router:
         able = [*self._fleet.prefillers(), *(peer for peer in peers if not peer.decoding)]
         prefills = [self._prefill_view(w, live, now) for w in able]
         decision = rules.route(turn, owner_view, prefills, context)
-        busy = [peer for peer in peers if peer.decoding]
-        # One with rows may do it where that saves a target, and only there (policy/foretoken).
+        # One with rows may do it where that saves a target, and only there (policy/foretoken); and
+        # only at once: a prompt that waits there holds memory of two workers (LOG.md).
+        busy = [peer for peer in peers if peer.decoding and not peer.booked]
         if busy and any(option.missed for option in decision.options[:1]):
-            busy.sort(key=lambda peer: (peer.booked.total.seconds, peer.id))
+            busy.sort(key=lambda peer: (len(peer.decoding), peer.id))
             more = [self._prefill_view(w, live, now) for w in busy[:MOST_PEERS]]
             prefills = [*prefills, *more]
             decision = rules.route(turn, owner_view, prefills, context)

@@ -107,8 +107,10 @@ def _attempt(attempt: Attempt) -> list[str]:
     new_len = attempt.prompt_len - attempt.cached_len
     begin = "" if attempt.again is None else f"begins anew ({attempt.again}): "
     where = "itself prefills" if attempt.local else f"{attempt.prefill} prefills for it"
+    clear = f"; kept clear of rows: {', '.join(attempt.clear)}" if attempt.clear else ""
+    place = f"{attempt.owner} ({attempt.place_reason}{clear})"
     out = [
-        f"{begin}owner {attempt.owner} ({attempt.place_reason}); {where} ({attempt.route_reason})",
+        f"{begin}owner {place}; {where} ({attempt.route_reason})",
         f"{new_len} tokens to compute, {attempt.cached_len} cached"
         + ("" if attempt.history is None else f"; history: {attempt.history}"),
     ]

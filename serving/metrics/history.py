@@ -126,6 +126,7 @@ class _Teller:
                 cached_len=details["cached_len"],
                 history=details["history"],
                 options=details["options"],
+                clear=placed.get("details", {}).get("clear", ()),
                 again=self._again.pop(story.turn, None),
             )
         )

@@ -14,7 +14,8 @@ Record = Mapping[str, Any]
 class Attempt:
     """One assignment of a turn: its owner, who prefills, what else was priced.
 
-    `again` is why there had to be another attempt; None for the first.
+    `clear` are the workers that were kept clear of rows when the owner was chosen. `again` is why
+    there had to be another attempt; None for the first.
     """
 
     t: float
@@ -26,6 +27,7 @@ class Attempt:
     cached_len: int
     history: str | None
     options: Sequence[Record]
+    clear: Sequence[str]
     again: str | None
 
     @property

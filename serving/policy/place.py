@@ -26,10 +26,11 @@ CLEAR_MEMORY = 0.7
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """The owner, and why."""
+    """The owner, and why; `clear` are the workers that were kept clear of rows."""
 
     worker: WorkerId
     reason: str
+    clear: tuple[WorkerId, ...] = ()
 
 
 PlacePolicy = Callable[[SessionId, Sequence[DecodeView]], Placement | None]
@@ -58,10 +59,10 @@ def place(session: SessionId, workers: Sequence[DecodeView]) -> Placement | None
     best = min(ready, key=lambda w: _rank(w, w.cached_len))
     least_loaded = min(ready, key=lambda w: _rank(w, 0))
     reason = "least_load" if best is least_loaded else "prefix"
-    return Placement(best.worker, reason)
+    return Placement(best.worker, reason, clear)
 
 
-def clear_of_rows(workers: Sequence[DecodeView]) -> frozenset[WorkerId]:
+def clear_of_rows(workers: Sequence[DecodeView]) -> tuple[WorkerId, ...]:
     """Name the workers that stay without rows, so that long prompts run at full pace there. Ours.
 
     As many as the others can do without, at most a quarter and one of few; those with the fewest
@@ -69,10 +70,10 @@ def clear_of_rows(workers: Sequence[DecodeView]) -> frozenset[WorkerId]:
     """
     ready = [worker for worker in workers if worker.peer and not worker.draining]
     if len(ready) < 2 or len(ready) < len(workers):
-        return frozenset()
+        return ()
     model, tpot_s = ready[0].step_model, ready[0].tpot_s
     if tpot_s is None or model.base_s < CLEAR_FROM * tpot_s or model.base_s > tpot_s:
-        return frozenset()
+        return ()
     rows = 1.0 + sum(worker.expected_rows for worker in ready)
     kv_tokens = sum(worker.kv_tokens for worker in ready)
     filled = sum(worker.load for worker in ready)
@@ -82,8 +83,8 @@ def clear_of_rows(workers: Sequence[DecodeView]) -> frozenset[WorkerId]:
         step_s = model.base_s + per_step_s / others
         if step_s <= CLEAR_UNTIL * tpot_s and filled <= CLEAR_MEMORY * others * ready[0].capacity:
             fewest = sorted(ready, key=lambda w: (w.turns, w.sessions, w.worker))
-            return frozenset(worker.worker for worker in fewest[:count])
-    return frozenset()
+            return tuple(worker.worker for worker in fewest[:count])
+    return ()
 
 
 def place_by_hash(session: SessionId, workers: Sequence[DecodeView]) -> Placement | None:

@@ -185,17 +185,28 @@ def test_those_with_rows_are_asked_only_where_the_turn_would_cost_a_target(answe
     assert busy.residents.expected_len.size == busy.rows
 
 
-def test_of_many_with_rows_those_with_the_least_to_prefill_are_asked():
+def test_of_many_with_rows_those_with_the_fewest_are_asked():
     one, spy = peers(LATE, workers=7)
     one.arrive("r", range(50, 59))
+    one.arrive("q", range(70, 79))
     for i in range(1, 7):
         decode_at(one, f"d{i}", "r")
-    for i in (1, 2):
-        work = Work(100 * i, 10.0 * i)
-        one.coordinator.fleet.book(WorkerId(f"d{i}"), TurnId(f"b{i}"), work, 1e9)
+    for i in (2, 3):
+        decode_at(one, f"d{i}", "q")
     spy.shown.clear()
     one.arrive("a", range(9))
-    assert offered(spy) == [[], ["d3", "d4", "d5", "d6"]]
+    assert offered(spy) == [[], ["d1", "d4", "d5", "d6"]]
+
+
+def test_a_prompt_waits_for_others_where_nothing_decodes_and_not_beside_rows():
+    one, spy = peers(LATE)
+    one.arrive("r", range(50, 59))
+    decode_at(one, "d1", "r")
+    for worker in ("d1", "d2"):
+        one.coordinator.fleet.book(WorkerId(worker), TurnId("b"), Work(100, 1.0), 1e9)
+    spy.shown.clear()
+    one.arrive("a", range(9))
+    assert offered(spy) == [["d2"]]
 
 
 def test_a_worker_without_room_for_the_prompt_is_not_asked():

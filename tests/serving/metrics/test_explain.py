@@ -161,6 +161,7 @@ def test_a_turn_that_begins_anew_says_why():
     story = story_of(ARRIVAL, PLACE, ROUTE, FIRST, *again, END)
     assert [attempt.again for attempt in story.attempts] == [None, "preempted"]
     assert "begins anew (preempted): owner d0" in explain_turn(story)
+
     assert "begun anew: 1 preempted" in explain_all(told(ARRIVAL, PLACE, ROUTE, FIRST, *again, END))
 
 
@@ -277,3 +278,10 @@ def test_the_readme_shows_what_explain_prints_of_the_log_beside_it():
     moved = next(s for s in read_history(LOG).stories.values() if s.moves)
     assert explain_turn(moved) in readme
     assert moved.turn[:17] in readme
+
+
+def test_a_new_session_shows_who_was_kept_clear_of_rows():
+    placed = said(1.0, "place", "d0", "least_load", clear=["d2", "d3"])
+    story = story_of(ARRIVAL, placed, ROUTE)
+    first = "owner d0 (least_load; kept clear of rows: d2, d3); p0 prefills for it"
+    assert first in explain_turn(story)
