@@ -35,7 +35,7 @@ from tests.support.sharp_lengths import SharpLengths
 from tests.support.tiny_cluster import LIMITS, MODEL, Cluster
 
 WIRE = Link(latency_s=0.000137, bytes_per_s=1e30)
-"""What is sent as a step ends does not come at that very instant, of which either order is right."""
+"""What is sent as a step ends comes a little later: at one instant either order would be right."""
 NOISE = 0.3
 SESSIONS = 10
 TURNS = sum(1 + session % 3 for session in range(SESSIONS))

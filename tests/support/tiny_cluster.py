@@ -111,12 +111,13 @@ class Cluster:
         forecast: int = 16,
         route: str = "pd-delta",
         rebalance: str = "none",
+        peers: bool = False,
         role: Role | None = None,
         reader: Reader | None = None,
         **limits,
     ) -> LocalFleet:
         """Start a fleet; with `role` all workers have that one. `reader` reads every step."""
-        rules = coordinator_rules(route=route, rebalance=rebalance)
+        rules = coordinator_rules(route=route, rebalance=rebalance, peers=peers)
         own = replace(LIMITS, **limits)
         executors = {
             name: (role or planned, executor)

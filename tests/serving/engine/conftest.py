@@ -1,4 +1,4 @@
-"""Warm executors of a tiny model on three mesh configurations, compiled once for all tests."""
+"""Warm executors of a tiny model on four mesh configurations, compiled once for all tests."""
 
 from pathlib import Path
 
@@ -30,6 +30,12 @@ def colocated(kept_programs: Path) -> Cluster:
 def split(kept_programs: Path) -> Cluster:
     """Different degrees on the two sides: every transfer reshards."""
     return Cluster(MeshConfig(prefill_workers=1, decode_workers=2, prefill_tp=2, decode_tp=1))
+
+
+@pytest.fixture(scope="session")
+def peers(kept_programs: Path) -> Cluster:
+    """Workers that do both, and can prefill for each other."""
+    return Cluster(MeshConfig(prefill_workers=0, decode_workers=3))
 
 
 @pytest.fixture(scope="session")

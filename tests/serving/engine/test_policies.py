@@ -112,6 +112,21 @@ def test_no_routing_policy_changes_a_token(split: Cluster, route: str, way: str)
 
 
 @pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("num_pages", [49, 33])  # 32 pages hold the longest turn
+def test_who_prefills_for_whom_changes_no_token(peers: Cluster, num_pages: int, way: str):
+    wanted = WAYS[way]
+    known = expected(wanted)
+    fleet = peers.fleet(route="to-a-peer", peers=True, num_pages=num_pages)
+    with no_compiles():
+        assert converse(fleet, wanted) == known
+    owners = [one.choice for one in fleet.decisions if one.kind == "place"]
+    routes = [one.choice for one in fleet.decisions if one.kind == "route"]
+    assert owners != routes
+    assert is_empty(fleet)
+    assert len(peers.connector) == 0
+
+
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("route", ROUTE_POLICIES)
 def test_moves_at_random_steps_change_no_token(split: Cluster, route: str, way: str):
     wanted = WAYS[way]
