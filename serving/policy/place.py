@@ -72,7 +72,7 @@ def clear_of_rows(workers: Sequence[DecodeView]) -> tuple[WorkerId, ...]:
     if len(ready) < 2 or len(ready) < len(workers):
         return ()
     model, tpot_s = ready[0].step_model, ready[0].tpot_s
-    if tpot_s is None or model.base_s < CLEAR_FROM * tpot_s or model.base_s > tpot_s:
+    if tpot_s is None or model.base_s < CLEAR_FROM * tpot_s:
         return ()
     rows = 1.0 + sum(worker.expected_rows for worker in ready)
     kv_tokens = sum(worker.kv_tokens for worker in ready)

@@ -347,6 +347,15 @@ def test_a_free_worker_goes_before_one_with_rows_that_is_faster_by_a_little():
     assert went(ask(turn(100, ttft_s=30.0), home, *workers))[0] == "p0"
 
 
+def test_a_queue_that_is_longer_than_a_prefill_beside_rows_is_priced_all_the_same():
+    home, waits = owner(90, queued_s=100.0), prefill("p0", 90, queued_s=30.0)
+    tight = prefill("d1", 90, rows=residents(5.0, 5.0, tpot_s=1.8))  # done after 20 s, two late
+    assert went(ask(turn(100, ttft_s=60.0), home, tight, waits))[0] == "p0"
+    free = prefill("p1", 90)  # to nobody's harm, and done before p0 begins
+    decision = ask(turn(100, ttft_s=60.0), home, tight, free, waits)
+    assert "p0" not in [option.choice for option in decision.options]
+
+
 def test_pressure_on_the_owners_pages_sends_nobody_to_a_worker_with_rows():
     home = owner(90, pages_available=0)
     assert went(ask(turn(100), home, prefill("p0", 90)))[2] == "owner_pages"

@@ -80,6 +80,18 @@ def test_the_wait_in_the_queue_comes_before_the_prefill():
     assert sent.ttft_s == pytest.approx(7 + 10)
 
 
+def test_a_prefill_elsewhere_is_as_slow_as_the_rows_beside_it_make_it():
+    costs = LinearCosts(base_s=0.0, new_s=1.0, row_s=2.0)
+    beside = prefill(rows=residents(9, 9, 9), chunk_len=10)
+    sent = times(30, owner(0), costs=costs).remote(beside, None)
+    assert sent.ttft_s == 30 + 3 * 3 * 2.0
+    assert sent.steps == Steps(2, 16.0, 10, 16.0)
+    # Chunks shrink for the targets of the rows that are there, not of the owner's.
+    home = owner(0, rows=residents(9, tpot_s=0.1))
+    tight = prefill(rows=residents(9, tpot_s=7.0), chunk_len=10)
+    assert times(30, home, costs=costs).remote(tight, None).steps.full_s == 7.0
+
+
 def test_a_pull_shorter_than_the_queue_costs_no_time():
     home = owner(6)
     worker = prefill(queued_s=20.0, link=SLOW_LINK)
