@@ -30,3 +30,13 @@ def test_a_policy_of_roles_is_used_where_it_can_act():
 def test_an_unknown_policy_is_answered_with_those_there_are():
     with pytest.raises(ConfigError, match="use one of none, queue"):
         rules(roles_policy="magic")
+
+
+@pytest.mark.parametrize(
+    ("flags", "peers"),
+    [({}, True), ({"route_peers": False}, False), ({"route_policy": "ampd"}, False)],
+)
+def test_peers_prefill_for_each_other_under_our_route_only_and_unless_that_is_unwanted(
+    flags, peers
+):
+    assert rules(**flags).peers is peers

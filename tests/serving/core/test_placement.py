@@ -1,6 +1,9 @@
 """What does placement get to see of the workers? (The policy: tests/serving/policy/test_place.)"""
 
+import pytest
+
 from serving.messages import Role, SetRole, WorkerId
+from serving.request import Slo
 from tests.support.coordinating import Desk
 
 DECODERS = {"p0": Role.PREFILL, "d0": Role.DECODE, "d1": Role.DECODE}
@@ -45,3 +48,40 @@ def test_a_session_returns_to_its_owner_whatever_the_load():
     desk.arrive("a", [1] * 9, session="s")
     desk.arrive("b", [1] * 90, session="s")
     assert placed(desk) == [("d0", "least_load"), ("d0", "session_owner")]
+
+
+BOTH = {f"d{i}": Role.BOTH for i in range(4)}
+TIGHT = Slo(None, 0.0012)  # of which a step without rows takes 1.0 ms
+
+
+def clear(desk: Desk) -> list[object]:
+    return [one.details.get("clear") for one in desk.decided("place")]
+
+
+def test_of_workers_that_prefill_for_each_other_one_stays_clear_of_rows():
+    desk = Desk(BOTH, slo=TIGHT, peers=True)
+    desk.arrive("a", [1] * 9, session="s")
+    desk.arrive("b", [1] * 20, session="s")
+    assert placed(desk) == [("d1", "least_load"), ("d1", "session_owner")]
+    assert clear(desk) == [["d0"], None]
+
+
+def test_what_rows_attend_to_now_decides_whether_there_is_time_to_spare():
+    desk = Desk(BOTH, slo=TIGHT, peers=True)
+    desk.arrive("a", [1] * 9)
+    desk.prefilled("a", "d1")
+    # 1.0 ms + 0.2 for two rows and 10 us for each of ten tokens, a third of both: 1.1 ms of 1.14.
+    desk.arrive("b", [2] * 30)
+    desk.prefilled("b", "d2")
+    # 0.3 and 41 tokens, a third of both: 1.24 ms.
+    desk.arrive("c", [3] * 9)
+    assert clear(desk) == [["d0"], ["d0"], None]
+
+
+@pytest.mark.parametrize(
+    ("roles", "peers"), [(BOTH, False), ({**BOTH, "d3": Role.DECODE}, True), (DECODERS, True)]
+)
+def test_nobody_stays_clear_unless_all_prefill_for_each_other(roles: dict[str, Role], peers: bool):
+    desk = Desk(roles, slo=TIGHT, peers=peers)
+    desk.arrive("a", [1] * 9)
+    assert clear(desk) == [None]
