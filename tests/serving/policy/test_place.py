@@ -247,7 +247,7 @@ def test_more_than_a_quarter_is_never_tried_and_less_if_that_is_too_much():
     assert len(clear(*full)) == 1
 
 
-@pytest.mark.parametrize("tpot_s", [None, 33.0, 15.0])
+@pytest.mark.parametrize("tpot_s", [None, 24.5, 15.0])
 def test_nobody_stays_clear_without_a_target_with_a_loose_one_and_with_a_hopeless_one(tpot_s):
     assert clear(*(peer(name, tpot_s=tpot_s) for name in "abcd")) == set()
 
