@@ -16,8 +16,8 @@ from serving.request import SessionId
 
 CLEAR_FROM = 2 / 3
 """Share of a token's time that a step without rows takes, from which on workers are kept clear. A
-step gives what is left to prompts, so that beside rows they run at a third of their pace then. Ours:
-at a half, what the others compute less costs more than that (LOG.md).
+step gives what is left to prompts, so that beside rows they run at a third of their pace then.
+Ours: at a half, what the others compute less costs more than that (LOG.md).
 """
 CLEAR_UNTIL = 0.95
 """Share of a token's time that the steps of the others may take for that (ours)."""
