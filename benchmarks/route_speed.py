@@ -20,7 +20,7 @@ from serving.forecast.survival import EDGES, Survival
 from serving.messages import WorkerId
 from serving.policy.route import RouteConfig, RouteContext, RoutePolicy
 from serving.policy.routes import ROUTE_POLICIES
-from serving.policy.views import OwnerView, PrefillView, ResidentsView, TurnView
+from serving.policy.views import NOBODY, OwnerView, PrefillView, ResidentsView, TurnView
 
 ROWS = 64
 PAGE_SIZE = 16
@@ -28,7 +28,6 @@ CHUNK_LEN = 256
 HISTORY_LEN = 2304
 NEW_LEN = 1500
 HALF_LIFE = 700.0
-NOBODY = ResidentsView(*(np.zeros(0) for _ in range(4)))
 LINK = Link(latency_s=1e-4, bytes_per_s=2.5e10)
 WARM_UP_CALLS = 20
 

@@ -17,11 +17,9 @@ from serving.core.rules import CoordinatorRules
 from serving.costs.costs import Costs
 from serving.messages import Detail, Role, WorkerId
 from serving.policy.route import History, Local, Option, Remote, RouteContext
-from serving.policy.views import OwnerView, PrefillView, ResidentsView, TurnView
+from serving.policy.views import NOBODY, OwnerView, PrefillView, ResidentsView, TurnView
 from serving.request import TurnId
 
-NOBODY = ResidentsView(*(np.zeros(0) for _ in range(4)))
-"""Where nothing decodes; nobody writes to it."""
 MOST_PEERS = 4
 """Workers with rows of their own that are looked at, those with the fewest (ours: in a large fleet
 to look at their rows would be most of a decision)."""

@@ -76,6 +76,10 @@ class ResidentsView:
     gaps_s: NDArray[np.float64]
 
 
+NOBODY = ResidentsView(*(np.zeros(0) for _ in range(4)))
+"""Where nothing decodes; nobody writes to it."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlaceView:
     """A worker as a place for a turn's prefill.

@@ -3,26 +3,33 @@
 from hypothesis import strategies as st
 
 from serving.costs.costs import Link
+from serving.policy.views import PrefillView
 from tests.support.fake_costs import LinearCosts
 from tests.support.route_views import INSTANT, owner, prefill, residents, turn
 
 LENGTHS = st.integers(0, 120)
 SECONDS = st.integers(0, 300).map(float)
 LINKS = st.sampled_from([INSTANT, Link(0.0, 0.25), Link(0.5, 2.0)])
-WORKERS = st.lists(
-    st.builds(
-        prefill,
+ROWS = st.lists(st.floats(0, 400), max_size=4)
+
+
+def _workers(rows: st.SearchStrategy[list[float]]) -> st.SearchStrategy[list[PrefillView]]:
+    one = st.builds(
+        lambda name, cached_len, rows, tpot_s, **named: prefill(
+            name, cached_len, rows=residents(*rows, tpot_s=tpot_s), **named
+        ),
         st.text("abc", min_size=1, max_size=3),
         LENGTHS,
+        rows,
+        st.none() | st.floats(0.5, 50),
         queued_s=SECONDS,
         chunk_len=st.sampled_from([16, 64]),
         link=LINKS,
-    ),
-    min_size=1,
-    max_size=6,
-    unique_by=lambda worker: worker.worker,
-)
-ROWS = st.lists(st.floats(0, 400), max_size=4)
+    )
+    return st.lists(one, min_size=1, max_size=6, unique_by=lambda worker: worker.worker)
+
+
+WORKERS = _workers(st.just([]))
 COSTS = st.builds(
     LinearCosts,
     base_s=st.floats(0.5, 5),
@@ -45,24 +52,7 @@ OWNERS = st.builds(
     SECONDS,
     st.sampled_from([16, 64]),
 )
-BUSY_WORKERS = st.lists(
-    st.builds(
-        lambda name, cached_len, rows, tpot_s, **named: prefill(
-            name, cached_len, rows=residents(*rows, tpot_s=tpot_s), **named
-        ),
-        st.text("abc", min_size=1, max_size=3),
-        LENGTHS,
-        ROWS,
-        st.none() | st.floats(0.5, 50),
-        queued_s=SECONDS,
-        chunk_len=st.sampled_from([16, 64]),
-        link=LINKS,
-    ),
-    min_size=1,
-    max_size=6,
-    unique_by=lambda worker: worker.worker,
-)
 CASES = st.tuples(TURNS, OWNERS, WORKERS, COSTS)
 """A turn, its owner, the prefill workers, and what things cost."""
-BUSY_CASES = st.tuples(TURNS, OWNERS, BUSY_WORKERS, COSTS)
+BUSY_CASES = st.tuples(TURNS, OWNERS, _workers(ROWS), COSTS)
 """The same, where some that could prefill have rows of their own."""

@@ -5,7 +5,6 @@ from dataclasses import replace
 import pytest
 
 from serving.messages import Ack, Cancel, Granted, Refused, WorkerId
-from serving.request import Turn
 from tests.support.fake_fleet import FakeFleet
 from tests.support.one_worker import D0, Worker, kinds, prefill, task
 from tests.support.shape import Shape
@@ -23,10 +22,14 @@ SHAPES = {
 }
 
 
-def conversation(number: int) -> list[Turn]:
-    """A client's turn; so many that pools of 12 pages are full of prompts."""
-    tokens = [number % 8, *range(10, 24 + number % 9)]
-    return [make_turn(f"t{number}", tokens, max_tokens=3 + number % 7, seed=number)]
+def run(shape: Shape, seed: int) -> FakeFleet:
+    """So many turns at once that pools of 12 pages are full of prompts; all complete."""
+    fleet = FakeFleet.started(shape, seed=seed)
+    for number in range(24):
+        tokens = [number % 8, *range(10, 24 + number % 9)]
+        fleet.submit(make_turn(f"t{number}", tokens, max_tokens=3 + number % 7, seed=number))
+    fleet.complete_all()
+    return fleet
 
 
 def chosen(fleet: FakeFleet, kind: str) -> list[str]:
@@ -36,22 +39,14 @@ def chosen(fleet: FakeFleet, kind: str) -> list[str]:
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("name", SHAPES)
 def test_every_turn_completes_though_all_prefill_for_each_other(name: str, seed: int):
-    fleet = FakeFleet.started(SHAPES[name], seed=seed)
-    for number in range(24):
-        for turn in conversation(number):
-            fleet.submit(turn)
-    fleet.complete_all()
+    fleet = run(SHAPES[name], seed)
     owners = chosen(fleet, "place")
     away = [a != b for a, b in zip(owners, chosen(fleet, "route"), strict=True)]
     assert sum(away) >= 3  # else nothing was shown
 
 
 def test_whoever_finds_no_room_at_a_peer_is_prefilled_by_its_owner():
-    fleet = FakeFleet.started(SHAPES["two_tight"], seed=1)
-    for number in range(24):
-        for turn in conversation(number):
-            fleet.submit(turn)
-    fleet.complete_all()
+    fleet = run(SHAPES["two_tight"], 1)
     retried = {
         one.turn for one in fleet.decisions if (one.kind, one.reason) == ("retry", "no_room")
     }

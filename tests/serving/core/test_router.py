@@ -166,8 +166,8 @@ def test_the_others_that_decode_nothing_may_prefill_and_never_the_owner():
 
 
 def test_nobody_prefills_for_others_unless_that_is_asked_for():
-    one, spy = peers(LATE)
-    one, spy = Desk(dict(list(BOTH.items())[:3]), route=(spy := Spy(LATE))), spy
+    spy = Spy(LATE)
+    one = Desk(dict(list(BOTH.items())[:3]), route=spy)
     one.arrive("a", range(9))
     assert offered(spy) == [[]]
 
@@ -225,7 +225,7 @@ def test_a_worker_that_leaves_is_not_asked():
     assert offered(spy) == [["d2"]]
 
 
-def test_only_where_rows_are_does_a_prompt_not_wait_for_memory():
+def test_a_prompt_waits_for_memory_at_a_prefill_worker_and_not_at_a_peer():
     one, _ = peers(Remote(WorkerId("d1"), History.RECOMPUTE, True, RouteReason.SAVES_TARGET, ()))
     one.arrive("a", range(9))
     (prefill,) = one.told("d1", Prefill)
