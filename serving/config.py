@@ -171,7 +171,7 @@ class PolicyConfig:
     )
     max_passes: int = setting(16, "Times that the first of a queue may be passed over.")
     reserve_quantile: float = setting(
-        0.9, "Quantile of the pages that all rows will need at once, which are kept for them."
+        0.5, "Quantile of the pages that all rows will need at once, which are kept for them."
     )
     wait_for_pages: bool = setting(
         True, "Let rows wait for pages that are about to come, before one of them loses its own."

@@ -126,8 +126,8 @@ class RouteConfig:
     were late by one to three hundredths where the prediction had met the target (LOG.md)."""
     page_watermark: float = 0.95
     """Share of the owner's pages above which foretoken vetoes local prefill. Ours."""
-    reserve_quantile: float = 0.9
-    """Quantile of the reply's length that is counted as needed pages. Ours."""
+    reserve_quantile: float = 0.5
+    """Quantile of the reply's length that is counted as needed pages. Ours (LOG.md)."""
     min_chunk_len: int = 64
     """Smallest chunk to which the owner's batch shrinks for its rows' TPOT. Ours."""
     ppd_bypass_len: int = 512

@@ -18,6 +18,11 @@ def test_goodput_lies_in_a_straight_line_between_two_rates():
     assert goodput(cells((1.0, 1.0), (2.0, 0.9), (3.0, 0.4))) == pytest.approx(2.0)
 
 
+def test_goodput_of_several_seeds_is_that_of_their_mean():
+    two = cells((1.0, 1.0), (2.0, 0.9), (1.0, 0.9), (2.0, 0.8))
+    assert goodput(two) == pytest.approx(1.5)
+
+
 def test_goodput_outside_of_what_was_measured_is_not_made_up():
     assert goodput(cells((1.0, 0.99), (2.0, 0.95))) is None
     assert goodput(cells((1.0, 0.5), (2.0, 0.4))) is None
