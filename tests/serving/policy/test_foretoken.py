@@ -84,7 +84,7 @@ def test_a_tight_ttft_target_outweighs_the_rows():
 
 def test_an_owner_short_of_pages_is_spared_the_prefill():
     home = owner(90, pages_available=200)
-    decision = ask(turn(100), home, prefill())  # 800 of 1,000 are used; it needs 163
+    decision = ask(turn(100), home, prefill())  # 800 of 1,000 are used; it needs 158
     assert went(decision) == ("p0", "pull_from_owner", "owner_pages")
 
 
@@ -96,9 +96,9 @@ def test_pages_are_no_reason_to_be_late():
 
 
 def test_pages_up_to_the_watermark_are_not_pressure():
-    home = owner(90, pages_available=213)
+    home = owner(90, pages_available=208)
     assert went(ask(turn(100), home, prefill()))[0] == LOCAL
-    assert went(ask(turn(100), replace(home, pages_available=212), prefill()))[0] == "p0"
+    assert went(ask(turn(100), replace(home, pages_available=207), prefill()))[0] == "p0"
 
 
 def test_a_reply_needs_no_more_pages_than_it_may_fill():
