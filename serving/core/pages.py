@@ -49,16 +49,6 @@ class Evicted(NamedTuple):
 NOTHING = Match(full=(), tail=None, cached_len=0, idle=0)
 
 
-def common_len(a: Sequence[int], b: Sequence[int]) -> int:
-    """Count the leading tokens that two sequences share."""
-    count = 0
-    for x, y in zip(a, b, strict=False):
-        if x != y:
-            break
-        count += 1
-    return count
-
-
 class PagePool:
     """The only writer of one worker's page accounting."""
 
@@ -86,8 +76,8 @@ class PagePool:
         self._name_of: dict[int, bytes] = {}
         self._twin_of: dict[int, bytes] = {}  # held pages whose name another page bears
         self.changes = NameChanges()
-        self._parts_of: dict[bytes, dict[int, tuple[int, ...]]] = {}
-        self._parent_of: dict[int, bytes] = {}
+        self._parts_of: dict[bytes, dict[tuple[int, ...], int]] = {}
+        self._part_of: dict[int, tuple[bytes, tuple[int, ...]]] = {}  # parent and tokens
 
     @property
     def available(self) -> int:
@@ -117,12 +107,12 @@ class PagePool:
             full.append(page)
         cached_len = len(full) * self.page_size
         tail, tail_len = None, 0
-        rest = tokens[cached_len : min(limit, cached_len + self.page_size)]
-        for page, part in self._parts_of.get(names[len(full)], {}).items():
+        if parts := self._parts_of.get(names[len(full)]):
+            rest = tuple(tokens[cached_len : min(limit, cached_len + self.page_size)])
             # Only a part that is wholly wanted: taking it for a few of its tokens would cost the
             # conversation that left it there all of them.
-            if tail_len < len(part) == common_len(part, rest):
-                tail, tail_len = page, len(part)
+            tail_len = next((n for n in range(len(rest), 0, -1) if rest[:n] in parts), 0)
+            tail = parts.get(rest[:tail_len])
         idle = sum(not self._holders[page] for page in full) + (tail is not None)
         return Match(tuple(full), tail, cached_len + tail_len, idle)
 
@@ -168,11 +158,13 @@ class PagePool:
     def keep_part(self, page: int, parent: bytes, tokens: Sequence[int]) -> None:
         """Make a part-filled page findable under its parent's name, unless another task holds it.
 
-        Its last holder must release it next.
+        Its last holder must release it next. Where the same is kept already, the page is blank from
+        then on: who asks the same again and again leaves no more than who asks it once.
         """
-        if self._holders[page] == 1:
-            self._parts_of.setdefault(parent, {})[page] = tuple(tokens)
-            self._parent_of[page] = parent
+        part = tuple(tokens)
+        if self._holders[page] == 1 and part not in self._parts_of.get(parent, ()):
+            self._parts_of.setdefault(parent, {})[part] = page
+            self._part_of[page] = parent, part
 
     def release(self, pages: Sequence[int], group: Group | None = None) -> None:
         """Let go of pages given in prompt order; later ones are evicted before earlier ones.
@@ -190,7 +182,7 @@ class PagePool:
             if page in twin_of and (twin := twin_of.pop(page)) not in self._page_of:
                 self.name(page, twin)
             name = name_of.get(page)
-            if name is not None or page in self._parent_of:
+            if name is not None or page in self._part_of:
                 kept.append((page, name, self._content_name(pages[index - 1]) if index else None))
             else:
                 self._free.append(page)
@@ -213,11 +205,12 @@ class PagePool:
         assert places == list(range(1, self.num_pages)), "a page is lost, shared or page 0"
         assert all(holders >= 0 for holders in self._holders), "a page was freed twice"
         assert {p: n for n, p in self._page_of.items()} == self._name_of, "names disagree"
-        parts = {p: parent for parent, ps in self._parts_of.items() for p in ps}
-        assert parts == self._parent_of, "part-filled pages disagree"
-        assert not (self._name_of.keys() & self._parent_of.keys()), "a full page is kept as a part"
-        assert self._parent_of.keys() <= cached, "a part-filled page is held"
-        findable = self._name_of.keys() | self._parent_of.keys()
+        parts = {p: (parent, t) for parent, ps in self._parts_of.items() for t, p in ps.items()}
+        assert parts == self._part_of, "part-filled pages disagree"
+        assert all(self._parts_of.values()), "a parent without parts is kept"
+        assert not (self._name_of.keys() & self._part_of.keys()), "a full page is kept as a part"
+        assert self._part_of.keys() <= cached, "a part-filled page is held"
+        findable = self._name_of.keys() | self._part_of.keys()
         assert cached <= findable, "a cached page cannot be found"
         assert not (findable & set(self._free)), "a free page can be found"
         assert self._twin_of.keys() <= set(held) - self._name_of.keys(), "a twin is not a held page"
@@ -243,9 +236,9 @@ class PagePool:
         if name is not None:
             del self._page_of[name]
             self.changes.removed(name)
-        parent = self._parent_of.pop(page, None)
-        if parent is not None:
-            parts = self._parts_of[parent]
-            del parts[page]
-            if not parts:
+        left = self._part_of.pop(page, None)
+        if left is not None:
+            parent, part = left
+            del self._parts_of[parent][part]
+            if not self._parts_of[parent]:
                 del self._parts_of[parent]

@@ -45,7 +45,8 @@ class Sessions:
         self._opened = 0
         self._by_id: dict[SessionId, Session] = {}  # least recently used first
         self._by_key: dict[tuple[str, str], Session] = {}
-        self._buckets: dict[bytes, dict[SessionId, Session]] = {}
+        # By their whole pages, then by what is behind: least recently used first.
+        self._buckets: dict[bytes, dict[tuple[int, ...], dict[SessionId, Session]]] = {}
         self._owned: dict[WorkerId, int] = {}
 
     def __len__(self) -> int:
@@ -79,7 +80,7 @@ class Sessions:
         names = chain_on(known, tokens, self._page_size)
         session.bucket = names[-1]
         session.tail = tokens[(len(names) - 1) * self._page_size :]
-        self._buckets.setdefault(names[-1], {})[session.id] = session
+        self._buckets.setdefault(names[-1], {}).setdefault(session.tail, {})[session.id] = session
         self.leave(session, now)
 
     def own(self, session: Session, worker: WorkerId) -> None:
@@ -122,26 +123,30 @@ class Sessions:
         session.last_used = now
         if self._by_id.pop(session.id, None) is not None:
             self._by_id[session.id] = session
+        if session.bucket is not None:
+            equal = self._buckets[session.bucket][session.tail]
+            equal[session.id] = equal.pop(session.id)
 
     def _by_prefix(self, turn: Turn) -> Session | None:
         names = chain(turn.salt, turn.tokens, self._page_size)
         for pages in range(len(names) - 1, -1, -1):
+            by_tail = self._buckets.get(names[pages])
+            if by_tail is None:
+                continue
             rest = turn.tokens[pages * self._page_size : (pages + 1) * self._page_size]
-            found = [
-                session
-                for session in self._buckets.get(names[pages], {}).values()
-                if rest[: len(session.tail)] == session.tail
-            ]
-            if found:
-                return max(found, key=lambda s: (len(s.tail), s.last_used, s.id))
+            for length in range(len(rest), -1, -1):
+                if equal := by_tail.get(rest[:length]):
+                    return next(reversed(equal.values()))
         return None
 
     def _unindex(self, session: Session) -> None:
         if session.bucket is None:
             return
-        bucket = self._buckets[session.bucket]
-        del bucket[session.id]
-        if not bucket:
+        by_tail = self._buckets[session.bucket]
+        del by_tail[session.tail][session.id]
+        if not by_tail[session.tail]:
+            del by_tail[session.tail]
+        if not by_tail:
             del self._buckets[session.bucket]
         session.bucket = None
 

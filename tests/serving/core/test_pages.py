@@ -89,6 +89,21 @@ def test_the_longest_of_several_parts_is_found():
     assert find(pool, [1, 2, 3, 4, 5, 6]).tail == pages[1]
 
 
+def test_the_same_part_is_kept_once_however_often_it_is_left():
+    pool = new_pool()
+    first = keep(pool, [1, 2, 3, 4])
+    for _ in range(PAGES):
+        keep(pool, [1, 2, 3, 4])
+    pool.check()
+    assert pool.num_cached == 2
+    assert find(pool, [1, 2, 3, 4, 5]).tail == first[1]
+    taken = pool.take(find(pool, [1, 2, 3, 4, 5]))
+    again = keep(pool, [1, 2, 3, 4])  # the first is no longer that
+    assert find(pool, [1, 2, 3, 4, 5]).tail == again[1]
+    pool.release(taken)
+    pool.check()
+
+
 def test_a_part_taken_by_one_cannot_be_taken_by_another():
     pool = new_pool()
     pages = keep(pool, [1, 2, 3, 4, 5])

@@ -2,7 +2,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.core.pages import common_len
 from serving.core.prefix import DIGEST_BYTES, chain, chain_on, extend, root
 
 TOKENS = st.lists(st.integers(0, 3), max_size=12)
@@ -28,12 +27,6 @@ def test_two_names_are_equal_exactly_if_salt_and_all_tokens_before_are(a, b, sal
     for i, x in enumerate(chain(salt_a, a, 2)):
         for j, y in enumerate(chain(salt_b, b, 2)):
             assert (x == y) == (salt_a == salt_b and i == j and a[: 2 * i] == b[: 2 * j])
-
-
-def test_common_len():
-    assert common_len([1, 2, 3], [1, 2, 4]) == 2
-    assert common_len([1, 2], [1, 2, 4]) == 2
-    assert common_len([], [1]) == 0
 
 
 @given(TOKENS, st.integers(0, 6))

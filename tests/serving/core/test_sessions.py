@@ -74,6 +74,28 @@ def test_the_longest_of_several_conversations_is_continued():
     assert say(sessions, [1, 2, 3, 4, 5, 6, 7, 8, 9, 1], [2]) is long
 
 
+def test_of_equal_conversations_the_one_used_last_is_continued():
+    sessions = new_sessions()
+    first = say(sessions, [1, 2, 3], [4, 5], now=0.0)
+    second = say(sessions, [1, 2, 3], [4, 5], now=1.0)
+    assert second is not first
+    live = sessions.join(make_turn("t", [1, 2, 3, 4, 5, 6]), 2.0)
+    assert live is second
+    sessions.remember(live, chain("", [], 4), (1, 2, 3, 4, 5, 6, 7), 2.0)
+    assert say(sessions, [1, 2, 3, 4, 5, 8], [9], now=3.0) is first
+    assert say(sessions, [1, 2, 3, 4, 5, 8], [9], now=4.0) not in (first, second)
+
+
+def test_the_use_of_one_of_equal_conversations_makes_it_the_last_used():
+    sessions = new_sessions()
+    first, second = (sessions.join(make_turn("t", [1, 2], session=key), 0.0) for key in ("a", "b"))
+    for session in (first, second):
+        sessions.remember(session, chain("", [1, 2], 4), (1, 2, 3), 1.0)
+    assert sessions.join(make_turn("t", [1, 2, 3, 4]), 2.0) is second
+    assert sessions.join(make_turn("t", [1, 2], session="a"), 3.0) is first
+    assert sessions.join(make_turn("t", [1, 2, 3, 4]), 4.0) is first
+
+
 def test_a_conversation_moves_on_and_is_no_longer_found_at_its_old_end():
     sessions = new_sessions()
     first = say(sessions, [1, 2, 3], [4])
