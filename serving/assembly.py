@@ -49,7 +49,8 @@ RETURNS = ReturnPrior(returns=0.6, median_s=20.0, weight=16.0)
 RETURNS_HALF_LIFE = 1000.0
 """What is believed of sessions before any has come back: chats, as people hold them (ours)."""
 MAX_ATTEMPTS = 3
-"""Failed transfers that a turn may survive; preemptions and lost workers do not count."""
+"""Failed transfers and lost workers of one turn after which it is given up: it may be what breaks
+them. Preemptions do not count."""
 WORKSPACE_SHARE = 0.1
 """Share of an accelerator's budget left to activations and compiled programs."""
 HOST_LINK = Link(latency_s=200e-6, bytes_per_s=8 * GIB)

@@ -298,6 +298,10 @@ class Coordinator:
         if self._moves.refused(live, worker, reason) or worker not in (*live.workers, live.sender):
             return
         live.failures += reason == "transfer_failed"
+        self._retry_or_fail(live, worker, reason, now)
+
+    def _retry_or_fail(self, live: LiveTurn, worker: WorkerId, reason: str, now: float) -> None:
+        """Try again, unless this must not be tried or was tried often enough."""
         failed = failure_after(reason, live.failures, self.limits.max_attempts)
         if failed is None:
             self._retry(live, reason, now)
@@ -334,11 +338,14 @@ class Coordinator:
         worker = event.worker
         self.fleet.leave(worker)
         self.sessions.disown(worker)
+        self._roles.keep_one(now)
         for peer in self.fleet.workers:
             self._outbox.to_worker(peer, event)
         for live in list(self._turns.values()):
             if worker in (live.owner, live.prefill) or self._moves.lost(live, worker):
-                self._retry(live, "worker_lost", now)
+                # It may be the turn that breaks them, and must not break them all.
+                live.failures += 1
+                self._retry_or_fail(live, worker, "worker_lost", now)
 
     def _on_tick(self, now: float) -> None:
         self.sessions.expire(now)

@@ -3,7 +3,7 @@
     serving -> leaving: no new work; its rows move to other workers or end; its sessions are placed
                anew when they return -> idle -> serving in the next role, or resting without one
 
-The last worker that decodes never leaves. One that decodes before and after has no row to lose: it
+The last worker that decodes never leaves, and returns if the others are lost meanwhile. One that decodes before and after has no row to lose: it
 changes at once.
 """
 
@@ -58,6 +58,14 @@ class Roles:
         self._sessions.disown(worker)
         self._outbox.decide_for("drain", worker, _name(change.role), why)
         self.settle(record, now)
+
+    def keep_one(self, now: float) -> None:
+        """A worker is lost: let one that leaves serve on, if no other decodes."""
+        if self._fleet.owners():
+            return
+        left = next((w for w in self._fleet.workers.values() if w.decodes), None)
+        if left is not None:
+            self._take(left, left.role, "last_that_decodes", now)
 
     def look(self, now: float) -> None:
         """Ask the policy whether a worker should change its role."""

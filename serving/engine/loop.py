@@ -72,8 +72,9 @@ class EngineLoop:
 
     @property
     def state(self) -> EngineState:
-        """Where the engine stands now."""
-        return self._state
+        """Where the engine stands now. Where nobody decodes it is dead, until somebody does."""
+        serves = self._state in (EngineState.READY, EngineState.DRAINING)
+        return EngineState.DEAD if serves and not self._coordinator.fleet.owners() else self._state
 
     @property
     def live_turns(self) -> int:
@@ -211,8 +212,6 @@ class EngineLoop:
         now = self._clock()
         if isinstance(event, WorkerLost):
             self._workers.pop(event.worker, None)
-            if not self._workers:
-                self._state = EngineState.DEAD
         elif isinstance(event, StepsTimed):
             self._observer.on_steps(event)
         for action in self._coordinator.on(event, now):
