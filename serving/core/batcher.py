@@ -49,8 +49,9 @@ MAX_LAUNCHED = 2
 """Steps that a driver launches ahead of results: one runs, one is queued behind it, so that the
 device never waits for the host."""
 MOVE_PATIENCE = 6
-"""Transfer timeouts for which room is kept for a row that moves here. Nothing else ends before: the
-source gives up after one, the coordinator calls it back after two and begins anew after four."""
+"""Transfer timeouts for which room is kept for a row that moves here. Everything else ends before:
+the source gives up one after the last that it sent, at most two in all, the coordinator calls it
+back after two and begins anew after four."""
 
 
 class Batcher:
@@ -146,7 +147,7 @@ class Batcher:
         if self._state.departures:
             # Behind the step just planned: a row in it is copied with what the step writes.
             in_flight_s = self._stepper.in_flight_s(now)
-            self._state.out += self._state.departures.advance(in_flight_s)
+            self._state.out += self._state.departures.advance(in_flight_s, now)
         return self._state.take_out()
 
     def complete(self, plan: StepPlan, result: StepResult, now: float) -> list[Output]:

@@ -79,7 +79,7 @@ class Departures:
         departure.entry.sent_pages = held_len // self._limits.page_size
         return True
 
-    def advance(self, in_flight_s: float) -> list[Output]:
+    def advance(self, in_flight_s: float, now: float) -> list[Output]:
         """Copy what comes next of every row that leaves. To be called once a step is planned.
 
         `in_flight_s` is how long the steps launched, that one among them, will take.
@@ -87,11 +87,14 @@ class Departures:
         out: list[Output] = []
         for departure in list(self._leaving.values()):
             if departure.granted and departure.stop_len is None:
-                out += self._copy(departure, in_flight_s)
+                out += self._copy(departure, in_flight_s, now)
         return out
 
-    def settle(self, entry: WorkerTask) -> list[Output]:
-        """Tokens of a row have come: announce its last pages if these were the last ones."""
+    def settle(self, entry: WorkerTask, now: float) -> list[Output]:
+        """Tokens of a row have come: announce its last pages if these were the last ones.
+
+        The destination has as long to confirm them as it has for those of a prompt.
+        """
         departure = self._leaving.get(entry.task.id)
         if departure is None or departure.stop_len is None:
             return []
@@ -101,7 +104,7 @@ class Departures:
         entry.kv_len = departure.stop_len
         entry.owner = departure.to
         entry.stage = Stage.SENDING
-        entry.deadline = departure.deadline
+        entry.deadline = now + self._limits.transfer_timeout_s
         self._holdings.close_slot(entry)
         return [announce(entry, departure.to, None)]
 
@@ -137,9 +140,12 @@ class Departures:
         overdue = [task for task, departure in self._leaving.items() if departure.deadline <= now]
         return [output for task in overdue for output in self.abort(task, "timeout")]
 
-    def _copy(self, departure: Departure, in_flight_s: float) -> list[Output]:
+    def _copy(self, departure: Departure, in_flight_s: float, now: float) -> list[Output]:
         entry, page_size = departure.entry, self._limits.page_size
-        full = entry.kv_len // page_size
+        assert entry.slot is not None
+        # The stop has the last page to send, also of a row that waits for one at a page's edge.
+        last = pages_for(self._holdings.rows.position(entry.slot), page_size) - 1
+        full = min(entry.kv_len // page_size, last)
         stop = min(full, entry.sent_pages + self._limits.move_pages)
         pages = tuple(entry.pages[entry.sent_pages : stop])
         out: list[Output] = []
@@ -147,20 +153,23 @@ class Departures:
             out += send(entry, departure.to, self._next_transfer(), pages, page_size=page_size)
         # A large copy keeps the destination busy: the row stops with a small one.
         if entry.sent_pages >= full and len(pages) <= 1:
-            out += self._stop(departure, in_flight_s)
+            out += self._stop(departure, in_flight_s, now)
         return out
 
-    def _stop(self, departure: Departure, in_flight_s: float) -> list[Output]:
+    def _stop(self, departure: Departure, in_flight_s: float, now: float) -> list[Output]:
         entry, rows = departure.entry, self._holdings.rows
         assert entry.slot is not None
         if not rows.goes_on(entry.slot):
             return self.abort(entry.task.id, "ending")  # its last token is planned already
-        rows.deactivate(entry.slot)
-        departure.stop_len = rows.position(entry.slot)
-        last = pages_for(departure.stop_len, self._limits.page_size)
+        stop_len = rows.position(entry.slot)
+        last = pages_for(stop_len, self._limits.page_size)
         pages = tuple(entry.pages[entry.sent_pages : last])
+        if not pages:
+            return []  # the destination holds all of it: until the row has another token, it waits
+        rows.deactivate(entry.slot)
+        departure.stop_len = stop_len
         out = send_last(entry, departure.to, self._next_transfer(), pages)
-        announced = self.settle(entry)
+        announced = self.settle(entry, now)
         if announced:
             return [*out, *announced]
         assert entry.move is not None

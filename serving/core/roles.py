@@ -3,8 +3,8 @@
     serving -> leaving: no new work; its rows move to other workers or end; its sessions are placed
                anew when they return -> idle -> serving in the next role, or resting without one
 
-The last worker that decodes never leaves, and returns if the others are lost meanwhile. One that decodes before and after has no row to lose: it
-changes at once.
+The last worker that decodes never leaves, and one that does serves on if the others are lost
+meanwhile. One that decodes before and after has no row to lose: it changes at once.
 """
 
 from serving.core.fleet import Fleet, WorkerRecord

@@ -283,7 +283,7 @@ class Stepper:
             self._state.out.append(finished)
         if self._state.departures:
             for entry in decoding:
-                self._state.out += self._state.departures.settle(entry)
+                self._state.out += self._state.departures.settle(entry, now)
 
     def _forecast(
         self, decoding: list[WorkerTask], result: StepResult

@@ -233,6 +233,28 @@ def test_the_loss_of_an_owner_restarts_its_turns_elsewhere():
     assert ToWorker(D1, WorkerLost(D0)) in actions
 
 
+def test_a_turn_that_loses_worker_after_worker_is_given_up_before_all_are_lost():
+    workers = [WorkerId(f"d{i}") for i in range(5)]
+    coordinator = started(Shape(max_attempts=3), *((worker, Role.BOTH) for worker in workers))
+    actions = coordinator.on(Arrived(make_turn("a", [1])), 0.0)
+    coordinator.on(Arrived(make_turn("b", [2])), 0.0)
+    for _ in range(2):
+        (owner,) = {worker for worker, kind in sent(actions) if kind == "Prefill"}
+        actions = coordinator.on(WorkerLost(owner), 0.0)
+        actions = [a for a in actions if not isinstance(a, ToWorker) or of_turn(a, "a")]
+        assert not any(isinstance(action, End) for action in actions)
+    (owner,) = {worker for worker, kind in sent(actions) if kind == "Prefill"}
+    actions = coordinator.on(WorkerLost(owner), 0.0)
+    (failed,) = [a.outcome for a in actions if isinstance(a, End)]
+    assert failed == Failed("engine_dead", "The turn was given up after 3 failures (worker_lost).")
+    assert coordinator.live_turns == 1
+    assert len(coordinator.fleet.owners()) == 2
+
+
+def of_turn(action: ToWorker, turn: str) -> bool:
+    return isinstance(action.message, Prefill) and action.message.task.id.turn == turn
+
+
 def test_a_whole_reply_whose_end_was_lost_with_its_worker_is_complete():
     coordinator = disaggregated()
     coordinator.on(Arrived(make_turn("a", [1], max_tokens=2)), 0.0)

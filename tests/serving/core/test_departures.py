@@ -191,6 +191,58 @@ def test_what_nobody_confirms_is_given_up_at_its_deadline_and_told():
     assert source.is_empty()
 
 
+def test_the_last_pages_have_as_long_as_those_of_a_prompt_however_long_the_copies_took():
+    timeout_s = LIMITS.transfer_timeout_s
+    source = Source()
+    source.ask()
+    source.now = timeout_s - 0.01
+    source.grant(held_len=8)
+    assert ready(source.turn())[-1].reply is not None
+    source.now = timeout_s
+    assert source.on(Tick()) == []
+    source.now = 2 * timeout_s - 0.01
+    assert source.on(Tick()) == [Refused(D0, source.work.id, "transfer_failed")]
+
+
+def at_an_edge() -> Source:
+    """A row that waits for a page: its KV ends where its last one does."""
+    source = Source()
+    holdings = source.batcher.holdings
+    (entry,) = holdings.tasks.values()
+    assert entry.slot is not None
+    while holdings.rows.position(entry.slot) < 4 * LIMITS.page_size:
+        source.turn()
+    holdings.rows.pause(entry.slot)
+    return source
+
+
+def copies(source: Source) -> list[int]:
+    """How many pages go out at each look, the last ones with the stop."""
+    looks = [source.batcher.departures.advance(0.0, source.now) for _ in range(5)]
+    assert all(output.pages for look in looks for output in look if isinstance(output, SendPages))
+    return [len(o.pages) for look in looks for o in look if isinstance(o, SendPages)]
+
+
+def test_a_row_that_waits_for_a_page_takes_its_last_one_along():
+    source = at_an_edge()
+    source.ask()
+    source.grant()
+    assert copies(source) == [1, 1, 1, 1]
+    assert source.num_held == 4, "until it is confirmed"
+
+
+def test_a_row_all_of_which_is_there_already_goes_with_its_next_token():
+    source = at_an_edge()
+    source.ask()
+    source.grant(held_len=4 * LIMITS.page_size)
+    assert copies(source) == []
+    (entry,) = source.batcher.holdings.tasks.values()
+    assert entry.slot is not None
+    assert source.batcher.holdings.extend(entry, 5)
+    source.batcher.holdings.rows.resume(entry.slot)
+    assert [m.reply is not None for _ in range(2) for m in ready(source.turn())] == [True]
+
+
 # ---- it stays -----------------------------------------------------------------------------------
 
 

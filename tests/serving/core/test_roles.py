@@ -15,6 +15,7 @@ from serving.messages import (
     TaskId,
     Tick,
     WorkerId,
+    WorkerLost,
 )
 from serving.policy.roles import RoleChange, RolesConfig, RolesView
 from serving.policy.route import Local, RouteReason
@@ -99,6 +100,32 @@ def test_the_last_one_that_does_not_leave_already_stays_too():
     one.on(SetRole(D0, None))
     one.on(SetRole(D1, Role.PREFILL))
     assert role(one, "d1") == (Role.DECODE, True)
+
+
+@pytest.mark.parametrize("wanted", [Role.PREFILL, None])
+def test_one_that_leaves_serves_on_if_the_others_are_lost(wanted: Role | None):
+    one = desk()
+    decoding(one, "a")
+    one.on(SetRole(D0, wanted))
+    one.on(WorkerLost(P0))
+    assert role(one, "d0") == (Role.DECODE, False), "another decodes"
+    one.on(WorkerLost(D1))
+    assert role(one, "d0") == (Role.DECODE, True)
+    assert one.decided("role")[-1].reason == "last_that_decodes"
+    finish(one, "a", "d0")
+    assert role(one, "d0") == (Role.DECODE, True)
+    decoding(one, "b")
+    assert one.decided("place")[-1].choice == "d0"
+
+
+def test_a_turn_of_a_lost_worker_goes_on_at_the_one_that_was_leaving():
+    one = desk()
+    decoding(one, "a")
+    decoding(one, "b")
+    one.on(SetRole(D0, Role.PREFILL))
+    one.on(WorkerLost(D1))
+    assert [d.choice for d in one.decided("place")] == ["d0", "d1", "d0"]
+    assert one.coordinator.live_turns == 2
 
 
 def test_an_unknown_worker_is_named_with_those_there_are():

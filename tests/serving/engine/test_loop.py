@@ -23,6 +23,7 @@ from serving.messages import (
     EngineState,
     Failed,
     Rejected,
+    Role,
     StepsTimed,
     WorkerId,
 )
@@ -253,6 +254,26 @@ def test_when_the_last_worker_breaks_turns_fail_and_the_engine_is_dead(colocated
             monkeypatch.setattr(executor, "launch", broken)
             _, end = await read(engine, turn("t", prompt(9), sampling(5)))
             assert isinstance(end.outcome, Failed)
+            assert engine.state is EngineState.DEAD
+
+    asyncio.run(main())
+
+
+def test_where_nobody_is_left_to_decode_the_engine_is_dead(split, monkeypatch):
+    async def main() -> None:
+        running = Running(split)
+        async with running as engine:
+            decoding = [w.worker for w in engine.workers() if w.role is not Role.PREFILL]
+
+            def broken(plan: object) -> None:
+                raise RuntimeError("the device is gone")
+
+            for worker in decoding:
+                _, executor = split.executors[worker]
+                monkeypatch.setattr(executor, "launch", broken)
+            _, end = await read(engine, turn("t", prompt(9), sampling(5)))
+            assert isinstance(end.outcome, Failed)
+            assert engine.reports(), "a worker that prefills is there"
             assert engine.state is EngineState.DEAD
 
     asyncio.run(main())
