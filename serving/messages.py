@@ -181,12 +181,14 @@ class Refused:
     `reason`: preempted, transfer_failed, worker_lost; timeout if it was granted room and never
     came; for a task that was to move there: busy, no_room; and moved_away from a source that has
     let go of it. The coordinator decides again, except for `NOT_FINITE`, which ends the turn: what
-    was computed for it is no number, and would be none the next time.
+    was computed for it is no number, and would be none the next time. `computed` counts the
+    positions that were run through the model for it.
     """
 
     worker: WorkerId
     task: TaskId
     reason: str
+    computed: int = 0
 
 
 @dataclass(frozen=True, slots=True)

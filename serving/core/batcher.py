@@ -96,6 +96,7 @@ class Batcher:
                 self.holdings.pool.clear_cached()
             case Tick():
                 self._expire(now)
+                self.holdings.idle.tidy(self.holdings.pool.groups)
                 self._state.decisions.tell_evicted()
             case _:
                 self._on_peer(message, now)
@@ -141,7 +142,9 @@ class Batcher:
             self._state.give_up(entry.task.id, "no_room")
         for victim in self.holdings.grow():
             self._state.forget(victim)
-            self._state.out.append(Refused(self.worker, victim.task.id, "preempted"))
+            self._state.out.append(
+                Refused(self.worker, victim.task.id, "preempted", victim.computed)
+            )
         self._state.offload(())
         self._stepper.plan(now)
         if self._state.departures:

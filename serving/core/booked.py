@@ -5,7 +5,7 @@ now does not wait for them. A task counts as late once its deadline is over, whi
 know; that one will be late for certain is known to its worker before. Times in seconds.
 """
 
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from math import inf
 from typing import NamedTuple
 
@@ -64,6 +64,10 @@ class Booked:
         self._total = _sum(self._total, work, 1)
         if deadline < inf:
             heappush(self._due, (deadline, turn))
+            # Where late turns do not wait nobody asks `before`, which drops those that are gone.
+            if len(self._due) > 2 * len(self._of):
+                self._due = [(due, t) for t, (_, due) in self._of.items() if due < inf]
+                heapify(self._due)
 
     def remove(self, turn: TurnId) -> None:
         """A turn is prefilled, or gone; no effect if it is not booked."""

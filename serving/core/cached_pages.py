@@ -15,7 +15,7 @@ Knows nothing of tasks, tokens or time.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -70,6 +70,11 @@ class CachedPages:
     def pages(self) -> set[int]:
         """Return all cached pages."""
         return set(self._left)
+
+    @property
+    def groups(self) -> Collection[Group | None]:
+        """Those that have left pages which are cached."""
+        return self._groups.keys()
 
     def add(self, pages: Sequence[LeftPage], group: Group | None) -> None:
         """Cache pages that `group` has left, one at least; the first is evicted first."""

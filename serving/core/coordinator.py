@@ -252,8 +252,8 @@ class Coordinator:
             case Finished(_, _, reason, reply_len):
                 live.finish = (reason, reply_len)
                 self._settle(live, now)
-            case Refused(worker, _, reason):
-                self._on_refused(live, worker, reason, now)
+            case Refused():
+                self._on_refused(live, event, now)
             case Adopted():
                 live.sender = live.sender if event.move else None
                 self._moves.adopted(live, event, now)
@@ -267,7 +267,8 @@ class Coordinator:
     def _on_prefill_done(self, live: LiveTurn, done: PrefillDone, now: float) -> None:
         self._waiting.pop(live.turn.id, None)
         if live.cached_len is None:
-            live.cached_len = max(0, live.turn.prompt_len - done.computed)
+            computed = live.computed + done.computed
+            live.cached_len = max(0, live.turn.prompt_len - computed)
             live.first_at = now
             self._on_first_token(live, done, now)
         if done.prompt_logprobs is not None:
@@ -294,9 +295,11 @@ class Coordinator:
         }
         self._outbox.decide("first_token", live, done.worker, "observed", details)
 
-    def _on_refused(self, live: LiveTurn, worker: WorkerId, reason: str, now: float) -> None:
+    def _on_refused(self, live: LiveTurn, refused: Refused, now: float) -> None:
+        worker, reason = refused.worker, refused.reason
         if self._moves.refused(live, worker, reason) or worker not in (*live.workers, live.sender):
             return
+        live.computed += refused.computed
         live.failures += reason == "transfer_failed"
         self._retry_or_fail(live, worker, reason, now)
 

@@ -14,7 +14,7 @@ def finish_after(sampling: SamplingParams, token: int, reply_len: int) -> Finish
 
 
 def failure_after(reason: str, failures: int, most: int) -> Failed | None:
-    """Tell whether a turn fails, after so many failed transfers and lost workers, or goes on anew."""
+    """Tell whether a turn fails, after so many failed transfers and lost workers."""
     if reason == NOT_FINITE:
         return Failed(NOT_FINITE, "The model computed NaN or an infinity for this turn.")
     if failures >= most:

@@ -6,7 +6,7 @@ sessions return is learned from that (forecast/returns); their pages are evicted
 keeping them (policy/evict).
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from serving.core.cached_pages import Group
 from serving.core.rules import BatcherRules
@@ -14,6 +14,9 @@ from serving.costs.costs import Costs
 from serving.forecast.returns import ReturnModel
 from serving.policy.evict import evict, page_loss_s
 from serving.policy.views import IdleView
+
+MOST_GONE = 1000
+"""Sessions without a page left that may be remembered (ours: few bytes, and seldom looked for)."""
 
 
 class IdleSessions:
@@ -54,18 +57,24 @@ class IdleSessions:
             self._returns.observe(self.now - left_at, returned=True)
 
     def rank(self, pages_of: Mapping[Group, int]) -> Iterable[Group]:
-        """Order the sessions that hold cached pages, the one to evict first at the front.
-
-        A session with no page left was evicted: it counts as not having returned until now.
-        """
-        for session in [s for s in self._left_at if s not in pages_of]:
-            left_at = self._left_at.pop(session)
-            self._returns.observe(self.now - left_at, returned=False)
-        self._moved.intersection_update(pages_of)
+        """Order the sessions that hold cached pages, the one to evict first at the front."""
+        self._forget_all_but(pages_of)
         sessions = list(pages_of)
         views = [self._view(session, pages_of[session]) for session in sessions]
         self.page_loss_s = page_loss_s(views)
         return [sessions[i] for i in evict(views)]
+
+    def tidy(self, holding: Collection[Group]) -> None:
+        """Forget sessions without pages if there are many: until a pool is full nobody ranks."""
+        if len(self._left_at) + len(self._moved) > 2 * len(holding) + MOST_GONE:
+            self._forget_all_but(holding)
+
+    def _forget_all_but(self, holding: Collection[Group]) -> None:
+        """A session with no page left was evicted: it has not returned until now."""
+        for session in [s for s in self._left_at if s not in holding]:
+            left_at = self._left_at.pop(session)
+            self._returns.observe(self.now - left_at, returned=False)
+        self._moved.intersection_update(holding)
 
     def _view(self, session: Group, pages: int) -> IdleView:
         idle_s, returns = self.now - self._left_at.get(session, self.now), 0.0

@@ -42,9 +42,11 @@ class LiveTurn:
     to take, `move` the move of its row under way; `moves` counts all that were begun. `names` are
     the chained names of its prompt's pages. `slo` are the targets that count. `curve` is the
     forecast of the reply tokens that come after the first `curve_from`: of past replies, until the
-    length head's first `forecast`. `predictions` are all that it said. `untold` are the sources
-    of its row, which told, or are still to tell, so many reply tokens. `resumes_at` is the place
-    in the reply of the first token to come from where it moved to, out of `resumes_from`.
+    length head's first `forecast`. `predictions` are all that it said. `computed` counts positions
+    that former attempts ran through the model: what is found of them was not cached before.
+    `untold` are the sources of its row, which told, or are still to tell, so many reply tokens.
+    `resumes_at` is the place in the reply of the first token to come from where it moved to, out of
+    `resumes_from`.
     """
 
     turn: Turn
@@ -67,6 +69,7 @@ class LiveTurn:
     moves: int = 0
     decoding: bool = False
     queued_at: WorkerId | None = None
+    computed: int = 0
     cached_len: int | None = None
     predicted_ttft_s: float | None = None
     first_at: float | None = None

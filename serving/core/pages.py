@@ -12,7 +12,7 @@ kept under its parent's name; it can be taken by one task only, which goes on wr
 Knows nothing of tasks, workers or time. Which cached page goes first: core/cached_pages.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -88,6 +88,11 @@ class PagePool:
     def num_cached(self) -> int:
         """Pages kept for a later prompt only."""
         return len(self._cached)
+
+    @property
+    def groups(self) -> Collection[Group | None]:
+        """Those that have left pages which are kept for a later prompt."""
+        return self._cached.groups
 
     @property
     def num_held(self) -> int:

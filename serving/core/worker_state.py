@@ -97,8 +97,9 @@ class WorkerState:
 
     def give_up(self, task: TaskId, reason: str) -> None:
         """Let go of a task, and tell the coordinator."""
+        entry = self.holdings.tasks.get(task)
         self.cancel(task)
-        self.out.append(Refused(self.worker, task, reason))
+        self.out.append(Refused(self.worker, task, reason, 0 if entry is None else entry.computed))
 
     def retire(self, entry: WorkerTask) -> None:
         """Let go of what a task holds, and take it out of the steps and transfers to come."""

@@ -125,6 +125,12 @@ class Decided:
             case _:
                 return
 
+    def on_lost(self, worker: WorkerId) -> None:
+        """A worker is gone."""
+        self._engines.lose(worker)
+        self._values["foretoken:worker_draining"].set(self._engines.row(worker), 0)
+        self.show_role(worker)
+
     def show_role(self, worker: WorkerId) -> None:
         """Set the gauge of a worker's role."""
         now, row = self._engines.role(worker), self._engines.row(worker)

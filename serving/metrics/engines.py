@@ -51,12 +51,16 @@ class Engines:
         return self._rows.get(worker, self._nobody)
 
     def role(self, worker: WorkerId) -> Role | None:
-        """Return what a worker does now; None if nobody told."""
+        """Return what a worker does now; None if it has none."""
         return self._roles.get(worker)
 
     def set_role(self, worker: WorkerId, role: Role) -> None:
         """A worker has taken another role."""
         self._roles[worker] = role
+
+    def lose(self, worker: WorkerId) -> None:
+        """A worker is gone: it keeps its labels, and has no role."""
+        self._roles.pop(worker, None)
 
     def direction(self, sender: WorkerId, to: WorkerId) -> str:
         """Name the way of a transfer: p2d, d2d or d2p."""

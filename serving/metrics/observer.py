@@ -31,6 +31,13 @@ from serving.metrics.predicted import Predicted
 from serving.metrics.series import Collector
 from serving.request import Turn, TurnId
 
+HELD_BY_WORKER = (
+    *("vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:kv_cache_usage_perc"),
+    *("foretoken:kv_held_tokens", "foretoken:kv_reserved_tokens", "foretoken:kv_host_pages"),
+    *("foretoken:session_kv_retained_tokens", "foretoken:kv_page_loss_seconds"),
+    *("foretoken:window_ttft_seconds", "foretoken:window_itl_seconds"),
+)
+"""Gauges of what a worker has now, or had in its last seconds."""
 SIGMAS = 2
 """Standard deviations within which an error that is stated counts as held."""
 
@@ -50,6 +57,7 @@ class Metrics:
         self._decided = Decided(catalog, self._engines)
         self._predicted = Predicted(catalog, self._row(None))
         self._pools: dict[WorkerId, int] = {}
+        self._reported: set[WorkerId] = set()
         for worker in self._engines:
             self._pools[worker] = 0
             self._decided.show_role(worker)
@@ -165,7 +173,11 @@ class Metrics:
         self._values["foretoken:xla_compilations"].add((*self._row(None), "any"), 1)
 
     def on_reports(self, reports: Sequence[LoadReport]) -> None:
-        """Workers told what they hold; called before a scrape."""
+        """Workers told what they hold; called before a scrape. Who tells nothing more is lost."""
+        reported = {report.worker for report in reports}
+        for worker in self._reported - reported:
+            self._on_lost(worker)
+        self._reported = reported
         for report in reports:
             row = self._row(report.worker)
             pages = report.pages_used + report.pages_cached + report.pages_free
@@ -184,6 +196,12 @@ class Metrics:
             self._values["foretoken:kv_page_loss_seconds"].set(row, report.page_loss_s)
             self._values["foretoken:pace_share"].set(row, report.pace)
             self._predicted.on_report(row, report)
+
+    def _on_lost(self, worker: WorkerId) -> None:
+        """A worker holds nothing any more, and has no role."""
+        for name in HELD_BY_WORKER:
+            self._values[name].set(self._row(worker), 0)
+        self._decided.on_lost(worker)
 
     def on_length_head(self, *, serves: bool, missing: bool) -> None:
         """Say whether a length head is served, and whether there should be one that cannot be."""

@@ -118,7 +118,7 @@ def test_the_youngest_row_gives_its_page_and_says_so():
     plans += [worker.launch() for _ in range(2)]
     outputs = worker.step()
     plans.append(launched(outputs))
-    assert outputs[0] == Refused(P0, young.id, "preempted")
+    assert outputs[0] == Refused(P0, young.id, "preempted", computed=6)
     assert [id.turn for id in plans[-1].decode_tasks] == ["old"]
     worker.complete(plans[0], 1, 2)
     late = at(worker.complete(plans[1], 3, 4), 0, Tokens)

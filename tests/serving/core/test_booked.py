@@ -62,3 +62,14 @@ def test_it_is_what_a_look_at_each_turn_says(ops):
             made.remove(turn)
         expected = sum(tokens for tokens, due in known.values() if due > now)
         assert made.before(now + 1.0, float(now)) == Work(expected, float(expected))
+
+
+def test_what_is_gone_is_forgotten_also_where_nobody_asks():
+    made = Booked()
+    made.add(A, Work(1, 1.0), 5.0)
+    for number in range(100):
+        turn = TurnId(str(number))
+        made.add(turn, Work(1, 1.0), 5.0)
+        made.remove(turn)
+    assert len(made._due) <= 4
+    assert made.before(9.0, 5.0) == NOTHING

@@ -204,6 +204,16 @@ def test_a_preempted_turn_goes_on_from_what_was_emitted():
     assert emitted(coordinator.on(prefilled("a", attempt=1, index=2), 2.0)) == [("a", 2)]
 
 
+def test_what_a_turn_computed_in_vain_counts_as_computed_not_as_cached():
+    coordinator = colocated()
+    coordinator.on(Arrived(make_turn("a", range(10), max_tokens=1)), 0.0)
+    coordinator.on(Refused(D0, task("a"), "preempted", computed=6), 0.0)
+    first = sample(0, 7)
+    done = PrefillDone(D0, task("a", 1), first, 2, None, FinishReason.LENGTH, 0.0)
+    (end,) = [action for action in coordinator.on(done, 0.0) if isinstance(action, End)]
+    assert end.cached_len == 2
+
+
 def test_preemption_is_no_failure_but_broken_transfers_are_given_up():
     coordinator = disaggregated(max_attempts=3)
     coordinator.on(Arrived(make_turn("a", [1])), 0.0)

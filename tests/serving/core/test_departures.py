@@ -187,7 +187,7 @@ def test_a_row_that_is_gone_holds_its_pages_until_all_is_confirmed():
 def test_what_nobody_confirms_is_given_up_at_its_deadline_and_told():
     source = gone()
     source.now = LIMITS.transfer_timeout_s
-    assert source.on(Tick()) == [Refused(D0, source.work.id, "transfer_failed")]
+    assert source.on(Tick()) == [Refused(D0, source.work.id, "transfer_failed", ROW)]
     assert source.is_empty()
 
 
@@ -201,7 +201,7 @@ def test_the_last_pages_have_as_long_as_those_of_a_prompt_however_long_the_copie
     source.now = timeout_s
     assert source.on(Tick()) == []
     source.now = 2 * timeout_s - 0.01
-    assert source.on(Tick()) == [Refused(D0, source.work.id, "transfer_failed")]
+    assert source.on(Tick()) == [Refused(D0, source.work.id, "transfer_failed", ROW)]
 
 
 def at_an_edge() -> Source:

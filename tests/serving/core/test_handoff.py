@@ -281,7 +281,7 @@ def test_a_sender_keeps_its_own_pages_when_a_transfer_breaks():
     send = at(worker.step(), 1, SendPages)
     failed = TransferFailed(work.id, send.transfer, "link_down")
     dropped = DropTransfer(send.transfer)
-    assert worker.on(failed) == [dropped, Refused(P0, work.id, "transfer_failed")]
+    assert worker.on(failed) == [dropped, Refused(P0, work.id, "transfer_failed", 9)]
     assert worker.is_empty()
     granted(worker, replace(work, id=TaskId(TurnId("a"), 1)))
     assert worker.launch().chunks[0].start == 8

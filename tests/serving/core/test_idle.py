@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from serving.core.cached_pages import Group
-from serving.core.idle import IdleSessions
+from serving.core.idle import MOST_GONE, IdleSessions
 from serving.forecast.returns import ReturnPrior
 from tests.support.rules import batcher_rules
 
@@ -100,3 +100,18 @@ def test_a_ranking_says_what_losing_a_page_costs():
     at(sessions, 30.0).rank({"a": 1, "b": 9})
     later = sessions._returns.chance(30.0, sessions._rules.return_horizon_s)
     assert sessions.page_loss_s == later * sessions._costs.prefill(9 * 4, 0).seconds / 10
+
+
+def test_where_nobody_ranks_sessions_without_pages_are_forgotten_once_there_are_many():
+    sessions = idle()
+    for number in range(MOST_GONE // 2 + 1):
+        sessions.left(f"gone {number}")
+        sessions.left(f"moved {number}")
+        sessions.moved(f"moved {number}")
+    sessions.left("here")
+    sessions.tidy({"here", "elsewhere"})
+    assert len(sessions) == MOST_GONE // 2 + 2
+    before = sessions._returns.chance(10.0, 100.0)
+    at(sessions, 500.0).tidy({"here"})
+    assert (len(sessions), len(sessions._moved)) == (1, 0)
+    assert sessions._returns.chance(10.0, 100.0) < before

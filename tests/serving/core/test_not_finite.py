@@ -44,7 +44,7 @@ def test_a_chunk_without_numbers_ends_its_turn_and_is_not_found():
     ahead = worker.launch()
     assert ahead.num_decode == 2, "both rows ride on before the result is known"
     out = worker.complete(plan, 7, 8, broken_chunks=(0,))
-    assert out[0] == Refused(P0, work.id, NOT_FINITE)
+    assert out[0] == Refused(P0, work.id, NOT_FINITE, 12)
     assert at(out, 1, PrefillDone).task.turn == "b"
     out = worker.complete(ahead, 7, 9)
     assert [event.tasks for event in out if isinstance(event, Tokens)] == [[TaskId(TurnId("b"), 0)]]
@@ -58,7 +58,7 @@ def test_a_row_without_numbers_ends_its_turn_at_the_token_before():
     worker.complete(worker.launch(), 6, 52)
     worker.complete(worker.launch(), 7, 53)
     out = worker.complete(worker.launch(), 8, 54, broken_rows=(0,))
-    assert out[0] == Refused(P0, TaskId(TurnId("a"), 0), NOT_FINITE)
+    assert out[0] == Refused(P0, TaskId(TurnId("a"), 0), NOT_FINITE, 6)
     assert at(out, 1, Tokens).tasks == [TaskId(TurnId("b"), 0)]
     assert again("c", range(20), worker) == 7, "6 of the prompt, and the token fed before"
 
@@ -143,9 +143,9 @@ def check(fleet: FakeFleet) -> tuple[int, int]:
         failed[tokens > 0] += 1
     for name, worker in fleet.workers.items():
         pool, device = worker.batcher.holdings.pool, worker.executor
-        for page in (*pool._page_of.values(), *pool._parent_of):
-            kept = pool._parts_of.get(pool._parent_of.get(page, b""), {}).get(page)
-            seen = device.kv[page] if kept is None else device.kv[page][: len(kept)]
+        for page in (*pool._page_of.values(), *pool._part_of):
+            _, part = pool._part_of.get(page, (b"", device.kv[page]))
+            seen = device.kv[page][: len(part)]
             assert NO_NUMBER not in seen, f"{name} keeps what is no number"
     assert not [d for d in fleet.decisions if d.kind == "retry" and d.reason == NOT_FINITE]
     return failed[0], failed[1]

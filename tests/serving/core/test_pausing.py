@@ -227,7 +227,7 @@ def test_a_row_moves_away_while_it_waits():
     departures = leaving(kept, short)
     for _ in range(3):
         assert kept.grow() == []
-        departures.advance(0.0)
+        departures.advance(0.0, 0.0)
     assert short.stage is Stage.SENDING
     assert kept.rows.num_paused == 0
     kept.pool.release(spare)
@@ -241,7 +241,7 @@ def test_a_row_whose_move_is_called_off_waits_on():
     assert kept.grow() == []
     departures = leaving(kept, short)
     for _ in range(3):
-        departures.advance(0.0)
+        departures.advance(0.0, 0.0)
     assert kept.rows.num_paused == 0
     departures.abort(short.task.id, "test")
     assert kept.grow() == []

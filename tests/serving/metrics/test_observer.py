@@ -20,9 +20,11 @@ from serving.messages import (
     Rejected,
     Role,
     WorkerId,
+    WorkerMeans,
 )
 from serving.metrics import Metrics, ServerLabels
 from serving.metrics.catalog import token_bounds
+from serving.metrics.observer import HELD_BY_WORKER
 from serving.request import GREEDY, FinishReason, SessionId, Slo, Turn, TurnId
 
 P, D0, D1 = WorkerId("p0"), WorkerId("d0"), WorkerId("d1")
@@ -221,6 +223,20 @@ def test_gauges_follow_the_reports_and_return_to_zero():
     observer.on_reports([LoadReport(D0, 0, 0, 0, 8, 2, 0, 0, 0)])
     for name in ("num_requests_waiting", "num_requests_running", "kv_cache_usage_perc"):
         assert read(observer, f"vllm:{name}") == 0
+
+
+def test_a_worker_that_is_lost_holds_nothing_and_has_no_role():
+    observer = metrics()
+    both = [LoadReport(worker, 3, 2, 6, 2, 2, 1, 4, 50, page_loss_s=0.25) for worker in (D0, D1)]
+    observer.on_reports(both)
+    observer.on_means([WorkerMeans(worker, 0.5, 0.25) for worker in (D0, D1)])
+    observer.on_reports(both[1:])
+    for name in HELD_BY_WORKER:
+        assert read(observer, name, engine="1") == 0
+        assert read(observer, name, engine="2") > 0
+    for role in Role:
+        assert read(observer, "foretoken:worker_role", engine="1", role=role.value) == 0
+    assert read(observer, "foretoken:worker_role", engine="2", role="decode") == 1
 
 
 def test_what_pages_are_there_for():
