@@ -606,6 +606,10 @@ Detail = str | float | int | bool | None | Sequence["Detail"] | Mapping[str, "De
 """What a record of the decision log may hold: whatever JSON can."""
 
 
+COSTS = "costs"
+"""The kind of the decision that says that predicted step times are wrong beyond correction."""
+
+
 @dataclass(frozen=True, slots=True)
 class Decision:
     """A decision and its reason, or what became of one, for metrics and the decision log.

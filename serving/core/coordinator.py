@@ -29,6 +29,7 @@ from serving.core.steady import SteadySteps
 from serving.costs.correction import Corrected, Correction
 from serving.forecast.length_model import LengthModel
 from serving.messages import (
+    COSTS,
     Action,
     Adopted,
     Arrived,
@@ -318,7 +319,12 @@ class Coordinator:
     def _observe(self, event: StepsTimed | PagesChanged | LoadReport) -> None:
         record = self.fleet.observe(event)
         if record is not None and isinstance(event, StepsTimed):
-            self._corrections[record.role].observe_all(event.steps)
+            correction = self._corrections[record.role]
+            correction.observe_all(event.steps)
+            for kind, ratio in correction.beyond():
+                self._outbox.decide_for(
+                    COSTS, event.worker, kind, "beyond_bounds", ratio=ratio, role=str(record.role)
+                )
 
     def _on_fleet(
         self, event: WorkerJoined | WorkerLost | SetRole | Tick | Drain, now: float

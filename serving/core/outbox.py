@@ -30,9 +30,12 @@ class Outbox:
         """Record a decision about a turn."""
         self._actions.append(Decision(kind, live.turn.id, live.session.id, choice, reason, details))
 
-    def decide_for(self, kind: str, worker: WorkerId, choice: str, reason: str) -> None:
+    def decide_for(
+        self, kind: str, worker: WorkerId, choice: str, reason: str, **details: Detail
+    ) -> None:
         """Record a decision about a worker."""
-        self._actions.append(Decision(kind, None, None, choice, reason, {"worker": worker}))
+        about = {"worker": worker, **details}
+        self._actions.append(Decision(kind, None, None, choice, reason, about))
 
     def take(self) -> list[Action]:
         """Return what has gathered, and start anew."""

@@ -65,6 +65,8 @@ class _Ratios:
 
     recent: deque[float] = field(default_factory=lambda: deque(maxlen=WINDOW))
     said: tuple[float, float] | None = None  # the verdict, until another ratio comes
+    unseen: int = 0  # ratios since `Correction.beyond` has looked
+    beyond: bool = False  # as it was then
 
     @property
     def verdict(self) -> tuple[float, float]:
@@ -74,11 +76,15 @@ class _Ratios:
         """
         if self.said is None:
             ordered = sorted(self.recent)
-            middle = len(ordered) // 2
-            median = (ordered[middle] + ordered[~middle]) / 2
+            median = _median(ordered)
             factor = min(max(median, LOWEST), HIGHEST)
             self.said = factor, hypot(_spread(ordered, median), median / factor - 1)
         return self.said
+
+
+def _median(ordered: list[float]) -> float:
+    middle = len(ordered) // 2
+    return (ordered[middle] + ordered[~middle]) / 2
 
 
 def _spread(ordered: list[float], median: float) -> float:
@@ -120,6 +126,22 @@ class Correction:
         own.recent.extend(ratios)
         kind.recent.extend(ratios)
         own.said = kind.said = None
+        kind.unseen += len(ratios)
+
+    def beyond(self) -> list[tuple[Kind, float]]:
+        """Return the kinds whose steps have lately come to be further off than is corrected.
+
+        Each with its median ratio, once a time: what is told again has been within bounds since.
+        """
+        found: list[tuple[Kind, float]] = []
+        for kind, ratios in self._kinds.items():
+            if ratios.unseen < WINDOW:
+                continue
+            was, median = ratios.beyond, _median(sorted(ratios.recent))
+            ratios.unseen, ratios.beyond = 0, not LOWEST <= median <= HIGHEST
+            if ratios.beyond and not was:
+                found.append((kind, median))
+        return found
 
     def factor(self, bucket: Bucket) -> float:
         """Return what to multiply a prediction by: 1 until enough was observed."""

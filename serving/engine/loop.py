@@ -7,14 +7,17 @@ coordinator hears of a first token before the owner can produce a second one.
 """
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
 from typing import assert_never
 
 from serving.core.coordinator import Coordinator
+from serving.costs.correction import HIGHEST, LOWEST
 from serving.engine.observer import Observer
 from serving.engine.reply import LoopReply
 from serving.engine.worker import Leaving, Moved, Worker
 from serving.messages import (
+    COSTS,
     Action,
     Arrived,
     Cancelled,
@@ -40,6 +43,7 @@ from serving.messages import (
 )
 from serving.request import Turn, TurnId
 
+LOG = logging.getLogger(__name__)
 TICK_S = 0.25
 
 
@@ -234,6 +238,8 @@ class EngineLoop:
                 self._replies[turn].push_prompt(logprobs)
             case Decision():
                 self._observer.on_decision(action, now)
+                if action.kind == COSTS:
+                    LOG.warning("%s", _wrong_costs(action))
             case _:
                 assert_never(action)
 
@@ -241,3 +247,13 @@ class EngineLoop:
         worker = self._workers.get(addressed.worker)
         if worker is not None:
             worker.deliver(addressed.message)
+
+
+def _wrong_costs(decision: Decision) -> str:
+    """Say to an operator what routes and reserves suffer from."""
+    ratio = decision.details["ratio"]
+    return (
+        f"{decision.choice} steps take {ratio:.2g} times what is predicted, and predictions follow "
+        f"by {LOWEST:g} to {HIGHEST:g} times: measure this machine with `foretoken profile` and "
+        "pass its file with --costs"
+    )

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from serving.core.coordinator import Coordinator
+from serving.costs.correction import WINDOW
 from serving.messages import (
     Action,
     Arrived,
@@ -27,6 +28,8 @@ from serving.messages import (
     Rejected,
     Role,
     SampledToken,
+    StepsTimed,
+    StepTime,
     TaskId,
     Tick,
     Tokens,
@@ -406,3 +409,13 @@ def test_every_decision_names_its_reason():
         ("place", "session_owner"),
         ("route", "always_remote"),
     ]
+
+
+def test_step_times_that_no_correction_reaches_are_told_of_once():
+    coordinator = colocated()
+    steps = tuple(StepTime(4, 0, False, 0.001, 0.005) for _ in range(WINDOW))
+    (told,) = coordinator.on(StepsTimed(D0, steps, 0.002, 0.1), 0.0)
+    assert isinstance(told, Decision)
+    assert (told.kind, told.choice, told.reason) == ("costs", "decode", "beyond_bounds")
+    assert told.details == {"worker": D0, "role": "both", "ratio": pytest.approx(5.0)}
+    assert coordinator.on(StepsTimed(D0, steps, 0.002, 0.1), 1.0) == []

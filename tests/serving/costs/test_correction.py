@@ -185,3 +185,24 @@ def test_many_observations_at_once_are_as_many_single_ones(steps: list[StepTime]
             assert one.correct(bucket, Estimate(1.0, 0.1)) == other.correct(
                 bucket, Estimate(1.0, 0.1)
             )
+
+
+def test_steps_that_are_wrong_beyond_correction_are_told_once_a_time():
+    correction = observed([5.0] * (WINDOW - 1))
+    assert correction.beyond() == [], "too few to say so"
+    correction.observe(BUCKET, 0.01, 0.05)
+    assert correction.beyond() == [(Kind.DECODE, pytest.approx(5.0))]
+    for ratio, told in ((5.0, False), (1.0, False), (0.4, True), (1.9, False), (2.1, True)):
+        for _ in range(WINDOW):
+            assert correction.beyond() == []
+            correction.observe(BUCKET, 1.0, ratio)
+        found = [(Kind.DECODE, pytest.approx(ratio))] if told else []
+        assert correction.beyond() == found
+
+
+def test_each_kind_of_step_is_told_by_itself():
+    correction = observed([5.0] * WINDOW)
+    for _ in range(WINDOW):
+        correction.observe(step_bucket(0, 9), 1.0, 3.0)
+        correction.observe(step_bucket(2, 9), 1.0, 2.0)
+    assert [kind for kind, _ in correction.beyond()] == [Kind.DECODE, Kind.PREFILL]

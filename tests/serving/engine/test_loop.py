@@ -12,6 +12,7 @@ from serving.core.batcher import Batcher
 from serving.core.coordinator import Coordinator
 from serving.core.rules import CoordinatorLimits
 from serving.core.sessions import Sessions
+from serving.costs.correction import WINDOW
 from serving.engine.loop import EngineLoop
 from serving.engine.worker import Worker
 from serving.messages import (
@@ -25,6 +26,7 @@ from serving.messages import (
     Rejected,
     Role,
     StepsTimed,
+    StepTime,
     WorkerId,
 )
 from serving.request import Turn, TurnId
@@ -277,3 +279,17 @@ def test_where_nobody_is_left_to_decode_the_engine_is_dead(split, monkeypatch):
             assert engine.state is EngineState.DEAD
 
     asyncio.run(main())
+
+
+def test_an_operator_is_told_that_predicted_step_times_are_wrong(colocated, caplog):
+    async def main() -> None:
+        async with Running(colocated) as engine:
+            (worker,) = [status.worker for status in engine.workers()]
+            steps = tuple(StepTime(4, 0, False, 0.001, 0.005) for _ in range(WINDOW))
+            engine.post([StepsTimed(worker, steps, 0.002, 0.1)])
+            await asyncio.sleep(0.01)
+
+    asyncio.run(main())
+    (line,) = [r.message for r in caplog.records if r.name == "serving.engine.loop"]
+    assert line.startswith("decode steps take 5 times what is predicted")
+    assert "--costs" in line
