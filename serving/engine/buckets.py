@@ -14,6 +14,11 @@ ROW_FACTOR = 4  # one bucket to the next; padding rows cost attention, programs 
 TOKEN_FACTOR = 8
 PAGE_FACTOR = 4
 LEAST_CHUNK_TOKENS = 32
+FLAT_TOKENS = 256
+"""Tokens up to which a step on an accelerator mostly reads weights, so that padding costs little:
+an H200 has computed 170 tokens of an 8B model when it has read the weights, an H100 or a TPU v5e
+240 (their descriptions in costs/hardware). Beyond, a step takes as long as its padding says."""
+FINE_FACTOR = 2
 GPU_PLATFORMS = ("gpu", "cuda")
 
 
@@ -41,6 +46,17 @@ class Buckets:
         if not fitting:
             raise ValueError(f"no bucket holds {rows} rows and {tokens} tokens in {chunks} chunks")
         return min(fitting, key=lambda bucket: (bucket.rows + bucket.tokens, bucket.rows))
+
+    def pad(self, rows: int, tokens: int) -> tuple[int, int]:
+        """Return how many rows and tokens a step runs that is one chunk beside rows, or has none.
+
+        What no bucket holds is returned as it is: it takes more than one step.
+        """
+        try:
+            bucket = self.fit(rows=rows, tokens=tokens, chunks=min(tokens, 1))
+        except ValueError:
+            return rows, tokens
+        return bucket.rows, bucket.tokens
 
     def fit_pages(self, count: int) -> int:
         """Return the smallest number of pages that holds `count`; ValueError if none does."""
@@ -70,18 +86,21 @@ def make_buckets(
 ) -> Buckets:
     """List a role's buckets.
 
-    A prefill worker never decodes. A decode worker may prefill, which is rare, so one mixed bucket
-    has to do. A worker that does both meets every mixture. `max_pages` 0: pages never move. Steps
-    with rows are padded to `min_rows` at least (`least_rows`).
+    A prefill worker never decodes. A decode worker prefills what its sessions append, beside rows
+    padded to the most: what is saved by fewer is little beside a chunk. A worker that does both
+    meets every mixture. `max_pages` 0: pages never move. Steps with rows are padded to `min_rows`
+    at least (`least_rows`).
     """
     pages = _ladder(1, max_pages, PAGE_FACTOR) if max_pages else ()
     rows = _ladder(min(min_rows, max_rows), max_rows, ROW_FACTOR)
-    tokens = _ladder(min(LEAST_CHUNK_TOKENS, max_tokens), max_tokens, TOKEN_FACTOR)
+    flat = min(FLAT_TOKENS, max_tokens)
+    tokens = _ladder(min(LEAST_CHUNK_TOKENS, flat), flat, TOKEN_FACTOR)
+    tokens += _ladder(flat, max_tokens, FINE_FACTOR)[1:]
     match role:
         case Role.PREFILL:
             return Buckets(_steps([0], tokens, max_chunks), pages)
         case Role.DECODE:
-            steps = _steps(rows, [0], max_chunks) + _steps([max_rows], [max_tokens], max_chunks)
+            steps = _steps(rows, [0], max_chunks) + _steps([max_rows], tokens, max_chunks)
             return Buckets(steps, pages)
         case Role.BOTH:
             mixed = _steps([0, *rows[len(rows) // 2 :]], tokens, max_chunks)

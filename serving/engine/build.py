@@ -5,6 +5,7 @@ Knows nothing of HTTP or of the event loop.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,10 @@ from serving.core.batcher import Batcher
 from serving.core.coordinator import Coordinator
 from serving.core.holdings import BatcherLimits
 from serving.core.rules import BatcherRules
+from serving.costs.costs import Costs
+from serving.costs.padded import Padded
 from serving.costs.shape import shape_of
+from serving.engine.buckets import least_rows, make_buckets
 from serving.engine.connectors.in_process import InProcessConnector
 from serving.engine.executor import JaxExecutor
 from serving.engine.length_head import AUTO, NONE, LengthHead, NoHead, find_length_head
@@ -129,9 +133,28 @@ def make_coordinator(deployment: Deployment) -> Coordinator:
     )
     sessions = remembered_sessions(schedule, page_size)
     config = deployment.config
-    costs = costs_by_role(config, shape_of(deployment.model), jax.devices()[0].device_kind)
-    rules = coordinator_rules(deployment.config, costs)
+    rules = coordinator_rules(config, _costs(deployment))
     return Coordinator(limits, rules, sessions, length_model(deployment.config))
+
+
+def _costs(deployment: Deployment) -> dict[Role, Costs]:
+    """Make the latency model of each role: as measured, else as described and padded."""
+    config, device = deployment.config, jax.devices()[0]
+    costs = costs_by_role(config, shape_of(deployment.model), device.device_kind)
+    if config.costs.costs is not None:
+        return costs
+    found: dict[Role, Costs] = {}
+    for role, described in costs.items():
+        buckets = make_buckets(
+            Role.BOTH if config.mesh.flexible_roles else role,
+            min_rows=least_rows(device.platform),
+            max_rows=config.batch.max_num_seqs,
+            max_tokens=config.batch.max_num_batched_tokens,
+            max_chunks=config.batch.max_prefill_rows,
+            max_pages=0,
+        )
+        found[role] = Padded(described, lru_cache(buckets.pad))
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,9 +176,7 @@ def load_workers(deployment: Deployment) -> list[ColdWorker]:
     meshes = make_meshes(deployment.config.mesh, deployment.model, jax.devices())
     check_host(deployment.config.memory, len(meshes), free_host_bytes(MEMINFO))
     limits = [_limits(deployment, mesh) for mesh in meshes]
-    config = deployment.config
-    costs = costs_by_role(config, shape_of(deployment.model), jax.devices()[0].device_kind)
-    head = deployment.head
+    head, costs = deployment.head, _costs(deployment)
     reader = head.reader if isinstance(head, LengthHead) else None
     rules = {role: batcher_rules(deployment.config, known, reader) for role, known in costs.items()}
     return [

@@ -2,7 +2,8 @@
 
 Decode rows always ride. Beside them goes the largest amount of prefill with which the step still
 ends before the most urgent row's next token is late. A worker that falls behind gives up chunk size
-first: rows are never held back, and prefill is never starved, because `min_tokens` always ride.
+first: rows are never held back, and prefill is never starved, because `min_tokens` always ride, and
+with them whatever makes the step no longer, as where it is padded (costs/padded).
 Knows nothing of queues: the order of the waiting tasks is the caller's (policy/order).
 """
 
@@ -43,19 +44,23 @@ def batch(
 
     The result may be shorter than `waiting`: tasks beyond it get nothing this time; only the last
     chunk may be cut. Asks `costs` once where everything fits, else about
-    `log2(max_tokens / min_tokens)` times more.
+    `log2(max_tokens / min_tokens)` times more, and for the least.
     """
     candidates = waiting[: limits.max_rows]
     most = room_for(waiting, limits)
     if decoding.rows == 0 or decoding.slack_s == inf or most <= limits.min_tokens:
         return _share(candidates, most)
-    if _keeps_slack(candidates, most, decoding, costs):
+    whole_s = _step_s(candidates, most, decoding, costs)
+    if whole_s <= decoding.slack_s:
         return _share(candidates, most)
-    # `fits` grains are known to keep the slack, or are the floor; `breaks` grains do not keep it.
+    longest_s = max(decoding.slack_s, _step_s(candidates, limits.min_tokens, decoding, costs))
+    if whole_s <= longest_s:
+        return _share(candidates, most)
+    # So many grains make a step that is short enough, and one that is too long.
     fits, breaks = 1, ceil(most / limits.min_tokens)
     while breaks - fits > 1:
         middle = (fits + breaks) // 2
-        if _keeps_slack(candidates, middle * limits.min_tokens, decoding, costs):
+        if _step_s(candidates, middle * limits.min_tokens, decoding, costs) <= longest_s:
             fits = middle
         else:
             breaks = middle
@@ -78,15 +83,14 @@ def _share(waiting: Sequence[ChunkView], tokens: int) -> list[int]:
     return chunks
 
 
-def _keeps_slack(
+def _step_s(
     waiting: Sequence[ChunkView], tokens: int, decoding: DecodingView, costs: Costs
-) -> bool:
-    """Say whether a step with `tokens` of prefill ends within the slack.
+) -> float:
+    """Predict a step with `tokens` of prefill.
 
     Several chunks are priced as one on top of their mean history, weighted by tokens: what they
     attend to in the cache is then the same; among each other they attend to less than is charged.
     """
     chunks = _share(waiting, tokens)
     past = sum(chunk * task.kv_len for chunk, task in zip(chunks, waiting, strict=False))
-    step = costs.mixed(decoding.rows, decoding.kv_tokens, tokens, ceil(past / tokens))
-    return step.seconds <= decoding.slack_s
+    return costs.mixed(decoding.rows, decoding.kv_tokens, tokens, ceil(past / tokens)).seconds

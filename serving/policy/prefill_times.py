@@ -164,6 +164,8 @@ class PrefillTimes:
         if most_s <= tightest:
             return most
         least_s = self._mixed_s(place, least, before)
+        if most_s <= least_s:
+            return most  # as where steps are padded
         if least_s >= tightest:
             return least
         return least + int((most - least) * (tightest - least_s) / (most_s - least_s))

@@ -47,9 +47,29 @@ def test_the_set_stays_small():
     sizes = {"min_rows": 1, "max_rows": 64, "max_tokens": 256, "max_chunks": 8, "max_pages": 128}
     assert {role: len(make_buckets(role, **sizes).steps) for role in Role} == {
         Role.PREFILL: 2,
-        Role.DECODE: 5,
+        Role.DECODE: 6,
         Role.BOTH: 10,
     }
+
+
+def test_tokens_are_padded_to_twice_as_many_at_most_where_they_cost_what_they_are():
+    sizes = {**LIMITS, "max_tokens": 3000}
+    for role in Role:
+        buckets = make_buckets(role, **sizes)
+        fitted = [buckets.fit(rows=0, tokens=n, chunks=1).tokens for n in (1, 33, 257, 513, 2049)]
+        assert fitted == [32, 256, 512, 1024, 3000]
+
+
+def test_what_a_decode_worker_appends_is_not_padded_to_its_largest_step():
+    buckets = make_buckets(Role.DECODE, **{**LIMITS, "max_tokens": 2048})
+    assert buckets.fit(rows=2, tokens=300, chunks=1) == Bucket(20, 512, 3)
+
+
+def test_a_step_is_padded_as_it_is_run_if_there_is_a_bucket():
+    buckets = make_buckets(Role.BOTH, **LIMITS)
+    assert [buckets.pad(*step) for step in ((2, 0), (0, 9), (2, 33), (4, 101), (21, 0))] == [
+        *((4, 0), (0, 32), (16, 100), (4, 101), (21, 0))
+    ]
 
 
 def test_pages_are_padded_to_a_bucket():

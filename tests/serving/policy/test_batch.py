@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.costs.costs import Estimate
+from serving.costs.padded import Padded
 from serving.policy.batch import ChunkLimits, batch
 from serving.policy.views import ChunkView, DecodingView
 from tests.support.fake_costs import LinearCosts
@@ -74,6 +75,20 @@ def test_more_rows_leave_less_room():
     assert shares(100, max_tokens=64, beside=decoding(37, rows=7)) == [20]
 
 
+def stairs(rows: int, tokens: int) -> tuple[int, int]:
+    return rows, -(-tokens // 32) * 32
+
+
+@pytest.mark.parametrize(
+    ("slack_s", "remaining", "chunk"),
+    [(0, 100, 32), (0, 20, 20), (12 + 50, 100, 32), (12 + 70, 100, 64), (0, 33, 32)],
+)
+def test_what_makes_a_padded_step_no_longer_rides_along(slack_s, remaining, chunk):
+    limits = ChunkLimits(64, 8, min_tokens=8)
+    waiting = [ChunkView(remaining, 0)]
+    assert batch(waiting, decoding(slack_s), costs=Padded(COSTS, stairs), limits=limits) == [chunk]
+
+
 def test_the_slack_is_shared_out_in_order():
     assert shares(10, 20, 20, max_tokens=64, beside=decoding(12 + 25)) == [10, 15]
 
@@ -131,7 +146,7 @@ def test_costs_are_asked_a_handful_of_times():
     assert asked == [2048]
     asked.clear()
     batch(waiting, decoding(500), costs=Counted(base_s=10, row_s=1, new_s=1), limits=limits)
-    assert len(asked) == 8  # once for all, then log2(2048 / 16)
+    assert len(asked) == 9  # once for all, once for the least, then log2(2048 / 16)
 
 
 @given(

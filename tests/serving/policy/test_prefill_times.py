@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.costs.costs import Link
+from serving.costs.padded import Padded
 from serving.policy.prefill_times import PrefillTimes, Steps, split
 from tests.support.fake_costs import LinearCosts
 from tests.support.route_views import owner, prefill, residents, turn
@@ -65,6 +66,12 @@ def test_the_owners_chunk_shrinks_until_the_tightest_target_holds():
 def test_the_owners_chunk_shrinks_no_further_than_allowed():
     home = owner(0, rows=residents(9, tpot_s=0.5), chunk_len=10)
     assert times(6, home, min_chunk_len=3).local() == Steps(1, 3.0, 3, 3.0)
+
+
+def test_a_chunk_does_not_shrink_where_its_step_would_be_padded_to_the_same():
+    padded = Padded(A_SECOND_A_TOKEN, lambda rows, tokens: (rows, -(-tokens // 8) * 8))
+    home = owner(0, rows=residents(9, tpot_s=0.5), chunk_len=10)
+    assert times(6, home, costs=padded, min_chunk_len=3).local() == Steps(0, 0.0, 6, 8.0)
 
 
 def test_rows_without_a_target_do_not_shrink_the_chunk():
