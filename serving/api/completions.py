@@ -40,7 +40,7 @@ async def answer_completion(service: Service, request: Request) -> Response:
     prompts = await away(len(raw), lambda: service.prompts.completion(body))
     exchange = service.exchange(body, identity, prompts)
     head = Head(exchange.id, "text_completion", service.now(), body.model)
-    shown = service.shown(body, logprobs=body.logprobs is not None)
+    shown = service.shown(body, logprobs=body.logprobs)
     echo = service.prompts.text if body.echo else None
     wire = CompletionWire(head, service.stream_usage(body), shown, exchange.strands, echo)
     return Answer(exchange, wire, service.manner(body, identity, shown, frozenset()))
@@ -133,10 +133,9 @@ class CompletionWire:
         if self._shown.token_ids:
             fields["prompt_token_ids"] = strand.prompt
             fields["token_ids"] = choice.tokens
-        if self._shown.prompt_logprobs and choice.prompt_logprobs is not None:
-            fields["prompt_logprobs"] = self._shown.writer.prompt(
-                strand.prompt, choice.prompt_logprobs
-            )
+        most, prompt = self._shown.prompt_logprobs, choice.prompt_logprobs
+        if most is not None and prompt is not None:
+            fields["prompt_logprobs"] = self._shown.writer.prompt(strand.prompt, prompt, most)
         return fields
 
     def _echoed(self, strand: Strand) -> list[tuple[int, TokenLogprobs | None]]:
@@ -148,10 +147,11 @@ class CompletionWire:
     def _logprobs(
         self, strand: Strand, tokens: Sequence[tuple[int, TokenLogprobs | None]]
     ) -> dict[str, Any] | None:
-        if not self._shown.logprobs:
+        if (most := self._shown.logprobs) is None:
             return None
         index = strand.choice.index
-        fields, self._offsets[index] = self._shown.writer.completion(tokens, self._offsets[index])
+        offset = self._offsets[index]
+        fields, self._offsets[index] = self._shown.writer.completion(tokens, offset, most)
         return fields
 
 

@@ -53,18 +53,21 @@ class ServedModel:
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """What an answer shows beside its text."""
+    """What an answer shows beside its text.
+
+    `logprobs` and `prompt_logprobs` are numbers of alternatives; None shows no log-probabilities.
+    """
 
     writer: LogprobWriter
-    logprobs: bool
-    prompt_logprobs: bool
+    logprobs: int | None
+    prompt_logprobs: int | None
     token_ids: bool
     predictions: bool
 
     @property
     def details(self) -> bool:
         """Whether chunks carry something for tokens that have no text yet."""
-        return self.logprobs or self.token_ids
+        return self.logprobs is not None or self.token_ids
 
 
 class Service:
@@ -151,12 +154,12 @@ class Service:
                 strands.append(strand)
         return Exchange(self.engine, f"{kind}-{body.request_id or unique}", strands)
 
-    def shown(self, body: GenerationBody, *, logprobs: bool) -> Shown:
-        """Return what the answer shows beside its text."""
+    def shown(self, body: GenerationBody, *, logprobs: int | None) -> Shown:
+        """Return what the answer shows beside its text; `logprobs` as the endpoint spells it."""
         return Shown(
             writer=LogprobWriter(self.text, as_ids=bool(body.return_tokens_as_token_ids)),
             logprobs=logprobs,
-            prompt_logprobs=body.prompt_logprobs is not None,
+            prompt_logprobs=body.prompt_logprobs,
             token_ids=bool(body.return_token_ids),
             predictions=bool(body.foretoken_predictions),
         )
@@ -188,7 +191,7 @@ class Service:
             stream=bool(body.stream),
             interval=self.config.stream_interval,
             headers=headers,
-            keep_samples=shown.logprobs,
+            keep_samples=shown.logprobs is not None,
             on_whole=on_whole,
             running=self.running,
         )

@@ -1,5 +1,6 @@
 """The command itself: a real process, a real socket, the official client, the shipped model."""
 
+import json
 import os
 import re
 import signal
@@ -157,6 +158,43 @@ def test_streams_say_the_same_and_leave_nothing_behind(split):
     assert len({chunk.id for chunk in chunks}) == 1
     assert chunks[-1].usage.completion_tokens == whole.usage.completion_tokens
     assert split.metric("foretoken:xla_compilations_total") == compiled
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_as_many_alternatives_come_as_were_asked_for(split, streamed):
+    def ask(path, **fields):
+        body = {"model": "demo", "max_tokens": 3, "temperature": 1.5, "seed": 1, **fields}
+        url = f"{split.url}/v1/{path}"
+        if not streamed:
+            return [httpx.post(url, json=body).json()["choices"][0]]
+        lines = httpx.post(url, json={**body, "stream": True}).text.splitlines()
+        events = [line.removeprefix("data: ") for line in lines if line.startswith("data: {")]
+        return [json.loads(event)["choices"][0] for event in events]
+
+    messages = [{"role": "user", "content": "What is 48 + 76?"}]
+    for number in (None, 0, 3, 20):
+        fields = {} if number is None else {"top_logprobs": number}
+        choices = ask("chat/completions", messages=messages, logprobs=True, **fields)
+        items = [
+            item
+            for choice in choices
+            for item in (choice["logprobs"] or {"content": []})["content"]
+        ]
+        assert [len(item["top_logprobs"]) for item in items] == [number or 0] * 3
+    for number in (0, 2):
+        choices = ask("completions", prompt=[9, 8, 7], echo=True, logprobs=number)
+        scored = [choice["logprobs"] for choice in choices]
+        tokens = [token for one in scored for token in one["tokens"]]
+        first, *tops = [top for one in scored for top in one["top_logprobs"]]
+        assert first is None
+        assert len(tops) == 5
+        for token, top in zip(tokens[1:], tops, strict=True):
+            likeliest = sorted(top, key=lambda name: -top[name])[:number]
+            assert set(top) == {*likeliest, token}
+            assert len(top) in (number, number + 1)
+    if not streamed:
+        _, *scores = ask("completions", prompt=[9, 8, 7], prompt_logprobs=0)[0]["prompt_logprobs"]
+        assert [list(score) for score in scores] == [["8"], ["7"]]
 
 
 def test_a_client_that_leaves_frees_everything(split):

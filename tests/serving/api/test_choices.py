@@ -161,6 +161,36 @@ def test_zero_completion_logprobs_mean_the_chosen_token_only(
     assert engine.turns[0].sampling.logprobs == 0
 
 
+@pytest.mark.parametrize("fields", [{}, {"top_logprobs": 0}], ids=str)
+def test_chat_logprobs_alone_show_no_alternatives(http: httpx.Client, fields: dict[str, Any]):
+    body = {**CHAT, "logprobs": True, **fields}
+    choice = http.post("/v1/chat/completions", json=body).json()["choices"][0]
+    items = choice["logprobs"]["content"]
+    assert [(item["token"], item["top_logprobs"]) for item in items] == [("o", []), ("k", [])]
+
+
+def test_a_token_that_is_none_of_the_likeliest_stands_beside_them(
+    http: httpx.Client, monkeypatch: pytest.MonkeyPatch
+):
+    scored = TokenLogprobs(-9.0, ((120, -1.0), (121, -2.0), (122, -3.0)))
+    monkeypatch.setattr(fake_engine, "logprobs_of", lambda token: scored)
+    body = {**TEXT, "prompt": [104, 105], "max_tokens": 1}
+    wanted = {"echo": True, "logprobs": 2, "prompt_logprobs": 1}
+    choice = http.post("/v1/completions", json={**body, **wanted}).json()["choices"][0]
+    beside = [{"x": -1.0, "y": -2.0, token: -9.0} for token in "io"]
+    assert choice["logprobs"]["top_logprobs"] == [None, *beside]
+    assert choice["prompt_logprobs"] == [
+        None,
+        {
+            "120": {"logprob": -1.0, "decoded_token": "x"},
+            "105": {"logprob": -9.0, "decoded_token": "i"},
+        },
+    ]
+    streamed = stream(http, "text", prompt=[104, 105], max_tokens=1, echo=True, logprobs=2)
+    parts = [chunk["choices"][0]["logprobs"]["top_logprobs"] for chunk in streamed]
+    assert [top for part in parts for top in part] == [None, *beside]
+
+
 @pytest.mark.parametrize("streamed", [False, True])
 @pytest.mark.parametrize("max_tokens", [0, 1])
 def test_an_echoed_prompt_has_logprobs_too(
@@ -241,7 +271,7 @@ def test_minus_infinity_is_valid_json(http: httpx.Client, engine: FakeEngine):
     never = TokenLogprobs(float("-inf"), ((97, float("-inf")),))
     engine.script = lambda turn: each(b"a")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fake_engine, "logprobs_of", lambda token, n: never)
+        patch.setattr(fake_engine, "logprobs_of", lambda token: never)
         body = {**TEXT, "logprobs": 1, "max_tokens": 1}
         answer = http.post("/v1/completions", json=body)
     logprobs = json.loads(answer.text)["choices"][0]["logprobs"]
