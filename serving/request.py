@@ -112,6 +112,7 @@ class Turn:
     `session` is the client's key if it sent one; else the coordinator derives it from the prefix.
     `salt` names the tenant: pages and sessions are never shared between different salts.
     `priority`: smaller is earlier. `number` counts the replies before it in its conversation.
+    `follows`: it starts with the first token of that turn, which has the same prompt.
     """
 
     id: TurnId
@@ -122,6 +123,7 @@ class Turn:
     priority: int
     salt: str
     number: int = 0
+    follows: TurnId | None = None
 
     @property
     def prompt_len(self) -> int:

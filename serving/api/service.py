@@ -147,6 +147,7 @@ class Service:
                     priority=who.priority,
                     salt=who.tenant,
                     number=replies_before(body),
+                    follows=leader.turn.id if leader and leader.turn else None,
                 )
                 choice = Choice(index, want.rules, self.text)
                 strand = Strand(choice, prompt, turn if want.computes else None, leader)

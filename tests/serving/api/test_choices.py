@@ -16,22 +16,12 @@ from tests.support.fake_engine import FakeEngine, Script, each
 from tests.support.fake_tokenizer import BOS, EOS
 
 
-def test_further_choices_wait_for_the_first_token_of_the_first(
-    http: httpx.Client, engine: FakeEngine
-):
-    submitted_before: list[int] = []
-
-    def script(turn: Turn) -> Script:
-        replies = engine._replies.values()
-        submitted_before.append(sum(reply.sent for reply in replies))
-        return each([*b"xy", EOS])
-
-    engine.script = script
+def test_further_choices_follow_the_first(http: httpx.Client, engine: FakeEngine):
+    engine.script = lambda turn: each([*b"xy", EOS])
     answer = http.post("/v1/chat/completions", json={**CHAT, "n": 3}).json()
     assert [c["message"]["content"] for c in answer["choices"]] == ["xy"] * 3
     assert [c["index"] for c in answer["choices"]] == [0, 1, 2]
-    assert submitted_before[0] == 0
-    assert min(submitted_before[1:]) >= 1
+    assert [turn.follows for turn in engine.turns] == [None, *[engine.turns[0].id] * 2]
     assert len({turn.id for turn in engine.turns}) == 3
     assert len({turn.tokens for turn in engine.turns}) == 1
     assert answer["usage"]["prompt_tokens"] == 5
@@ -88,18 +78,17 @@ def test_a_client_that_leaves_cancels_its_turns(
     server: Server, engine: FakeEngine, tokens: int, streamed: bool, n: int
 ):
     engine.script = lambda turn: Script([[97]] * tokens, stalls=True)
-    turns = n if tokens else 1
     body = json.dumps({**TEXT, "stream": streamed, "n": n})
     head = f"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n"
     address = httpx.URL(server.url)
     with socket.create_connection((address.host, address.port)) as leaving:
         leaving.sendall((head + body).encode())
-        until(lambda: len(engine.turns) == turns)
+        until(lambda: len(engine.turns) == n)
         if streamed and tokens:
             assert leaving.recv(1000)
     until(lambda: engine.unfinished == 0 and len(server.service.running) == 0)
     assert {turn.id for turn in engine.turns} == {turn for turn, _ in engine.cancels}
-    assert len(engine.turns) == turns
+    assert len(engine.turns) == n
 
 
 def test_load_counts_requests_in_the_server(http: httpx.Client, server: Server, engine: FakeEngine):
