@@ -39,24 +39,23 @@ class LogprobWriter:
         return {"content": content, "refusal": None}
 
     def completion(
-        self, tokens: Sequence[tuple[int, TokenLogprobs | None]], offset: int, most: int
-    ) -> tuple[dict[str, Any], int]:
-        """Return completions' `logprobs` for these tokens, and the offset of what follows.
+        self,
+        tokens: Sequence[tuple[int, TokenLogprobs | None]],
+        offsets: Sequence[int],
+        most: int,
+    ) -> dict[str, Any]:
+        """Return completions' `logprobs` for these tokens, which begin at `offsets` in the text.
 
-        `offset` is where the first token's text begins, in characters. Beside the `most` likeliest
-        stands the token itself, if it is none of them. A token without log-probabilities (the first
-        of an echoed prompt) has null in their place.
+        Beside the `most` likeliest stands the token itself, if it is none of them. A token without
+        log-probabilities (the first of an echoed prompt) has null in their place.
         """
-        names, chosen, top, offsets = [], [], [], []
+        names, chosen, top = [], [], []
         for token, logprobs in tokens:
-            name = self.name(token)
-            names.append(name)
-            offsets.append(offset)
-            offset += len(name)
+            names.append(self.name(token))
             chosen.append(None if logprobs is None else _finite(logprobs.chosen))
             top.append(None if logprobs is None else self._top(token, logprobs, most))
         fields = {"tokens": names, "token_logprobs": chosen, "top_logprobs": top}
-        return {**fields, "text_offset": offsets}, offset
+        return {**fields, "text_offset": offsets}
 
     def prompt(
         self, ids: Sequence[int], logprobs: Sequence[TokenLogprobs | None], most: int
