@@ -1,12 +1,15 @@
 """Every way in which a turn or a request can fail has its status, its code and its headers."""
 
+import asyncio
 import json
 from typing import Any
 
 import httpx
 import openai
 import pytest
+from starlette.types import Message
 
+from serving.api.app import build_app
 from serving.config import EndpointConfig
 from serving.messages import NOT_FINITE, Dropped, EngineState, Failed, Outcome, Rejected
 from tests.serving.api.conftest import Server, serve
@@ -180,6 +183,32 @@ def test_a_bug_in_a_turn_is_a_500_that_names_the_request_and_nothing_else(
     assert "cmpl-abc-1" in error["message"]
     assert "secret" not in answer.text
     assert "connection" not in answer.headers
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions", "/tokenize"])
+def test_a_client_that_leaves_while_it_uploads_is_no_error(server: Server, path: str):
+    app = build_app(server.service, version="1", settings={})
+    arriving: list[Message] = [
+        {"type": "http.request", "body": b'{"mod', "more_body": True},
+        {"type": "http.disconnect"},
+    ]
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": path,
+        "query_string": b"",
+        "headers": [(b"content-length", b"100")],
+    }
+
+    async def receive() -> Message:
+        return arriving.pop(0)
+
+    async def send(message: Message) -> None:
+        """Nobody is there."""
+
+    asyncio.run(app(scope, receive, send))  # what it raised would be logged with a traceback
+    assert arriving == []
+    assert server.engine.turns == []
 
 
 def test_a_bug_elsewhere_is_a_500_too(
