@@ -115,13 +115,14 @@ def ignored(body: GenerationBody, unused: frozenset[str]) -> str | None:
 def _refuse_format(response_format: Mapping[str, Any] | None) -> None:
     if response_format is None or response_format.get("type") == "text":
         return
-    if response_format.get("type") == "json_schema":
-        raise bad_request(
-            "Invalid schema for response_format: no grammar backend is loaded.",
-            "response_format",
-            "invalid_json_schema",
-        )
-    raise bad_request("`response_format` supports only the type `text`.", "response_format")
+    raise bad_request(
+        # OpenAI's words for a model that has none: clients look for them.
+        "'response_format' of type 'json_schema' is not supported with this model: there is no "
+        "structured output, only the type 'text'."
+        if response_format.get("type") == "json_schema"
+        else "`response_format`: there is no structured output, only the type `text`.",
+        "response_format",
+    )
 
 
 def _refuse_chat(body: ChatBody, extra: Mapping[str, Any]) -> None:
