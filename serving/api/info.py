@@ -13,7 +13,7 @@ from pydantic_core import to_json
 from starlette.requests import Request
 from starlette.responses import Response
 
-from serving.api.errors import ApiError, bad_request
+from serving.api.errors import bad_request
 from serving.api.identity import tenant
 from serving.api.schemas import AbortBody, DetokenizeBody, TokenizeBody, parse
 from serving.api.service import Service
@@ -75,10 +75,7 @@ def models(service: Service) -> APIRouter:
     @router.get("/v1/models/{name:path}")
     async def one_model(name: str) -> Response:
         """Describe one model; its name may hold slashes."""
-        if name not in service.model.names:
-            raise ApiError(
-                404, f"The model `{name}` does not exist.", param="model", code="model_not_found"
-            )
+        service.check_name(name)
         return _json(_card(service, name))
 
     return router
@@ -147,10 +144,8 @@ def operators(service: Service, settings: Mapping[str, Any], *, admin: bool) -> 
 
 
 def _check_name(service: Service, name: str | None) -> None:
-    if name is not None and name not in service.model.names:
-        raise ApiError(
-            404, f"The model `{name}` does not exist.", param="model", code="model_not_found"
-        )
+    if name is not None:
+        service.check_name(name)
 
 
 def _card(service: Service, name: str) -> dict[str, Any]:

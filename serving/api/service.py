@@ -104,10 +104,7 @@ class Service:
 
     def check_model(self, name: str) -> None:
         """Raise the 404 for a model that is not served, and the 503 when none is."""
-        if name not in self.model.names:
-            raise ApiError(
-                404, f"The model `{name}` does not exist.", param="model", code="model_not_found"
-            )
+        self.check_name(name)
         match self.engine.state:
             case EngineState.DEAD:
                 raise unavailable("The engine is dead.", "engine_dead")
@@ -117,6 +114,17 @@ class Service:
                 raise unavailable("The server is starting.", "starting")
             case EngineState.READY:
                 return
+
+    def check_name(self, name: str) -> None:
+        """Raise the 404 for a model that is not served; it says which are."""
+        if name not in self.model.names:
+            served = ", ".join(f"`{known}`" for known in self.model.names)
+            raise ApiError(
+                404,
+                f"The model `{name}` does not exist. Served here: {served}.",
+                param="model",
+                code="model_not_found",
+            )
 
     def identity(self, headers: Headers, body: GenerationBody) -> Identity:
         """Return who asks."""

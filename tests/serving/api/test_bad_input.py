@@ -219,7 +219,9 @@ def test_an_unknown_model_is_404(http: httpx.Client, where: str, stream: bool):
     answer = http.post(path, json={**good, "model": "nope", "stream": stream})
     assert answer.status_code == 404
     error = error_of(answer)
-    assert error["message"] == "The model `nope` does not exist."
+    assert error["message"] == (
+        "The model `nope` does not exist. Served here: `org/fake`, `alias`."
+    )
     assert (error["param"], error["code"]) == ("model", "model_not_found")
 
 
