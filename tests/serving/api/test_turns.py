@@ -282,8 +282,15 @@ def test_a_session_name_has_a_limit(http: httpx.Client):
         ("chat", {"functions": [{}], "function_call": "none"}, "function_call,functions"),
         ("chat", {"reasoning_effort": "low"}, "reasoning_effort"),
         ("chat", {"bad_words": [], "logits_processors": None}, None),
-        ("chat", {"evil\r\nx: y": 1, "other": 2}, "unknown=2"),
-        ("text", {"suffix": "x", "wild": 1}, "suffix,unknown=1"),
+        ("chat", {"max_token": 5}, "unknown=max_token"),
+        ("chat", {"evil\r\nx: y": 1, "oth,er": 2}, "unknown=evil??x??y,unknown=oth?er"),
+        ("text", {"suffix": "x", "wild\u0661": 1}, "suffix,unknown=wild?"),
+        ("text", {"w" * 1000: 1}, f"unknown={'w' * 48}"),
+        (
+            "chat",
+            {f"f{i}": i for i in range(10)},
+            ",".join([f"unknown=f{i}" for i in range(8)] + ["unknown=+2"]),
+        ),
     ],
 )
 def test_ignored_fields_are_named(
