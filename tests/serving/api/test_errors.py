@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import httpx
@@ -302,16 +304,18 @@ def test_operators_can_abort_requests_where_enabled(http: httpx.Client):
     with serve(EndpointConfig(enable_admin_api=True), FakeTokenizer()) as server:
         server.engine.script = lambda turn: Script([[97]], stalls=True)
         body = {**TEXT, "stream": True, "request_id": "mine"}
-        with httpx.stream(
-            "POST", f"{server.url}/v1/completions", json=body, trust_env=False
-        ) as stream:
-            lines = stream.iter_lines()
-            assert '"text":"a"' in next(lines)
+        url = f"{server.url}/v1/completions"
+        with ExitStack() as open_streams:
+            both: list[Iterator[str]] = []
+            for _ in range(2):  # with one id
+                asked = httpx.stream("POST", url, json=body, trust_env=False)
+                both.append(open_streams.enter_context(asked).iter_lines())
+                assert '"text":"a"' in next(both[-1])
             answer = httpx.post(
                 f"{server.url}/abort_requests",
                 json={"request_ids": ["cmpl-mine", "other"]},
                 trust_env=False,
             )
-            assert answer.json() == {"aborted": 1}
-            assert '"code":"aborted"' in "".join(lines)
+            assert answer.json() == {"aborted": 2}
+            assert all('"code":"aborted"' in "".join(lines) for lines in both)
         assert server.engine.unfinished == 0

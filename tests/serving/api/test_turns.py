@@ -313,3 +313,18 @@ def test_a_request_may_bring_its_own_id(http: httpx.Client, engine: FakeEngine):
         answer = http.post("/v1/chat/completions", json={**CHAT, "request_id": "mine"})
         assert answer.json()["id"] == "chatcmpl-mine"
     assert engine.turns[0].id != engine.turns[1].id
+
+
+@pytest.mark.parametrize("name", ["a\r\nb", "a b", "\u00e9", "\x7f", "\t"])
+def test_an_id_that_does_not_belong_in_a_log_is_refused(http: httpx.Client, name: str):
+    answer = http.post("/v1/chat/completions", json={**CHAT, "request_id": name})
+    assert answer.status_code == 400
+    error = answer.json()["error"]
+    assert error["message"] == "request_id: must be visible ASCII characters without spaces."
+    assert error["param"] == "request_id"
+
+
+def test_an_id_may_have_any_visible_character(http: httpx.Client):
+    name = "".join(map(chr, range(33, 127)))
+    answer = http.post("/v1/chat/completions", json={**CHAT, "request_id": name})
+    assert answer.json()["id"] == f"chatcmpl-{name}"
