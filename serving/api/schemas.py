@@ -162,7 +162,8 @@ def replies_before(body: GenerationBody) -> int:
 def _explained(error: ValidationError) -> ApiError:
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     if first["type"] == "json_invalid":
-        return bad_request(f"The request body is not valid JSON: {first['msg']}.", None)
+        why = first["msg"].removeprefix("Invalid JSON: ")
+        return bad_request(f"The request body is not valid JSON: {why}.", None)
     param = _path(first["loc"])
     return bad_request(f"{param or 'body'}: {first['msg']}.", param)
 

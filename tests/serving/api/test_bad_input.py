@@ -205,6 +205,12 @@ def test_a_malformed_body_is_400(http: httpx.Client, path: str, body: bytes):
     assert error_of(answer)["type"] == "BadRequestError"
 
 
+def test_what_is_no_json_is_told_once(http: httpx.Client):
+    answer = http.post("/v1/completions", content=b"{bad")
+    words = "The request body is not valid JSON: key must be a string at line 1 column 2."
+    assert error_of(answer)["message"] == words
+
+
 def test_deeply_nested_tool_arguments_are_no_server_error(http: httpx.Client):
     call = {"type": "function", "function": {"name": "f", "arguments": "[" * 200_000}}
     messages = [*HI, {"role": "assistant", "content": None, "tool_calls": [call]}]
