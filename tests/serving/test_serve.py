@@ -263,6 +263,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         ([str(DEMO), "--decode-tp", "3"], "degree 3 does not divide"),
         ([str(DEMO), "--kv-pages", "3"], "raise --kv-pages or lower --max-model-len"),
         ([str(DEMO), "--max-model-len", "1000000"], "--max-model-len 1000000 is above"),
+        ([str(DEMO), "--length-head", "/nope"], "--length-head /nope: no such directory;"),
         ([str(DEMO), "--decision-log", "no-such-directory/log"], "log: cannot be written (No such"),
     ],
 )
