@@ -7,6 +7,7 @@
 """
 
 import asyncio
+import errno
 import os
 import socket
 import sys
@@ -175,7 +176,7 @@ def count_compilations(metrics: Metrics) -> None:
 
 
 def bind(endpoint: EndpointConfig) -> socket.socket:
-    """Take the port; raises ConfigError if it cannot be had."""
+    """Take the port; raises ConfigError if it or the address cannot be had."""
     listening = socket.socket(socket.AF_INET6 if ":" in endpoint.host else socket.AF_INET)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -183,8 +184,10 @@ def bind(endpoint: EndpointConfig) -> socket.socket:
     except OSError as error:
         listening.close()
         where = f"{endpoint.host}:{endpoint.port}"
+        no_such_host = isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL
+        flag = "--host" if no_such_host else "--port"
         raise ConfigError(
-            f"cannot listen on {where}: {error.strerror}; choose another --port"
+            f"cannot listen on {where}: {error.strerror}; choose another {flag}"
         ) from error
     return listening
 

@@ -25,6 +25,8 @@ from model.config import load_config
 from model.generate import Sampling, generate
 from model.parameters import Params, abstract_params
 from model.weights import load_params
+from serving.config import ConfigError, EndpointConfig
+from serving.serve import bind
 
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "checkpoints" / "demo"
@@ -284,6 +286,12 @@ def test_a_port_in_use_is_one_line_and_status_2():
     assert result.returncode == 2
     assert result.stderr.count("\n") == 1
     assert "choose another --port" in result.stderr
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "nowhere.invalid"])  # reserved: nobody has them
+def test_an_address_that_is_not_ours_is_told_from_a_port_in_use(host):
+    with pytest.raises(ConfigError, match=rf"cannot listen on {host}:.*; choose another --host$"):
+        bind(EndpointConfig(host=host, port=free_port()))
 
 
 @pytest.mark.slow
