@@ -192,6 +192,17 @@ def bind(endpoint: EndpointConfig) -> socket.socket:
     return listening
 
 
+def drain_notice(turns: int, grace_s: float) -> str:
+    """Tell an operator who has asked for the end what is waited for, and how not to wait."""
+    if not turns:
+        return "draining: no turn is running"
+    waited_for = "1 turn" if turns == 1 else f"{turns} turns"
+    return (
+        f"draining: waiting for {waited_for}, for at most {grace_s:g} s;"
+        " a second Ctrl-C (or SIGTERM) ends the process at once"
+    )
+
+
 async def _serve(
     config: ServerConfig,
     engine: EngineLoop,
@@ -229,7 +240,9 @@ async def _serve(
         await asyncio.wait(
             (asyncio.create_task(stopping.wait()), serving), return_when=asyncio.FIRST_COMPLETED
         )
-        await engine.drain(schedule.drain_timeout_seconds)
+        grace_s = schedule.drain_timeout_seconds
+        click.echo(drain_notice(engine.live_turns, grace_s), err=True)
+        await engine.drain(grace_s)
     finally:
         server.should_exit = True
         await serving

@@ -7,12 +7,14 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import httpx
 import jax
@@ -26,7 +28,7 @@ from model.generate import Sampling, generate
 from model.parameters import Params, abstract_params
 from model.weights import load_params
 from serving.config import ConfigError, EndpointConfig
-from serving.serve import bind
+from serving.serve import bind, drain_notice
 
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "checkpoints" / "demo"
@@ -42,6 +44,12 @@ class Served:
 
     url: str
     process: subprocess.Popen[bytes]
+    stderr: IO[bytes]
+
+    @property
+    def said(self) -> str:
+        """What it has written to standard error so far, which goes on being written meanwhile."""
+        return os.pread(self.stderr.fileno(), 1_000_000, 0).decode()
 
     @property
     def client(self) -> OpenAI:
@@ -61,7 +69,7 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def start(*flags: str, checkpoint: Path) -> Served:
+def start(*flags: str, checkpoint: Path, stderr: IO[bytes]) -> Served:
     port = free_port()
     command = [sys.executable, "-m", "serving.cli", "serve", str(checkpoint), "--port", str(port)]
     environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
@@ -69,9 +77,9 @@ def start(*flags: str, checkpoint: Path) -> Served:
         [*command, "--served-model-name", "demo", *SMALL, *flags],
         cwd=ROOT,
         env=environment,
-        stderr=subprocess.DEVNULL,
+        stderr=stderr,
     )
-    served = Served(f"http://127.0.0.1:{port}", process)
+    served = Served(f"http://127.0.0.1:{port}", process, stderr)
     deadline = time.monotonic() + START_S
     while time.monotonic() < deadline and process.poll() is None:
         try:
@@ -86,12 +94,13 @@ def start(*flags: str, checkpoint: Path) -> Served:
 
 @contextmanager
 def serving(*flags: str, checkpoint: Path = DEMO) -> Iterator[Served]:
-    served = start(*flags, checkpoint=checkpoint)
-    try:
-        yield served
-    finally:
-        served.process.kill()
-        served.process.wait()
+    with tempfile.TemporaryFile() as stderr:
+        served = start(*flags, checkpoint=checkpoint, stderr=stderr)
+        try:
+            yield served
+        finally:
+            served.process.kill()
+            served.process.wait()
 
 
 @pytest.fixture(scope="module")
@@ -240,6 +249,8 @@ def test_sigterm_lets_running_turns_finish_and_refuses_new_ones(tmp_path):
         assert rest[-1] == "data: [DONE]"
         assert '"completion_tokens":400' in rest[-2]
         assert served.process.wait(60) == 0
+        notice = "draining: waiting for 1 turn, for at most 30 s; a second Ctrl-C (or SIGTERM)"
+        assert notice in served.said
     told = run("explain", str(log))
     assert told.returncode == 0
     # The late one is told of only where it reached the scheduler before the endpoint closed.
@@ -286,6 +297,14 @@ def test_a_port_in_use_is_one_line_and_status_2():
     assert result.returncode == 2
     assert result.stderr.count("\n") == 1
     assert "choose another --port" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("turns", "said"),
+    [(0, "no turn is running"), (1, "for 1 turn, for at most 2.5 s;"), (12, "for 12 turns, for")],
+)
+def test_a_drain_says_what_it_waits_for(turns, said):
+    assert said in drain_notice(turns, 2.5)
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "nowhere.invalid"])  # reserved: nobody has them
