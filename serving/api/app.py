@@ -25,7 +25,8 @@ from serving.api.service import Service
 def build_app(service: Service, *, version: str, settings: Mapping[str, Any]) -> FastAPI:
     """Return the ASGI application of a service.
 
-    `settings` is shown to operators as it is: whoever builds it masks the secrets.
+    `settings` is shown to operators as it is then: whoever builds it masks the secrets, and may
+    fill in what is worked out later.
     """
     config = service.config
     app = FastAPI(version=version, openapi_url=None)

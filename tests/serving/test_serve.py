@@ -208,6 +208,23 @@ def test_as_many_alternatives_come_as_were_asked_for(split, streamed):
         assert [list(score) for score in scores] == [["8"], ["7"]]
 
 
+def test_what_was_not_set_is_told_once_it_is_worked_out(split):
+    info = httpx.get(f"{split.url}/server_info").json()
+    assert info["max-model-len"] == load_config(DEMO, dtype=None).max_position
+    assert info["hardware"] == "cpu"
+    assert info["costs"] == "estimated for cpu"
+    assert info["served-model-name"] == ["demo"]
+    pages = info["kv-pages"]
+    assert list(pages) == ["prefill-0", "decode-0", "decode-1"]
+    assert all(number * info["page-size"] >= info["max-model-len"] for number in pages.values())
+    lines = split.said.splitlines()
+    assert f"max-model-len = {info['max-model-len']}" in lines
+    assert 'hardware = "cpu"' in lines
+    assert "costs: estimated for cpu" in lines
+    told = ", ".join(f"{worker} {number}" for worker, number in pages.items())
+    assert f"kv-pages: {told}" in lines
+
+
 def test_a_client_that_leaves_frees_everything(split):
     body = {
         "model": "demo",
