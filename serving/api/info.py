@@ -20,6 +20,9 @@ from serving.api.service import Service
 from serving.api.text import away
 from serving.messages import EngineState
 
+PROBED_BY = ["GET", "HEAD"]
+"""Load balancers ask with either; the HTTP server leaves the body of an answer to HEAD out."""
+
 RANDOM_HEADER = "x-foretoken-random-weights"
 """On the probes of a server whose weights are random, and on no other's."""
 
@@ -35,24 +38,24 @@ def probes(service: Service, version: str) -> APIRouter:
         return Response(status_code=status, headers=marks)
 
     for path in ("/health", "/ping", "/readiness"):
-        router.add_api_route(path, health, methods=["GET"])
+        router.add_api_route(path, health, methods=PROBED_BY)
 
-    @router.get("/liveness")
+    @router.api_route("/liveness", methods=PROBED_BY)
     async def liveness() -> Response:
         """Tell that the process answers."""
         return Response()
 
-    @router.get("/version")
+    @router.api_route("/version", methods=PROBED_BY)
     async def tell_version() -> Response:
         """Return the server's version."""
         return _json({"version": version})
 
-    @router.get("/load")
+    @router.api_route("/load", methods=PROBED_BY)
     async def load() -> Response:
         """Return how many generation requests are in the server."""
         return _json({"server_load": len(service.running)})
 
-    @router.get("/metrics")
+    @router.api_route("/metrics", methods=PROBED_BY)
     async def metrics() -> Response:
         """Return the metrics in Prometheus' text format."""
         service.metrics.on_reports(service.engine.reports())
