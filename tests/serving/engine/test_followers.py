@@ -12,6 +12,7 @@ from serving.engine.loop import EngineLoop
 from serving.engine.worker import Worker
 from serving.messages import (
     Completed,
+    Decision,
     Deliver,
     Dropped,
     End,
@@ -145,6 +146,27 @@ def test_followers_start_with_the_first_token_of_their_leader():
                 running.worker.reply(number)
             await asyncio.gather(*tasks)
             assert running.outcomes(tasks) == [LENGTH] * 3
+
+    play(scene)
+
+
+def test_followers_start_when_all_is_heard_that_came_with_the_token():
+    """What is told behind it is, first of all, that the prompt's pages can be found."""
+
+    async def scene() -> None:
+        async with started() as running:
+            tasks = running.submit(2, max_tokens=2)
+            await settle()
+            task = running.worker.tasks[0].id
+            first = SampledToken(0, 65, None)
+            told = Decision("told", None, None, "behind", "test", {})
+            running.engine.post([PrefillDone(D0, task, first, 5, None, None, 0.0), told])
+            await settle()
+            kinds = [(one.kind, one.turn) for one in running.diary.decisions]
+            assert kinds.index(("told", None)) < kinds.index(("place", TurnId("t1")))
+            for name in ("t0", "t1"):
+                running.engine.cancel(TurnId(name), "left")
+            await asyncio.gather(*tasks)
 
     play(scene)
 
