@@ -221,7 +221,7 @@ class ForecastConfig:
 
     length_head: str = setting(
         "auto",
-        "Directory of a length head; auto: the checkpoint's own, if it has one; none: do without.",
+        "Directory of a length head; auto: the checkpoint's own, if one fits; none: do without.",
     )
     length_head_every: int = setting(20, "Tokens after which a row's length head is read again.")
     smooth_readings: bool = setting(True, "Fold readings of the head into earlier ones.")

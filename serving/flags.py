@@ -131,7 +131,7 @@ def read_config_file(path: Path) -> dict[str, Any]:
 
 
 def describe(config: ServerConfig) -> str:
-    """Print the effective settings as a file that starts the same server; secrets are masked."""
+    """Print the settings that are set as a file that starts the same server; secrets are masked."""
     lines = [f"# {config.checkpoint}"]
     for name, part in PARTS.items():
         for field in fields(part):

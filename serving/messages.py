@@ -76,9 +76,14 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Arrived:
-    """A client's turn."""
+    """A client's turn.
+
+    `accepted`: it belongs to a request whose first turn was taken, so neither a drain nor a full
+    queue refuses it any more.
+    """
 
     turn: Turn
+    accepted: bool = False
 
 
 STOPPED = "stopped"

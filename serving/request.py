@@ -25,8 +25,8 @@ class SamplingParams:
     `temperature` 0 is greedy, whatever the filters say. `top_k` None keeps the whole vocabulary.
     `stop_ids` end the reply and are part of it as its last token. `seed` is a signed 64-bit number;
     the noise of token i of a reply depends on (seed, i) alone, so it survives chunking, hand-off,
-    preemption and batch neighbours. `logprobs` is the number of alternatives wanted beside the
-    chosen token (0: the chosen one only, None: none).
+    preemption and batch neighbours. `logprobs` and `prompt_logprobs` are how many alternatives are
+    wanted beside the token itself (0: that one only, None: none).
     """
 
     max_tokens: int
@@ -112,6 +112,7 @@ class Turn:
     `session` is the client's key if it sent one; else the coordinator derives it from the prefix.
     `salt` names the tenant: pages and sessions are never shared between different salts.
     `priority`: smaller is earlier. `number` counts the replies before it in its conversation.
+    `follows`: it starts with the first token of that turn, which has the same prompt.
     """
 
     id: TurnId
@@ -122,6 +123,7 @@ class Turn:
     priority: int
     salt: str
     number: int = 0
+    follows: TurnId | None = None
 
     @property
     def prompt_len(self) -> int:
@@ -138,7 +140,8 @@ class Turn:
 class TokenLogprobs:
     """Log-probabilities of one position under the model's own distribution (before penalties).
 
-    `top` holds (token id, log-probability), most likely first.
+    `top` holds (token id, log-probability), most likely first: at least as many as were wanted. A
+    step scores the same number for all rows; whoever shows them shows what was asked for.
     """
 
     chosen: float

@@ -7,12 +7,13 @@
 """
 
 import asyncio
+import errno
 import os
 import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
@@ -30,6 +31,7 @@ from serving.api.service import ServedModel, Service
 from serving.api.tokenizer import Tokenizer
 from serving.assembly import name_workers
 from serving.config import ConfigError, EndpointConfig, ServerConfig
+from serving.costs.make import choose_hardware
 from serving.engine.build import (
     ColdWorker,
     Deployment,
@@ -113,15 +115,21 @@ def run_server(config: ServerConfig) -> int:
         random_weights=config.model.random_weights,
     )
     service = Service(engine, tokenizer, config.endpoint, model, metrics)
-    app = build_app(service, version=version("foretoken"), settings=masked(config))
+    known = filled_in(deployment, names)
+    settings = masked(known) | {"costs": costs_named(known)}
+    app = build_app(service, version=version("foretoken"), settings=settings)
     try:
         with bind(config.endpoint) as listening:
-            click.echo(describe(config), err=True)
+            click.echo(describe(known), err=True)
+            click.echo(f"costs: {costs_named(known)}", err=True)
             click.echo(f"length head: {deployment.head}", err=True)
             click.echo(f"attention: {deployment.attention}", err=True)
             if config.model.random_weights:
                 click.echo(random_notice(config, tokenizer), err=True)
             cold = load_workers(deployment)
+            pages = {worker.mesh.worker: worker.limits.num_pages for worker in cold}
+            settings["kv-pages"] = pages
+            click.echo(f"kv-pages: {', '.join(f'{w} {n}' for w, n in pages.items())}", err=True)
             uvloop.run(_serve(config, engine, cold, app, listening))
     finally:
         if decisions is not None:
@@ -139,6 +147,26 @@ def find_tokenizer(deployment: Deployment) -> Tokenizer:
     if config.model.random_weights and not (path / TOKENIZER).exists():
         return IdTokenizer(model.vocab_size, model.eos_ids)
     return load_tokenizer(path)
+
+
+def filled_in(deployment: Deployment, names: tuple[str, ...]) -> ServerConfig:
+    """Return the settings in force: what was left open is what was worked out for it.
+
+    All but the number of pages, which is known once the meshes are; it may differ by worker.
+    """
+    config = deployment.config
+    hardware = choose_hardware(config.costs.hardware, jax.devices()[0].device_kind)
+    return replace(
+        config,
+        memory=replace(config.memory, max_model_len=deployment.max_model_len),
+        costs=replace(config.costs, hardware=hardware.name),
+        endpoint=replace(config.endpoint, served_model_name=names),
+    )
+
+
+def costs_named(config: ServerConfig) -> str:
+    """Say what durations are predicted from."""
+    return config.costs.costs or f"estimated for {config.costs.hardware}"
 
 
 def random_notice(config: ServerConfig, tokenizer: Tokenizer) -> str:
@@ -175,7 +203,7 @@ def count_compilations(metrics: Metrics) -> None:
 
 
 def bind(endpoint: EndpointConfig) -> socket.socket:
-    """Take the port; raises ConfigError if it cannot be had."""
+    """Take the port; raises ConfigError if it or the address cannot be had."""
     listening = socket.socket(socket.AF_INET6 if ":" in endpoint.host else socket.AF_INET)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -183,10 +211,23 @@ def bind(endpoint: EndpointConfig) -> socket.socket:
     except OSError as error:
         listening.close()
         where = f"{endpoint.host}:{endpoint.port}"
+        no_such_host = isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL
+        flag = "--host" if no_such_host else "--port"
         raise ConfigError(
-            f"cannot listen on {where}: {error.strerror}; choose another --port"
+            f"cannot listen on {where}: {error.strerror}; choose another {flag}"
         ) from error
     return listening
+
+
+def drain_notice(turns: int, grace_s: float) -> str:
+    """Tell an operator who has asked for the end what is waited for, and how not to wait."""
+    if not turns:
+        return "draining: no turn is running"
+    waited_for = "1 turn" if turns == 1 else f"{turns} turns"
+    return (
+        f"draining: waiting for {waited_for}, for at most {grace_s:g} s;"
+        " a second Ctrl-C (or SIGTERM) ends the process at once"
+    )
 
 
 async def _serve(
@@ -226,7 +267,9 @@ async def _serve(
         await asyncio.wait(
             (asyncio.create_task(stopping.wait()), serving), return_when=asyncio.FIRST_COMPLETED
         )
-        await engine.drain(schedule.drain_timeout_seconds)
+        grace_s = schedule.drain_timeout_seconds
+        click.echo(drain_notice(engine.live_turns, grace_s), err=True)
+        await engine.drain(grace_s)
     finally:
         server.should_exit = True
         await serving

@@ -8,7 +8,7 @@ from typing import Any
 
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from serving.api.admin import admin
@@ -25,7 +25,8 @@ from serving.api.service import Service
 def build_app(service: Service, *, version: str, settings: Mapping[str, Any]) -> FastAPI:
     """Return the ASGI application of a service.
 
-    `settings` is shown to operators as it is: whoever builds it masks the secrets.
+    `settings` is shown to operators as it is then: whoever builds it masks the secrets, and may
+    fill in what is worked out later.
     """
     config = service.config
     app = FastAPI(version=version, openapi_url=None)
@@ -42,6 +43,7 @@ def build_app(service: Service, *, version: str, settings: Mapping[str, Any]) ->
         app.include_router(admin(service.engine))
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(ClientDisconnect, _left)
     app.add_exception_handler(Exception, _bug)
     app.add_middleware(BodyLimit, max_bytes=config.max_body_bytes)
     app.add_middleware(Auth, keys=config.api_key)
@@ -72,6 +74,11 @@ async def _http_error(request: Request, error: Exception) -> Response:
     text = {404: f"There is no {request.url.path} here.", 405: "The method is not allowed here."}
     message = text.get(error.status_code, error.detail)
     return error_response(ApiError(error.status_code, message, headers=error.headers))
+
+
+async def _left(request: Request, error: Exception) -> Response:
+    """A client that left before its body was there: the answer that ASGI wants reaches nobody."""
+    return Response(status_code=400)
 
 
 async def _bug(request: Request, error: Exception) -> Response:

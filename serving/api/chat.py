@@ -26,6 +26,7 @@ from serving.api.wire import (
     predicted,
     usage,
 )
+from serving.messages import SampledToken
 
 
 async def answer_chat(service: Service, request: Request) -> Response:
@@ -38,7 +39,7 @@ async def answer_chat(service: Service, request: Request) -> Response:
     ids, unused = await away(len(raw), lambda: service.prompts.chat(body, identity.tenant))
     exchange = service.exchange(body, identity, [ids])
     head = Head(exchange.id, "chat.completion", service.now(), body.model)
-    shown = service.shown(body, logprobs=bool(body.logprobs))
+    shown = service.shown(body, logprobs=(body.top_logprobs or 0) if body.logprobs else None)
     wire = ChatWire(head, service.stream_usage(body), shown, exchange.strands)
     return Answer(exchange, wire, service.manner(body, identity, shown, unused))
 
@@ -86,7 +87,7 @@ class ChatWire:
         choice: dict[str, Any] = {
             "index": index,
             "delta": {"content": piece.text} if piece.text else {},
-            "logprobs": self._logprobs(piece.samples, self._shown.logprobs),
+            "logprobs": self._logprobs(piece.samples),
             "finish_reason": None,
         }
         if self._shown.token_ids:
@@ -111,10 +112,9 @@ class ChatWire:
         first = wholes[0].strand
         if self._shown.token_ids:
             answer["prompt_token_ids"] = first.prompt
-        if self._shown.prompt_logprobs and first.choice.prompt_logprobs is not None:
-            answer["prompt_logprobs"] = self._shown.writer.prompt(
-                first.prompt, first.choice.prompt_logprobs
-            )
+        most, scored = self._shown.prompt_logprobs, first.choice.prompt_logprobs
+        if most is not None and scored is not None:
+            answer["prompt_logprobs"] = self._shown.writer.prompt(first.prompt, scored, most)
         return to_json(answer)
 
     def _choice(self, whole: Whole) -> dict[str, Any]:
@@ -122,12 +122,13 @@ class ChatWire:
         fields: dict[str, Any] = {
             "index": choice.index,
             "message": {"role": "assistant", "content": whole.text, "refusal": None},
-            "logprobs": self._logprobs(whole.samples, self._shown.logprobs),
+            "logprobs": self._logprobs(whole.samples),
             **choice.ending,
         }
         if self._shown.token_ids:
             fields["token_ids"] = choice.tokens
         return fields
 
-    def _logprobs(self, samples: Sequence[Any], wanted: bool) -> dict[str, Any] | None:
-        return self._shown.writer.chat(samples) if wanted else None
+    def _logprobs(self, samples: Sequence[SampledToken]) -> dict[str, Any] | None:
+        most = self._shown.logprobs
+        return None if most is None else self._shown.writer.chat(samples, most)

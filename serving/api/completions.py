@@ -12,8 +12,10 @@ from starlette.responses import Response
 
 from serving.api.answer import Answer
 from serving.api.choice import Piece
+from serving.api.detokenize import TokenText
 from serving.api.exchange import Strand
 from serving.api.fields import refuse
+from serving.api.offsets import TextOffsets, prompt_offsets
 from serving.api.schemas import CompletionBody, parse
 from serving.api.service import Service, Shown
 from serving.api.text import away
@@ -40,9 +42,10 @@ async def answer_completion(service: Service, request: Request) -> Response:
     prompts = await away(len(raw), lambda: service.prompts.completion(body))
     exchange = service.exchange(body, identity, prompts)
     head = Head(exchange.id, "text_completion", service.now(), body.model)
-    shown = service.shown(body, logprobs=body.logprobs is not None)
+    shown = service.shown(body, logprobs=body.logprobs)
     echo = service.prompts.text if body.echo else None
-    wire = CompletionWire(head, service.stream_usage(body), shown, exchange.strands, echo)
+    stream_usage, strands = service.stream_usage(body), exchange.strands
+    wire = CompletionWire(head, stream_usage, shown, strands, echo, service.text)
     return Answer(exchange, wire, service.manner(body, identity, shown, frozenset()))
 
 
@@ -56,6 +59,7 @@ class CompletionWire:
         shown: Shown,
         strands: Sequence[Strand],
         echo: Callable[[Sequence[int]], str] | None,
+        text: TokenText,
     ) -> None:
         self._head = head
         self._shown = shown
@@ -67,16 +71,19 @@ class CompletionWire:
             for s in strands
         ]
         self._after = b',"logprobs":null,"finish_reason":null}' + self._events.fixed_end
-        self._offsets = [0] * len(strands)
+        self._prompt_table = text.plain
+        self._tables = [text.table(skip_special=s.choice.rules.skip_special) for s in strands]
+        self._offsets = [TextOffsets(table, 0) for table in self._tables]
 
     def start(self, strand: Strand) -> bytes:
         """Return the echoed prompt's chunk, if it is to be echoed."""
         if self._echo is None and not self._shown.token_ids:
             return b""
+        echoed = self._echo(strand.prompt) if self._echo else None
         choice: dict[str, Any] = {
             "index": strand.choice.index,
-            "text": self._echo(strand.prompt) if self._echo else "",
-            "logprobs": self._logprobs(strand, self._echoed(strand)),
+            "text": echoed or "",
+            "logprobs": self._logprobs(strand, (), echoed),
             "finish_reason": None,
         }
         if self._shown.token_ids:
@@ -96,7 +103,7 @@ class CompletionWire:
         choice: dict[str, Any] = {
             "index": index,
             "text": piece.text,
-            "logprobs": self._logprobs(strand, _scored(piece.samples)),
+            "logprobs": self._logprobs(strand, piece.samples, None),
             "finish_reason": None,
         }
         if self._shown.token_ids:
@@ -122,38 +129,34 @@ class CompletionWire:
 
     def _choice(self, whole: Whole) -> dict[str, Any]:
         strand, choice = whole.strand, whole.strand.choice
-        echoed = self._echo(strand.prompt) if self._echo else ""
-        scored = [*self._echoed(strand), *_scored(whole.samples)]
+        echoed = self._echo(strand.prompt) if self._echo else None
         fields: dict[str, Any] = {
             "index": choice.index,
-            "text": echoed + whole.text,
-            "logprobs": self._logprobs(strand, scored),
+            "text": (echoed or "") + whole.text,
+            "logprobs": self._logprobs(strand, whole.samples, echoed),
             **choice.ending,
         }
         if self._shown.token_ids:
             fields["prompt_token_ids"] = strand.prompt
             fields["token_ids"] = choice.tokens
-        if self._shown.prompt_logprobs and choice.prompt_logprobs is not None:
-            fields["prompt_logprobs"] = self._shown.writer.prompt(
-                strand.prompt, choice.prompt_logprobs
-            )
+        most, prompt = self._shown.prompt_logprobs, choice.prompt_logprobs
+        if most is not None and prompt is not None:
+            fields["prompt_logprobs"] = self._shown.writer.prompt(strand.prompt, prompt, most)
         return fields
-
-    def _echoed(self, strand: Strand) -> list[tuple[int, TokenLogprobs | None]]:
-        logprobs = strand.choice.prompt_logprobs
-        if self._echo is None or logprobs is None:
-            return []
-        return list(zip(strand.prompt, logprobs, strict=True))
 
     def _logprobs(
-        self, strand: Strand, tokens: Sequence[tuple[int, TokenLogprobs | None]]
+        self, strand: Strand, samples: Sequence[SampledToken], echoed: str | None
     ) -> dict[str, Any] | None:
-        if not self._shown.logprobs:
+        """Return what these tokens score, behind the prompt's if its text is `echoed` here."""
+        if (most := self._shown.logprobs) is None:
             return None
-        index = strand.choice.index
-        fields, self._offsets[index] = self._shown.writer.completion(tokens, self._offsets[index])
-        return fields
-
-
-def _scored(samples: Sequence[SampledToken]) -> list[tuple[int, TokenLogprobs | None]]:
-    return [(sample.token, sample.logprobs) for sample in samples]
+        index, prompt = strand.choice.index, strand.choice.prompt_logprobs
+        tokens: list[tuple[int, TokenLogprobs | None]] = []
+        offsets: list[int] = []
+        if echoed is not None and prompt is not None:
+            tokens += zip(strand.prompt, prompt, strict=True)
+            offsets += prompt_offsets(self._prompt_table, strand.prompt, echoed)
+            self._offsets[index] = TextOffsets(self._tables[index], len(echoed))
+        tokens += [(sample.token, sample.logprobs) for sample in samples]
+        offsets += self._offsets[index].push([sample.token for sample in samples])
+        return self._shown.writer.completion(tokens, offsets, most)

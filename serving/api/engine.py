@@ -44,7 +44,10 @@ class Engine(Protocol):
     """Takes turns and gives replies. All methods are called in the event loop's thread."""
 
     def submit(self, turn: Turn) -> Reply:
-        """Start a turn. Raises nothing: a refused turn's reply begins with its `End`."""
+        """Start a turn. Raises nothing: a refused turn's reply begins with its `End`.
+
+        One that follows another starts with its first token, and is refused only with it.
+        """
         ...
 
     def cancel(self, turn: TurnId, reason: str) -> None:

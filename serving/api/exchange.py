@@ -2,16 +2,17 @@
 
 Knows nothing of JSON or sockets. Lifecycle of an `Exchange`:
 
-1. `open` submits the first choice of every prompt and waits until the engine has accepted: until
-   the first item of the first reply is there. Refusals so far raise; no status line is out yet.
-2. `pieces` is run once per strand, concurrently. Further choices of a prompt are submitted when
-   the first token of its first choice has come, so that they find the prompt's pages.
+1. `open` submits every choice and waits until the engine has accepted: until the first item of
+   the first reply is there. Refusals so far raise; no status line is out yet. Further choices of
+   a prompt follow its first one: the engine starts them with that one's first token, so that they
+   find the prompt's pages, and refuses them only with it.
+2. `pieces` is run once per strand, concurrently.
 3. `cancel` and `abandon` may come at any time; every reply still ends by itself.
 """
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from serving.api.choice import Choice, Piece
 from serving.api.engine import Engine, Reply
@@ -36,7 +37,6 @@ class Strand:
     leader: "Strand | None"
     reply: Reply | None = None
     first: asyncio.Task[Deliver | End] | None = None
-    started: asyncio.Event = field(default_factory=asyncio.Event)
     cached_len: int = 0
     predictions: Sequence[Prediction] = ()
 
@@ -57,9 +57,8 @@ class Exchange:
         self._abandoned = False
 
     async def open(self) -> None:
-        """Submit the leaders and wait for acceptance; raises ApiError, or ClientLeft."""
-        leaders = [strand for strand in self.strands if strand.leader is None]
-        firsts = [self._submit(strand) for strand in leaders]
+        """Submit the turns and wait for acceptance; raises ApiError, or ClientLeft."""
+        firsts = [self._submit(strand) for strand in self.strands]
         done, _ = await asyncio.wait(firsts, return_when=asyncio.FIRST_COMPLETED)
         for first in done:
             item = first.result()
@@ -73,9 +72,6 @@ class Exchange:
         choice's stop strings allow, which have to be looked for in every token.
         Raises ApiError when its turn fails and ClientLeft when nobody reads any more.
         """
-        if strand.leader is not None:
-            await strand.leader.started.wait()
-            self._submit(strand)
         if strand.reply is None or strand.first is None:
             raise RuntimeError("a strand's reply is read before it is submitted")
         choice, reply = strand.choice, strand.reply
@@ -95,12 +91,10 @@ class Exchange:
         yield self._end(strand, item)
 
     def cancel(self, reason: str) -> None:
-        """Cancel every turn that still runs, and submit no more; the client gets an error."""
+        """Cancel every turn that still runs, and submit none; the client gets an error."""
         self._dropped = Dropped(reason)
         for turn in tuple(self._live):
             self._engine.cancel(turn, reason)
-        for strand in self.strands:
-            strand.started.set()
 
     def abandon(self, reason: str) -> None:
         """Cancel because nobody reads the answer; no effect on an exchange that has ended."""
@@ -115,7 +109,7 @@ class Exchange:
         else:
             self._live.add(strand.turn.id)
             strand.reply = self._engine.submit(strand.turn)
-        strand.first = asyncio.create_task(_first(strand, strand.reply))
+        strand.first = asyncio.create_task(_first(strand.reply))
         return strand.first
 
     def _end(self, strand: Strand, end: End) -> Piece:
@@ -136,10 +130,8 @@ class Exchange:
             raise problem
 
 
-async def _first(strand: Strand, reply: Reply) -> Deliver | End:
-    item = await anext(reply)
-    strand.started.set()
-    return item
+async def _first(reply: Reply) -> Deliver | End:
+    return await anext(reply)
 
 
 class _Nothing:

@@ -4,6 +4,7 @@ Three classes: a declared field is honoured; a field on which the text does not 
 and reported in a header; a field that would change the text and cannot be honoured is refused.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -38,7 +39,11 @@ IGNORED = frozenset(
         "web_search_options",
     }
 )
-"""Names that may appear in the header; anything else is client text and is only counted."""
+"""Names that may appear in the header as they are; any other is client text (`_safe`)."""
+
+MAX_UNKNOWN = 8
+MAX_NAME = 48
+"""So many unknown names, of so many characters, may be in the header: enough for typing errors."""
 
 
 def _given(value: Any) -> bool:
@@ -99,29 +104,36 @@ def refuse(body: GenerationBody) -> None:
 def ignored(body: GenerationBody, unused: frozenset[str]) -> str | None:
     """Return the header's value: which fields had no effect; `unused` adds to the undeclared ones.
 
-    Names outside the known list are counted as `unknown=N`, so no client text gets into a header.
+    A name outside the known list is `unknown=NAME`; `unknown=+N` counts those that are too many.
     """
     sent = {name for name, value in (body.model_extra or {}).items() if value is not None}
     names = sent & IGNORED
-    unknown = len(sent - IGNORED - set(REFUSED))
+    unknown = sorted(sent - IGNORED - set(REFUSED))
     if body.stream_options is not None and body.stream_options.include_obfuscation is not None:
         names = names | {"stream_options.include_obfuscation"}
     values = sorted(names | unused)
-    if unknown:
-        values.append(f"unknown={unknown}")
+    values += [f"unknown={_safe(name)}" for name in unknown[:MAX_UNKNOWN]]
+    if len(unknown) > MAX_UNKNOWN:
+        values.append(f"unknown=+{len(unknown) - MAX_UNKNOWN}")
     return ",".join(values) or None
+
+
+def _safe(name: str) -> str:
+    """Client text gets into a header only as the characters of a field's name."""
+    return re.sub(r"[^A-Za-z0-9_.-]", "?", name[:MAX_NAME])
 
 
 def _refuse_format(response_format: Mapping[str, Any] | None) -> None:
     if response_format is None or response_format.get("type") == "text":
         return
-    if response_format.get("type") == "json_schema":
-        raise bad_request(
-            "Invalid schema for response_format: no grammar backend is loaded.",
-            "response_format",
-            "invalid_json_schema",
-        )
-    raise bad_request("`response_format` supports only the type `text`.", "response_format")
+    raise bad_request(
+        # OpenAI's words for a model that has none: clients look for them.
+        "'response_format' of type 'json_schema' is not supported with this model: there is no "
+        "structured output, only the type 'text'."
+        if response_format.get("type") == "json_schema"
+        else "`response_format`: there is no structured output, only the type `text`.",
+        "response_format",
+    )
 
 
 def _refuse_chat(body: ChatBody, extra: Mapping[str, Any]) -> None:

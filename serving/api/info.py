@@ -13,12 +13,15 @@ from pydantic_core import to_json
 from starlette.requests import Request
 from starlette.responses import Response
 
-from serving.api.errors import ApiError, bad_request
+from serving.api.errors import bad_request
 from serving.api.identity import tenant
 from serving.api.schemas import AbortBody, DetokenizeBody, TokenizeBody, parse
 from serving.api.service import Service
 from serving.api.text import away
 from serving.messages import EngineState
+
+PROBED_BY = ["GET", "HEAD"]
+"""Load balancers ask with either; the HTTP server leaves the body of an answer to HEAD out."""
 
 RANDOM_HEADER = "x-foretoken-random-weights"
 """On the probes of a server whose weights are random, and on no other's."""
@@ -35,24 +38,24 @@ def probes(service: Service, version: str) -> APIRouter:
         return Response(status_code=status, headers=marks)
 
     for path in ("/health", "/ping", "/readiness"):
-        router.add_api_route(path, health, methods=["GET"])
+        router.add_api_route(path, health, methods=PROBED_BY)
 
-    @router.get("/liveness")
+    @router.api_route("/liveness", methods=PROBED_BY)
     async def liveness() -> Response:
         """Tell that the process answers."""
         return Response()
 
-    @router.get("/version")
+    @router.api_route("/version", methods=PROBED_BY)
     async def tell_version() -> Response:
         """Return the server's version."""
         return _json({"version": version})
 
-    @router.get("/load")
+    @router.api_route("/load", methods=PROBED_BY)
     async def load() -> Response:
         """Return how many generation requests are in the server."""
         return _json({"server_load": len(service.running)})
 
-    @router.get("/metrics")
+    @router.api_route("/metrics", methods=PROBED_BY)
     async def metrics() -> Response:
         """Return the metrics in Prometheus' text format."""
         service.metrics.on_reports(service.engine.reports())
@@ -75,10 +78,7 @@ def models(service: Service) -> APIRouter:
     @router.get("/v1/models/{name:path}")
     async def one_model(name: str) -> Response:
         """Describe one model; its name may hold slashes."""
-        if name not in service.model.names:
-            raise ApiError(
-                404, f"The model `{name}` does not exist.", param="model", code="model_not_found"
-            )
+        service.check_name(name)
         return _json(_card(service, name))
 
     return router
@@ -147,10 +147,8 @@ def operators(service: Service, settings: Mapping[str, Any], *, admin: bool) -> 
 
 
 def _check_name(service: Service, name: str | None) -> None:
-    if name is not None and name not in service.model.names:
-        raise ApiError(
-            404, f"The model `{name}` does not exist.", param="model", code="model_not_found"
-        )
+    if name is not None:
+        service.check_name(name)
 
 
 def _card(service: Service, name: str) -> dict[str, Any]:

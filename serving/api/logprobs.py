@@ -1,7 +1,8 @@
 """How do log-probabilities look on the wire? The shapes of chat, completions and prompts.
 
-Knows nothing of choices or streams. A log-probability of minus infinity has no JSON; it is sent as
-`FLOOR`.
+Knows nothing of choices or streams. An engine scores more alternatives than were asked for, so each
+shape is told how many to write (`most`). A log-probability of minus infinity has no JSON; it is
+sent as `FLOOR`.
 """
 
 from collections.abc import Sequence
@@ -27,45 +28,48 @@ class LogprobWriter:
             return f"token_id:{token}"
         return self._bytes[token].decode("utf-8", "replace")
 
-    def chat(self, samples: Sequence[SampledToken]) -> dict[str, Any]:
-        """Return chat's `logprobs` for these tokens."""
+    def chat(self, samples: Sequence[SampledToken], most: int) -> dict[str, Any]:
+        """Return chat's `logprobs` for these tokens: each with the `most` likeliest."""
         content = []
         for sample in samples:
             if sample.logprobs is not None:
-                top = [self._item(token, value) for token, value in sample.logprobs.top]
+                top = [self._item(token, value) for token, value in sample.logprobs.top[:most]]
                 item = self._item(sample.token, sample.logprobs.chosen)
                 content.append({**item, "top_logprobs": top})
         return {"content": content, "refusal": None}
 
     def completion(
-        self, tokens: Sequence[tuple[int, TokenLogprobs | None]], offset: int
-    ) -> tuple[dict[str, Any], int]:
-        """Return completions' `logprobs` for these tokens, and the offset of what follows.
+        self,
+        tokens: Sequence[tuple[int, TokenLogprobs | None]],
+        offsets: Sequence[int],
+        most: int,
+    ) -> dict[str, Any]:
+        """Return completions' `logprobs` for these tokens, which begin at `offsets` in the text.
 
-        `offset` is where the first token's text begins, in characters. A token without
+        Beside the `most` likeliest stands the token itself, if it is none of them. A token without
         log-probabilities (the first of an echoed prompt) has null in their place.
         """
-        names, chosen, top, offsets = [], [], [], []
+        names, chosen, top = [], [], []
         for token, logprobs in tokens:
-            name = self.name(token)
-            names.append(name)
-            offsets.append(offset)
-            offset += len(name)
+            names.append(self.name(token))
             chosen.append(None if logprobs is None else _finite(logprobs.chosen))
-            top.append(None if logprobs is None else self._top(token, logprobs))
+            top.append(None if logprobs is None else self._top(token, logprobs, most))
         fields = {"tokens": names, "token_logprobs": chosen, "top_logprobs": top}
-        return {**fields, "text_offset": offsets}, offset
+        return {**fields, "text_offset": offsets}
 
     def prompt(
-        self, ids: Sequence[int], logprobs: Sequence[TokenLogprobs | None]
+        self, ids: Sequence[int], logprobs: Sequence[TokenLogprobs | None], most: int
     ) -> list[dict[str, Any] | None]:
-        """Return `prompt_logprobs`: by position, token id to its log-probability and text."""
+        """Return `prompt_logprobs`: by position, token id to its log-probability and text.
+
+        These are the `most` likeliest, and the prompt's own token.
+        """
         out: list[dict[str, Any] | None] = []
         for token, entry in zip(ids, logprobs, strict=True):
             if entry is None:
                 out.append(None)
                 continue
-            values = dict(entry.top) | {token: entry.chosen}
+            values = dict(entry.top[:most]) | {token: entry.chosen}
             out.append(
                 {
                     str(t): {"logprob": _finite(value), "decoded_token": self.name(t)}
@@ -74,10 +78,10 @@ class LogprobWriter:
             )
         return out
 
-    def _top(self, token: int, logprobs: TokenLogprobs) -> dict[str, float]:
+    def _top(self, token: int, logprobs: TokenLogprobs, most: int) -> dict[str, float]:
         """The chosen token is always among them; of equal names the likelier one is kept."""
         top: dict[str, float] = {}
-        for other, value in logprobs.top:
+        for other, value in logprobs.top[:most]:
             top.setdefault(self.name(other), _finite(value))
         top.setdefault(self.name(token), _finite(logprobs.chosen))
         return top

@@ -6,7 +6,8 @@ Checks types and ranges, strictly and without conversions; what fields mean toge
 
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticCustomError
 
 from serving.api.errors import ApiError, bad_request
 from serving.messages import Role
@@ -14,6 +15,16 @@ from serving.messages import Role
 Int64 = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 StopString = Annotated[str, Field(min_length=1, max_length=1024)]
+
+
+def _visible(text: str) -> str:
+    """An id goes into logs and headers, where a line end or a space would be in the way."""
+    if all("!" <= character <= "~" for character in text):
+        return text
+    raise PydanticCustomError("not_visible", "must be visible ASCII characters without spaces")
+
+
+RequestId = Annotated[str, Field(max_length=256), AfterValidator(_visible)]
 
 
 class Body(BaseModel):
@@ -62,7 +73,7 @@ class GenerationBody(Body):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     priority: Int64 | None = None
-    request_id: Annotated[str, Field(max_length=256)] | None = None
+    request_id: RequestId | None = None
     cache_salt: str | None = None
     prompt_cache_key: str | None = None
     user: str | None = None
@@ -151,7 +162,8 @@ def replies_before(body: GenerationBody) -> int:
 def _explained(error: ValidationError) -> ApiError:
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     if first["type"] == "json_invalid":
-        return bad_request(f"The request body is not valid JSON: {first['msg']}.", None)
+        why = first["msg"].removeprefix("Invalid JSON: ")
+        return bad_request(f"The request body is not valid JSON: {why}.", None)
     param = _path(first["loc"])
     return bad_request(f"{param or 'body'}: {first['msg']}.", param)
 

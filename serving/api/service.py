@@ -33,8 +33,8 @@ from serving.messages import EngineState
 from serving.metrics import Metrics
 from serving.request import Turn, TurnId
 
-REMEMBERED_TOKENS = 4_000_000
-"""Tokens and characters of replies kept for splicing: about 30 MB, a day of a small server."""
+REMEMBERED_BYTES = 32_000_000
+"""Memory for replies kept for splicing: some 14,000 of 200 tokens, a day of a small server."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,18 +53,21 @@ class ServedModel:
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """What an answer shows beside its text."""
+    """What an answer shows beside its text.
+
+    `logprobs` and `prompt_logprobs` are numbers of alternatives; None shows no log-probabilities.
+    """
 
     writer: LogprobWriter
-    logprobs: bool
-    prompt_logprobs: bool
+    logprobs: int | None
+    prompt_logprobs: int | None
     token_ids: bool
     predictions: bool
 
     @property
     def details(self) -> bool:
         """Whether chunks carry something for tokens that have no text yet."""
-        return self.logprobs or self.token_ids
+        return self.logprobs is not None or self.token_ids
 
 
 class Service:
@@ -83,7 +86,7 @@ class Service:
         self.config = config
         self.model = model
         self.metrics = metrics
-        self.replies = ReplyStore(REMEMBERED_TOKENS)
+        self.replies = ReplyStore(REMEMBERED_BYTES)
         self.prompts = Prompts(tokenizer, self.replies)
         self.text = TokenText(tokenizer)
         self.limits = Limits(
@@ -101,10 +104,7 @@ class Service:
 
     def check_model(self, name: str) -> None:
         """Raise the 404 for a model that is not served, and the 503 when none is."""
-        if name not in self.model.names:
-            raise ApiError(
-                404, f"The model `{name}` does not exist.", param="model", code="model_not_found"
-            )
+        self.check_name(name)
         match self.engine.state:
             case EngineState.DEAD:
                 raise unavailable("The engine is dead.", "engine_dead")
@@ -114,6 +114,17 @@ class Service:
                 raise unavailable("The server is starting.", "starting")
             case EngineState.READY:
                 return
+
+    def check_name(self, name: str) -> None:
+        """Raise the 404 for a model that is not served; it says which are."""
+        if name not in self.model.names:
+            served = ", ".join(f"`{known}`" for known in self.model.names)
+            raise ApiError(
+                404,
+                f"The model `{name}` does not exist. Served here: {served}.",
+                param="model",
+                code="model_not_found",
+            )
 
     def identity(self, headers: Headers, body: GenerationBody) -> Identity:
         """Return who asks."""
@@ -144,6 +155,7 @@ class Service:
                     priority=who.priority,
                     salt=who.tenant,
                     number=replies_before(body),
+                    follows=leader.turn.id if leader and leader.turn else None,
                 )
                 choice = Choice(index, want.rules, self.text)
                 strand = Strand(choice, prompt, turn if want.computes else None, leader)
@@ -151,12 +163,12 @@ class Service:
                 strands.append(strand)
         return Exchange(self.engine, f"{kind}-{body.request_id or unique}", strands)
 
-    def shown(self, body: GenerationBody, *, logprobs: bool) -> Shown:
-        """Return what the answer shows beside its text."""
+    def shown(self, body: GenerationBody, *, logprobs: int | None) -> Shown:
+        """Return what the answer shows beside its text; `logprobs` as the endpoint spells it."""
         return Shown(
             writer=LogprobWriter(self.text, as_ids=bool(body.return_tokens_as_token_ids)),
             logprobs=logprobs,
-            prompt_logprobs=body.prompt_logprobs is not None,
+            prompt_logprobs=body.prompt_logprobs,
             token_ids=bool(body.return_token_ids),
             predictions=bool(body.foretoken_predictions),
         )
@@ -188,7 +200,7 @@ class Service:
             stream=bool(body.stream),
             interval=self.config.stream_interval,
             headers=headers,
-            keep_samples=shown.logprobs,
+            keep_samples=shown.logprobs is not None,
             on_whole=on_whole,
             running=self.running,
         )

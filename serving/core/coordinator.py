@@ -118,8 +118,8 @@ class Coordinator:
                 self._on_task(event, now)
             case StepsTimed() | PagesChanged() | LoadReport():
                 self._observe(event)
-            case Arrived(turn):
-                self._on_arrived(turn, now)
+            case Arrived(turn, accepted):
+                self._on_arrived(turn, accepted, now)
             case Cancelled(turn, reason, kept):
                 self._on_cancelled(turn, reason, kept, now)
             case MoveWanted(turn, to, reason):
@@ -130,8 +130,8 @@ class Coordinator:
 
     # ---- arrival and the end -------------------------------------------------------------------
 
-    def _on_arrived(self, turn: Turn, now: float) -> None:
-        rejected = self._reason_to_reject(turn)
+    def _on_arrived(self, turn: Turn, accepted: bool, now: float) -> None:
+        rejected = self._reason_to_reject(turn, accepted)
         if rejected is not None:
             self._outbox.add(End(turn.id, rejected, turn.prompt_len, 0, 0))
             return
@@ -148,15 +148,15 @@ class Coordinator:
         self._waiting[turn.id] = None
         self._assign(live, now)
 
-    def _reason_to_reject(self, turn: Turn) -> Rejected | None:
+    def _reason_to_reject(self, turn: Turn, accepted: bool) -> Rejected | None:
         if turn.id in self._turns:
             raise ValueError(f"turn {turn.id} is live already")
-        if self._draining:
+        if self._draining and not accepted:
             return Rejected("draining", "The server is shutting down.")
         limit = self.limits.max_model_len
         if turn.max_total_len > limit:
             return Rejected("too_long", f"Prompt and reply may reach {limit} tokens together.")
-        if (waiting := len(self._waiting)) >= self.limits.max_queue_size:
+        if not accepted and (waiting := len(self._waiting)) >= self.limits.max_queue_size:
             return Rejected("queue_full", f"{waiting} turns are waiting, as many as may.")
         return None
 

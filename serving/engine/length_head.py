@@ -1,7 +1,8 @@
 """Is there a length head for this checkpoint, and does it fit? If not, why not, in one line.
 
-A server works without one: reply lengths are then forecast from past replies. So nothing here ends
-the process; whoever asks shows the reason. Knows nothing of steps.
+A server works without one: reply lengths are then forecast from past replies. So a head that lies
+beside a checkpoint and does not fit it is told of and left out; only one that was asked for by name
+must fit. Knows nothing of steps.
 """
 
 from dataclasses import dataclass
@@ -13,11 +14,12 @@ from predictor.fingerprint import checkpoint_fingerprint, tokenizer_fingerprint
 from predictor.head import Weights, num_parameters
 from predictor.reading import Reader
 from predictor.saved import HeadError, HeadSpec, load_head, load_reader
-from serving.config import ForecastConfig
+from serving.config import ConfigError, ForecastConfig
 
 AUTO, NONE = "auto", "none"
 BESIDE = "length_head"
 """Where a checkpoint directory has its head."""
+ADVICE = "name one that fits, or none to serve without"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,18 +54,25 @@ class NoHead:
 def find_length_head(
     how: ForecastConfig, checkpoint: Path, model: ModelConfig, max_model_len: int
 ) -> LengthHead | NoHead:
-    """Load the head wanted: of a directory, `auto` for the checkpoint's own, or `none`."""
+    """Load the head wanted: of a directory, `auto` for the checkpoint's own, or `none`.
+
+    Raises ConfigError if the one of a directory cannot be read or does not fit.
+    """
     wanted = how.length_head
     if wanted == NONE:
         return NoHead(None)
     path = checkpoint / BESIDE if wanted == AUTO else Path(wanted)
     if wanted == AUTO and not path.exists():
         return NoHead(None)
+    if wanted != AUTO and not path.is_dir():
+        raise ConfigError(f"--length-head {path}: no such directory; {ADVICE}")
     try:
         spec, weights = load_head(path)
         reader = load_reader(path)
         _check(path, spec, checkpoint, model, max_model_len)
     except (HeadError, CheckpointError) as error:
+        if wanted != AUTO:
+            raise ConfigError(f"--length-head {error}; {ADVICE}") from error
         return NoHead(str(error))
     reader = reader.switched(smoothing=how.smooth_readings, calibration=how.calibrate_readings)
     return LengthHead(path, spec, weights, reader)

@@ -13,6 +13,7 @@ from typing import assert_never
 
 from serving.core.coordinator import Coordinator
 from serving.costs.correction import HIGHEST, LOWEST
+from serving.engine.followers import Followers
 from serving.engine.observer import Observer
 from serving.engine.reply import LoopReply
 from serving.engine.worker import Leaving, Moved, Worker
@@ -24,12 +25,14 @@ from serving.messages import (
     Decision,
     Drain,
     DropCached,
+    Dropped,
     Emit,
     EmitPrompt,
     End,
     EngineState,
     Event,
     LoadReport,
+    Outcome,
     Role,
     SetRole,
     StepsTimed,
@@ -68,6 +71,7 @@ class EngineLoop:
         self._clock = clock
         self._workers: dict[WorkerId, Worker] = {}
         self._replies: dict[TurnId, LoopReply] = {}
+        self._followers = Followers()
         self._state = EngineState.STARTING
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ticker: asyncio.Task[None] | None = None
@@ -171,18 +175,33 @@ class EngineLoop:
             await asyncio.to_thread(worker.stop)
 
     def submit(self, turn: Turn) -> LoopReply:
-        """Start a turn. A refused turn's reply begins with its `End`."""
+        """Start a turn. A refused turn's reply begins with its `End`.
+
+        One that follows another starts with that one's first token, and is refused only with it.
+        It counts from now on: a drain waits for it.
+        """
         reply = self._replies[turn.id] = LoopReply(turn.id)
         self._idle.clear()
-        self._observer.on_arrival(turn, self._clock())
-        self._take(Arrived(turn))
+        if turn.follows is not None and turn.follows in self._replies:
+            self._followers.add(turn, turn.follows)
+        else:
+            self._arrive(turn, accepted=False)
         return reply
 
     def cancel(self, turn: TurnId, reason: str) -> None:
         """Stop a turn in any state; its reply still ends with one `End`. Unknown: no effect."""
-        reply = self._replies.get(turn)
-        if reply is not None:
+        if (waiting := self._followers.leave(turn)) is not None:
+            self._close(_unstarted(waiting, Dropped(reason)))
+        elif (reply := self._replies.get(turn)) is not None:
             self._take(Cancelled(turn, reason, reply.taken))
+
+    def _arrive(self, turn: Turn, *, accepted: bool) -> None:
+        self._observer.on_arrival(turn, self._clock())
+        self._take(Arrived(turn, accepted))
+
+    def _start_followers(self, leader: TurnId) -> None:
+        for turn in self._followers.pop(leader):
+            self._arrive(turn, accepted=True)
 
     def reset_prefix_cache(self) -> None:
         """Let every worker forget the pages that no turn holds, before it sees any later turn."""
@@ -227,13 +246,18 @@ class EngineLoop:
                 for turn, sample in zip(turns, samples, strict=True):
                     self._replies[turn].push(sample)
                 self._observer.on_tokens(turns, now)
+                if self._followers:
+                    self._let_follow(turns)
             case ToWorker():
                 self._forward(action)
             case End(turn):
                 self._observer.on_end(action, now)
-                self._replies.pop(turn).close(action)
-                if not self._replies:
-                    self._idle.set()
+                if action.reply_len:
+                    self._let_follow((turn,))
+                else:
+                    for follower in self._followers.pop(turn):
+                        self._close(_unstarted(follower, action.outcome))
+                self._close(action)
             case EmitPrompt(turn, logprobs):
                 self._replies[turn].push_prompt(logprobs)
             case Decision():
@@ -242,6 +266,21 @@ class EngineLoop:
                     LOG.warning("%s", _wrong_costs(action))
             case _:
                 assert_never(action)
+
+    def _let_follow(self, leaders: Sequence[TurnId]) -> None:
+        """Start followers, but not before all is taken that came with their leader's token.
+
+        Then the coordinator knows who holds the prompt's pages.
+        """
+        loop = asyncio.get_running_loop()
+        for leader in leaders:
+            if leader in self._followers:
+                loop.call_soon(self._start_followers, leader)
+
+    def _close(self, end: End) -> None:
+        self._replies.pop(end.turn).close(end)
+        if not self._replies:
+            self._idle.set()
 
     def _forward(self, addressed: ToWorker) -> None:
         worker = self._workers.get(addressed.worker)
@@ -257,3 +296,8 @@ def _wrong_costs(decision: Decision) -> str:
         f"by {LOWEST:g} to {HIGHEST:g} times: measure this machine with `foretoken profile` and "
         "pass its file with --costs"
     )
+
+
+def _unstarted(turn: Turn, outcome: Outcome) -> End:
+    """Return the end of a turn that the coordinator was never told of."""
+    return End(turn.id, outcome, turn.prompt_len, 0, 0)

@@ -1,17 +1,20 @@
 """The command itself: a real process, a real socket, the official client, the shipped model."""
 
+import json
 import os
 import re
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import httpx
 import jax
@@ -24,6 +27,8 @@ from model.config import load_config
 from model.generate import Sampling, generate
 from model.parameters import Params, abstract_params
 from model.weights import load_params
+from serving.config import ConfigError, EndpointConfig
+from serving.serve import bind, drain_notice
 
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "checkpoints" / "demo"
@@ -39,6 +44,12 @@ class Served:
 
     url: str
     process: subprocess.Popen[bytes]
+    stderr: IO[bytes]
+
+    @property
+    def said(self) -> str:
+        """What it has written to standard error so far, which goes on being written meanwhile."""
+        return os.pread(self.stderr.fileno(), 1_000_000, 0).decode()
 
     @property
     def client(self) -> OpenAI:
@@ -58,7 +69,7 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def start(*flags: str, checkpoint: Path) -> Served:
+def start(*flags: str, checkpoint: Path, stderr: IO[bytes]) -> Served:
     port = free_port()
     command = [sys.executable, "-m", "serving.cli", "serve", str(checkpoint), "--port", str(port)]
     environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
@@ -66,9 +77,9 @@ def start(*flags: str, checkpoint: Path) -> Served:
         [*command, "--served-model-name", "demo", *SMALL, *flags],
         cwd=ROOT,
         env=environment,
-        stderr=subprocess.DEVNULL,
+        stderr=stderr,
     )
-    served = Served(f"http://127.0.0.1:{port}", process)
+    served = Served(f"http://127.0.0.1:{port}", process, stderr)
     deadline = time.monotonic() + START_S
     while time.monotonic() < deadline and process.poll() is None:
         try:
@@ -83,12 +94,13 @@ def start(*flags: str, checkpoint: Path) -> Served:
 
 @contextmanager
 def serving(*flags: str, checkpoint: Path = DEMO) -> Iterator[Served]:
-    served = start(*flags, checkpoint=checkpoint)
-    try:
-        yield served
-    finally:
-        served.process.kill()
-        served.process.wait()
+    with tempfile.TemporaryFile() as stderr:
+        served = start(*flags, checkpoint=checkpoint, stderr=stderr)
+        try:
+            yield served
+        finally:
+            served.process.kill()
+            served.process.wait()
 
 
 @pytest.fixture(scope="module")
@@ -159,6 +171,60 @@ def test_streams_say_the_same_and_leave_nothing_behind(split):
     assert split.metric("foretoken:xla_compilations_total") == compiled
 
 
+@pytest.mark.parametrize("streamed", [False, True])
+def test_as_many_alternatives_come_as_were_asked_for(split, streamed):
+    def ask(path, **fields):
+        body = {"model": "demo", "max_tokens": 3, "temperature": 1.5, "seed": 1, **fields}
+        url = f"{split.url}/v1/{path}"
+        if not streamed:
+            return [httpx.post(url, json=body).json()["choices"][0]]
+        lines = httpx.post(url, json={**body, "stream": True}).text.splitlines()
+        events = [line.removeprefix("data: ") for line in lines if line.startswith("data: {")]
+        return [json.loads(event)["choices"][0] for event in events]
+
+    messages = [{"role": "user", "content": "What is 48 + 76?"}]
+    for number in (None, 0, 3, 20):
+        fields = {} if number is None else {"top_logprobs": number}
+        choices = ask("chat/completions", messages=messages, logprobs=True, **fields)
+        items = [
+            item
+            for choice in choices
+            for item in (choice["logprobs"] or {"content": []})["content"]
+        ]
+        assert [len(item["top_logprobs"]) for item in items] == [number or 0] * 3
+    for number in (0, 2):
+        choices = ask("completions", prompt=[9, 8, 7], echo=True, logprobs=number)
+        scored = [choice["logprobs"] for choice in choices]
+        tokens = [token for one in scored for token in one["tokens"]]
+        first, *tops = [top for one in scored for top in one["top_logprobs"]]
+        assert first is None
+        assert len(tops) == 5
+        for token, top in zip(tokens[1:], tops, strict=True):
+            likeliest = sorted(top, key=lambda name: -top[name])[:number]
+            assert set(top) == {*likeliest, token}
+            assert len(top) in (number, number + 1)
+    if not streamed:
+        _, *scores = ask("completions", prompt=[9, 8, 7], prompt_logprobs=0)[0]["prompt_logprobs"]
+        assert [list(score) for score in scores] == [["8"], ["7"]]
+
+
+def test_what_was_not_set_is_told_once_it_is_worked_out(split):
+    info = httpx.get(f"{split.url}/server_info").json()
+    assert info["max-model-len"] == load_config(DEMO, dtype=None).max_position
+    assert info["hardware"] == "cpu"
+    assert info["costs"] == "estimated for cpu"
+    assert info["served-model-name"] == ["demo"]
+    pages = info["kv-pages"]
+    assert list(pages) == ["prefill-0", "decode-0", "decode-1"]
+    assert all(number * info["page-size"] >= info["max-model-len"] for number in pages.values())
+    lines = split.said.splitlines()
+    assert f"max-model-len = {info['max-model-len']}" in lines
+    assert 'hardware = "cpu"' in lines
+    assert "costs: estimated for cpu" in lines
+    told = ", ".join(f"{worker} {number}" for worker, number in pages.items())
+    assert f"kv-pages: {told}" in lines
+
+
 def test_a_client_that_leaves_frees_everything(split):
     body = {
         "model": "demo",
@@ -200,6 +266,8 @@ def test_sigterm_lets_running_turns_finish_and_refuses_new_ones(tmp_path):
         assert rest[-1] == "data: [DONE]"
         assert '"completion_tokens":400' in rest[-2]
         assert served.process.wait(60) == 0
+        notice = "draining: waiting for 1 turn, for at most 30 s; a second Ctrl-C (or SIGTERM)"
+        assert notice in served.said
     told = run("explain", str(log))
     assert told.returncode == 0
     # The late one is told of only where it reached the scheduler before the endpoint closed.
@@ -225,6 +293,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         ([str(DEMO), "--decode-tp", "3"], "degree 3 does not divide"),
         ([str(DEMO), "--kv-pages", "3"], "raise --kv-pages or lower --max-model-len"),
         ([str(DEMO), "--max-model-len", "1000000"], "--max-model-len 1000000 is above"),
+        ([str(DEMO), "--length-head", "/nope"], "--length-head /nope: no such directory;"),
         ([str(DEMO), "--decision-log", "no-such-directory/log"], "log: cannot be written (No such"),
     ],
 )
@@ -245,6 +314,20 @@ def test_a_port_in_use_is_one_line_and_status_2():
     assert result.returncode == 2
     assert result.stderr.count("\n") == 1
     assert "choose another --port" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("turns", "said"),
+    [(0, "no turn is running"), (1, "for 1 turn, for at most 2.5 s;"), (12, "for 12 turns, for")],
+)
+def test_a_drain_says_what_it_waits_for(turns, said):
+    assert said in drain_notice(turns, 2.5)
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "nowhere.invalid"])  # reserved: nobody has them
+def test_an_address_that_is_not_ours_is_told_from_a_port_in_use(host):
+    with pytest.raises(ConfigError, match=rf"cannot listen on {host}:.*; choose another --host$"):
+        bind(EndpointConfig(host=host, port=free_port()))
 
 
 @pytest.mark.slow

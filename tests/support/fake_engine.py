@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
+from model.sampling import MAX_LOGPROBS
 from serving.messages import (
     Completed,
     Deliver,
@@ -47,9 +48,13 @@ def at_once(ids: Iterable[int]) -> Script:
     return Script([list(ids)])
 
 
-def logprobs_of(token: int, n: int) -> TokenLogprobs:
-    """Token t has the log-probability -t/100; the likeliest n are it and those above."""
-    return TokenLogprobs(-token / 100, tuple((token + i, -(token + i) / 100) for i in range(n)))
+def logprobs_of(token: int) -> TokenLogprobs:
+    """Token t has the log-probability -t/100; the likeliest are it and those above.
+
+    As many as a step scores, however few were wanted: showing only those is the endpoint's part.
+    """
+    alternatives = [(token + i, -(token + i) / 100) for i in range(MAX_LOGPROBS)]
+    return TokenLogprobs(-token / 100, tuple(alternatives))
 
 
 @dataclass
@@ -70,8 +75,7 @@ class FakeReply:
         for group in self.script.groups:
             taken = []
             for token in group[: sampling.max_tokens - count]:
-                wants = sampling.logprobs
-                beside = None if wants is None else logprobs_of(token, wants)
+                beside = None if sampling.logprobs is None else logprobs_of(token)
                 taken.append(SampledToken(count, token, beside))
                 count += 1
                 if token in sampling.stop_ids and count > sampling.min_tokens:
@@ -86,10 +90,9 @@ class FakeReply:
             self.items.append(self._end(outcome or Completed(FinishReason.LENGTH), count))
 
     def _prompt_logprobs(self) -> tuple[TokenLogprobs | None, ...] | None:
-        wants = self.turn.sampling.prompt_logprobs
-        if wants is None:
+        if self.turn.sampling.prompt_logprobs is None:
             return None
-        return (None, *(logprobs_of(token, wants) for token in self.turn.tokens[1:]))
+        return (None, *(logprobs_of(token) for token in self.turn.tokens[1:]))
 
     def _end(self, outcome: Outcome, count: int) -> End:
         return End(self.turn.id, outcome, self.turn.prompt_len, count, self.script.cached_len)

@@ -205,6 +205,12 @@ def test_a_malformed_body_is_400(http: httpx.Client, path: str, body: bytes):
     assert error_of(answer)["type"] == "BadRequestError"
 
 
+def test_what_is_no_json_is_told_once(http: httpx.Client):
+    answer = http.post("/v1/completions", content=b"{bad")
+    words = "The request body is not valid JSON: key must be a string at line 1 column 2."
+    assert error_of(answer)["message"] == words
+
+
 def test_deeply_nested_tool_arguments_are_no_server_error(http: httpx.Client):
     call = {"type": "function", "function": {"name": "f", "arguments": "[" * 200_000}}
     messages = [*HI, {"role": "assistant", "content": None, "tool_calls": [call]}]
@@ -219,7 +225,9 @@ def test_an_unknown_model_is_404(http: httpx.Client, where: str, stream: bool):
     answer = http.post(path, json={**good, "model": "nope", "stream": stream})
     assert answer.status_code == 404
     error = error_of(answer)
-    assert error["message"] == "The model `nope` does not exist."
+    assert error["message"] == (
+        "The model `nope` does not exist. Served here: `org/fake`, `alias`."
+    )
     assert (error["param"], error["code"]) == ("model", "model_not_found")
 
 
@@ -260,13 +268,23 @@ def test_the_context_may_be_filled_to_the_last_token(http: httpx.Client, engine:
     assert [turn.sampling.max_tokens for turn in engine.turns] == [10, 10, 995]
 
 
-def test_json_schema_is_refused_in_words_that_clients_look_for(http: httpx.Client):
-    schema = {"type": "json_schema", "json_schema": {"name": "x", "schema": {}}}
-    answer = http.post("/v1/chat/completions", json={**CHAT, "response_format": schema})
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"type": "json_schema", "json_schema": {"name": "x", "schema": {}}},
+        {"type": "json_object"},
+        {},
+    ],
+    ids=str,
+)
+def test_structured_output_is_refused_as_such(http: httpx.Client, asked: dict[str, Any]):
+    answer = http.post("/v1/chat/completions", json={**CHAT, "response_format": asked})
     assert answer.status_code == 400
     error = error_of(answer)
-    assert "Invalid schema for response_format" in error["message"]
-    assert error["code"] == "invalid_json_schema"
+    assert "there is no structured output, only the type" in error["message"]
+    words = "'response_format' of type 'json_schema' is not supported with this model"
+    assert (words in error["message"]) == (asked.get("type") == "json_schema")
+    assert (error["param"], error["code"]) == ("response_format", None)
 
 
 def test_the_templates_own_words_reach_the_client(http: httpx.Client):

@@ -16,22 +16,12 @@ from tests.support.fake_engine import FakeEngine, Script, each
 from tests.support.fake_tokenizer import BOS, EOS
 
 
-def test_further_choices_wait_for_the_first_token_of_the_first(
-    http: httpx.Client, engine: FakeEngine
-):
-    submitted_before: list[int] = []
-
-    def script(turn: Turn) -> Script:
-        replies = engine._replies.values()
-        submitted_before.append(sum(reply.sent for reply in replies))
-        return each([*b"xy", EOS])
-
-    engine.script = script
+def test_further_choices_follow_the_first(http: httpx.Client, engine: FakeEngine):
+    engine.script = lambda turn: each([*b"xy", EOS])
     answer = http.post("/v1/chat/completions", json={**CHAT, "n": 3}).json()
     assert [c["message"]["content"] for c in answer["choices"]] == ["xy"] * 3
     assert [c["index"] for c in answer["choices"]] == [0, 1, 2]
-    assert submitted_before[0] == 0
-    assert min(submitted_before[1:]) >= 1
+    assert [turn.follows for turn in engine.turns] == [None, *[engine.turns[0].id] * 2]
     assert len({turn.id for turn in engine.turns}) == 3
     assert len({turn.tokens for turn in engine.turns}) == 1
     assert answer["usage"]["prompt_tokens"] == 5
@@ -88,18 +78,17 @@ def test_a_client_that_leaves_cancels_its_turns(
     server: Server, engine: FakeEngine, tokens: int, streamed: bool, n: int
 ):
     engine.script = lambda turn: Script([[97]] * tokens, stalls=True)
-    turns = n if tokens else 1
     body = json.dumps({**TEXT, "stream": streamed, "n": n})
     head = f"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n"
     address = httpx.URL(server.url)
     with socket.create_connection((address.host, address.port)) as leaving:
         leaving.sendall((head + body).encode())
-        until(lambda: len(engine.turns) == turns)
+        until(lambda: len(engine.turns) == n)
         if streamed and tokens:
             assert leaving.recv(1000)
     until(lambda: engine.unfinished == 0 and len(server.service.running) == 0)
     assert {turn.id for turn in engine.turns} == {turn for turn, _ in engine.cancels}
-    assert len(engine.turns) == turns
+    assert len(engine.turns) == n
 
 
 def test_load_counts_requests_in_the_server(http: httpx.Client, server: Server, engine: FakeEngine):
@@ -159,6 +148,36 @@ def test_zero_completion_logprobs_mean_the_chosen_token_only(
     logprobs = http.post("/v1/completions", json=body).json()["choices"][0]["logprobs"]
     assert logprobs["top_logprobs"] == [{"a": -0.97}]
     assert engine.turns[0].sampling.logprobs == 0
+
+
+@pytest.mark.parametrize("fields", [{}, {"top_logprobs": 0}], ids=str)
+def test_chat_logprobs_alone_show_no_alternatives(http: httpx.Client, fields: dict[str, Any]):
+    body = {**CHAT, "logprobs": True, **fields}
+    choice = http.post("/v1/chat/completions", json=body).json()["choices"][0]
+    items = choice["logprobs"]["content"]
+    assert [(item["token"], item["top_logprobs"]) for item in items] == [("o", []), ("k", [])]
+
+
+def test_a_token_that_is_none_of_the_likeliest_stands_beside_them(
+    http: httpx.Client, monkeypatch: pytest.MonkeyPatch
+):
+    scored = TokenLogprobs(-9.0, ((120, -1.0), (121, -2.0), (122, -3.0)))
+    monkeypatch.setattr(fake_engine, "logprobs_of", lambda token: scored)
+    body = {**TEXT, "prompt": [104, 105], "max_tokens": 1}
+    wanted = {"echo": True, "logprobs": 2, "prompt_logprobs": 1}
+    choice = http.post("/v1/completions", json={**body, **wanted}).json()["choices"][0]
+    beside = [{"x": -1.0, "y": -2.0, token: -9.0} for token in "io"]
+    assert choice["logprobs"]["top_logprobs"] == [None, *beside]
+    assert choice["prompt_logprobs"] == [
+        None,
+        {
+            "120": {"logprob": -1.0, "decoded_token": "x"},
+            "105": {"logprob": -9.0, "decoded_token": "i"},
+        },
+    ]
+    streamed = stream(http, "text", prompt=[104, 105], max_tokens=1, echo=True, logprobs=2)
+    parts = [chunk["choices"][0]["logprobs"]["top_logprobs"] for chunk in streamed]
+    assert [top for part in parts for top in part] == [None, *beside]
 
 
 @pytest.mark.parametrize("streamed", [False, True])
@@ -241,7 +260,7 @@ def test_minus_infinity_is_valid_json(http: httpx.Client, engine: FakeEngine):
     never = TokenLogprobs(float("-inf"), ((97, float("-inf")),))
     engine.script = lambda turn: each(b"a")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fake_engine, "logprobs_of", lambda token, n: never)
+        patch.setattr(fake_engine, "logprobs_of", lambda token: never)
         body = {**TEXT, "logprobs": 1, "max_tokens": 1}
         answer = http.post("/v1/completions", json=body)
     logprobs = json.loads(answer.text)["choices"][0]["logprobs"]

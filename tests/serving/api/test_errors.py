@@ -1,12 +1,17 @@
 """Every way in which a turn or a request can fail has its status, its code and its headers."""
 
+import asyncio
 import json
+from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import httpx
 import openai
 import pytest
+from starlette.types import Message
 
+from serving.api.app import build_app
 from serving.config import EndpointConfig
 from serving.messages import NOT_FINITE, Dropped, EngineState, Failed, Outcome, Rejected
 from tests.serving.api.conftest import Server, serve
@@ -182,6 +187,32 @@ def test_a_bug_in_a_turn_is_a_500_that_names_the_request_and_nothing_else(
     assert "connection" not in answer.headers
 
 
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions", "/tokenize"])
+def test_a_client_that_leaves_while_it_uploads_is_no_error(server: Server, path: str):
+    app = build_app(server.service, version="1", settings={})
+    arriving: list[Message] = [
+        {"type": "http.request", "body": b'{"mod', "more_body": True},
+        {"type": "http.disconnect"},
+    ]
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": path,
+        "query_string": b"",
+        "headers": [(b"content-length", b"100")],
+    }
+
+    async def receive() -> Message:
+        return arriving.pop(0)
+
+    async def send(message: Message) -> None:
+        """Nobody is there."""
+
+    asyncio.run(app(scope, receive, send))  # what it raised would be logged with a traceback
+    assert arriving == []
+    assert server.engine.turns == []
+
+
 def test_a_bug_elsewhere_is_a_500_too(
     http: httpx.Client, shared_server: Server, monkeypatch: pytest.MonkeyPatch
 ):
@@ -273,16 +304,18 @@ def test_operators_can_abort_requests_where_enabled(http: httpx.Client):
     with serve(EndpointConfig(enable_admin_api=True), FakeTokenizer()) as server:
         server.engine.script = lambda turn: Script([[97]], stalls=True)
         body = {**TEXT, "stream": True, "request_id": "mine"}
-        with httpx.stream(
-            "POST", f"{server.url}/v1/completions", json=body, trust_env=False
-        ) as stream:
-            lines = stream.iter_lines()
-            assert '"text":"a"' in next(lines)
+        url = f"{server.url}/v1/completions"
+        with ExitStack() as open_streams:
+            both: list[Iterator[str]] = []
+            for _ in range(2):  # with one id
+                asked = httpx.stream("POST", url, json=body, trust_env=False)
+                both.append(open_streams.enter_context(asked).iter_lines())
+                assert '"text":"a"' in next(both[-1])
             answer = httpx.post(
                 f"{server.url}/abort_requests",
                 json={"request_ids": ["cmpl-mine", "other"]},
                 trust_env=False,
             )
-            assert answer.json() == {"aborted": 1}
-            assert '"code":"aborted"' in "".join(lines)
+            assert answer.json() == {"aborted": 2}
+            assert all('"code":"aborted"' in "".join(lines) for lines in both)
         assert server.engine.unfinished == 0

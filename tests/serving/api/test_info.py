@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from serving.api.id_tokenizer import IdTokenizer
 from serving.api.info import RANDOM_HEADER
 from serving.config import EndpointConfig
-from serving.messages import LoadReport, WorkerId, WorkerMeans
+from serving.messages import EngineState, LoadReport, WorkerId, WorkerMeans
 from tests.serving.api.conftest import MODEL, serve
 from tests.serving.api.test_bad_input import CHAT, HI, TEXT, error_of
 from tests.support.fake_engine import FakeEngine, Script
@@ -70,6 +70,22 @@ def test_probes_and_version(http: httpx.Client):
         assert RANDOM_HEADER not in answer.headers
     assert http.get("/version").json() == {"version": "1.2.3"}
     assert http.get("/server_info").json() == {"port": 8000}
+
+
+@pytest.mark.parametrize(
+    "path", ["/health", "/ping", "/readiness", "/liveness", "/version", "/load", "/metrics"]
+)
+@pytest.mark.parametrize("state", [EngineState.READY, EngineState.DRAINING])
+def test_head_asks_as_get_does(
+    http: httpx.Client, engine: FakeEngine, path: str, state: EngineState
+):
+    engine.state = state
+    asked, headed = http.get(path), http.head(path)
+    assert headed.status_code == asked.status_code
+    assert headed.content == b""
+    assert set(headed.headers) == set(asked.headers)
+    # The connection is still good: no body was left in it.
+    assert http.get("/version").json() == {"version": "1.2.3"}
 
 
 def test_metrics_are_scraped_with_the_latest_reports(http: httpx.Client, engine: FakeEngine):

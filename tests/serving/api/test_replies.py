@@ -1,5 +1,6 @@
 """A reply that comes back as text keeps the ids it was sampled with, for its tenant alone."""
 
+import tracemalloc
 from typing import Any
 
 import httpx
@@ -7,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.api.replies import ReplyStore, Tenant
+from serving.api.replies import TEXT_BYTES, VERSION_BYTES, ReplyStore, Tenant
 from serving.api.schemas import ChatBody
 from serving.api.text import Prompts
 from tests.serving.api.test_bad_input import CHAT
@@ -28,7 +29,7 @@ def chat(messages: list[dict[str, Any]], **more: Any) -> ChatBody:
 def test_every_prompt_begins_with_the_last_prompt_and_its_reply(
     turns: list[tuple[str, list[int]]], final: str, same_text: bool
 ):
-    tokenizer, store = FakeTokenizer(), ReplyStore(10_000)
+    tokenizer, store = FakeTokenizer(), ReplyStore(1_000_000)
     prompts = Prompts(tokenizer, store)
     messages: list[dict[str, Any]] = []
     known: tuple[int, ...] = ()
@@ -48,7 +49,7 @@ def test_every_prompt_begins_with_the_last_prompt_and_its_reply(
 
 
 def conversation(tokenizer: FakeTokenizer, text: str, reply: list[int]) -> tuple[Prompts, Any]:
-    store = ReplyStore(10_000)
+    store = ReplyStore(1_000_000)
     prompts = Prompts(tokenizer, store)
     first, _ = prompts.chat(chat([{"role": "user", "content": "q"}]), ME)
     store.add(ME, first, text, reply)
@@ -102,29 +103,51 @@ def test_a_trimmed_reply_does_not_spoil_the_others():
     assert third[: len(second)] == second
 
 
+SHORT = TEXT_BYTES + 3 + VERSION_BYTES + 3 * 4
+"""What a reply of three characters and three tokens is taken to need."""
+
+
 def test_the_store_forgets_the_oldest_first():
-    store = ReplyStore(20)
+    store = ReplyStore(3 * SHORT)
     for number, text in enumerate(["aaa", "bbb", "ccc"]):
         store.add(ME, [number], text, [1, 2, 3])
     assert all(store.knows(ME, text) for text in ["aaa", "bbb", "ccc"])
     assert store.find(ME, [0], "aaa") is not None
     store.add(ME, [3], "ddd", [1, 2, 3])
     assert [store.knows(ME, text) for text in ["aaa", "bbb", "ccc", "ddd"]] == [1, 0, 1, 1]
-    store.add(ME, [4], "x" * 21, [1])
-    assert not any(store.knows(ME, text) for text in ["aaa", "ccc", "ddd", "x" * 21])
+    store.add(ME, [4], "x" * 3 * SHORT, [1])
+    assert not any(store.knows(ME, text) for text in ["aaa", "ccc", "ddd", "x" * 3 * SHORT])
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from(["a", "bb", "ccc"])), max_size=40))
 def test_the_store_never_holds_more_than_it_may(adds: list[tuple[int, str]]):
-    store = ReplyStore(12)
+    most = 2 * SHORT
+    store = ReplyStore(most)
     for number, text in adds:
         store.add(ME, [number], text, [number] * (number + 1))
         held = sum(
-            len(text) + sum(map(len, versions.values()))
+            TEXT_BYTES + len(text) + sum(VERSION_BYTES + 4 * len(ids) for ids in versions.values())
             for (_, text), versions in store._texts.items()
         )
-        assert held <= 12
-        assert store._room == 12 - held
+        assert held <= most
+        assert store._room == most - held
+
+
+@pytest.mark.parametrize("texts", [1, 10_000])
+@pytest.mark.parametrize("tokens", [1, 50])
+@pytest.mark.parametrize("letter", ["x", "\u00e9"])
+def test_a_full_store_takes_about_the_memory_that_it_may(texts: int, tokens: int, letter: str):
+    most = 1_000_000
+    store = ReplyStore(most)
+    tracemalloc.start()
+    try:
+        for number in range(10_000):
+            text = f"{number % texts:05}" + letter * 4 * tokens
+            store.add(ME, [number], text, [1] * tokens)
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < 1.1 * most
 
 
 @pytest.mark.parametrize("streamed", [False, True])

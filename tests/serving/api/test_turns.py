@@ -282,8 +282,15 @@ def test_a_session_name_has_a_limit(http: httpx.Client):
         ("chat", {"functions": [{}], "function_call": "none"}, "function_call,functions"),
         ("chat", {"reasoning_effort": "low"}, "reasoning_effort"),
         ("chat", {"bad_words": [], "logits_processors": None}, None),
-        ("chat", {"evil\r\nx: y": 1, "other": 2}, "unknown=2"),
-        ("text", {"suffix": "x", "wild": 1}, "suffix,unknown=1"),
+        ("chat", {"max_token": 5}, "unknown=max_token"),
+        ("chat", {"evil\r\nx: y": 1, "oth,er": 2}, "unknown=evil??x??y,unknown=oth?er"),
+        ("text", {"suffix": "x", "wild\u0661": 1}, "suffix,unknown=wild?"),
+        ("text", {"w" * 1000: 1}, f"unknown={'w' * 48}"),
+        (
+            "chat",
+            {f"f{i}": i for i in range(10)},
+            ",".join([f"unknown=f{i}" for i in range(8)] + ["unknown=+2"]),
+        ),
     ],
 )
 def test_ignored_fields_are_named(
@@ -306,3 +313,18 @@ def test_a_request_may_bring_its_own_id(http: httpx.Client, engine: FakeEngine):
         answer = http.post("/v1/chat/completions", json={**CHAT, "request_id": "mine"})
         assert answer.json()["id"] == "chatcmpl-mine"
     assert engine.turns[0].id != engine.turns[1].id
+
+
+@pytest.mark.parametrize("name", ["a\r\nb", "a b", "\u00e9", "\x7f", "\t"])
+def test_an_id_that_does_not_belong_in_a_log_is_refused(http: httpx.Client, name: str):
+    answer = http.post("/v1/chat/completions", json={**CHAT, "request_id": name})
+    assert answer.status_code == 400
+    error = answer.json()["error"]
+    assert error["message"] == "request_id: must be visible ASCII characters without spaces."
+    assert error["param"] == "request_id"
+
+
+def test_an_id_may_have_any_visible_character(http: httpx.Client):
+    name = "".join(map(chr, range(33, 127)))
+    answer = http.post("/v1/chat/completions", json={**CHAT, "request_id": name})
+    assert answer.json()["id"] == f"chatcmpl-{name}"

@@ -119,6 +119,17 @@ def test_a_draining_server_finishes_what_runs_and_rejects_the_rest():
     assert coordinator.live_turns == 0
 
 
+def test_what_belongs_to_an_accepted_request_is_taken_by_a_full_and_by_a_draining_server():
+    coordinator = colocated(max_queue_size=1, max_model_len=10)
+    coordinator.on(Arrived(make_turn("a", [1])), 0.0)
+    for name in "bc":
+        follower = make_turn(name, [1])
+        assert sent(coordinator.on(Arrived(follower, accepted=True), 0.0)) == [(D0, "Prefill")]
+        coordinator.on(Drain(), 0.0)
+    too_long = make_turn("d", [1], max_tokens=10)
+    assert rejection(coordinator.on(Arrived(too_long, accepted=True), 0.0)) == "too_long"
+
+
 @pytest.mark.parametrize(("max_tokens", "fits"), [(6, True), (7, False)])
 def test_a_turn_may_just_fill_the_context(max_tokens: int, fits: bool):
     coordinator = colocated(max_model_len=10)

@@ -18,7 +18,7 @@ from predictor.glance import Glance
 from predictor.reading import PLAIN, Reader
 from predictor.saved import HeadSpec, save_head, save_reader
 from predictor.smoothing import UNSMOOTHED, Smoothing
-from serving.config import ForecastConfig
+from serving.config import ConfigError, ForecastConfig
 from serving.engine.length_head import BESIDE, LengthHead, NoHead, find_length_head
 from tests.model.checkpoints import GOLDEN, edit_json
 
@@ -134,12 +134,28 @@ def test_who_wants_none_gets_none_whatever_is_there(checkpoint: Path, model: Mod
     assert find(checkpoint, model, length_head="none") == NoHead(None)
 
 
-def test_a_directory_that_is_asked_for_and_missing_is_a_problem(
+@pytest.mark.parametrize("exists", [False, True])
+def test_a_directory_that_is_asked_for_must_hold_a_head_that_fits(
+    checkpoint: Path, model: ModelConfig, tmp_path: Path, exists: bool
+):
+    asked_for = tmp_path / "head"
+    if exists:
+        shutil.copytree(checkpoint / BESIDE, asked_for)
+        model = replace(model, hidden_size=64)
+    with pytest.raises(ConfigError) as caught:
+        find(checkpoint, model, length_head=str(asked_for))
+    wrong = "reads states of size 32, this model's are 64" if exists else "no such directory"
+    said = str(caught.value)
+    assert said.startswith(f"--length-head {asked_for}: {wrong}")
+    assert said.endswith("; name one that fits, or none to serve without")
+    assert "\n" not in said
+
+
+def test_a_head_beside_the_checkpoint_that_cannot_be_read_is_a_problem_told(
     checkpoint: Path, model: ModelConfig
 ):
-    shutil.rmtree(checkpoint / BESIDE)
-    said = problem(checkpoint, model, length_head=str(checkpoint / BESIDE))
-    assert "cannot be read" in said
+    (checkpoint / BESIDE / "head.json").unlink()
+    assert "cannot be read" in problem(checkpoint, model)
 
 
 def test_a_head_of_another_checkpoint_is_refused(checkpoint: Path, model: ModelConfig):
