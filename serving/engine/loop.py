@@ -261,11 +261,14 @@ class EngineLoop:
             case EmitPrompt(turn, logprobs):
                 self._replies[turn].push_prompt(logprobs)
             case Decision():
-                self._observer.on_decision(action, now)
-                if action.kind == COSTS:
-                    LOG.warning("%s", _wrong_costs(action))
+                self._tell(action, now)
             case _:
                 assert_never(action)
+
+    def _tell(self, decision: Decision, now: float) -> None:
+        self._observer.on_decision(decision, now)
+        if decision.kind == COSTS:
+            LOG.warning("%s", _wrong_costs(decision))
 
     def _let_follow(self, leaders: Sequence[TurnId]) -> None:
         """Start followers, but not before all is taken that came with their leader's token.
