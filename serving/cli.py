@@ -21,6 +21,7 @@ from serving.plan.options import plan_options
 from serving.replay.options import replay_options
 from serving.sim.options import simulation_options, workload_options
 
+FAILED = 1
 USAGE_ERROR = 2
 INTERRUPTED = 130
 ONE_SPELLING = {"token_normalize_func": lambda name: name.replace("_", "-")}
@@ -181,9 +182,12 @@ def plan(*, as_json: bool, out: Path | None, **values: Any) -> None:
 @workload_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def replay(*, as_json: bool, **values: Any) -> None:
-    """Send a workload to a server at its own pace and say what every turn got."""
+    """Send a workload to a server at its own pace and say what every turn got.
+
+    Exit status 1 if any turn failed; the report is printed all the same.
+    """
     from serving.replay.options import replay_config
-    from serving.replay.report import text_of
+    from serving.replay.report import failure_of, text_of
     from serving.replay.run import replay as run_replay
     from serving.sim.options import workload_choice
     from serving.workload.read import read_workload
@@ -192,8 +196,12 @@ def replay(*, as_json: bool, **values: Any) -> None:
     workload = read_workload(workload_choice(values))
     report = run_replay(config, workload, transport=None, show_progress=True)
     click.echo(json.dumps(report) if as_json else text_of(report))
+    if (failure := failure_of(report)) is not None:
+        click.echo(f"foretoken: {failure}", err=True)
     if report["interrupted"]:
         sys.exit(INTERRUPTED)
+    if failure is not None:
+        sys.exit(FAILED)
 
 
 @cli.command("validate-simulator", context_settings=ONE_SPELLING)
