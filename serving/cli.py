@@ -108,11 +108,40 @@ def explain(log: Path, turn: str | None) -> None:
 @click.argument("checkpoint")
 @click.option("--prompt", required=True, help="The text to continue, or the user's message.")
 @click.option("--chat/--no-chat", default=False, help="Wrap the prompt in the chat template.")
-@click.option("--max-tokens", default=64, show_default=True, help="Longest reply.")
-@click.option("--temperature", default=0.0, show_default=True, help="0 is greedy.")
-@click.option("--top-p", default=1.0, show_default=True)
-@click.option("--top-k", default=None, type=int)
-@click.option("--seed", default=0, show_default=True, help="64-bit seed of the noise.")
+@click.option(
+    "--max-tokens",
+    type=click.IntRange(min=1),
+    default=64,
+    show_default=True,
+    help="Longest reply.",
+)
+@click.option(
+    "--temperature",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    show_default=True,
+    help="0 is greedy.",
+)
+@click.option(
+    "--top-p",
+    type=click.FloatRange(min=0, max=1, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="Draw from the likeliest tokens that have this share together.",
+)
+@click.option(
+    "--top-k",
+    type=click.IntRange(min=1),
+    default=None,
+    help="Draw from so many of the likeliest tokens; all if not given.",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(-(2**63), 2**63 - 1),
+    default=0,
+    show_default=True,
+    help="64-bit seed of the noise.",
+)
 @field_option("model", "dtype")
 @field_option("model", "quantize")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
