@@ -148,7 +148,8 @@ class PolicyConfig:
     place_policy: str = setting("load", "Where new sessions decode: load or hash.")
     route_policy: str = setting(
         "foretoken",
-        "Who prefills: foretoken, replicas, pd-full, pd-delta, local, ppd, threshold or ampd.",
+        "Who prefills: foretoken, replicas (with --prefill-workers 0), or, with prefill workers, "
+        "pd-full, pd-delta, local, ppd, threshold or ampd.",
         aliases=("policy",),
     )
     route_weight_ttft: float = setting(1.0, "Weight of a turn's own time to first token.")

@@ -106,6 +106,8 @@ def test_pictures_are_drawn(tmp_path: Path):
         (["--model", "gpt-9"], "--model gpt-9 is neither known"),
         (["--hardware", "h1000"], "--hardware h1000 is unknown"),
         (["--policy", "best"], "--route-policy best is unknown; use one of foretoken"),
+        (["--policy", "replicas"], "use --prefill-workers 0 --decode-workers 2"),
+        (["--policy", "pd-full", "--prefill-workers", "0"], "add --prefill-workers"),
         (["--predictor", "psychic"], "--predictor psychic is unknown; use one of head"),
         (["--model", "llama-3.1-70b"], "weights of 131.4 GiB leave room for 0 of"),
         (["--decode-tp", "3"], "--decode-tp 3 does not divide the model's 8 key and value heads"),
