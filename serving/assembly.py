@@ -226,6 +226,16 @@ def _route(config: ServerConfig) -> RoutePolicy:
     return policy
 
 
+def route_notice(policy: PolicyConfig) -> str | None:
+    """Say what a person should know of how turns will be routed; None for nothing."""
+    if policy.route_policy != "ppd" or policy.route_table is not None:
+        return None
+    return (
+        "ppd without --route-table goes by predicted times, where PPD goes by measured ones"
+        " (python -m benchmarks.ppd_table measures a table)"
+    )
+
+
 def _roles(config: ServerConfig) -> RolesPolicy:
     """Look up who changes roles; refuse one that could change none in this deployment."""
     name = config.policy.roles_policy

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from serving.config import ConfigError, ModelSource
+from serving.config import ConfigError, ModelSource, PolicyConfig
 from serving.flags import (
     ACCEPTED_SWITCHES,
     build_config,
@@ -154,6 +154,14 @@ def generate(checkpoint: str, *, dtype: str, quantize: str, as_json: bool, **opt
     click.echo(json.dumps(answer) if as_json else answer["text"])
 
 
+def tell_route(policy: PolicyConfig) -> None:
+    """Print what a person should know of how turns will be routed, beside the answer."""
+    from serving.assembly import route_notice
+
+    if (notice := route_notice(policy)) is not None:
+        click.echo(f"foretoken: {notice}", err=True)
+
+
 @cli.command(context_settings=ONE_SPELLING)
 @workload_options
 @simulation_options
@@ -172,8 +180,10 @@ def simulate(*, as_json: bool, figures: Path | None, **values: Any) -> None:
     from serving.sim.run import simulate as run_simulation
     from serving.workload.read import read_workload
 
+    config = simulation_config(values)
+    tell_route(config.server.policy)
     workload = read_workload(workload_choice(values))
-    outcome = run_simulation(simulation_config(values), workload, show_progress=True)
+    outcome = run_simulation(config, workload, show_progress=True)
     if figures is not None:
         from serving.sim.figures import draw
 
@@ -199,8 +209,10 @@ def plan(*, as_json: bool, out: Path | None, **values: Any) -> None:
     from serving.sim.options import workload_choice
     from serving.workload.read import read_workload
 
+    request = plan_request(values)
+    tell_route(request.config.server.policy)
     workload = read_workload(workload_choice(values))
-    answer = make_plan(plan_request(values), workload, show_progress=True)
+    answer = make_plan(request, workload, show_progress=True)
     if out is not None:
         out.write_text(toml_of(answer))
     click.echo(json.dumps(report_of(answer)) if as_json else text_of(answer))

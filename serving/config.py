@@ -161,7 +161,9 @@ class PolicyConfig:
     route_peers: bool = setting(
         True, "Let workers that do both prefill for each other (foretoken)."
     )
-    route_table: str | None = setting(None, "Measured table of the policy ppd (JSON).")
+    route_table: str | None = setting(
+        None, "Measured table of the policy ppd (JSON); without one it goes by predicted times."
+    )
     slo_ttft_ms: float | None = setting(None, "Target of turns that bring none, milliseconds.")
     slo_tpot_ms: float | None = setting(None, "Target per token of turns that bring none.")
     order_policy: str = setting(

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 import httpx
 import jax
@@ -58,7 +59,7 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def start(*flags: str, checkpoint: Path) -> Served:
+def start(*flags: str, checkpoint: Path, stderr: TextIO | None = None) -> Served:
     port = free_port()
     command = [sys.executable, "-m", "serving.cli", "serve", str(checkpoint), "--port", str(port)]
     environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
@@ -66,7 +67,7 @@ def start(*flags: str, checkpoint: Path) -> Served:
         [*command, "--served-model-name", "demo", *SMALL, *flags],
         cwd=ROOT,
         env=environment,
-        stderr=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL if stderr is None else stderr,
     )
     served = Served(f"http://127.0.0.1:{port}", process)
     deadline = time.monotonic() + START_S
@@ -82,8 +83,8 @@ def start(*flags: str, checkpoint: Path) -> Served:
 
 
 @contextmanager
-def serving(*flags: str, checkpoint: Path = DEMO) -> Iterator[Served]:
-    served = start(*flags, checkpoint=checkpoint)
+def serving(*flags: str, checkpoint: Path = DEMO, stderr: TextIO | None = None) -> Iterator[Served]:
+    served = start(*flags, checkpoint=checkpoint, stderr=stderr)
     try:
         yield served
     finally:
@@ -274,3 +275,12 @@ def test_an_operator_changes_roles_without_losing_a_turn():
         assert refused.status_code == 400
         again = served.client.completions.create(model="demo", prompt="1", max_tokens=4)
         assert again.choices[0].finish_reason in ("length", "stop")
+
+
+@pytest.mark.slow
+def test_a_server_says_at_the_start_that_ppd_has_no_table(tmp_path: Path):
+    flags = ("--prefill-workers", "1", "--decode-workers", "1", "--route-policy", "ppd")
+    told = tmp_path / "stderr"
+    with told.open("w") as file, serving(*flags, stderr=file):
+        pass
+    assert "ppd without --route-table goes by predicted times" in told.read_text()

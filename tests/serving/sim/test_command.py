@@ -62,6 +62,18 @@ def test_every_policy_is_one_flag(policy: str):
         assert found["kv_bytes_moved"] == 0
 
 
+def test_ppd_says_that_nothing_was_measured_for_it(tmp_path: Path):
+    notice = "foretoken: ppd without --route-table goes by predicted times"
+    ppd = ("--policy", "ppd", "--json")
+    done = simulate(*ppd)
+    assert notice in done.stderr
+    assert json.loads(done.stdout)["finished"] == 12
+    table = tmp_path / "table.json"
+    table.write_text('{"schema": 1, "cells": []}')
+    assert notice not in simulate(*ppd, "--route-table", str(table)).stderr
+    assert notice not in simulate("--policy", "local").stderr
+
+
 @pytest.mark.parametrize("predictor", ["head", "oracle", "histogram", "none"])
 def test_every_predictor_is_one_flag(predictor: str):
     assert report("--predictor", predictor)["finished"] == 12
