@@ -95,13 +95,19 @@ def profile(checkpoint: str, out: Path, repeats: int, **values: Any) -> None:
 @cli.command(context_settings=ONE_SPELLING)
 @click.argument("log", type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--turn", default=None, help="One turn, by its id or the beginning of it.")
-def explain(log: Path, turn: str | None) -> None:
+@click.option(
+    "--run",
+    "number",
+    type=click.IntRange(min=1),
+    default=None,
+    help="Which run of the server, from 1; else the last one, or the last that has the turn.",
+)
+def explain(log: Path, turn: str | None, number: int | None) -> None:
     """Tell what happened by the decision log LOG (`serve --decision-log`): all turns, or one."""
-    from serving.metrics.explain import explain_all, explain_turn, find_turn
-    from serving.metrics.history import read_history
+    from serving.metrics.explain import explain
+    from serving.metrics.history import read_runs
 
-    history = read_history(log)
-    click.echo(explain_all(history) if turn is None else explain_turn(find_turn(history, turn)))
+    click.echo(explain(read_runs(log), number, turn))
 
 
 @cli.command(context_settings=ONE_SPELLING)
