@@ -17,6 +17,7 @@ from serving.flags import (
     read_config_file,
     server_options,
 )
+from serving.outputs import OutFile, OutFolder
 from serving.plan.options import plan_options
 from serving.replay.options import replay_options
 from serving.sim.options import simulation_options, workload_options
@@ -72,7 +73,7 @@ def flag_key(name: str) -> str:
 @click.argument("checkpoint")
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=OutFile(),
     required=True,
     help="File to write; one that was cut short is continued.",
 )
@@ -174,25 +175,26 @@ def tell_route(policy: PolicyConfig) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option(
     "--figures",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=OutFolder(),
     default=None,
     help="Directory for pictures: workers over time, page use, latencies by turn.",
 )
 @config_option
 def simulate(*, as_json: bool, figures: Path | None, **values: Any) -> None:
     """Run a workload through the scheduler in virtual time and say what every turn would get."""
+    from serving.sim.figures import check_drawing, draw
     from serving.sim.options import simulation_config, workload_choice
     from serving.sim.report import text_of
     from serving.sim.run import simulate as run_simulation
     from serving.workload.read import read_workload
 
     config = simulation_config(values)
+    if figures is not None:
+        check_drawing()
     tell_route(config.server.policy)
     workload = read_workload(workload_choice(values))
     outcome = run_simulation(config, workload, show_progress=True)
     if figures is not None:
-        from serving.sim.figures import draw
-
         draw(outcome, figures)
     click.echo(json.dumps(outcome.report) if as_json else text_of(outcome.report))
 
@@ -203,7 +205,7 @@ def simulate(*, as_json: bool, figures: Path | None, **values: Any) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=OutFile(),
     default=None,
     help="TOML file to write, for `serve --config`.",
 )
