@@ -11,6 +11,7 @@ import click
 from serving.config import ConfigError, ModelSource, PolicyConfig
 from serving.flags import (
     ACCEPTED_SWITCHES,
+    as_typed,
     build_config,
     field_option,
     part_options,
@@ -20,7 +21,7 @@ from serving.flags import (
 from serving.outputs import OutFile, OutFolder
 from serving.plan.options import plan_options
 from serving.replay.options import replay_options
-from serving.sim.options import simulation_options, workload_options
+from serving.sim.options import OneTarget, simulation_options, workload_options
 
 FAILED = 1
 USAGE_ERROR = 2
@@ -169,7 +170,7 @@ def tell_route(policy: PolicyConfig) -> None:
         click.echo(f"foretoken: {notice}", err=True)
 
 
-@cli.command(context_settings=ONE_SPELLING)
+@cli.command(cls=OneTarget, context_settings=ONE_SPELLING)
 @workload_options
 @simulation_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -199,7 +200,7 @@ def simulate(*, as_json: bool, figures: Path | None, **values: Any) -> None:
     click.echo(json.dumps(outcome.report) if as_json else text_of(outcome.report))
 
 
-@cli.command(context_settings=ONE_SPELLING)
+@cli.command(cls=OneTarget, context_settings=ONE_SPELLING)
 @plan_options
 @workload_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -295,7 +296,7 @@ def run(command: Callable[..., Any]) -> int:
     except click.exceptions.Exit as stop:
         return stop.exit_code
     except (ConfigError, CheckpointError, MeshError) as error:
-        click.echo(f"foretoken: {error}", err=True)
+        click.echo(f"foretoken: {as_typed(str(error), sys.argv[1:])}", err=True)
         return USAGE_ERROR
     except (KeyboardInterrupt, click.Abort):
         return INTERRUPTED

@@ -9,12 +9,11 @@ from serving.core.batcher import MAX_LAUNCHED
 from serving.flags import field_option, part_options
 from serving.plan.capacity import Targets
 from serving.plan.request import PlanRequest
-from serving.sim.options import ACCELERATOR, HEAD_SIGMA, simulation_config
+from serving.sim.options import ACCELERATOR, HEAD_SIGMA, SECONDS, simulation_config
 
 Command = Callable[..., Any]
 PARTS = ("memory", "schedule", "policy", "costs")
 AT_LEAST_ONE = click.IntRange(min=1)
-SECONDS = click.FloatRange(min=0, min_open=True)
 TOLERANCE = 0.02
 JUDGE: Mapping[str, Any] = {
     "predictor": "head",
