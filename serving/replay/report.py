@@ -21,7 +21,15 @@ from typing import Any
 from serving.replay.recorder import Recorder
 from serving.replay.sessions import INTERRUPTED
 from serving.replay.settings import CHAT, ReplayConfig
-from serving.sim.report import first_line, spread, summary, table_of, targets_line, times_of
+from serving.sim.report import (
+    first_line,
+    rates_of,
+    spread,
+    summary,
+    table_of,
+    target_lines,
+    times_of,
+)
 from serving.workload.session import Workload
 
 ONLY_BEFORE = ("policy", "rebalance", "predictor")
@@ -81,9 +89,8 @@ def text_of(report: Mapping[str, Any]) -> str:
             "",
             *table_of({**times_of(report), "sent late by": report["late"]}),
             "",
-            targets_line(report),
-            f"{report['throughput_tps'] or 0:.0f} tokens/s, {report['goodput_tps'] or 0:.0f} of"
-            f" them in time; {cached} of prompt tokens cached",
+            *target_lines(report),
+            f"{rates_of(report)}; {cached} of prompt tokens cached",
             *_troubles(report),
         ]
     )

@@ -100,7 +100,16 @@ def test_the_text_tells_troubles_only_where_there_are_any():
     assert "interrupted: " in text
     calm = text_of(report_of(config(), WORK, Played("m", Recorder(), False, 6.0)))
     assert calm.splitlines()[-1].endswith("an unknown share of prompt tokens cached")
-    assert "within any to the first token and any per token: none of turns" in calm
+
+
+def test_targets_are_told_only_where_there_are_any():
+    played = Played("m", recorder(), False, 6.0)
+    one = text_of(report_of(config(slo_tpot_s=2.0), WORK, played)).splitlines()
+    assert "within any to the first token and 2 s per token: 50.0% of turns" in one
+    assert any(line.startswith("1 tokens/s, 1 of them in time; ") for line in one)
+    none = text_of(report_of(config(), WORK, played))
+    assert "within" not in none
+    assert "\n1 tokens/s; 50.0% of prompt tokens cached\n" in none
 
 
 def test_a_replay_with_failed_turns_says_so_in_one_line():

@@ -83,6 +83,14 @@ def test_the_text_says_what_the_object_says():
     done = simulate("--slo-ttft", "1")
     assert "12 turns, 12 finished" in done.stdout
     assert "within 1 s to the first token and any per token: 100.0% of turns" in done.stdout
+    assert " of them in time; " in done.stdout
+
+
+def test_the_text_tells_of_no_target_where_there_is_none():
+    told = simulate().stdout
+    assert "within" not in told
+    assert "in time" not in told
+    assert " tokens/s; " in told
 
 
 @pytest.mark.parametrize("hash_seed", ["1", "2"])
