@@ -10,7 +10,6 @@ there. To simulate cells anew, take their lines out. What is compared stands in
 """
 
 import json
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -39,6 +38,7 @@ from benchmarks.comparison import (
     Source,
     ablations_of,
     cells_of,
+    lacking,
 )
 from benchmarks.machine import describe_code, describe_machine
 from serving.config import PolicyConfig
@@ -225,7 +225,7 @@ def _mean(values: Sequence[float | None]) -> dict[str, float | None] | None:
 
 
 @click.command()
-@click.option("--traces", default=lambda: os.environ.get("FORETOKEN_TRACES"), required=True)
+@click.option("--traces", envvar="FORETOKEN_TRACES", help="Their folder (docs/workloads.md).")
 @click.option("--cluster", "clusters", multiple=True, type=click.Choice(list(CLUSTERS)))
 @click.option("--workload", "workloads", multiple=True, type=click.Choice(list(SOURCES)))
 @click.option("--policy", "policies", multiple=True, type=click.Choice([*POLICIES, "ppd"]))
@@ -236,7 +236,7 @@ def _mean(values: Sequence[float | None]) -> dict[str, float | None] | None:
 @click.option("--jobs", type=click.IntRange(min=1), default=2, show_default=True)
 @click.option("--cells", type=click.Path(path_type=Path), default=ROWS)
 @click.option("--out", type=click.Path(path_type=Path), default=RESULTS)
-def main(traces: str, jobs: int, cells: Path, out: Path, **chosen: Any) -> None:
+def main(traces: str | None, jobs: int, cells: Path, out: Path, **chosen: Any) -> None:
     """Simulate the cells that are missing, and write the summary of all that are there."""
     clusters = chosen["clusters"] or tuple(CLUSTERS)
     workloads = chosen["workloads"] or tuple(SOURCES)
@@ -251,10 +251,12 @@ def main(traces: str, jobs: int, cells: Path, out: Path, **chosen: Any) -> None:
         wanted = [cell for cell in wanted if cell.rate in chosen["rates"]]
     done = {key_of(row) for row in read_rows(cells)}
     missing = [cell for cell in wanted if cell not in done]
+    if (problem := lacking([cell.workload for cell in missing], traces)) is not None:
+        raise click.UsageError(problem)
     cells.parent.mkdir(parents=True, exist_ok=True)
     origin = {"code": describe_code(ROOT), "cpu": describe_machine()["cpu"]}
     with ProcessPoolExecutor(jobs) as pool, cells.open("a") as file:
-        running = [pool.submit(run_cell, cell, traces, table) for cell in missing]
+        running = [pool.submit(run_cell, cell, str(traces), table) for cell in missing]
         for finished in tqdm(as_completed(running), total=len(missing), unit="cell"):
             file.write(json.dumps({**finished.result(), **origin}) + "\n")
             file.flush()

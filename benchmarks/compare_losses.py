@@ -19,7 +19,7 @@ import click
 
 from benchmarks.compare import RESULTS, prepare
 from benchmarks.compare_tables import losses_of
-from benchmarks.comparison import FIRST_SEED, SOURCES, Cell, Source
+from benchmarks.comparison import FIRST_SEED, SOURCES, Cell, Source, lacking
 from serving.metrics.history import read_history
 from serving.metrics.stories import Story
 from serving.sim.measure import TurnRecord
@@ -28,6 +28,8 @@ from serving.sim.run import simulate
 Run = tuple[Mapping[str, TurnRecord], Mapping[str, Story]]
 """What a policy made of a cell: every turn, as its client and as the decision log tells it."""
 LOSSES = Path("benchmarks/results/losses.json")
+Named = tuple[str, str, float, int, str, str]
+"""A cell by cluster, workload, rate, seed and its policy, and the other policy."""
 KEY = itemgetter(*Cell.__dataclass_fields__, "other")
 MOST_TOLD = 100  # turns of a cell; all of them are counted
 ALIKE = 0.05  # a difference below this share of a turn's own prompt is not what made it late
@@ -128,19 +130,24 @@ def _ms(seconds: float) -> float:
 
 
 @click.command()
-@click.option("--traces", envvar="FORETOKEN_TRACES", required=True)
+@click.option("--traces", envvar="FORETOKEN_TRACES", help="Their folder (docs/workloads.md).")
 @click.option("--cell", "named", type=(str, str, float, int, str, str), default=None)
 @click.option("--out", type=click.Path(path_type=Path), default=LOSSES)
-def main(traces: str, named: tuple[str, str, float, int, str, str] | None, out: Path) -> None:
+def main(
+    traces: str | None, named: tuple[str, str, float, int, str, str] | None, out: Path
+) -> None:
     """Simulate cells, given by cluster, workload, rate, seed and two policies, and compare."""
     cells = [c for c in json.loads(RESULTS.read_text())["cells"] if not c["variant"]]
     wanted = [named] if named else [
         (a["cluster"], a["workload"], a["rate"], FIRST_SEED + i, a["policy"], b["policy"])
         for a, b in losses_of(cells) for i in range(a["seeds"])
     ]  # fmt: skip
+    if (problem := lacking([workload for _, workload, *_ in wanted], traces)) is not None:
+        raise click.UsageError(problem)
     for cluster, workload, rate, seed, policy, other in wanted:
         cell = Cell(cluster, workload, rate, policy, seed)
-        found = compare(cell, run(cell, traces), other, run(replace(cell, policy=other), traces))
+        ours, theirs = (run(one, str(traces)) for one in (cell, replace(cell, policy=other)))
+        found = compare(cell, ours, other, theirs)
         click.echo(json.dumps(found, indent=1))
         held = {KEY(one): one for one in (json.loads(out.read_text()) if out.exists() else [])}
         held[KEY(found)] = found

@@ -7,10 +7,11 @@ targets, moves rows and keeps turns waiting for the others' pace, `ampd` looks a
 the rest serve first come, first served.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from math import inf
+from pathlib import Path
 from typing import Any
 
 POLICIES = ("replicas", "pd-full", "pd-delta", "local", "threshold", "ampd", "foretoken")
@@ -49,7 +50,7 @@ CLUSTERS = {
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A workload: its file and format, turns a cell, and targets in seconds.
+    """A workload: its file, where that is from, its format, turns a cell, targets in seconds.
 
     `rates` multiply the file's own rate, `Cluster.load` does so again. Where the file has no
     session starts, they are drawn at `session_rate` a second. Else the seeds reported have parts of
@@ -61,6 +62,7 @@ class Source:
     """
 
     file: str
+    origin: str
     format: str
     turns: int
     ttft_s: float
@@ -75,6 +77,7 @@ class Source:
 SOURCES = {
     "mooncake": Source(
         "mooncake_conversation.jsonl.zst",
+        "github.com/kvcache-ai/Mooncake",
         "mooncake",
         300,
         2.0,
@@ -86,6 +89,7 @@ SOURCES = {
     ),
     "weka": Source(
         "weka_claude_code.jsonl.zst",
+        "github.com/callanjfox/kv-cache-tester",
         "weka",
         3000,
         2.0,
@@ -96,6 +100,7 @@ SOURCES = {
     ),
     "servegen": Source(
         "servegen_deepseek_r1.jsonl.zst",
+        "github.com/alibaba/ServeGen",
         "servegen",
         4000,
         2.0,
@@ -105,6 +110,7 @@ SOURCES = {
     ),
     "azure": Source(
         "azure_2023_conv.csv.zst",
+        "github.com/Azure/AzurePublicDataset",
         "azure",
         4000,
         1.0,
@@ -115,6 +121,21 @@ SOURCES = {
         whole_from=4.0,
     ),
 }
+
+
+def lacking(workloads: Iterable[str], traces: str | None) -> str | None:
+    """Say in one line which files of these workloads a folder lacks, and where they come from.
+
+    None if it has all of them.
+    """
+    needed = [SOURCES[name] for name in dict.fromkeys(workloads)]
+    gone = [one for one in needed if traces is None or not (Path(traces) / one.file).is_file()]
+    if not gone:
+        return None
+    files = ", ".join(f"{one.file} ({one.origin})" for one in gone)
+    unnamed = "--traces or FORETOKEN_TRACES must name a folder with"
+    where = unnamed if traces is None else f"--traces {traces} has no"
+    return f"{where} {files}; docs/workloads.md says how they are made"
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,8 +36,8 @@ from serving.policy.ppd_table import PpdTable
 from serving.policy.rebalance import REBALANCE_POLICIES
 from serving.policy.rebalance_config import RebalanceConfig
 from serving.policy.roles import ROLES_POLICIES, RolesConfig, RolesPolicy
-from serving.policy.route import RouteConfig
-from serving.policy.routes import ROUTE_POLICIES
+from serving.policy.route import RouteConfig, RoutePolicy
+from serving.policy.routes import ALONE, ROUTE_POLICIES, SPLIT
 from serving.request import Slo
 
 T = TypeVar("T")
@@ -166,7 +166,7 @@ def coordinator_rules(config: ServerConfig, costs: Mapping[Role, Costs]) -> Coor
     policy = config.policy
     return CoordinatorRules(
         place=_named("place-policy", policy.place_policy, PLACE_POLICIES),
-        route=_named("route-policy", policy.route_policy, ROUTE_POLICIES),
+        route=_route(config),
         route_config=RouteConfig(
             w_ttft=policy.route_weight_ttft,
             w_tpot=policy.route_weight_tpot,
@@ -202,6 +202,38 @@ def _order(policy: PolicyConfig) -> QueueOrder:
         f"--order-policy {policy.order_policy} takes an --order-window of {order.most} at most",
     )
     return QueueOrder(order, window, policy.max_passes)
+
+
+def _route(config: ServerConfig) -> RoutePolicy:
+    """Look up who routes; refuse one to which the prefill workers, or their lack, mean nothing.
+
+    Where roles may change at run time, so may that.
+    """
+    name, mesh = config.policy.route_policy, config.mesh
+    policy = _named("route-policy", name, ROUTE_POLICIES)
+    if not mesh.flexible_roles:
+        workers = mesh.prefill_workers + mesh.decode_workers
+        require(
+            mesh.prefill_workers == 0 or name not in ALONE,
+            f"--route-policy {name} leaves prefill workers idle: use --prefill-workers 0"
+            f" --decode-workers {workers}",
+        )
+        require(
+            mesh.prefill_workers > 0 or name not in SPLIT,
+            f"--route-policy {name} needs prefill workers: add --prefill-workers, or use"
+            " foretoken or replicas, where all workers do both",
+        )
+    return policy
+
+
+def route_notice(policy: PolicyConfig) -> str | None:
+    """Say what a person should know of how turns will be routed; None for nothing."""
+    if policy.route_policy != "ppd" or policy.route_table is not None:
+        return None
+    return (
+        "ppd without --route-table goes by predicted times, where PPD goes by measured ones"
+        " (python -m benchmarks.ppd_table measures a table)"
+    )
 
 
 def _roles(config: ServerConfig) -> RolesPolicy:

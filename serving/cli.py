@@ -8,19 +8,22 @@ from typing import Any
 
 import click
 
-from serving.config import ConfigError, ModelSource
+from serving.config import ConfigError, ModelSource, PolicyConfig
 from serving.flags import (
     ACCEPTED_SWITCHES,
+    as_typed,
     build_config,
     field_option,
     part_options,
     read_config_file,
     server_options,
 )
+from serving.outputs import OutFile, OutFolder
 from serving.plan.options import plan_options
 from serving.replay.options import replay_options
-from serving.sim.options import simulation_options, workload_options
+from serving.sim.options import OneTarget, simulation_options, workload_options
 
+FAILED = 1
 USAGE_ERROR = 2
 INTERRUPTED = 130
 ONE_SPELLING = {"token_normalize_func": lambda name: name.replace("_", "-")}
@@ -71,7 +74,7 @@ def flag_key(name: str) -> str:
 @click.argument("checkpoint")
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=OutFile(),
     required=True,
     help="File to write; one that was cut short is continued.",
 )
@@ -94,24 +97,59 @@ def profile(checkpoint: str, out: Path, repeats: int, **values: Any) -> None:
 @cli.command(context_settings=ONE_SPELLING)
 @click.argument("log", type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--turn", default=None, help="One turn, by its id or the beginning of it.")
-def explain(log: Path, turn: str | None) -> None:
+@click.option(
+    "--run",
+    "number",
+    type=click.IntRange(min=1),
+    default=None,
+    help="Which run of the server, from 1; else the last one, or the last that has the turn.",
+)
+def explain(log: Path, turn: str | None, number: int | None) -> None:
     """Tell what happened by the decision log LOG (`serve --decision-log`): all turns, or one."""
-    from serving.metrics.explain import explain_all, explain_turn, find_turn
-    from serving.metrics.history import read_history
+    from serving.metrics.explain import explain
+    from serving.metrics.history import read_runs
 
-    history = read_history(log)
-    click.echo(explain_all(history) if turn is None else explain_turn(find_turn(history, turn)))
+    click.echo(explain(read_runs(log), number, turn))
 
 
 @cli.command(context_settings=ONE_SPELLING)
 @click.argument("checkpoint")
 @click.option("--prompt", required=True, help="The text to continue, or the user's message.")
 @click.option("--chat/--no-chat", default=False, help="Wrap the prompt in the chat template.")
-@click.option("--max-tokens", default=64, show_default=True, help="Longest reply.")
-@click.option("--temperature", default=0.0, show_default=True, help="0 is greedy.")
-@click.option("--top-p", default=1.0, show_default=True)
-@click.option("--top-k", default=None, type=int)
-@click.option("--seed", default=0, show_default=True, help="64-bit seed of the noise.")
+@click.option(
+    "--max-tokens",
+    type=click.IntRange(min=1),
+    default=64,
+    show_default=True,
+    help="Longest reply.",
+)
+@click.option(
+    "--temperature",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    show_default=True,
+    help="0 is greedy.",
+)
+@click.option(
+    "--top-p",
+    type=click.FloatRange(min=0, max=1, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="Draw from the likeliest tokens that have this share together.",
+)
+@click.option(
+    "--top-k",
+    type=click.IntRange(min=1),
+    default=None,
+    help="Draw from so many of the likeliest tokens; all if not given.",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(-(2**63), 2**63 - 1),
+    default=0,
+    show_default=True,
+    help="64-bit seed of the noise.",
+)
 @field_option("model", "dtype")
 @field_option("model", "quantize")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -124,40 +162,51 @@ def generate(checkpoint: str, *, dtype: str, quantize: str, as_json: bool, **opt
     click.echo(json.dumps(answer) if as_json else answer["text"])
 
 
-@cli.command(context_settings=ONE_SPELLING)
+def tell_route(policy: PolicyConfig) -> None:
+    """Print what a person should know of how turns will be routed, beside the answer."""
+    from serving.assembly import route_notice
+
+    if (notice := route_notice(policy)) is not None:
+        click.echo(f"foretoken: {notice}", err=True)
+
+
+@cli.command(cls=OneTarget, context_settings=ONE_SPELLING)
 @workload_options
 @simulation_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option(
     "--figures",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=OutFolder(),
     default=None,
     help="Directory for pictures: workers over time, page use, latencies by turn.",
 )
 @config_option
 def simulate(*, as_json: bool, figures: Path | None, **values: Any) -> None:
     """Run a workload through the scheduler in virtual time and say what every turn would get."""
+    from serving.sim.figures import check_drawing, draw
     from serving.sim.options import simulation_config, workload_choice
     from serving.sim.report import text_of
     from serving.sim.run import simulate as run_simulation
     from serving.workload.read import read_workload
 
-    workload = read_workload(workload_choice(values))
-    outcome = run_simulation(simulation_config(values), workload, show_progress=True)
+    config = simulation_config(values)
     if figures is not None:
-        from serving.sim.figures import draw
-
+        check_drawing()
+    tell_route(config.server.policy)
+    workload = read_workload(workload_choice(values))
+    outcome = run_simulation(config, workload, show_progress=True)
+    if figures is not None:
         draw(outcome, figures)
     click.echo(json.dumps(outcome.report) if as_json else text_of(outcome.report))
 
 
-@cli.command(context_settings=ONE_SPELLING)
+@cli.command(cls=OneTarget, context_settings=ONE_SPELLING)
 @plan_options
 @workload_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=OutFile(),
     default=None,
     help="TOML file to write, for `serve --config`.",
 )
@@ -169,8 +218,10 @@ def plan(*, as_json: bool, out: Path | None, **values: Any) -> None:
     from serving.sim.options import workload_choice
     from serving.workload.read import read_workload
 
+    request = plan_request(values)
+    tell_route(request.config.server.policy)
     workload = read_workload(workload_choice(values))
-    answer = make_plan(plan_request(values), workload, show_progress=True)
+    answer = make_plan(request, workload, show_progress=True)
     if out is not None:
         out.write_text(toml_of(answer))
     click.echo(json.dumps(report_of(answer)) if as_json else text_of(answer))
@@ -181,9 +232,12 @@ def plan(*, as_json: bool, out: Path | None, **values: Any) -> None:
 @workload_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def replay(*, as_json: bool, **values: Any) -> None:
-    """Send a workload to a server at its own pace and say what every turn got."""
+    """Send a workload to a server at its own pace and say what every turn got.
+
+    Exit status 1 if any turn failed; the report is printed all the same.
+    """
     from serving.replay.options import replay_config
-    from serving.replay.report import text_of
+    from serving.replay.report import failure_of, text_of
     from serving.replay.run import replay as run_replay
     from serving.sim.options import workload_choice
     from serving.workload.read import read_workload
@@ -192,8 +246,12 @@ def replay(*, as_json: bool, **values: Any) -> None:
     workload = read_workload(workload_choice(values))
     report = run_replay(config, workload, transport=None, show_progress=True)
     click.echo(json.dumps(report) if as_json else text_of(report))
+    if (failure := failure_of(report)) is not None:
+        click.echo(f"foretoken: {failure}", err=True)
     if report["interrupted"]:
         sys.exit(INTERRUPTED)
+    if failure is not None:
+        sys.exit(FAILED)
 
 
 @cli.command("validate-simulator", context_settings=ONE_SPELLING)
@@ -238,7 +296,7 @@ def run(command: Callable[..., Any]) -> int:
     except click.exceptions.Exit as stop:
         return stop.exit_code
     except (ConfigError, CheckpointError, MeshError) as error:
-        click.echo(f"foretoken: {error}", err=True)
+        click.echo(f"foretoken: {as_typed(str(error), sys.argv[1:])}", err=True)
         return USAGE_ERROR
     except (KeyboardInterrupt, click.Abort):
         return INTERRUPTED

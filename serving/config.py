@@ -148,7 +148,8 @@ class PolicyConfig:
     place_policy: str = setting("load", "Where new sessions decode: load or hash.")
     route_policy: str = setting(
         "foretoken",
-        "Who prefills: foretoken, replicas, pd-full, pd-delta, local, ppd, threshold or ampd.",
+        "Who prefills: foretoken, replicas (with --prefill-workers 0), or, with prefill workers, "
+        "pd-full, pd-delta, local, ppd, threshold or ampd.",
         aliases=("policy",),
     )
     route_weight_ttft: float = setting(1.0, "Weight of a turn's own time to first token.")
@@ -160,7 +161,9 @@ class PolicyConfig:
     route_peers: bool = setting(
         True, "Let workers that do both prefill for each other (foretoken)."
     )
-    route_table: str | None = setting(None, "Measured table of the policy ppd (JSON).")
+    route_table: str | None = setting(
+        None, "Measured table of the policy ppd (JSON); without one it goes by predicted times."
+    )
     slo_ttft_ms: float | None = setting(None, "Target of turns that bring none, milliseconds.")
     slo_tpot_ms: float | None = setting(None, "Target per token of turns that bring none.")
     order_policy: str = setting(

@@ -5,8 +5,9 @@ a TOML file, in this order of precedence; the default stands in the dataclass al
 of what the settings mean.
 """
 
+import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from types import UnionType
@@ -143,6 +144,19 @@ def describe(config: ServerConfig) -> str:
             else:
                 lines.append(f"{flag_name(field.name)} = {_toml(value)}")
     return "\n".join(lines)
+
+
+def as_typed(message: str, arguments: Sequence[str]) -> str:
+    """Name settings in a message as somebody did who typed an alias."""
+    typed = {argument.split("=")[0].replace("_", "-") for argument in arguments}
+    for part in PARTS.values():
+        for field in fields(part):
+            name = f"--{flag_name(field.name)}"
+            aliases = [f"--{alias}" for alias in field.metadata.get("aliases", ())]
+            used = [alias for alias in aliases if alias in typed]
+            if used and name not in typed:
+                message = re.sub(rf"{name}(?![\w-])", used[0], message)
+    return message
 
 
 def masked(config: ServerConfig) -> dict[str, Any]:

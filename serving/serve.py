@@ -29,7 +29,7 @@ from serving.api.app import build_app
 from serving.api.id_tokenizer import IdTokenizer
 from serving.api.service import ServedModel, Service
 from serving.api.tokenizer import Tokenizer
-from serving.assembly import name_workers
+from serving.assembly import name_workers, route_notice
 from serving.config import ConfigError, EndpointConfig, ServerConfig
 from serving.costs.make import choose_hardware
 from serving.engine.build import (
@@ -124,6 +124,8 @@ def run_server(config: ServerConfig) -> int:
             click.echo(f"costs: {costs_named(known)}", err=True)
             click.echo(f"length head: {deployment.head}", err=True)
             click.echo(f"attention: {deployment.attention}", err=True)
+            if (notice := route_notice(config.policy)) is not None:
+                click.echo(notice, err=True)
             if config.model.random_weights:
                 click.echo(random_notice(config, tokenizer), err=True)
             cold = load_workers(deployment)

@@ -8,20 +8,47 @@ from collections.abc import Iterable, Sequence
 from statistics import fmean, median
 
 from serving.config import ConfigError
+from serving.messages import STOPPED
 from serving.metrics.stories import Attempt, History, Move, Record, Room, Story
 
 SLOWEST = 3
 """Turns named at the end of a summary, to look at next."""
 
 
-def find_turn(history: History, name: str) -> Story:
-    """Find a turn by its id or the beginning of it; raises ConfigError unless there is just one."""
+def explain(runs: Sequence[History], number: int | None, turn: str | None) -> str:
+    """Tell one of the runs of a log, or a turn; raises ConfigError if it is not there.
+
+    Runs count from 1; None: the last one, and for a turn the last one that has it.
+    """
+    if number is not None and not 1 <= number <= len(runs):
+        raise ConfigError(f"--run {number}: this log has {len(runs)} runs; use 1 to {len(runs)}")
+    if turn is None:
+        at = len(runs) if number is None else number
+        return "\n".join([*_which(runs, at), explain_all(runs[at - 1])])
+    numbers = range(len(runs), 0, -1) if number is None else [number]
+    for at in numbers:
+        story = find_turn(runs[at - 1], turn)
+        if story is not None:
+            return "\n".join([*_which(runs, at), explain_turn(story)])
+    where = "this log" if number is None else f"run {number} of this log"
+    raise ConfigError(f"no turn of {where} begins with {turn!r}")
+
+
+def _which(runs: Sequence[History], number: int) -> list[str]:
+    """Say which run is told, where there are several."""
+    if len(runs) == 1:
+        return []
+    if number == len(runs):
+        return [f"last of {len(runs)} runs (--run 1 to {len(runs)} tells another)"]
+    return [f"run {number} of {len(runs)}"]
+
+
+def find_turn(history: History, name: str) -> Story | None:
+    """Find a turn by its id or the beginning of it; raises ConfigError if there are several."""
     found = [story for turn, story in history.stories.items() if turn.startswith(name)]
     exact = history.stories.get(name)
-    if exact is not None or len(found) == 1:
-        return exact or found[0]
-    if not found:
-        raise ConfigError(f"no turn of this log begins with {name!r}")
+    if exact is not None or len(found) <= 1:
+        return exact or next(iter(found), None)
     some = ", ".join(story.turn for story in found[:3])
     raise ConfigError(f"{len(found)} turns begin with {name!r}: {some} ...")
 
@@ -185,7 +212,12 @@ def _end(story: Story) -> str:
 
 
 def _ending(story: Story) -> str:
-    return "still running" if story.end is None else f"{story.end.outcome} ({story.end.reason})"
+    """Say how a turn ended. What a stop string ends is a whole reply, though its row is dropped."""
+    if story.end is None:
+        return "still running"
+    if (story.end.outcome, story.end.reason) == ("dropped", STOPPED):
+        return "completed (stop string)"
+    return f"{story.end.outcome} ({story.end.reason})"
 
 
 def _paths(stories: Sequence[Story]) -> list[str]:

@@ -14,7 +14,12 @@ from serving.metrics.stories import Attempt, Ending, FirstToken, History, Move, 
 
 
 def read_history(path: Path) -> History:
-    """Read the last run in a log; raises ConfigError naming file and line.
+    """Read the last run in a log; raises ConfigError naming file and line."""
+    return read_runs(path)[-1]
+
+
+def read_runs(path: Path) -> list[History]:
+    """Read all runs in a log, at least one, as they came; raises ConfigError naming file and line.
 
     A last line that was cut short, by a kill, is left out.
     """
@@ -22,17 +27,19 @@ def read_history(path: Path) -> History:
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read ({error})") from error
-    records: list[Record] = []
+    runs: list[list[Record]] = []
     for number, text in enumerate(lines, 1):
         if not text.endswith("\n"):
             break
         one = _parse(text, f"{path}:{number}")
         if one["kind"] == "start":
-            records.clear()
-        records.append(one)
-    if not records or records[0]["kind"] != "start":
+            runs.append([])
+        elif not runs:
+            break
+        runs[-1].append(one)
+    if not runs:
         raise ConfigError(f"{path}: no decision log; one begins with a line of kind start")
-    return tell(records[0], records[1:])
+    return [tell(records[0], records[1:]) for records in runs]
 
 
 def tell(opening: Record, records: Sequence[Record]) -> History:

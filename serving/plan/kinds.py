@@ -17,6 +17,7 @@ from serving.messages import Role
 from serving.plan.capacity import Targets, WorkerKind, rows_within, service_times
 from serving.plan.demand import Demand
 from serving.policy.admit import pages_for
+from serving.policy.routes import ALONE, SPLIT
 
 DEGREES = (1, 2, 4, 8)
 ROLES = (Role.PREFILL, Role.DECODE, Role.BOTH)
@@ -45,10 +46,16 @@ def find_kinds(config: ServerConfig, gpus: int, demand: Demand) -> list[WorkerKi
         f" {hardware.name} for one worker; raise --gpus from {gpus} to {fitting[0]} or lower"
         " --max-model-len",
     )
+    roles = _roles(config.policy.route_policy)
+    require(
+        Role.BOTH in roles or gpus >= 2 * fitting[0],
+        f"--route-policy {config.policy.route_policy} needs workers of two kinds, at least"
+        f" {2 * fitting[0]} x {hardware.name}; raise --gpus from {gpus}",
+    )
     device = described_device(config.costs)
     kinds: list[WorkerKind] = []
     problem: ConfigError | None = None
-    for role in ROLES:
+    for role in roles:
         for degree in fitting:
             if degree > gpus:
                 continue
@@ -63,6 +70,12 @@ def find_kinds(config: ServerConfig, gpus: int, demand: Demand) -> list[WorkerKi
     if problem is not None and not any(kind.role is not Role.PREFILL for kind in kinds):
         raise problem
     return kinds
+
+
+def _roles(route: str) -> list[Role]:
+    """List the roles that a routing policy has a use for."""
+    unused = ROLES[:2] if route in ALONE else ROLES[2:] if route in SPLIT else ()
+    return [role for role in ROLES if role not in unused]
 
 
 def check_targets(kinds: Sequence[WorkerKind], demand: Demand, targets: Targets) -> None:

@@ -8,13 +8,12 @@ import click
 from serving.core.batcher import MAX_LAUNCHED
 from serving.flags import field_option, part_options
 from serving.plan.capacity import Targets
-from serving.plan.request import PlanRequest
-from serving.sim.options import ACCELERATOR, HEAD_SIGMA, simulation_config
+from serving.plan.request import CLIMBING_GPUS, PlanRequest
+from serving.sim.options import ACCELERATOR, HEAD_SIGMA, SECONDS, simulation_config
 
 Command = Callable[..., Any]
 PARTS = ("memory", "schedule", "policy", "costs")
 AT_LEAST_ONE = click.IntRange(min=1)
-SECONDS = click.FloatRange(min=0, min_open=True)
 TOLERANCE = 0.02
 JUDGE: Mapping[str, Any] = {
     "predictor": "head",
@@ -58,7 +57,9 @@ def plan_options(command: Command) -> Command:
             type=AT_LEAST_ONE,
             default=4,
             show_default=True,
-            help="Deployments that are simulated.",
+            help="Deployments that are simulated, of each number of accelerators that is looked at."
+            f" For the most goodput of up to {CLIMBING_GPUS}, neighbours of the best one come on"
+            " top.",
         ),
         click.option(
             "--judged-turns",

@@ -28,7 +28,7 @@ from serving.plan.deployment import Deployment, deploy
 from serving.plan.judge import Court, Found, highest
 from serving.plan.kinds import check_targets, find_kinds
 from serving.plan.program import Program, Proposal, Question, neighbours, propose
-from serving.plan.request import PlanRequest
+from serving.plan.request import CLIMBING_GPUS, PlanRequest
 from serving.workload.session import Workload
 
 
@@ -125,10 +125,6 @@ def make_court(
         request.most_workers,
         on_run,
     )
-
-
-CLIMBING_GPUS = 16
-"""Up to so many accelerators one of them in the other phase is worth a simulation (ours)."""
 
 
 def _most_goodput(request: PlanRequest, program: Program, court: Court) -> Iterator[Candidate]:

@@ -23,5 +23,11 @@ ROUTE_POLICIES: Mapping[str, RoutePolicy] = MappingProxyType(
     }
 )
 
+ALONE = frozenset({"replicas"})
+"""Those that ask no prefill worker, ever."""
+SPLIT = frozenset(ROUTE_POLICIES) - ALONE - {"foretoken"}
+"""Those that have nobody to choose from without prefill workers: then each of them is `replicas`.
+"""
+
 ROUTE_REASONS: tuple[str, ...] = tuple(reason.value for reason in RouteReason)
 """Every reason that a decision of any policy may carry."""

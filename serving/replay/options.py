@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from serving.replay.settings import PROMPTS, TOKENS, ReplayConfig, base_url
+from serving.sim.options import SECONDS
 
 Command = Callable[..., Any]
 
@@ -38,8 +39,10 @@ def replay_options(command: Command) -> Command:
             show_default=True,
             help="Made-up text has token ids below it.",
         ),
-        click.option("--slo-ttft", type=float, default=None, help="Target to the first token, s."),
-        click.option("--slo-tpot", type=float, default=None, help="Target per token, s."),
+        click.option(
+            "--slo-ttft", type=SECONDS, default=None, help="Target to the first token, s."
+        ),
+        click.option("--slo-tpot", type=SECONDS, default=None, help="Target per token, s."),
         click.option(
             "--concurrency-limit",
             type=click.IntRange(min=1),

@@ -19,13 +19,24 @@ from dataclasses import dataclass
 from typing import Any
 
 from serving.replay.recorder import Recorder
+from serving.replay.sessions import INTERRUPTED
 from serving.replay.settings import CHAT, ReplayConfig
-from serving.sim.report import first_line, spread, summary, table_of, targets_line, times_of
+from serving.sim.report import (
+    first_line,
+    rates_of,
+    spread,
+    summary,
+    table_of,
+    target_lines,
+    times_of,
+)
 from serving.workload.session import Workload
 
 ONLY_BEFORE = ("policy", "rebalance", "predictor")
 ONLY_AFTER = ("kv_bytes_moved", "preemptions", "pauses", "moves", "steps", "busy")
 """What a server is run with, and what it does inside."""
+LONGEST = 200
+"""Characters of a server's message that are repeated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +89,27 @@ def text_of(report: Mapping[str, Any]) -> str:
             "",
             *table_of({**times_of(report), "sent late by": report["late"]}),
             "",
-            targets_line(report),
-            f"{report['throughput_tps'] or 0:.0f} tokens/s, {report['goodput_tps'] or 0:.0f} of"
-            f" them in time; {cached} of prompt tokens cached",
+            *target_lines(report),
+            f"{rates_of(report)}; {cached} of prompt tokens cached",
             *_troubles(report),
         ]
+    )
+
+
+def failure_of(report: Mapping[str, Any]) -> str | None:
+    """Say in one line that turns failed, and why most of them did; None if none did.
+
+    Those that an interrupt ended did not fail.
+    """
+    failed = {why: n for why, n in report["failed"].items() if why != INTERRUPTED.reason}
+    if not failed:
+        return None
+    why = max(failed, key=lambda reason: failed[reason])
+    few = "" if report["finished"] else ", and none finished"
+    said = " ".join(report["messages"][why].split())[:LONGEST]  # it may be a whole page
+    return (
+        f"{sum(failed.values())} of {report['turns']} turns failed{few};"
+        f" {failed[why]} x {why} ({said})"
     )
 
 

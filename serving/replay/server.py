@@ -86,16 +86,30 @@ async def _read(response: httpx.Response, on_chunk: Callable[[Chunk], None]) -> 
 
 
 async def find_model(http: httpx.AsyncClient, config: ReplayConfig) -> str:
-    """Return the model's name; raises ReplayError if nobody answers, or no model is known."""
+    """Return the model's name: the one asked for, else the first that is served.
+
+    Raises ReplayError if nobody answers, the model is none of those served, or none is known. A
+    server that lists no models is believed to have the one asked for.
+    """
     try:
         response = await http.get("/v1/models")
     except httpx.RequestError as error:
         problem = str(error) or type(error).__name__
         raise ReplayError(f"{config.url}: cannot be reached ({problem})") from error
-    if config.model is not None:
-        return config.model
-    try:
-        return str(response.raise_for_status().json()["data"][0]["id"])
-    except (httpx.HTTPStatusError, ValueError, LookupError, TypeError) as error:
+    served = _served(response)
+    if config.model is None and not served:
         problem = f"/v1/models (status {response.status_code}) names no model; use --model NAME"
-        raise ReplayError(f"{config.url}: {problem}") from error
+        raise ReplayError(f"{config.url}: {problem}")
+    wanted = served[0] if config.model is None else config.model
+    if served and wanted not in served:
+        problem = f"--model {wanted} is not served; use one of {', '.join(served)}"
+        raise ReplayError(f"{config.url}: {problem}")
+    return wanted
+
+
+def _served(response: httpx.Response) -> list[str]:
+    """List the names in an answer of `/v1/models`; none if it is no such answer."""
+    try:
+        return [str(one["id"]) for one in response.raise_for_status().json()["data"]]
+    except (httpx.HTTPStatusError, ValueError, LookupError, TypeError):
+        return []

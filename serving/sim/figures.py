@@ -16,14 +16,20 @@ MOST_LINES = 16
 """Workers drawn as lines of their own; of more, every so many."""
 
 
-def draw(outcome: Outcome, folder: Path) -> list[Path]:
-    """Write the pictures into a folder; raises ConfigError where they cannot be drawn."""
+def check_drawing() -> None:
+    """Raise ConfigError if no picture can be drawn here."""
     try:
-        from matplotlib.figure import Figure
+        import matplotlib  # noqa: F401
     except ImportError as error:
         raise ConfigError("--figures needs matplotlib: pip install matplotlib") from error
+
+
+def draw(outcome: Outcome, folder: Path) -> list[Path]:
+    """Write the pictures into a folder; raises ConfigError if it cannot be made."""
+    from matplotlib.figure import Figure
+
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(exist_ok=True)
     except OSError as error:
         raise ConfigError(f"--figures {folder}: cannot be made ({error.strerror})") from error
     pictures = {"workers.png": _workers, "latency.png": _latency}

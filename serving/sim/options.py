@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
+from serving.config import ConfigError
 from serving.core.batcher import MAX_LAUNCHED
-from serving.flags import build_config, field_option, part_options
+from serving.flags import build_config, field_option, flag_name, part_options
 from serving.sim.build import PREDICTORS, SimulationConfig
 from serving.workload.read import FORMATS, WorkloadChoice
 
@@ -26,8 +28,27 @@ ACCELERATOR = {
 }
 """Where a simulated server differs from one on a CPU: larger steps and pages, a 50 GB/s link."""
 PARTS = ("mesh", "memory", "batch", "schedule", "policy", "costs")
+SECONDS = click.FloatRange(min=0, min_open=True)
+IN_SECONDS = {"slo_ttft": "slo_ttft_ms", "slo_tpot": "slo_tpot_ms"}
+"""A simulation's own flags of targets, and a server's of the same, which are in milliseconds."""
 HEAD_SIGMA = 0.5
 """Half of such a head's medians lie within a factor of 1.4 of the truth. A guess, not measured."""
+
+
+class OneTarget(click.Command):
+    """A command whose targets may be typed in seconds or in milliseconds, but not in both."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse as ever; raises ConfigError for a target that was typed twice.
+
+        A flag overrides a variable or a file, whatever their units.
+        """
+        left = super().parse_args(ctx, args)
+        for flags in IN_SECONDS.items():
+            if all(ctx.get_parameter_source(one) is ParameterSource.COMMANDLINE for one in flags):
+                one, other = (f"--{flag_name(flag)}" for flag in flags)
+                raise ConfigError(f"{one} and {other} are the same target; leave one out")
+        return left
 
 
 def workload_options(command: Command) -> Command:
@@ -105,8 +126,10 @@ def simulation_options(command: Command) -> Command:
             show_default=True,
             help="Steps on a device at once; 1 for an engine that waits for each.",
         ),
-        click.option("--slo-ttft", type=float, default=None, help="Target to the first token, s."),
-        click.option("--slo-tpot", type=float, default=None, help="Target per token, s."),
+        click.option(
+            "--slo-ttft", type=SECONDS, default=None, help="Target to the first token, s."
+        ),
+        click.option("--slo-tpot", type=SECONDS, default=None, help="Target per token, s."),
         field_option("model", "quantize"),
         field_option("model", "kv_dtype"),
         part_options(*PARTS, defaults=ACCELERATOR),
@@ -136,7 +159,7 @@ def simulation_config(values: Mapping[str, Any]) -> SimulationConfig:
     server = build_config(values["model"], {**ACCELERATOR, **values})
     own = {
         flag: 1e3 * values[option]
-        for flag, option in (("slo_ttft_ms", "slo_ttft"), ("slo_tpot_ms", "slo_tpot"))
+        for option, flag in IN_SECONDS.items()
         if values.get(option) is not None
     }
     return SimulationConfig(

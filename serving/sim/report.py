@@ -81,9 +81,8 @@ def text_of(report: Mapping[str, Any]) -> str:
             "",
             *table_of(times_of(report)),
             "",
-            targets_line(report),
-            f"{report['throughput_tps'] or 0:.0f} tokens/s, {report['goodput_tps'] or 0:.0f} of"
-            f" them in time; {report['kv_bytes_moved'] / 2**30:.2f} GiB of KV moved,"
+            *target_lines(report),
+            f"{rates_of(report)}; {report['kv_bytes_moved'] / 2**30:.2f} GiB of KV moved,"
             f" {report['preemptions']} preemptions, {report['moves']} moves",
             f"{report['steps']} steps simulated in {report['wall_s']:.1f} s",
         ]
@@ -117,11 +116,25 @@ def table_of(rows: Mapping[str, Mapping[str, float] | None]) -> list[str]:
     return lines
 
 
-def targets_line(report: Mapping[str, Any]) -> str:
-    """Say which share of turns met which targets."""
+def target_lines(report: Mapping[str, Any]) -> list[str]:
+    """Say which share of turns met which targets; nothing if there are none."""
+    if not _has_target(report):
+        return []
     slo = {key: "any" if v is None else f"{v:g} s" for key, v in report["slo"].items()}
     attained = report["slo_attainment"]
-    return (
+    return [
         f"within {slo['ttft_s']} to the first token and {slo['tpot_s']} per token:"
         f" {'none' if attained is None else f'{attained:.1%}'} of turns"
-    )
+    ]
+
+
+def rates_of(report: Mapping[str, Any]) -> str:
+    """Say how many tokens came a second, and how many of them in time, if there is a target."""
+    all_of_them = f"{report['throughput_tps'] or 0:.0f} tokens/s"
+    if not _has_target(report):
+        return all_of_them
+    return f"{all_of_them}, {report['goodput_tps'] or 0:.0f} of them in time"
+
+
+def _has_target(report: Mapping[str, Any]) -> bool:
+    return any(target is not None for target in report["slo"].values())

@@ -1,8 +1,11 @@
 """The comparison's arithmetic: which cells there are, where attainment falls, and what is kept."""
 
+import json
 from pathlib import Path
 
 import pytest
+from click import Command
+from click.testing import CliRunner
 
 from benchmarks.compare import (
     goodput,
@@ -11,7 +14,18 @@ from benchmarks.compare import (
     run_cell,
     summarise,
 )
-from benchmarks.comparison import POLICIES, SOURCES, VARIANTS, Cell, ablations_of, cells_of
+from benchmarks.compare import main as compare_main
+from benchmarks.compare_losses import main as losses_main
+from benchmarks.comparison import (
+    FIRST_SEED,
+    POLICIES,
+    SOURCES,
+    VARIANTS,
+    Cell,
+    ablations_of,
+    cells_of,
+    lacking,
+)
 from serving.policy.routes import ROUTE_POLICIES
 
 
@@ -93,9 +107,55 @@ def test_a_cell_is_simulated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     lines = ["TIMESTAMP,ContextTokens,GeneratedTokens"]
     lines += [f"2023-11-16 18:15:{10 + i}.0000000,{300 + i},20" for i in range(12)]
     (tmp_path / "tiny.csv").write_text("\n".join(lines))
-    tiny = SOURCES["azure"].__class__("tiny.csv", "azure", 10, 1.0, 0.03, (1.0,) * 5, (0, 1))
+    tiny = SOURCES["azure"].__class__(
+        "tiny.csv", "made up", "azure", 10, 1.0, 0.03, (1.0,) * 5, (0, 1)
+    )
     monkeypatch.setitem(SOURCES, "tiny", tiny)
     for policy in ("replicas", "pd-delta"):
         row = run_cell(Cell("4", "tiny", 1.0, policy, 0), str(tmp_path), None)
         assert (row["policy"], row["finished"], row["slo_attainment"]) == (policy, 10, 1.0)
         assert (row["kv_bytes_moved"] == 0) == (policy == "replicas")
+
+
+def touch(folder: Path, *workloads: str) -> str:
+    for name in workloads:
+        (folder / SOURCES[name].file).touch()
+    return str(folder)
+
+
+def test_files_that_a_folder_lacks_are_named_with_their_origin(tmp_path: Path):
+    problem = lacking(["azure", "weka", "azure", "mooncake"], touch(tmp_path, "weka"))
+    assert problem == (
+        f"--traces {tmp_path} has no azure_2023_conv.csv.zst (github.com/Azure/AzurePublicDataset),"
+        " mooncake_conversation.jsonl.zst (github.com/kvcache-ai/Mooncake);"
+        " docs/workloads.md says how they are made"
+    )
+    assert lacking(["weka"], str(tmp_path)) is None
+    unnamed = lacking(["weka"], None)
+    assert unnamed is not None
+    assert unnamed.startswith("--traces or FORETOKEN_TRACES must name a folder with weka_claude")
+
+
+@pytest.mark.parametrize("command", [compare_main, losses_main])
+def test_nothing_is_simulated_without_its_trace(command: Command, tmp_path: Path):
+    lists = {
+        compare_main: ["--workload", "azure", "--cells", str(tmp_path / "made" / "rows.jsonl")],
+        losses_main: ["--cell", "4", "azure", "6.0", "10", "foretoken", "replicas"],
+    }
+    asked = [*lists[command], "--traces", str(tmp_path), "--out", str(tmp_path / "out.json")]
+    done = CliRunner().invoke(command, asked)
+    assert done.exit_code == 2
+    assert "has no azure_2023_conv.csv.zst (github.com/Azure" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_simulated_already_needs_no_trace(tmp_path: Path):
+    rows, out = tmp_path / "rows.jsonl", tmp_path / "out.json"
+    wanted = {"workload": "azure", "policy": "replicas", "seed": FIRST_SEED}
+    rates = SOURCES["azure"].rates
+    rows.write_text("".join(json.dumps(cell(rate, 1.0, **wanted)) + "\n" for rate in rates))
+    asked = ["--cluster", "4", "--workload", "azure", "--policy", "replicas", "--seeds", "1"]
+    files = ["--no-ablations", "--cells", str(rows), "--out", str(out)]
+    done = CliRunner().invoke(compare_main, [*asked, *files], catch_exceptions=False)
+    assert done.exit_code == 0
+    assert len(json.loads(out.read_text())["cells"]) == len(rates)

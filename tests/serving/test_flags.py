@@ -9,6 +9,7 @@ from click.testing import CliRunner, Result
 from serving.config import ConfigError
 from serving.flags import (
     ACCEPTED_SWITCHES,
+    as_typed,
     build_config,
     describe,
     part_options,
@@ -124,6 +125,14 @@ def test_impossible_settings_are_named(flags, problem):
     result = run(*flags)
     assert isinstance(result.exception, ConfigError)
     assert problem in str(result.exception)
+
+
+def test_messages_name_an_alias_where_that_was_typed():
+    message = "--route-policy x: --route-policy-table, --prefill-workers"
+    assert as_typed(message, ["--policy=x", "--pd_num_prefill", "2"]) == (
+        "--policy x: --route-policy-table, --pd-num-prefill"
+    )
+    assert as_typed(message, ["--route_policy", "x", "--policy", "y"]) == message
 
 
 def test_a_command_may_offer_some_parts_and_the_rest_keeps_its_defaults():

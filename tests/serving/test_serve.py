@@ -357,3 +357,10 @@ def test_an_operator_changes_roles_without_losing_a_turn():
         assert refused.status_code == 400
         again = served.client.completions.create(model="demo", prompt="1", max_tokens=4)
         assert again.choices[0].finish_reason in ("length", "stop")
+
+
+@pytest.mark.slow
+def test_a_server_says_at_the_start_that_ppd_has_no_table():
+    flags = ("--prefill-workers", "1", "--decode-workers", "1", "--route-policy", "ppd")
+    with serving(*flags) as served:
+        assert "ppd without --route-table goes by predicted times" in served.said

@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from serving.cli import cli
 from serving.config import ConfigError
 from serving.messages import Decision, WorkerId
 from serving.metrics import decision_log
-from serving.metrics.explain import explain_all, explain_turn, find_turn
-from serving.metrics.history import read_history, tell
+from serving.metrics.explain import explain, explain_all, explain_turn
+from serving.metrics.history import read_history, read_runs, tell
 from serving.metrics.stories import History, Story
 from tests.support.fake_fleet import FakeFleet
 from tests.support.shape import Shape
@@ -199,10 +201,53 @@ def test_a_log_without_turns_can_be_told():
 )
 def test_a_turn_must_be_named_well_enough(name: str, problem: str):
     history = told(ARRIVAL, {**ARRIVAL, "turn": "chat-12"})
-    assert find_turn(history, "chat-1").turn == "chat-1"
-    assert find_turn(history, "chat-12").turn == "chat-12"
+    assert explain([history], None, "chat-1").startswith("turn chat-1\n")
+    assert explain([history], None, "chat-12").startswith("turn chat-12\n")
     with pytest.raises(ConfigError, match=problem):
-        find_turn(history, name)
+        explain([history], None, name)
+
+
+def named(*turns: str) -> History:
+    return told(*({**ARRIVAL, "turn": turn} for turn in turns))
+
+
+def first_lines(runs: list[History], number: int | None, turn: str | None) -> list[str]:
+    return explain(runs, number, turn).splitlines()[:2]
+
+
+def test_the_last_of_several_runs_is_told_unless_another_is_named():
+    runs = [named("old-1"), named("new-1", "new-2")]
+    which, text = first_lines(runs, None, None)
+    assert which == "last of 2 runs (--run 1 to 2 tells another)"
+    assert text.startswith("2 turns in ")
+    which, text = first_lines(runs, 1, None)
+    assert which == "run 1 of 2"
+    assert text.startswith("1 turns in ")
+    assert explain(runs[1:], None, None).startswith("2 turns in ")
+
+
+def test_a_turn_is_looked_for_in_all_runs_from_the_last_one_back():
+    runs = [named("a-1", "b-1"), named("b-2"), named("c-3")]
+    assert first_lines(runs, None, "a") == ["run 1 of 3", "turn a-1"]
+    assert first_lines(runs, None, "b") == ["run 2 of 3", "turn b-2"]
+    assert first_lines(runs, 1, "b") == ["run 1 of 3", "turn b-1"]
+    with pytest.raises(ConfigError, match="no turn of run 3 of this log begins with 'b'"):
+        explain(runs, 3, "b")
+    with pytest.raises(ConfigError, match="no turn of this log begins with 'd'"):
+        explain(runs, None, "d")
+
+
+def test_a_run_that_is_not_there_is_one_line():
+    with pytest.raises(ConfigError, match="--run 3: this log has 2 runs; use 1 to 2"):
+        explain([named("a"), named("b")], 3, None)
+
+
+def test_what_a_stop_string_ended_is_no_lost_work():
+    stopped = {**END, "choice": "dropped", "reason": "stopped"}
+    assert "completed (stop string) after 5 tokens" in explain_turn(story_of(ARRIVAL, stopped))
+    gone = {**END, "choice": "dropped", "reason": "disconnected", "turn": "chat-2"}
+    text = explain_all(told(ARRIVAL, stopped, {**ARRIVAL, "turn": "chat-2"}, gone))
+    assert "ended: 1 completed (stop string), 1 dropped (disconnected)" in text
 
 
 def write(path: Path, records: Sequence[dict[str, Any]], rest: str = "") -> Path:
@@ -213,8 +258,15 @@ def write(path: Path, records: Sequence[dict[str, Any]], rest: str = "") -> Path
 def test_the_last_run_of_a_file_counts_and_a_line_cut_short_does_not(tmp_path: Path):
     other = {**ARRIVAL, "turn": "old"}
     records = [OPENING, other, OPENING, ARRIVAL]
-    history = read_history(write(tmp_path / "log", records, '{"t": 2.0, "ki'))
-    assert list(history.stories) == ["chat-1"]
+    path = write(tmp_path / "log", records, '{"t": 2.0, "ki')
+    assert list(read_history(path).stories) == ["chat-1"]
+    assert [list(run.stories) for run in read_runs(path)] == [["old"], ["chat-1"]]
+
+
+def test_the_command_tells_the_run_that_is_named(tmp_path: Path):
+    path = write(tmp_path / "log", [OPENING, ARRIVAL, OPENING])
+    done = CliRunner().invoke(cli, ["explain", str(path), "--run", "1", "--turn", "chat"])
+    assert done.stdout.startswith("run 1 of 2\nturn chat-1\n")
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,25 @@ def test_kinds_are_the_degrees_that_fit():
     assert {k.degree for k in few_heads} == {1, 2, 4}  # 4 key and value heads
 
 
+@pytest.mark.parametrize(
+    ("route", "roles"),
+    [
+        ("replicas", {Role.BOTH}),
+        ("foretoken", set(Role)),
+        ("ampd", {Role.PREFILL, Role.DECODE}),
+    ],
+)
+def test_only_workers_that_the_route_has_a_use_for_are_planned(route: str, roles: set[Role]):
+    kinds = find_kinds(ask(route_policy=route).config.server, 2, DEMAND)
+    assert {kind.role for kind in kinds} == roles
+
+
+def test_two_kinds_of_workers_need_two_accelerators():
+    problem = "--route-policy ampd needs workers of two kinds, at least 2 x .*raise --gpus from 1"
+    with pytest.raises(ConfigError, match=problem):
+        find_kinds(ask(route_policy="ampd").config.server, 1, DEMAND)
+
+
 def test_room_for_kv_is_what_the_weights_leave():
     (one,) = {k.kv_tokens for k in find_kinds(ask().config.server, 1, DEMAND)}
     weights = 2 * 8_030_000_000

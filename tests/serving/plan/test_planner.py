@@ -18,6 +18,7 @@ from serving.plan.demand import Demand, demand_of
 from serving.plan.deployment import Deployment
 from serving.plan.judge import Court, Verdict
 from serving.plan.planner import Plan, _most_goodput, make_program, plan
+from serving.plan.request import CLIMBING_GPUS
 from serving.workload.session import scale_rate
 from tests.serving.plan.requests import ask, short_replies
 
@@ -105,6 +106,14 @@ def test_the_command(tmp_path: Path):
     assert report["deployment"]["decode_workers"] == 1
     assert tomllib.loads(out.read_text())["max-num-seqs"] == report["deployment"]["max_num_seqs"]
     assert "judging" in done.stderr
+
+
+def test_help_says_that_more_than_the_candidates_are_judged():
+    told = " ".join(CliRunner().invoke(cli, ["plan", "--help"]).stdout.split())
+    assert f"of up to {CLIMBING_GPUS}, neighbours of the best one come on top" in told
+    asked = ask(gpus=8)
+    _, judge = searched(8, by_split(3))
+    assert len(set(judge.asked)) > asked.candidates
 
 
 def test_what_is_infeasible_ends_with_one_line(capsys: pytest.CaptureFixture[str]):

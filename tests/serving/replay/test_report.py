@@ -8,7 +8,8 @@ from serving.cli import cli
 from serving.replay.failure import TurnFailed
 from serving.replay.recorder import Recorder
 from serving.replay.reply import Usage
-from serving.replay.report import Played, report_of, text_of
+from serving.replay.report import Played, failure_of, report_of, text_of
+from serving.replay.sessions import INTERRUPTED
 from serving.request import TurnId
 from tests.serving.replay.fake_server import config, turn, workload
 
@@ -99,4 +100,34 @@ def test_the_text_tells_troubles_only_where_there_are_any():
     assert "interrupted: " in text
     calm = text_of(report_of(config(), WORK, Played("m", Recorder(), False, 6.0)))
     assert calm.splitlines()[-1].endswith("an unknown share of prompt tokens cached")
-    assert "within any to the first token and any per token: none of turns" in calm
+
+
+def test_targets_are_told_only_where_there_are_any():
+    played = Played("m", recorder(), False, 6.0)
+    one = text_of(report_of(config(slo_tpot_s=2.0), WORK, played)).splitlines()
+    assert "within any to the first token and 2 s per token: 50.0% of turns" in one
+    assert any(line.startswith("1 tokens/s, 1 of them in time; ") for line in one)
+    none = text_of(report_of(config(), WORK, played))
+    assert "within" not in none
+    assert "\n1 tokens/s; 50.0% of prompt tokens cached\n" in none
+
+
+def test_a_replay_with_failed_turns_says_so_in_one_line():
+    measured = recorder()
+    page = "<html>\n<body>" + "x" * 500
+    for i in range(2):
+        record = measured.on_sent(TurnId(f"s{i}.9"), 0, 6, due=0.0, now=0.5)
+        measured.on_failure(record, TurnFailed("502", page))
+    failure = failure_of(report_of(config(), WORK, Played("m", measured, False, 6.0)))
+    assert failure is not None
+    assert failure.startswith("3 of 4 turns failed; 2 x 502 (<html> <body>xxx")
+    assert len(failure) < 250
+
+
+def test_none_failed_where_all_finished_or_an_interrupt_came():
+    whole = Recorder()
+    record = whole.on_sent(TurnId("s0.0"), 0, 6, due=0.0, now=0.5)
+    whole.on_whole(record, Usage(6, 3, 3), asked=3)
+    ended = whole.on_sent(TurnId("s0.1"), 0, 6, due=0.0, now=0.5)
+    whole.on_failure(ended, INTERRUPTED)
+    assert failure_of(report_of(config(), WORK, Played("m", whole, True, 6.0))) is None

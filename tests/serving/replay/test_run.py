@@ -78,6 +78,15 @@ def test_a_named_model_and_a_key_are_sent():
     assert server.requests[0].headers["authorization"] == "Bearer k"
 
 
+def test_a_model_that_is_not_served_is_one_line_with_those_that_are():
+    server = FakeServer(in_tokens)
+    problem = f"{URL}: --model nope is not served; use one of first, second"
+    with pytest.raises(ReplayError, match=problem):
+        run(server, workload([turn(6, 3)]), model="nope")
+    assert not server.asked
+    assert run(server, workload([turn(6, 3)]), model="second")["model"] == "second"
+
+
 def test_chats_carry_replies_as_messages():
     server = FakeServer(in_text)
     report = run(server, workload([turn(6, 3), turn(5, 2)]), prompts=CHAT)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from serving.cli import cli
+from serving.cli import cli, run
 from serving.config import ConfigError
 from serving.metrics.history import read_history
 from serving.sim import report as documented
@@ -62,6 +62,18 @@ def test_every_policy_is_one_flag(policy: str):
         assert found["kv_bytes_moved"] == 0
 
 
+def test_ppd_says_that_nothing_was_measured_for_it(tmp_path: Path):
+    notice = "foretoken: ppd without --route-table goes by predicted times"
+    ppd = ("--policy", "ppd", "--json")
+    done = simulate(*ppd)
+    assert notice in done.stderr
+    assert json.loads(done.stdout)["finished"] == 12
+    table = tmp_path / "table.json"
+    table.write_text('{"schema": 1, "cells": []}')
+    assert notice not in simulate(*ppd, "--route-table", str(table)).stderr
+    assert notice not in simulate("--policy", "local").stderr
+
+
 @pytest.mark.parametrize("predictor", ["head", "oracle", "histogram", "none"])
 def test_every_predictor_is_one_flag(predictor: str):
     assert report("--predictor", predictor)["finished"] == 12
@@ -71,6 +83,14 @@ def test_the_text_says_what_the_object_says():
     done = simulate("--slo-ttft", "1")
     assert "12 turns, 12 finished" in done.stdout
     assert "within 1 s to the first token and any per token: 100.0% of turns" in done.stdout
+    assert " of them in time; " in done.stdout
+
+
+def test_the_text_tells_of_no_target_where_there_is_none():
+    told = simulate().stdout
+    assert "within" not in told
+    assert "in time" not in told
+    assert " tokens/s; " in told
 
 
 @pytest.mark.parametrize("hash_seed", ["1", "2"])
@@ -106,11 +126,21 @@ def test_pictures_are_drawn(tmp_path: Path):
         (["--model", "gpt-9"], "--model gpt-9 is neither known"),
         (["--hardware", "h1000"], "--hardware h1000 is unknown"),
         (["--policy", "best"], "--route-policy best is unknown; use one of foretoken"),
+        (["--policy", "replicas"], "use --prefill-workers 0 --decode-workers 2"),
+        (["--policy", "pd-full", "--prefill-workers", "0"], "add --prefill-workers"),
         (["--predictor", "psychic"], "--predictor psychic is unknown; use one of head"),
         (["--model", "llama-3.1-70b"], "weights of 131.4 GiB leave room for 0 of"),
         (["--decode-tp", "3"], "--decode-tp 3 does not divide the model's 8 key and value heads"),
         (["--link-gib-per-s", "0"], "--link-gib-per-s must be positive"),
-        (["--slo-ttft", "0"], "--slo-ttft-ms must be positive"),
+        (["--slo-ttft-ms", "0"], "--slo-ttft-ms must be positive"),
+        (
+            ["--slo-ttft", "1", "--slo-ttft-ms", "500"],
+            "--slo-ttft and --slo-ttft-ms are the same target; leave one out",
+        ),
+        (
+            ["--slo_tpot_ms=500", "--slo-tpot", "0.5"],
+            "--slo-tpot and --slo-tpot-ms are the same target; leave one out",
+        ),
         (["--max-model-len", "999999"], "above the model's own limit of 131072"),
         (["--rate-scale", "0"], "--rate-scale"),
         (["--format", "excel"], "--format excel is unknown"),
@@ -120,6 +150,34 @@ def test_what_cannot_be_simulated_is_one_line(flags: list[str], problem: str):
     with pytest.raises(ConfigError, match=problem) as error:
         simulate(*flags)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("command", ["simulate", "replay"])
+@pytest.mark.parametrize("flag", ["--slo-ttft", "--slo-tpot"])
+def test_a_target_is_refused_by_the_flag_that_was_typed(command: str, flag: str):
+    done = CliRunner().invoke(cli, [command, flag, "-1"])
+    assert done.exit_code == 2
+    assert f"Invalid value for '{flag}'" in done.stderr
+
+
+def test_a_target_that_is_typed_overrides_one_of_a_file_or_a_variable(tmp_path: Path):
+    (tmp_path / "server.toml").write_text("slo-ttft-ms = 500.0\n")
+    typed = ("--slo-ttft", "1", "--json", "--config", str(tmp_path / "server.toml"))
+    asked = ["simulate", *SMALL, *typed, "--slo-tpot", "0.05"]
+    done = CliRunner().invoke(
+        cli, asked, env={"FORETOKEN_SLO_TPOT_MS": "20"}, catch_exceptions=False
+    )
+    assert json.loads(done.stdout)["slo"] == {"ttft_s": 1.0, "tpot_s": 0.05}
+
+
+@pytest.mark.parametrize(("typed", "named"), [("--policy", "--policy"), ("--route_policy",) * 2])
+def test_a_setting_is_named_as_it_was_typed(
+    typed: str, named: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(sys, "argv", ["foretoken", "simulate", *SMALL, typed, "best"])
+    assert run(cli) == 2
+    problem = f"foretoken: {named.replace('_', '-')} best is unknown; use one of foretoken"
+    assert capsys.readouterr().err.splitlines()[-1].startswith(problem)
 
 
 def test_what_was_left_out_is_said(tmp_path: Path):
