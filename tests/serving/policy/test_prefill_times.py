@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.costs.costs import Link
+from serving.costs.costs import Costs, Link
 from serving.costs.padded import Padded
 from serving.policy.prefill_times import PrefillTimes, Steps, split
 from tests.support.fake_costs import LinearCosts
@@ -14,7 +14,9 @@ A_SECOND_A_TOKEN = LinearCosts(new_s=1.0, kv_bytes_per_token=2)
 SLOW_LINK = Link(latency_s=0.0, bytes_per_s=1.0)  # two seconds a token
 
 
-def times(prompt_len: int, home, *, costs=A_SECOND_A_TOKEN, min_chunk_len: int = 1) -> PrefillTimes:
+def times(
+    prompt_len: int, home, *, costs: Costs = A_SECOND_A_TOKEN, min_chunk_len: int = 1
+) -> PrefillTimes:
     return PrefillTimes(turn(prompt_len), home, costs, min_chunk_len)
 
 
