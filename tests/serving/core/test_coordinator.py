@@ -5,7 +5,6 @@ from dataclasses import replace
 import pytest
 
 from serving.core.coordinator import Coordinator
-from serving.costs.correction import WINDOW
 from serving.messages import (
     Action,
     Arrived,
@@ -28,8 +27,6 @@ from serving.messages import (
     Rejected,
     Role,
     SampledToken,
-    StepsTimed,
-    StepTime,
     TaskId,
     Tick,
     Tokens,
@@ -218,16 +215,6 @@ def test_a_preempted_turn_goes_on_from_what_was_emitted():
     assert emitted(coordinator.on(prefilled("a", attempt=1, index=2), 2.0)) == [("a", 2)]
 
 
-def test_what_a_turn_computed_in_vain_counts_as_computed_not_as_cached():
-    coordinator = colocated()
-    coordinator.on(Arrived(make_turn("a", range(10), max_tokens=1)), 0.0)
-    coordinator.on(Refused(D0, task("a"), "preempted", computed=6), 0.0)
-    first = sample(0, 7)
-    done = PrefillDone(D0, task("a", 1), first, 2, None, FinishReason.LENGTH, 0.0)
-    (end,) = [action for action in coordinator.on(done, 0.0) if isinstance(action, End)]
-    assert end.cached_len == 2
-
-
 def test_preemption_is_no_failure_but_broken_transfers_are_given_up():
     coordinator = disaggregated(max_attempts=3)
     coordinator.on(Arrived(make_turn("a", [1])), 0.0)
@@ -255,28 +242,6 @@ def test_the_loss_of_an_owner_restarts_its_turns_elsewhere():
     assert not any(worker == D0 for worker, _ in sent(actions))
     assert ToWorker(P0, WorkerLost(D0)) in actions
     assert ToWorker(D1, WorkerLost(D0)) in actions
-
-
-def test_a_turn_that_loses_worker_after_worker_is_given_up_before_all_are_lost():
-    workers = [WorkerId(f"d{i}") for i in range(5)]
-    coordinator = started(Shape(max_attempts=3), *((worker, Role.BOTH) for worker in workers))
-    actions = coordinator.on(Arrived(make_turn("a", [1])), 0.0)
-    coordinator.on(Arrived(make_turn("b", [2])), 0.0)
-    for _ in range(2):
-        (owner,) = {worker for worker, kind in sent(actions) if kind == "Prefill"}
-        actions = coordinator.on(WorkerLost(owner), 0.0)
-        actions = [a for a in actions if not isinstance(a, ToWorker) or of_turn(a, "a")]
-        assert not any(isinstance(action, End) for action in actions)
-    (owner,) = {worker for worker, kind in sent(actions) if kind == "Prefill"}
-    actions = coordinator.on(WorkerLost(owner), 0.0)
-    (failed,) = [a.outcome for a in actions if isinstance(a, End)]
-    assert failed == Failed("engine_dead", "The turn was given up after 3 failures (worker_lost).")
-    assert coordinator.live_turns == 1
-    assert len(coordinator.fleet.owners()) == 2
-
-
-def of_turn(action: ToWorker, turn: str) -> bool:
-    return isinstance(action.message, Prefill) and action.message.task.id.turn == turn
 
 
 def test_a_whole_reply_whose_end_was_lost_with_its_worker_is_complete():
@@ -420,13 +385,3 @@ def test_every_decision_names_its_reason():
         ("place", "session_owner"),
         ("route", "always_remote"),
     ]
-
-
-def test_step_times_that_no_correction_reaches_are_told_of_once():
-    coordinator = colocated()
-    steps = tuple(StepTime(4, 0, False, 0.001, 0.005) for _ in range(WINDOW))
-    (told,) = coordinator.on(StepsTimed(D0, steps, 0.002, 0.1), 0.0)
-    assert isinstance(told, Decision)
-    assert (told.kind, told.choice, told.reason) == ("costs", "decode", "beyond_bounds")
-    assert told.details == {"worker": D0, "role": "both", "ratio": pytest.approx(5.0)}
-    assert coordinator.on(StepsTimed(D0, steps, 0.002, 0.1), 1.0) == []

@@ -1,0 +1,64 @@
+"""What becomes of a turn whose attempts come to nothing, and what an operator hears of it."""
+
+import pytest
+
+from serving.costs.correction import WINDOW
+from serving.messages import (
+    Decision,
+    End,
+    Failed,
+    PrefillDone,
+    Refused,
+    Role,
+    SampledToken,
+    StepsTimed,
+    StepTime,
+    TaskId,
+    WorkerId,
+    WorkerLost,
+)
+from serving.request import FinishReason, TurnId
+from tests.support.coordinating import Desk
+from tests.support.shape import Shape
+
+D0 = WorkerId("d0")
+
+
+def test_a_turn_that_loses_worker_after_worker_is_given_up_before_all_are_lost():
+    one = Desk({f"d{i}": Role.BOTH for i in range(5)}, Shape(max_model_len=256, max_attempts=3))
+    one.arrive("a", [1])
+    one.arrive("b", [2])
+    for lost in range(1, 4):
+        assert not [action for action in one.said if isinstance(action, End)]
+        one.on(WorkerLost(WorkerId(place_of(one, "a"))))
+        assert len(one.coordinator.fleet.owners()) == 5 - lost
+    (end,) = [action for action in one.said if isinstance(action, End)]
+    assert end.turn == "a"
+    assert end.outcome == Failed(
+        "engine_dead", "The turn was given up after 3 failures (worker_lost)."
+    )
+    assert one.coordinator.live_turns == 1
+
+
+def place_of(one: Desk, turn: str) -> str:
+    return [d.choice for d in one.decided("place") if d.turn == turn][-1]
+
+
+def test_what_a_turn_computed_in_vain_counts_as_computed_not_as_cached():
+    one = Desk({"d0": Role.BOTH})
+    one.arrive("a", range(10), max_tokens=1)
+    one.on(Refused(D0, TaskId(TurnId("a"), 0), "preempted", computed=6))
+    first, again = SampledToken(0, 7, None), TaskId(TurnId("a"), 1)
+    done = PrefillDone(D0, again, first, 2, None, FinishReason.LENGTH, 0.0)
+    (end,) = [action for action in one.on(done) if isinstance(action, End)]
+    assert end.cached_len == 2
+
+
+def test_step_times_that_no_correction_reaches_are_told_of_once():
+    one = Desk({"d0": Role.BOTH})
+    steps = tuple(StepTime(4, 0, 0, 0.001, 0.005) for _ in range(WINDOW))
+    (told,) = one.on(StepsTimed(D0, steps, 0.002, 0.1))
+    assert isinstance(told, Decision)
+    assert (told.kind, told.choice, told.reason) == ("costs", "decode", "beyond_bounds")
+    assert told.details == {"worker": D0, "role": "both", "ratio": pytest.approx(5.0)}
+    assert one.on(StepsTimed(D0, steps, 0.002, 0.1)) == []
