@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from serving.config import ConfigError, ModelSource, PolicyConfig
 from serving.flags import (
@@ -23,6 +24,7 @@ from serving.plan.options import plan_options
 from serving.replay.options import replay_options
 from serving.sim.options import OneTarget, simulation_options, workload_options
 
+DEFAULT = ParameterSource.DEFAULT
 FAILED = 1
 USAGE_ERROR = 2
 INTERRUPTED = 130
@@ -62,7 +64,14 @@ def serve(checkpoint: str, **values: Any) -> None:
 
     for name in ACCEPTED_SWITCHES:
         values.pop(flag_key(name))
-    sys.exit(run_server(build_config(checkpoint, values)))
+    sys.exit(run_server(build_config(checkpoint, values), given()))
+
+
+def given() -> frozenset[str]:
+    """Name the settings of this command that somebody chose, by flag, variable or file."""
+    context = click.get_current_context()
+    chosen = {n for n in context.params if context.get_parameter_source(n) is not DEFAULT}
+    return frozenset(chosen)
 
 
 def flag_key(name: str) -> str:
@@ -91,7 +100,7 @@ def profile(checkpoint: str, out: Path, repeats: int, **values: Any) -> None:
     """Measure how long steps of CHECKPOINT take on this machine, for `serve --costs`."""
     from serving.engine.profile import profile
 
-    profile(build_config(checkpoint, values), out, repeats)
+    profile(build_config(checkpoint, values), given(), out, repeats)
 
 
 @cli.command(context_settings=ONE_SPELLING)

@@ -12,7 +12,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -30,7 +30,7 @@ from serving.api.id_tokenizer import IdTokenizer
 from serving.api.service import ServedModel, Service
 from serving.api.tokenizer import Tokenizer
 from serving.assembly import name_workers, route_notice
-from serving.config import ConfigError, EndpointConfig, ServerConfig
+from serving.config import ConfigError, EndpointConfig, ServerConfig, suited
 from serving.costs.make import choose_hardware
 from serving.engine.build import (
     ColdWorker,
@@ -74,12 +74,13 @@ class DrainingServer(uvicorn.Server):
         self._on_signal()
 
 
-def run_server(config: ServerConfig) -> int:
-    """Serve until a signal; returns the exit status.
+def run_server(config: ServerConfig, given: Collection[str]) -> int:
+    """Serve until a signal; returns the exit status. Sizes that were not `given` suit the devices.
 
     Raises ConfigError, CheckpointError or MeshError for what can be known before serving.
     """
     make_cpu_devices(config.mesh.devices_needed)
+    config = suited(config, jax.default_backend(), given)
     deployment = settle(config)
     tokenizer = find_tokenizer(deployment)
     if config.model.compilation_cache and jax.default_backend() != "tpu":

@@ -6,7 +6,7 @@ server would make it.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import jax
 from tqdm import tqdm
 
-from serving.config import ConfigError, ServerConfig
+from serving.config import ConfigError, ServerConfig, suited
 from serving.core.plan import StepPlan
 from serving.costs.measured import (
     Grid,
@@ -64,15 +64,17 @@ class Timers:
     page_bytes: int
 
 
-def profile(config: ServerConfig, out: Path, repeats: int) -> None:
+def profile(config: ServerConfig, given: Collection[str], out: Path, repeats: int) -> None:
     """Time the grid of one worker of each role, with progress on standard error; write it to `out`.
 
-    Blocks for as long as it takes. Raises CheckpointError, ConfigError or MeshError for what
+    Blocks for as long as it takes. Sizes that were not `given` suit the devices, as a server's do.
+    Raises CheckpointError, ConfigError or MeshError for what
     cannot be profiled, and ConfigError for a file of something else.
     """
     mesh = config.mesh
     mesh = replace(mesh, prefill_workers=min(1, mesh.prefill_workers), decode_workers=1)
     make_cpu_devices(mesh.devices_needed)
+    config = suited(config, jax.default_backend(), given)
     deployment = settle(replace(config, mesh=mesh))
     if config.model.compilation_cache and jax.default_backend() != "tpu":
         keep_compiled(cache_directory(), least_seconds=0.0)

@@ -8,7 +8,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from serving.config import ConfigError
+from serving.config import LARGE_STEPS, ConfigError
 from serving.core.batcher import MAX_LAUNCHED
 from serving.flags import build_config, field_option, flag_name, part_options
 from serving.sim.build import PREDICTORS, SimulationConfig
@@ -19,9 +19,7 @@ Command = Callable[..., Any]
 ACCELERATOR = {
     "prefill_workers": 1,
     "page_size": 64,
-    "max_num_seqs": 256,
-    "max_num_batched_tokens": 2048,
-    "min_prefill_tokens": 128,
+    **LARGE_STEPS,
     "max_queue_size": 100_000,
     "hardware": "h100",
     "link_gib_per_s": 46.6,

@@ -1,12 +1,14 @@
 """Flags, variables and files: one table, one precedence, unknown names refused."""
 
+from collections.abc import Collection
 from pathlib import Path
 
 import click
 import pytest
 from click.testing import CliRunner, Result
 
-from serving.config import ConfigError
+from serving.cli import cli
+from serving.config import ConfigError, suited
 from serving.flags import (
     ACCEPTED_SWITCHES,
     as_typed,
@@ -147,3 +149,32 @@ def test_a_command_may_offer_some_parts_and_the_rest_keeps_its_defaults():
     assert 'costs = "c.json"' in lines
     assert "page-size = 16" in lines
     assert CliRunner().invoke(some, ["--port", "1"]).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("platform", "given", "expected"),
+    [
+        ("cpu", (), (64, 256, 32, 16)),
+        ("gpu", (), (256, 2048, 128, 16)),
+        ("tpu", (), (256, 2048, 128, 128)),
+        ("tpu", ("page_size", "max_num_seqs"), (64, 2048, 128, 16)),
+    ],
+)
+def test_sizes_that_nobody_gave_suit_the_devices(platform, given, expected):
+    config = suited(build_config("x", {}), platform, given)
+    batch = config.batch
+    sizes = (batch.max_num_seqs, batch.max_num_batched_tokens, batch.min_prefill_tokens)
+    assert (*sizes, config.memory.page_size) == expected
+
+
+def test_what_a_flag_a_variable_or_a_file_says_was_given(tmp_path: Path, monkeypatch):
+    seen: list[Collection[str]] = []
+    monkeypatch.setattr("serving.serve.run_server", lambda _, given: seen.append(given) or 0)
+    monkeypatch.setenv("FORETOKEN_MAX_NUM_SEQS", "64")
+    path = tmp_path / "server.toml"
+    path.write_text("page-size = 16\n")
+    command = ["serve", "x", "--config", str(path), "--max-num-batched-tokens", "256"]
+    assert CliRunner().invoke(cli, command).exit_code == 0
+    (given,) = seen
+    sizes = {"max_num_seqs", "page_size", "max_num_batched_tokens", "min_prefill_tokens"}
+    assert sizes & set(given) == sizes - {"min_prefill_tokens"}
