@@ -86,9 +86,9 @@ def make_buckets(
 ) -> Buckets:
     """List a role's buckets.
 
-    A prefill worker never decodes. A decode worker prefills what its sessions append, beside rows
-    padded to the most: what is saved by fewer is little beside a chunk. A worker that does both
-    meets every mixture. `max_pages` 0: pages never move. Steps with rows are padded to `min_rows`
+    A prefill worker never decodes. A decode worker prefills what its sessions append, beside no row
+    or rows padded to the most: what fewer would save is little beside a chunk. A worker that does
+    both meets every mixture. `max_pages` 0: pages never move. Steps with rows are padded to `min_rows`
     at least (`least_rows`).
     """
     pages = _ladder(1, max_pages, PAGE_FACTOR) if max_pages else ()
@@ -100,8 +100,8 @@ def make_buckets(
         case Role.PREFILL:
             return Buckets(_steps([0], tokens, max_chunks), pages)
         case Role.DECODE:
-            steps = _steps(rows, [0], max_chunks) + _steps([max_rows], tokens, max_chunks)
-            return Buckets(steps, pages)
+            mixed = _steps([0, max_rows], tokens, max_chunks)
+            return Buckets(_steps(rows, [0], max_chunks) + mixed, pages)
         case Role.BOTH:
             mixed = _steps([0, *rows[len(rows) // 2 :]], tokens, max_chunks)
             return Buckets(_steps(rows, [0], max_chunks) + mixed, pages)
