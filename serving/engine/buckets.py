@@ -88,8 +88,8 @@ def make_buckets(
 
     A prefill worker never decodes. A decode worker prefills what its sessions append, beside no row
     or rows padded to the most: what fewer would save is little beside a chunk. A worker that does
-    both meets every mixture. `max_pages` 0: pages never move. Steps with rows are padded to `min_rows`
-    at least (`least_rows`).
+    both meets every mixture. `max_pages` 0: pages never move. Steps with rows are padded to
+    `min_rows` at least (`least_rows`).
     """
     pages = _ladder(1, max_pages, PAGE_FACTOR) if max_pages else ()
     rows = _ladder(min(min_rows, max_rows), max_rows, ROW_FACTOR)
