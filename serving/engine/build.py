@@ -133,11 +133,11 @@ def make_coordinator(deployment: Deployment) -> Coordinator:
     )
     sessions = remembered_sessions(schedule, page_size)
     config = deployment.config
-    rules = coordinator_rules(config, _costs(deployment))
+    rules = coordinator_rules(config, step_costs(deployment))
     return Coordinator(limits, rules, sessions, length_model(deployment.config))
 
 
-def _costs(deployment: Deployment) -> dict[Role, Costs]:
+def step_costs(deployment: Deployment) -> dict[Role, Costs]:
     """Make the latency model of each role: as measured, else as described and padded."""
     config, device = deployment.config, jax.devices()[0]
     costs = costs_by_role(config, shape_of(deployment.model), device.device_kind)
@@ -176,7 +176,7 @@ def load_workers(deployment: Deployment) -> list[ColdWorker]:
     meshes = make_meshes(deployment.config.mesh, deployment.model, jax.devices())
     check_host(deployment.config.memory, len(meshes), free_host_bytes(MEMINFO))
     limits = [_limits(deployment, mesh) for mesh in meshes]
-    head, costs = deployment.head, _costs(deployment)
+    head, costs = deployment.head, step_costs(deployment)
     reader = head.reader if isinstance(head, LengthHead) else None
     rules = {role: batcher_rules(deployment.config, known, reader) for role, known in costs.items()}
     return [
