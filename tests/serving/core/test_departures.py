@@ -3,6 +3,7 @@
 import pytest
 
 from serving.core.plan import DropTransfer, Launch, SendPages, StepPlan
+from serving.core.worker_task import Stage
 from serving.messages import (
     Ack,
     Cancel,
@@ -227,7 +228,9 @@ def test_a_row_that_waits_for_a_page_takes_its_last_one_along():
     source = at_an_edge()
     source.ask()
     source.grant()
+    (entry,) = source.batcher.holdings.tasks.values()
     assert copies(source) == [1, 1, 1, 1]
+    assert entry.stage is Stage.SENDING, "it is announced"
     assert source.num_held == 4, "until it is confirmed"
 
 

@@ -5,6 +5,8 @@ from dataclasses import replace
 from serving.core.cached_pages import Group
 from serving.core.idle import MOST_GONE, IdleSessions
 from serving.forecast.returns import ReturnPrior
+from serving.messages import Tick
+from tests.support.one_worker import D0, Worker
 from tests.support.rules import batcher_rules
 
 
@@ -115,3 +117,12 @@ def test_where_nobody_ranks_sessions_without_pages_are_forgotten_once_there_are_
     at(sessions, 500.0).tidy({"here"})
     assert (len(sessions), len(sessions._moved)) == (1, 0)
     assert sessions._returns.chance(10.0, 100.0) < before
+
+
+def test_a_worker_tidies_up_as_time_passes():
+    worker = Worker(D0)
+    sessions = worker.batcher.holdings.idle
+    for number in range(MOST_GONE + 1):
+        sessions.left(f"gone {number}")
+    worker.on(Tick())
+    assert len(sessions) == 0
