@@ -86,10 +86,10 @@ def make_buckets(
 ) -> Buckets:
     """List a role's buckets.
 
-    A prefill worker never decodes. A decode worker prefills what its sessions append, beside no row
-    or rows padded to the most: what fewer would save is little beside a chunk. A worker that does
-    both meets every mixture. `max_pages` 0: pages never move. Steps with rows are padded to
-    `min_rows` at least (`least_rows`).
+    A prefill worker never decodes. A decode worker prefills what its sessions append, beside rows
+    padded to the most: what fewer would save is little beside a chunk, but for the smallest, which
+    may run alone. A worker that does both meets every mixture. `max_pages` 0: pages never move.
+    Steps with rows are padded to `min_rows` at least (`least_rows`).
     """
     pages = _ladder(1, max_pages, PAGE_FACTOR) if max_pages else ()
     rows = _ladder(min(min_rows, max_rows), max_rows, ROW_FACTOR)
@@ -100,8 +100,8 @@ def make_buckets(
         case Role.PREFILL:
             return Buckets(_steps([0], tokens, max_chunks), pages)
         case Role.DECODE:
-            mixed = _steps([0, max_rows], tokens, max_chunks)
-            return Buckets(_steps(rows, [0], max_chunks) + mixed, pages)
+            steps = _steps(rows, [0], max_chunks) + _steps([0], tokens[:1], max_chunks)
+            return Buckets(steps + _steps([max_rows], tokens, max_chunks), pages)
         case Role.BOTH:
             mixed = _steps([0, *rows[len(rows) // 2 :]], tokens, max_chunks)
             return Buckets(_steps(rows, [0], max_chunks) + mixed, pages)

@@ -47,7 +47,7 @@ def test_the_set_stays_small():
     sizes = {"min_rows": 1, "max_rows": 64, "max_tokens": 256, "max_chunks": 8, "max_pages": 128}
     assert {role: len(make_buckets(role, **sizes).steps) for role in Role} == {
         Role.PREFILL: 2,
-        Role.DECODE: 8,
+        Role.DECODE: 7,
         Role.BOTH: 10,
     }
 
@@ -63,7 +63,8 @@ def test_tokens_are_padded_to_twice_as_many_at_most_where_they_cost_what_they_ar
 def test_what_a_decode_worker_appends_is_not_padded_to_its_largest_step():
     buckets = make_buckets(Role.DECODE, **{**LIMITS, "max_tokens": 2048})
     assert buckets.fit(rows=2, tokens=300, chunks=1) == Bucket(20, 512, 3)
-    assert buckets.fit(rows=0, tokens=300, chunks=1) == Bucket(0, 512, 3)
+    assert buckets.fit(rows=0, tokens=300, chunks=1) == Bucket(20, 512, 3)
+    assert buckets.fit(rows=0, tokens=30, chunks=1) == Bucket(0, 32, 3)
 
 
 def test_a_step_is_padded_as_it_is_run_if_there_is_a_bucket():
