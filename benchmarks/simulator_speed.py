@@ -3,7 +3,8 @@
 Every run is a process of its own, on one core, timed by its processor time.
 
     hour      requests of the Mooncake conversation hour on 16 workers (4 prefill, 12 decode);
-              needs --traces, or FORETOKEN_TRACES
+              needs --traces, or FORETOKEN_TRACES; a file with fewer goes on from its beginning,
+              as other conversations (their common first block stays)
     scaling   made-up sessions, equally many and equally frequent per worker, on growing fleets
 
     python -m benchmarks.simulator_speed --out benchmarks/results/simulator_speed.json
@@ -13,6 +14,7 @@ import json
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -20,11 +22,15 @@ from typing import Any
 import click
 
 from benchmarks.machine import describe_machine
+from serving.workload.lines import read_lines
+from serving.workload.mooncake import TIME_STEP_S
 
 FLEETS = (4, 16, 64, 256)
 TURNS_PER_WORKER = 16
 SESSIONS_PER_WORKER_S = 0.25
 HOUR = "mooncake_conversation.jsonl.zst"
+COMMON_BLOCKS = 1
+"""Hashes below this number are of what all its conversations begin with."""
 
 
 def child(flags: list[str]) -> dict[str, float]:
@@ -62,6 +68,19 @@ def fleet(workers: int) -> list[str]:
     return [*split, "--slo-ttft=2", "--slo-tpot=0.03"]
 
 
+def lengthen(source: Path, limit: int, out: Path) -> None:
+    """Write a trace's first `limit` requests; if it has fewer, it goes on from its beginning."""
+    rows = [json.loads(line.text) for line in read_lines(source)]
+    span_ms = rows[-1]["timestamp"] + round(TIME_STEP_S * 1e3)
+    hashes = 1 + max(one for row in rows for one in row["hash_ids"])
+    with out.open("w") as file:
+        for i in range(limit):
+            again, row = i // len(rows), rows[i % len(rows)]
+            ids = [one if one < COMMON_BLOCKS else one + again * hashes for one in row["hash_ids"]]
+            later = {"timestamp": row["timestamp"] + again * span_ms, "hash_ids": ids}
+            file.write(json.dumps({**row, **later}) + "\n")
+
+
 @click.command(context_settings={"ignore_unknown_options": True})
 @click.option("--child", "is_child", is_flag=True, hidden=True)
 @click.option("--traces", type=click.Path(path_type=Path), envvar="FORETOKEN_TRACES")
@@ -83,8 +102,9 @@ def main(
         found["scaling"][workers] = run([*made, rate, *fleet(workers)])
         print(workers, found["scaling"][workers], file=sys.stderr)
     if traces is not None:
-        hour = [f"--workload={traces / HOUR}", "--format=mooncake", f"--limit={limit}"]
-        found["hour"] = run([*hour, *fleet(16)])
+        with tempfile.TemporaryDirectory() as folder:
+            lengthen(traces / HOUR, limit, whole := Path(folder) / "hour.jsonl")
+            found["hour"] = run([f"--workload={whole}", "--format=mooncake", *fleet(16)])
         print("hour", found["hour"], file=sys.stderr)
     if out is not None:
         out.write_text(json.dumps(found, indent=1) + "\n")
