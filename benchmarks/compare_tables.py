@@ -23,7 +23,7 @@ HEAD = """# Every cell of the comparison
 
 Written by `python -m benchmarks.compare_tables` from `benchmarks/results/compare.json`, whose cells
 stand one by one in `compare_rows.jsonl` beside it. What is compared, and under which rules, stands
-in `benchmarks/comparison.py` and in the README.
+in `benchmarks/comparison.py` and in `docs/results.md`.
 
 Loads are multiples of the trace's own rate. "In time" are the turns within both targets, in
 percent, with the half width of the 95 % interval over seeds (Student's t) where there are several;

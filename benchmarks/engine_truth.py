@@ -5,16 +5,20 @@
        request through client, HTTP and endpoint, and `step_s`, what the scheduler, the client and
        the other worker take of a step's time on the same processors; both are named in the result
     3. other sessions at the same rate are served under every policy by the command that users run,
-       driven by the replay client, and simulated with the same settings
+       driven by the replay client, and simulated with the same settings; under all of them and
+       then under all again, so that what a machine does by the hour falls on each alike
 
-What is reported is of step 3 alone. All workers, the endpoint and the client share this machine's
-processors, which the simulator does not know: the higher the rate, the more is to be added
-(`--calm` calibrates at a part of the rate and shows by how much).
+What is reported is of step 3 alone. A worker's step runs on one thread, as if each had a device of
+its own; yet they, the endpoint and the client share this machine's processors, which the simulator
+does not know: the higher the rate, the more is to be added (`--calm` calibrates at a part of the
+rate and shows by how much).
 
     python -m benchmarks.engine_truth --out benchmarks/results/engine_truth.json
 """
 
+import itertools
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -44,6 +48,9 @@ POLICIES = ("replicas", "pd-full", "local", "foretoken")
 CALM_SEED, SEED = 1, 2
 """Of the sessions that are calibrated on, and of those that are reported on."""
 CALIBRATED_TURNS = 150
+ONE_THREAD = "--xla_cpu_multi_thread_eigen=false"
+RANKED = 1.1
+"""Policies rank if each run of one shows so many times what any run of the other does."""
 HABITS = {
     "mean_turns": 3.0,
     "system": 16,
@@ -124,12 +131,21 @@ def workload(rate: float, sessions_turns: int, seed: int) -> Workload:
     return make_sessions(Habits(session_rate=rate, **HABITS), sessions_turns, seed)
 
 
+def one_thread_each(env: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment in which a step does not spread over the processors."""
+    return {**env, "XLA_FLAGS": f"{env.get('XLA_FLAGS', '')} {ONE_THREAD}".strip()}
+
+
 def measure(policy: str, costs: Path) -> None:
     """Time the steps of this policy's workers; a process of its own, for its own devices."""
     program = str(Path(sys.executable).with_name("foretoken"))
     known = {"route_policy", "rebalance_policy"}
     flags = written({k: v for k, v in flags_of(policy).items() if k not in known})
-    subprocess.run([program, "profile", str(DEMO), "--out", str(costs), *flags], check=True)
+    subprocess.run(
+        [program, "profile", str(DEMO), "--out", str(costs), *flags],
+        check=True,
+        env=one_thread_each(os.environ),
+    )
 
 
 def written(flags: Mapping[str, Any]) -> list[str]:
@@ -140,7 +156,7 @@ def written(flags: Mapping[str, Any]) -> list[str]:
 def serve(policy: str, sessions: Workload, cache: Path, costs: Path) -> dict[str, Any]:
     """Serve the sessions and return what the client saw."""
     flags = [f"--costs={costs}", "--length-head=none", *written(flags_of(policy))]
-    with Server(DEMO, flags, shared_cache(cache)) as server:
+    with Server(DEMO, flags, one_thread_each(shared_cache(cache))) as server:
         config = ReplayConfig(
             url=f"http://127.0.0.1:{server.port}",
             model=None,
@@ -202,16 +218,19 @@ def calibrate(calm: Workload, cache: Path, costs: Path) -> tuple[Additions, dict
 
 
 def ranked_alike(rows: Sequence[Mapping[str, Any]], name: str) -> dict[str, int]:
-    """Count the pairs of policies that both rank alike; pairs within a tenth rank nothing."""
+    """Count the pairs of policies that served turns rank, and how many simulated ones do alike."""
     right = pairs = 0
-    for i, one in enumerate(rows):
-        for other in rows[:i]:
-            ratio = one["served"][name] / other["served"][name]
-            if 1 / 1.1 < ratio < 1.1:
-                continue
+    for one, other in itertools.permutations(rows, 2):
+        most = max(run[name] for run in one["runs"])
+        if min(run[name] for run in other["runs"]) > RANKED * most:
             pairs += 1
-            right += (ratio > 1) == (one["simulated"][name] > other["simulated"][name])
+            right += one["simulated"][name] < other["simulated"][name]
     return {"pairs": pairs, "right": right}
+
+
+def mean(runs: Sequence[Mapping[str, float | None]]) -> dict[str, float]:
+    """Return the mean of several runs, number by number."""
+    return {name: float(np.mean([_of(run, name) for run in runs])) for name in MEASURED}
 
 
 def _of(found: Mapping[str, float | None], name: str) -> float:
@@ -224,10 +243,11 @@ def _of(found: Mapping[str, float | None], name: str) -> float:
 @click.command()
 @click.option("--sessions", type=click.IntRange(min=10), default=200, show_default=True)
 @click.option("--rate", type=float, default=1.5, show_default=True, help="Sessions a second.")
+@click.option("--repeats", type=click.IntRange(min=1), default=2, show_default=True)
 @click.option("--calm", type=float, default=1.0, show_default=True, help="Of it, to calibrate at.")
 @click.option("--work", type=click.Path(path_type=Path), default=Path("runs/engine_truth"))
 @click.option("--out", type=click.Path(path_type=Path), required=True)
-def main(sessions: int, rate: float, calm: float, work: Path, out: Path) -> None:
+def main(sessions: int, rate: float, repeats: int, calm: float, work: Path, out: Path) -> None:
     """Serve and simulate under every policy, and write how far they are apart."""
     work.mkdir(parents=True, exist_ok=True)
     costs = work / "costs.json"
@@ -239,14 +259,19 @@ def main(sessions: int, rate: float, calm: float, work: Path, out: Path) -> None
         additions, calibration = calibrate(known, cache, costs)
         turns = round(sessions * HABITS["mean_turns"])  # pyright: ignore[reportOperatorIssue]
         asked = workload(rate, turns, SEED)
-        rows = [
-            {
-                "policy": policy,
-                "served": serve(policy, asked, cache, costs),
-                "simulated": simulate(policy, asked, costs, additions),
-            }
-            for policy in POLICIES
-        ]
+        runs: dict[str, list[dict[str, float | None]]] = {policy: [] for policy in POLICIES}
+        for _ in range(repeats):
+            for policy, served in runs.items():
+                served.append(serve(policy, asked, cache, costs))
+    rows = [
+        {
+            "policy": policy,
+            "runs": served,
+            "served": mean(served),
+            "simulated": simulate(policy, asked, costs, additions),
+        }
+        for policy, served in runs.items()
+    ]
     off = {
         name: float(
             np.median([abs(row["simulated"][name] / row["served"][name] - 1) for row in rows])
