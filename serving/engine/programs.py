@@ -4,6 +4,7 @@ Every program runs under shard_map over the worker's mesh, also when that is one
 nothing of plans or of when a program is called.
 """
 
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -28,7 +29,8 @@ from serving.engine.layout import StepLayout
 from serving.engine.probe import Probe, Trace, row_of, with_row
 from serving.engine.steps import Step
 
-COMPILE_THREADS = 4  # XLA compiles without holding the interpreter's lock
+MOST_COMPILE_THREADS = 8
+"""XLA compiles without holding the interpreter's lock, but each program takes a few hundred MiB."""
 
 Function = Callable[..., Any]
 
@@ -140,7 +142,7 @@ class Programs:
 
     def compile(self, progress: Callable[[int], Any]) -> None:
         """Compile everything, calling progress(1) after each program."""
-        with ThreadPoolExecutor(COMPILE_THREADS) as threads:
+        with ThreadPoolExecutor(_compile_threads()) as threads:
             for done in as_completed([threads.submit(job) for job in self._jobs()]):
                 done.result()
                 progress(1)
@@ -245,3 +247,10 @@ class Programs:
             check_vma=False,  # what is sampled is equal on every shard, which the types cannot tell
         )
         return jax.jit(mapped, donate_argnums=donated).lower(*arguments).compile()
+
+
+def _compile_threads() -> int:
+    """As many as there are cores: more save no time, and take the memory all the same."""
+    known = hasattr(os, "sched_getaffinity")  # not on every system
+    cores = len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
+    return min(cores, MOST_COMPILE_THREADS)
