@@ -290,11 +290,15 @@ class PagesChanged:
 
 @dataclass(frozen=True, slots=True)
 class WorkerJoined:
-    """A worker is warm and takes work. `capacity` is its pool in tokens."""
+    """A worker is warm and takes work. `capacity` is its pool in tokens.
+
+    `timed`: what steps of several sizes took as it warmed up; none if nobody looked.
+    """
 
     worker: WorkerId
     role: Role
     capacity: int
+    timed: Sequence[StepTime] = ()
 
 
 @dataclass(frozen=True, slots=True)

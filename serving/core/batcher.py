@@ -37,6 +37,7 @@ from serving.messages import (
     Prefill,
     PullRequested,
     Refused,
+    StepTime,
     Tick,
     ToWorker,
     TransferFailed,
@@ -68,6 +69,10 @@ class Batcher:
         self._early_grants = EarlyGrants(limits.transfer_timeout_s)
         self._inbound = Inbound(one_copy=limits.move_pages * limits.page_size)
         self._held_until: float | None = None
+
+    def correct(self, timed: Sequence[StepTime]) -> None:
+        """Take what steps were seen to take elsewhere: while this worker warmed up."""
+        self._state.clock.correct(timed)
 
     @property
     def departures(self) -> Departures:

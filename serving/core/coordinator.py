@@ -330,8 +330,9 @@ class Coordinator:
         self, event: WorkerJoined | WorkerLost | SetRole | Tick | Drain, now: float
     ) -> None:
         match event:
-            case WorkerJoined(worker, role, capacity):
+            case WorkerJoined(worker, role, capacity, timed):
                 self.fleet.join(worker, role, capacity, now)
+                self._corrections[role].observe_all(timed)
             case WorkerLost():
                 self._on_lost(event, now)
             case SetRole():

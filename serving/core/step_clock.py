@@ -40,6 +40,10 @@ class StepClock:
         self._ended_at = 0.0
         self._times: list[StepTime] = []
 
+    def correct(self, timed: Sequence[StepTime]) -> None:
+        """Take times of steps that were not launched here, and are not reported."""
+        self._correction.observe_all(timed)
+
     def launched(
         self,
         now: float,

@@ -27,7 +27,9 @@ from serving.messages import StepTime
 
 WINDOW = 64  # ratios of a median: a few seconds of steps (ours)
 LEAST = 8  # ratios before a bucket is believed (ours)
-LOWEST, HIGHEST = 0.5, 2.0  # a model further off is wrong, not uncorrected; it must be made anew
+LOWEST, HIGHEST = 1 / 8, 8.0
+"""Bounds of a factor (ours): a median beyond them shows a wrong model, or a machine in trouble. A
+described CPU is off by 0.35 to 3 times, by what else runs there (LOG.md)."""
 SIGMA_SHARE = 0.1587  # of a normal distribution lies below one standard deviation under its mean
 
 

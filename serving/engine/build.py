@@ -46,7 +46,8 @@ from serving.engine.meshes import WorkerMesh, make_meshes
 from serving.engine.probe import Probe
 from serving.engine.programs import ExecutorSizes, Site, page_bytes
 from serving.engine.room import MEMINFO, Room, check_host, free_host_bytes, settle_pages
-from serving.engine.worker import Post, Worker
+from serving.engine.warm_times import warm_times
+from serving.engine.worker import Post, WarmWorker, Worker
 from serving.messages import Role
 
 
@@ -185,9 +186,7 @@ def load_workers(deployment: Deployment) -> list[ColdWorker]:
     ]
 
 
-def warm_up(
-    cold: Sequence[ColdWorker], post: Post, clock: Callable[[], float]
-) -> list[tuple[Worker, Role, int]]:
+def warm_up(cold: Sequence[ColdWorker], post: Post, clock: Callable[[], float]) -> list[WarmWorker]:
     """Compile every bucket, with progress on standard error, and assemble the workers."""
     compile_programs(cold)
     return assemble(cold, post, clock)
@@ -203,21 +202,23 @@ def compile_programs(cold: Sequence[ColdWorker]) -> None:
 
 def assemble(
     compiled: Sequence[ColdWorker], post: Post, clock: Callable[[], float]
-) -> list[tuple[Worker, Role, int]]:
+) -> list[WarmWorker]:
     """Give compiled workers a connector and empty accounts.
 
-    Returns the workers, not started yet, with their roles and capacities in tokens. May be called
+    Returns the workers, not started yet. May be called
     again once those of an earlier call have stopped: what these left in the pools is not known.
     """
     connector = InProcessConnector({w.mesh.worker: w.executor.payload_sharding for w in compiled})
-    workers: list[tuple[Worker, Role, int]] = []
+    workers: list[WarmWorker] = []
     for worker in compiled:
         connector.warm_up(worker.executor.blank_payloads())
+        executor = worker.executor
+        timed = warm_times(worker.rules.costs, executor.buckets, executor.padding_s)
         batcher = Batcher(worker.mesh.worker, worker.limits, worker.rules)
+        batcher.correct(timed)
         capacity = worker.limits.num_pages * worker.limits.page_size
-        workers.append(
-            (Worker(batcher, worker.executor, connector, post, clock), worker.mesh.role, capacity)
-        )
+        warm = Worker(batcher, executor, connector, post, clock)
+        workers.append(WarmWorker(warm, worker.mesh.role, capacity, timed))
     return workers
 
 

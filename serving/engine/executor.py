@@ -2,7 +2,7 @@
 
 Life of an executor:
     1. made: its page pool and slots are allocated, nothing is compiled
-    2. `warm_up`: every program of every bucket is compiled, and run once on padding
+    2. `warm_up`: every program of every bucket is compiled, and run on padding
     3. `load_slot`, `launch`, `gather`, `scatter`, `read_trace`, `write_trace` queue work on the
        device and return at once; `collect` waits for one launched step
 
@@ -10,7 +10,8 @@ Only one thread may use it at a time. The pool and the slots' history are donate
 that changes them, so the attributes always hold the newest ones and nobody else may keep them.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 from model import kv_pages
 from model.parameters import Params
 from predictor.head import Weights
+from serving.core.batcher import MAX_LAUNCHED
 from serving.core.plan import LoadSlot, StepPlan, StepResult
 from serving.engine import slots
 from serving.engine.buckets import Bucket, Buckets, least_rows, make_buckets
@@ -33,6 +35,10 @@ from serving.engine.programs import ExecutorSizes, Programs, Site
 from serving.engine.steps import StepOutput
 from serving.messages import Role
 from serving.request import SamplingParams, TokenLogprobs
+
+TIMINGS = 3
+SLOW_S = 0.5
+"""A step that takes longer is timed once as it warms up: a start shall not wait for more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +93,7 @@ class JaxExecutor:
         self._history, self._settings = make_slots()
         # What `_settings` holds of loaded slots.
         self._loaded: dict[int, tuple[SamplingParams, int]] = {}
+        self._padding_s: dict[Bucket, Sequence[float]] = {}
 
     @property
     def num_programs(self) -> int:
@@ -97,6 +104,11 @@ class JaxExecutor:
     def buckets(self) -> Buckets:
         """The padded shapes it compiles."""
         return self._buckets
+
+    @property
+    def padding_s(self) -> Mapping[Bucket, Sequence[float]]:
+        """What a step of padding alone took as it warmed up, a few times each; empty before."""
+        return self._padding_s
 
     @property
     def payload_sharding(self) -> NamedSharding:
@@ -114,13 +126,13 @@ class JaxExecutor:
         return self._site.sizes
 
     def warm_up(self, progress: Callable[[int], Any]) -> None:
-        """Compile every program, calling progress(1) after each, and run each once on padding."""
+        """Compile every program, calling progress(1) after each, and run each on padding."""
         self._programs.compile(progress)
         for bucket, layout in self._layouts.items():
             packed = np.zeros(layout.size, np.int32)
             fields = layout.split(packed)
             fields.decode_slot[:] = fields.chunk_slot[:] = layout.scratch_slot
-            jax.block_until_ready(self._run(bucket, packed))
+            self._padding_s[bucket] = self._timed(bucket, packed)
         for count in self._buckets.pages:
             nowhere = [kv_pages.WRITE_OFF_PAGE] * count
             self.scatter(self.gather(nowhere), nowhere)
@@ -238,6 +250,22 @@ class JaxExecutor:
             self._pool, self._history, self._params, self._head_weights, self._settings, packed
         )
         return output
+
+    def _timed(self, bucket: Bucket, packed: NDArray[np.int32]) -> Sequence[float]:
+        """Run a step a few times and return the seconds of each; of one that is slow only once.
+
+        Steps are launched as a worker launches them: one behind the other.
+        """
+        first_s = self._seconds(bucket, packed, 1)  # allocates, and may load the program
+        if first_s > SLOW_S:
+            return (first_s,)
+        return [self._seconds(bucket, packed, MAX_LAUNCHED) for _ in range(TIMINGS)]
+
+    def _seconds(self, bucket: Bucket, packed: NDArray[np.int32], steps: int) -> float:
+        began = time.perf_counter()
+        outputs = [self._run(bucket, packed) for _ in range(steps)]
+        jax.block_until_ready(outputs[-1])
+        return (time.perf_counter() - began) / steps
 
     def _target_scores(self, pending: Pending) -> dict[int, tuple[TokenLogprobs, ...]]:
         chunks = pending.plan.chunks

@@ -16,7 +16,7 @@ from serving.costs.correction import HIGHEST, LOWEST
 from serving.engine.followers import Followers
 from serving.engine.observer import Observer
 from serving.engine.reply import LoopReply
-from serving.engine.worker import Leaving, Moved, Worker
+from serving.engine.worker import Leaving, Moved, WarmWorker, Worker
 from serving.messages import (
     COSTS,
     Action,
@@ -145,12 +145,12 @@ class EngineLoop:
                 events.append(item)
         self._hand_over(events)
 
-    async def start(self, workers: Sequence[tuple[Worker, Role, int]]) -> None:
-        """Take warm workers with their roles and capacities (tokens), and open for turns."""
+    async def start(self, workers: Sequence[WarmWorker]) -> None:
+        """Take warm workers, and open for turns."""
         self._loop = asyncio.get_running_loop()
-        self._workers = {worker.id: worker for worker, _, _ in workers}
-        for worker, role, capacity in workers:
-            self._take(WorkerJoined(worker.id, role, capacity))
+        self._workers = {warm.worker.id: warm.worker for warm in workers}
+        for worker, role, capacity, timed in workers:
+            self._take(WorkerJoined(worker.id, role, capacity, timed))
             worker.start()
         self._ticker = asyncio.create_task(self._tick())
         self._state = EngineState.READY

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from threading import Condition, Thread
-from typing import Any, Protocol, assert_never, runtime_checkable
+from typing import Any, NamedTuple, Protocol, assert_never, runtime_checkable
 
 from serving.core.batcher import MAX_LAUNCHED, Batcher
 from serving.core.plan import (
@@ -33,6 +33,8 @@ from serving.messages import (
     Event,
     LoadReport,
     PagesReady,
+    Role,
+    StepTime,
     ToWorker,
     TransferFailed,
     TransferId,
@@ -103,6 +105,15 @@ class Moved:
 Leaving = Event | ToWorker | Moved | Decision
 """What comes out of a worker: for the coordinator, a peer, or the observers alone."""
 Post = Callable[[Sequence[Leaving]], None]
+
+
+class WarmWorker(NamedTuple):
+    """A worker that is ready to start: its pool in tokens, and what steps took as it warmed up."""
+
+    worker: "Worker"
+    role: Role
+    capacity: int
+    timed: Sequence[StepTime]
 
 
 class Worker:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from serving.costs.correction import WINDOW
+from serving.costs.correction import LEAST, WINDOW
 from serving.messages import (
     Decision,
     End,
@@ -15,6 +15,7 @@ from serving.messages import (
     StepTime,
     TaskId,
     WorkerId,
+    WorkerJoined,
     WorkerLost,
 )
 from serving.request import FinishReason, TurnId
@@ -56,9 +57,23 @@ def test_what_a_turn_computed_in_vain_counts_as_computed_not_as_cached():
 
 def test_step_times_that_no_correction_reaches_are_told_of_once():
     one = Desk({"d0": Role.BOTH})
-    steps = tuple(StepTime(4, 0, 0, 0.001, 0.005) for _ in range(WINDOW))
+    steps = tuple(StepTime(4, 0, 0, 0.001, 0.009) for _ in range(WINDOW))
     (told,) = one.on(StepsTimed(D0, steps, 0.002, 0.1))
     assert isinstance(told, Decision)
     assert (told.kind, told.choice, told.reason) == ("costs", "decode", "beyond_bounds")
-    assert told.details == {"worker": D0, "role": "both", "ratio": pytest.approx(5.0)}
+    assert told.details == {"worker": D0, "role": "both", "ratio": pytest.approx(9.0)}
     assert one.on(StepsTimed(D0, steps, 0.002, 0.1)) == []
+
+
+def test_what_steps_took_as_a_worker_warmed_up_is_what_its_first_turn_is_predicted_by():
+    predicted: list[float] = []
+    for factor in (1.0, 3.0):
+        one = Desk({}, Shape(route="foretoken"))
+        timed = [StepTime(0, 8, 0, 0.001, 0.001 * factor)] * LEAST
+        one.on(WorkerJoined(D0, Role.BOTH, 400, timed))
+        one.arrive("a", range(8))
+        (route,) = one.decided("route")
+        options = route.details["options"]
+        assert isinstance(options, list)
+        predicted.append(options[0]["ttft_s"])
+    assert predicted[1] == pytest.approx(3 * predicted[0])

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.core.step_clock import REPORT_STEPS, StepClock
+from serving.costs.correction import LEAST
 from serving.messages import StepTime, WorkerId
 from tests.support.fake_costs import LinearCosts
 
@@ -48,6 +49,15 @@ def test_what_is_in_flight_shrinks_as_time_passes_and_never_below_nothing():
     times.ended(2.0)
     assert times.in_flight_s(2.5) == pytest.approx(1.5)
     assert times.in_flight_s(9.0) == 0.0
+
+
+def test_times_seen_elsewhere_correct_predictions_and_are_not_reported():
+    times = clock()
+    times.correct([StepTime(2, 0, 0, 2.0, 6.0)] * LEAST)
+    assert times.corrected.decode(2, 0).seconds == pytest.approx(6.0)
+    launch(times, 0.0)
+    assert times.in_flight_s(0.0) == pytest.approx(6.0)
+    assert times._times == []
 
 
 def test_times_are_reported_in_batches_with_the_model_s_own_prediction():

@@ -33,7 +33,9 @@ def test_nothing_is_corrected_before_enough_was_seen():
     assert observed([1.5] * LEAST).factor(BUCKET) == pytest.approx(1.5)
 
 
-@pytest.mark.parametrize(("ratio", "factor"), [(0.1, LOWEST), (7.0, HIGHEST), (0.8, 0.8)])
+@pytest.mark.parametrize(
+    ("ratio", "factor"), [(0.1, LOWEST), (9.0, HIGHEST), (0.8, 0.8), (5.0, 5.0)]
+)
 def test_a_factor_is_clamped(ratio, factor):
     assert observed([ratio] * 20).factor(BUCKET) == pytest.approx(factor)
 
@@ -188,11 +190,11 @@ def test_many_observations_at_once_are_as_many_single_ones(steps: list[StepTime]
 
 
 def test_steps_that_are_wrong_beyond_correction_are_told_once_a_time():
-    correction = observed([5.0] * (WINDOW - 1))
+    correction = observed([9.0] * (WINDOW - 1))
     assert correction.beyond() == [], "too few to say so"
-    correction.observe(BUCKET, 0.01, 0.05)
-    assert correction.beyond() == [(Kind.DECODE, pytest.approx(5.0))]
-    for ratio, told in ((5.0, False), (1.0, False), (0.4, True), (1.9, False), (2.1, True)):
+    correction.observe(BUCKET, 0.01, 0.09)
+    assert correction.beyond() == [(Kind.DECODE, pytest.approx(9.0))]
+    for ratio, told in ((9.0, False), (1.0, False), (0.1, True), (7.9, False), (8.1, True)):
         for _ in range(WINDOW):
             assert correction.beyond() == []
             correction.observe(BUCKET, 1.0, ratio)
@@ -201,8 +203,8 @@ def test_steps_that_are_wrong_beyond_correction_are_told_once_a_time():
 
 
 def test_each_kind_of_step_is_told_by_itself():
-    correction = observed([5.0] * WINDOW)
+    correction = observed([9.0] * WINDOW)
     for _ in range(WINDOW):
-        correction.observe(step_bucket(0, 9), 1.0, 3.0)
-        correction.observe(step_bucket(2, 9), 1.0, 2.0)
+        correction.observe(step_bucket(0, 9), 1.0, 10.0)
+        correction.observe(step_bucket(2, 9), 1.0, 8.0)
     assert [kind for kind, _ in correction.beyond()] == [Kind.DECODE, Kind.PREFILL]

@@ -212,6 +212,12 @@ def test_a_step_makes_no_copy_of_the_pool_in_between():
     check_that_a_step_copies_no_pool(jax.devices()[0], CONFIG, BLOCKED)
 
 
+def test_steps_of_every_size_are_timed_as_it_warms_up(whole, split):
+    for executor in (whole, split):
+        assert set(executor.padding_s) == set(executor.buckets.steps)
+        assert all(seconds > 0 for took in executor.padding_s.values() for seconds in took)
+
+
 def test_nothing_compiles_after_warm_up(whole, split):
     for executor in (whole, split):
         with no_compiles():

@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 
 from serving.engine.loop import EngineLoop
-from serving.engine.worker import Worker
+from serving.engine.worker import WarmWorker, Worker
 from serving.messages import (
     Completed,
     Decision,
@@ -111,7 +111,7 @@ class Running:
 @asynccontextmanager
 async def started(**shape: Any) -> AsyncIterator[Running]:
     running = Running(**shape)
-    await running.engine.start([(cast(Worker, running.worker), Role.BOTH, 400)])
+    await running.engine.start([WarmWorker(cast(Worker, running.worker), Role.BOTH, 400, ())])
     try:
         yield running
     finally:

@@ -14,7 +14,7 @@ from serving.core.rules import CoordinatorLimits
 from serving.core.sessions import Sessions
 from serving.costs.correction import WINDOW
 from serving.engine.loop import EngineLoop
-from serving.engine.worker import Worker
+from serving.engine.worker import WarmWorker, Worker
 from serving.messages import (
     Completed,
     Decision,
@@ -95,7 +95,7 @@ class Running:
         for name, (role, executor) in self.cluster.executors.items():
             batcher = Batcher(name, self.limits, batcher_rules())
             worker = Worker(batcher, executor, connector, self.engine.post, time.monotonic)
-            workers.append((worker, role, 192))
+            workers.append(WarmWorker(worker, role, 192, ()))
         await self.engine.start(workers)
         return self.engine
 
