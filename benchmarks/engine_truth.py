@@ -53,12 +53,13 @@ RANKED = 1.1
 """Policies rank if each run of one shows so many times what any run of the other does."""
 HABITS = {
     "mean_turns": 3.0,
-    "system": 16,
-    "first": LogNormal(60, 140),
-    "later": LogNormal(16, 40),
+    "system": 64,
+    "first": LogNormal(300, 900),
+    "later": LogNormal(60, 160),
     "reply": LogNormal(40, 90),
     "think": LogNormal(1.0, 2.5),
 }
+"""Prompts that take a step of several milliseconds, so that it is not threads that are compared."""
 MEASURED = ("ttft_turn1", "ttft_later", "tpot", "itl")
 
 
@@ -121,7 +122,7 @@ def flags_of(policy: str) -> dict[str, Any]:
         **workers,
         "route_policy": policy,
         "rebalance_policy": "predicted" if own else "none",
-        "kv_pages": 1024,
+        "kv_pages": 4096,
         "max_num_seqs": 16,
     }
 
