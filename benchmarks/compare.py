@@ -103,6 +103,7 @@ def _config(cell: Cell, cluster: Cluster, source: Source, table: str | None) -> 
     own = cell.policy == "foretoken"
     planned = {"replicas": 0, "foretoken": source.quarters[0]}.get(cell.policy, source.quarters[1])
     quarters = changes.pop("quarters", planned)
+    host_kv_gib = changes.pop("host_kv_gib", 0.0)
     prefill = cluster.workers * quarters // 4
     # Moves, orders and pace are foretoken's, and the lookahead AMPD's.
     order = {"foretoken": "on-time", "ampd": "lookahead"}.get(cell.policy, "arrival")
@@ -125,6 +126,7 @@ def _config(cell: Cell, cluster: Cluster, source: Source, table: str | None) -> 
             "prefill_tp": cluster.tp if prefill else 1,
             "decode_tp": cluster.tp,
             "max_model_len": MAX_LEN,
+            "host_kv_gib": host_kv_gib,
         },
     )
     return SimulationConfig(
@@ -233,6 +235,9 @@ def _mean(values: Sequence[float | None]) -> dict[str, float | None] | None:
 @click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True)
 @click.option("--ppd-table", default=None, help="Measured table (benchmarks.ppd_table): adds ppd.")
 @click.option("--ablations/--no-ablations", default=True)
+@click.option(
+    "--variant", type=click.Choice([*filter(None, VARIANTS)]), help="Of all cells; no ablations."
+)
 @click.option("--jobs", type=click.IntRange(min=1), default=2, show_default=True)
 @click.option("--cells", type=click.Path(path_type=Path), default=ROWS)
 @click.option("--out", type=click.Path(path_type=Path), default=RESULTS)
@@ -245,7 +250,9 @@ def main(traces: str | None, jobs: int, cells: Path, out: Path, **chosen: Any) -
     if "ppd" in policies and table is None:
         raise click.UsageError("--policy ppd needs --ppd-table (python -m benchmarks.ppd_table)")
     wanted = list(cells_of(clusters, workloads, policies, chosen["seeds"]))
-    if chosen["ablations"]:
+    if chosen["variant"]:
+        wanted = [replace(cell, variant=chosen["variant"]) for cell in wanted]
+    elif chosen["ablations"]:
         wanted += ablations_of(clusters[0], workloads)
     if chosen["rates"]:
         wanted = [cell for cell in wanted if cell.rate in chosen["rates"]]

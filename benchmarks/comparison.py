@@ -172,9 +172,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "TTFT weight doubled": {"route_weight_ttft": 2.0},
     "TPOT weight halved": {"route_weight_tpot": 0.5},
     "TPOT weight doubled": {"route_weight_tpot": 2.0},
+    "64 GiB of host memory": {"host_kv_gib": 64.0},
 }
-"""Ablations of `foretoken`: what is taken away or changed. They have one seed, so that what it does
-as it is on that seed alone stands beside them."""
+"""What is taken away, changed or added. The ablations of `foretoken` have one seed, so that what it
+does as it is on that seed alone stands beside them."""
 
 
 def cells_of(
