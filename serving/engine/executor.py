@@ -59,6 +59,7 @@ class JaxExecutor:
     ) -> None:
         """Allocate the pool and the slots. `params` lie on the site's mesh as its table says.
 
+        Where the site unrolls layers they are `apart`.
         `head_weights` belong to the site's probe, if it has one, and may lie anywhere. Without
         `moves_pages` none of `gather`, `read_trace` and `offload` can be called, nor what undoes
         them. With `buckets`, as measurements want them, it has these in place of those of its role.

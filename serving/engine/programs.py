@@ -18,6 +18,7 @@ from jax.sharding import PartitionSpec as P
 from jax.stages import Compiled
 
 from model import kv_pages
+from model.apart import each_layer
 from model.attention.backend import Backend
 from model.config import ModelConfig
 from model.parameters import abstract_params
@@ -61,6 +62,16 @@ def page_bytes(backend: Backend, config: ModelConfig, page_size: int) -> int:
     return prod(shape) * jnp.dtype(config.kept_as).itemsize
 
 
+def unrolls(mesh: Mesh) -> bool:
+    """Say whether a step's layers are unrolled, and their weights `model.apart`: on a GPU.
+
+    There a loop is driven by the host, stays outside of command buffers, and copies each layer's
+    weights out of the stack before they are used (`benchmarks.compile_gpu` shows what a step is
+    compiled to). Elsewhere a loop does as well, and compiles faster.
+    """
+    return mesh.devices.flat[0].platform in GPU_PLATFORMS
+
+
 @dataclass(frozen=True)
 class Site:
     """Where a worker's arrays live and how large they are; `probe` reads a length head if set."""
@@ -79,13 +90,8 @@ class Site:
 
     @property
     def unrolls(self) -> bool:
-        """Whether a step's layers are unrolled: on a GPU.
-
-        There a loop is driven by the host, stays outside of command buffers, and copies each
-        layer's weights out of the stack before they are used (`benchmarks.compile_gpu` shows what
-        a step is compiled to). Elsewhere a loop does as well, and compiles faster.
-        """
-        return self.platform in GPU_PLATFORMS
+        """Whether a step's layers are unrolled, and their weights apart."""
+        return unrolls(self.mesh)
 
     @property
     def platform(self) -> str:
@@ -163,6 +169,13 @@ class Programs:
             abstract_params(site.config),
             param_partitions(site.config, site.table),
         )
+        if site.unrolls:
+            params = each_layer(
+                params,
+                lambda leaf, _: self._abstract(
+                    leaf.shape[1:], leaf.dtype, P(*leaf.sharding.spec[1:])
+                ),
+            )
         weights = {} if site.probe is None else site.probe.abstract_weights()
         weights = jax.tree.map(lambda x: self._abstract(x.shape, x.dtype, P()), weights)
         pool = self._abstract_pool(site.sizes.num_pages)
@@ -173,7 +186,6 @@ class Programs:
                 site.sizes.page_size,
                 site.backend,
                 axis,
-                site.unrolls,
                 site.probe,
             ),
             (pool, history, params, weights, settings, packed),

@@ -52,17 +52,13 @@ class StepOutput(NamedTuple):
 
 @dataclass(frozen=True)
 class Step:
-    """The program of one bucket; `axis` is the mesh axis under shard_map, None outside.
-
-    `unroll`: the layers are not a loop.
-    """
+    """The program of one bucket; `axis` is the mesh axis under shard_map, None outside."""
 
     config: ModelConfig
     layout: StepLayout
     page_size: int
     backend: Backend
     axis: str | None
-    unroll: bool
     probe: Probe | None
 
     def __call__(
@@ -143,7 +139,6 @@ class Step:
             lambda x: None if self.probe is None else x[ends],
             config=self.config,
             axis=self.axis,
-            unroll=self.unroll,
         )
         with jax.named_scope("write"):
             return hidden, attention.store(kv), kept
