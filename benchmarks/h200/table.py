@@ -44,9 +44,9 @@ def lines(record: Record) -> list[dict[str, Any]]:
 def not_measured(record: Record, parts: Sequence[str]) -> dict[str, str]:
     """Say what the file lacks, and why."""
     missing = {name: "not run yet" for name in parts if name not in record.parts}
-    for name in record.parts:
-        found = record.figures(name) or {}
-        missing |= {f"{name}: {what}": why for what, why in found.get("not_measured", {}).items()}
+    for name, part in record.parts.items():
+        lacking = {**part["figures"].get("not_measured", {}), **part.get("missing", {})}
+        missing |= {f"{name}: {what}": why for what, why in lacking.items()}
     return missing
 
 
