@@ -21,13 +21,13 @@ from model import kv_pages
 from model.apart import each_layer
 from model.attention.backend import Backend
 from model.config import ModelConfig
-from model.parameters import abstract_params
+from model.parameters import Params, abstract_params
 from model.sharding import TENSOR, Table, param_partitions, partition
 from serving.engine import slots
 from serving.engine.buckets import GPU_PLATFORMS, Bucket, Buckets
 from serving.engine.layout import StepLayout
 from serving.engine.probe import Probe, Trace, row_of, with_row
-from serving.engine.steps import Step
+from serving.engine.steps import Step, TargetScores, score_samples
 
 COMPILE_THREADS = 4  # XLA compiles without holding the interpreter's lock
 
@@ -127,6 +127,11 @@ class Site:
         return slots.empty(num_slots, self.config.vocab_size, trace)
 
 
+def of_head(params: Params) -> Params:
+    """Leave the layers out: what scores need."""
+    return {name: own for name, own in params.items() if name != "layers"}
+
+
 class Programs:
     """The compiled programs of one worker; each is absent until `compile` has run."""
 
@@ -138,6 +143,8 @@ class Programs:
         self.gather: dict[int, Compiled] = {}
         self.scatter: dict[int, Compiled] = {}
         self.slot: dict[Function, Compiled] = {}
+        self.scores: dict[int, Compiled] = {}  # by rows and chunks together
+        self.targets: dict[int, Compiled] = {}  # by tokens of chunks
 
     @property
     def count(self) -> int:
@@ -156,26 +163,18 @@ class Programs:
         steps = sorted(self.buckets.steps, key=lambda b: b.rows + 4 * b.tokens, reverse=True)
         jobs = [lambda bucket=bucket: self._compile_step(bucket) for bucket in steps]
         jobs += [lambda count=count: self._compile_moves(count) for count in self.buckets.pages]
+        samples = {bucket.rows + bucket.chunks for bucket in steps}
+        jobs += [lambda count=count: self._compile_scores(count) for count in sorted(samples)]
+        tokens = {bucket.tokens for bucket in steps} - {0}
+        jobs += [lambda count=count: self._compile_targets(count) for count in sorted(tokens)]
         return [*jobs, self._compile_loads]
 
     def _compile_step(self, bucket: Bucket) -> None:
         site = self._site
-        axis = TENSOR if site.mesh.size > 1 else None
         layout = site.layout(bucket)
         history, settings = self._abstract_slots()
         packed = self._abstract((layout.size,), np.int32, P())
-        params = jax.tree.map(
-            lambda leaf, spec: self._abstract(leaf.shape, leaf.dtype, spec),
-            abstract_params(site.config),
-            param_partitions(site.config, site.table),
-        )
-        if site.unrolls:
-            params = each_layer(
-                params,
-                lambda leaf, _: self._abstract(
-                    leaf.shape[1:], leaf.dtype, P(*leaf.sharding.spec[1:])
-                ),
-            )
+        params = self._abstract_params()
         weights = {} if site.probe is None else site.probe.abstract_weights()
         weights = jax.tree.map(lambda x: self._abstract(x.shape, x.dtype, P()), weights)
         pool = self._abstract_pool(site.sizes.num_pages)
@@ -185,12 +184,28 @@ class Programs:
                 layout,
                 site.sizes.page_size,
                 site.backend,
-                axis,
+                self._axis,
                 site.probe,
             ),
             (pool, history, params, weights, settings, packed),
             out_specs=(pool.sharding.spec, P(), P()),
             donated=(0, 1),
+        )
+
+    def _compile_scores(self, count: int) -> None:
+        logits = self._abstract((count, self._site.config.vocab_size), np.float32, P())
+        sampled = self._abstract((2, count), np.int32, P())
+        self.scores[count] = self._compiled(
+            score_samples, (logits, sampled), out_specs=P(), donated=()
+        )
+
+    def _compile_targets(self, count: int) -> None:
+        config = self._site.config
+        hidden = self._abstract((count, config.hidden_size), jnp.dtype(config.dtype), P())
+        targets = self._abstract((count,), np.int32, P())
+        params = of_head(self._abstract_params())
+        self.targets[count] = self._compiled(
+            TargetScores(config, self._axis), (params, hidden, targets), out_specs=P(), donated=()
         )
 
     def _compile_moves(self, count: int) -> None:
@@ -229,6 +244,24 @@ class Programs:
 
     def _abstract(self, shape: tuple[int, ...], dtype: Any, spec: P) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(self._site.mesh, spec))
+
+    def _abstract_params(self) -> Params:
+        site = self._site
+        params = jax.tree.map(
+            lambda leaf, spec: self._abstract(leaf.shape, leaf.dtype, spec),
+            abstract_params(site.config),
+            param_partitions(site.config, site.table),
+        )
+        if not site.unrolls:
+            return params
+        return each_layer(
+            params,
+            lambda leaf, _: self._abstract(leaf.shape[1:], leaf.dtype, P(*leaf.sharding.spec[1:])),
+        )
+
+    @property
+    def _axis(self) -> str | None:
+        return TENSOR if self._site.mesh.size > 1 else None
 
     def _abstract_pool(self, pages: int) -> jax.ShapeDtypeStruct:
         shape = list(self._site.pool_shape)
