@@ -63,7 +63,7 @@ def page_bytes(backend: Backend, config: ModelConfig, page_size: int) -> int:
 
 
 def unrolls(mesh: Mesh) -> bool:
-    """Say whether a step's layers are unrolled, and their weights `model.apart`: on a GPU.
+    """Say whether a step has no loops, and its layers' weights are `model.apart`: on a GPU.
 
     There a loop is driven by the host, stays outside of command buffers, and copies each layer's
     weights out of the stack before they are used (`benchmarks.compile_gpu` shows what a step is
@@ -90,7 +90,7 @@ class Site:
 
     @property
     def unrolls(self) -> bool:
-        """Whether a step's layers are unrolled, and their weights apart."""
+        """Whether a step has no loops: its layers are unrolled, and their weights apart."""
         return unrolls(self.mesh)
 
     @property
@@ -185,6 +185,7 @@ class Programs:
                 site.sizes.page_size,
                 site.backend,
                 self._axis,
+                site.unrolls,
                 site.probe,
             ),
             (pool, history, params, weights, settings, packed),

@@ -53,13 +53,17 @@ class StepOutput(NamedTuple):
 
 @dataclass(frozen=True)
 class Step:
-    """The program of one bucket; `axis` is the mesh axis under shard_map, None outside."""
+    """The program of one bucket; `axis` is the mesh axis under shard_map, None outside.
+
+    `unroll`: there are no loops in sampling.
+    """
 
     config: ModelConfig
     layout: StepLayout
     page_size: int
     backend: Backend
     axis: str | None
+    unroll: bool
     probe: Probe | None
 
     def __call__(
@@ -91,7 +95,8 @@ class Step:
         reply_index = jnp.concatenate([fields.decode_reply_index, fields.chunk_reply_index])
         with jax.named_scope("sampling"):
             how = slots.sampling_rows(settings, slot, reply_index)
-            ids = sample(scores, how, slots.planes(history, settings), slot)
+            planes = slots.planes(history, settings)
+            ids = sample(scores, how, planes, slot, unroll=self.unroll)
             history = slots.remember(history, how, slot, ids)
         with jax.named_scope("finite"):
             broken = _broken(hidden, place, rows, len(fields.chunk_len))

@@ -43,7 +43,7 @@ NUM_SLOTS, PAGE, PAGES = 9, 16, 20
 def test_a_whole_step_lowers_for_tpus(kind, bucket, devices, quantize):
     config = replace(WIDE, quantize=quantize)
     layout = StepLayout(bucket, max_pages=8, scratch_slot=NUM_SLOTS - 1)
-    step = Step(config, layout, PAGE, RAGGED, TENSOR, probe=None)
+    step = Step(config, layout, PAGE, RAGGED, TENSOR, unroll=False, probe=None)
     shape = RAGGED.pool_shape(config, num_pages=PAGES, page_size=PAGE)
     pool = jax.ShapeDtypeStruct(shape, jnp.bfloat16)
     history, settings = jax.eval_shape(lambda: slots.empty(NUM_SLOTS, config.vocab_size, None))
