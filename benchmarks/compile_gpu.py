@@ -100,8 +100,10 @@ def compile_step(kind: str, size: Size, dump: Path) -> dict[str, Any]:
     shape = Path(__file__).parent / "shapes" / "llama-3.1-8b"
     llama = load_config(shape, quantize=size.quantize, kv_dtype=size.kv_dtype)
     config = replace(llama, num_layers=size.layers, max_position=CONTEXT)
+    # As many bytes in either: some numbers of one-byte pages cannot be counted.
+    pages = PAGES * (1 if size.kv_dtype is None else 2)
     sizes = ExecutorSizes(
-        num_pages=PAGES,
+        num_pages=pages,
         page_size=PAGE_SIZE,
         max_model_len=CONTEXT,
         max_rows=max(1, size.rows),
@@ -122,7 +124,7 @@ def compile_step(kind: str, size: Size, dump: Path) -> dict[str, Any]:
         **size._asdict(),
         "device": KINDS[kind][0],
         "jax": jax.__version__,
-        "pool_bytes": PAGES * site.page_bytes,
+        "pool_bytes": pages * site.page_bytes,
         "temporary_bytes": None if memory is None else memory.temp_size_in_bytes,
         "copies_of_the_pool": len(copies),
         "waits_of_the_host": waits_in(dump),

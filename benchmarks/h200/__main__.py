@@ -14,6 +14,7 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from math import inf
 from pathlib import Path
 
@@ -28,7 +29,8 @@ from benchmarks.machine import describe_code
 from model.attention.choice import AUTO
 from model.config import ModelConfig, load_config
 from model.errors import CheckpointError
-from serving.config import ConfigError
+from model.quantised import FORMATS
+from serving.config import KV_DTYPES, ConfigError
 from serving.engine.compile_cache import cache_directory, keep_compiled
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -56,6 +58,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--seconds", type=float, default=inf, help="begin nothing after so long")
     made.add_argument("--code", help="names the code where there is no git checkout")
     made.add_argument("--model", default="llama-3.1-8b", help="a directory of benchmarks/shapes")
+    made.add_argument("--quantize", choices=FORMATS, help="weights in eight bits")
+    made.add_argument("--kv-dtype", choices=("fp8",), help="pages in eight bits")
     made.add_argument("--cpu", action="store_true", help="measure this CPU, with the demo model")
     made.add_argument("--attention", default=AUTO, help="attention backend, as the engine's")
     made.add_argument("--cpu-check", action="store_true", help="prove the harness; no figures")
@@ -76,7 +80,7 @@ def measure_all(wanted: argparse.Namespace) -> int:
         keep_compiled(cache_directory(), least_seconds=0.0)  # for the parts that run another time
     model, config, scale = _chosen(wanted)
     attention = backend_named(wanted.attention, config)
-    setting = describe_setting(model, attention.name, check=wanted.cpu_check)
+    setting = describe_setting(model, config, attention.name, check=wanted.cpu_check)
     record = read(wanted.out, setting)
     rig = Rig(
         config=config,
@@ -114,11 +118,12 @@ def measure_all(wanted: argparse.Namespace) -> int:
 
 def _chosen(wanted: argparse.Namespace) -> tuple[str, ModelConfig, Scale]:
     """Return the model's name and configuration, and what is measured of it."""
+    stored = {"quantize": wanted.quantize, "kv_dtype": KV_DTYPES[wanted.kv_dtype or "auto"]}
     if wanted.cpu_check:
-        return "tiny", TINY, CHECK
+        return "tiny", replace(TINY, **stored), CHECK
     if wanted.cpu:
-        return "demo", load_config(ROOT / "checkpoints" / "demo"), SMALL
-    return wanted.model, load_config(SHAPES / wanted.model), FULL
+        return "demo", load_config(ROOT / "checkpoints" / "demo", **stored), SMALL
+    return wanted.model, load_config(SHAPES / wanted.model, **stored), FULL
 
 
 if __name__ == "__main__":

@@ -95,9 +95,9 @@ def _attention_error(config: ModelConfig, backend: Backend, window: int | None) 
 
     def attended(by: Backend, dtype: jnp.dtype) -> jax.Array:
         """Let the backend write the pasts in a step of its own, then attend over them."""
-        sized = replace(one_layer, dtype=dtype.name)
-        shape = by.pool_shape(sized, num_pages=num_pages, page_size=PAGE_SIZE)
-        pool, past = jnp.zeros(shape, dtype), int(before.chunk_len.sum())
+        shape = by.pool_shape(one_layer, num_pages=num_pages, page_size=PAGE_SIZE)
+        kept_as = dtype if config.kept_as == config.dtype else jnp.dtype(config.kept_as)
+        pool, past = jnp.zeros(shape, kept_as), int(before.chunk_len.sum())
         new = [jnp.asarray(x, dtype) for x in drawn(past, 1)]
         pool, _ = step(by, past, pool, before, *new)
         now = [jnp.asarray(x, dtype) for x in drawn(total, 2)]
@@ -156,7 +156,15 @@ def _processor() -> Any:
 
 def _tokens(rig: Rig) -> tuple[list[int], list[int]]:
     """Return a greedy reply by the engine's steps, and by the oracle."""
-    config = replace(rig.config, **SMALL, dtype="float32", eos_ids=(), bos_id=None)
+    config = replace(
+        rig.config,
+        **SMALL,
+        dtype="float32",
+        kv_dtype=None,
+        quantize=None,
+        eos_ids=(),
+        bos_id=None,
+    )
     prompt = np.random.default_rng(7).integers(0, config.vocab_size, PROMPT_LEN).tolist()
     with jax.default_device(_processor()):
         params = init_params(config, jax.random.key(7))

@@ -20,8 +20,10 @@ import jax
 
 from benchmarks.h200.rig import RigError
 from benchmarks.machine import describe_machine
+from model.config import ModelConfig
 
 SCHEMA = 1
+RANDOM = "random"
 CHECK_NOTE = "a check of the harness on a tiny model: none of its numbers is a figure"
 FLAGS = ("XLA_FLAGS", "XLA_PYTHON_CLIENT_PREALLOCATE", "XLA_PYTHON_CLIENT_MEM_FRACTION")
 PLUGINS = ("jax-cuda13-plugin", "jax-cuda12-plugin", "triton", "jax-triton")
@@ -52,7 +54,9 @@ class Record:
         return self.parts.get(name, {}).get("figures") or None
 
 
-def describe_setting(model: str, attention: str, *, check: bool) -> dict[str, Any]:
+def describe_setting(
+    model: str, config: ModelConfig, attention: str, *, check: bool
+) -> dict[str, Any]:
     """Describe all that a figure depends on beside the code."""
     device = jax.devices()[0]
     limit = (device.memory_stats() or {}).get("bytes_limit")
@@ -70,7 +74,7 @@ def describe_setting(model: str, attention: str, *, check: bool) -> dict[str, An
         "packages": {name: found for name in PLUGINS if (found := _version(name))},
         "flags": {name: os.environ[name] for name in FLAGS if name in os.environ},
         "model": model,
-        "weights": "random",
+        "weights": _described(config),
         "attention": attention,
     }
 
@@ -103,6 +107,13 @@ def write(path: Path, record: Record, extra: Mapping[str, Any]) -> None:
     partial = path.with_name(path.name + ".partial")
     partial.write_text(json.dumps(document, indent=1) + "\n")
     partial.replace(path)
+
+
+def _described(config: ModelConfig) -> str:
+    """Say what weights are, and pages where they are other than the model computes in."""
+    quantised = "" if config.quantize is None else f", {config.quantize}"
+    pages = "" if config.kept_as == config.dtype else f", over pages of {config.kept_as}"
+    return f"{RANDOM}{quantised}{pages}"
 
 
 def _compared(value: Any) -> Any:

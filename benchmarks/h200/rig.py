@@ -26,7 +26,7 @@ from serving.core.plan import StepPlan
 from serving.engine import raw_loop
 from serving.engine.buckets import Bucket, Buckets, least_rows
 from serving.engine.executor import JaxExecutor
-from serving.engine.programs import ExecutorSizes, Programs, Site, unrolls
+from serving.engine.programs import ExecutorSizes, Programs, Site, page_bytes, unrolls
 from serving.messages import Role
 
 PAGE_SIZE = 16
@@ -170,7 +170,9 @@ class Rig:
             chunks=max(len(work.chunks) for work in works),
         )
         sizes = ExecutorSizes(
-            num_pages=1 + max(sum(map(_pages_for, _lengths(work))) for work in works),
+            num_pages=self._countable(
+                1 + max(sum(map(_pages_for, _lengths(work))) for work in works)
+            ),
             page_size=PAGE_SIZE,
             max_model_len=max(self.scale.table_len, *(max(_lengths(work)) for work in works)),
             max_rows=max(1, bucket.rows),
@@ -178,6 +180,17 @@ class Rig:
             max_chunk_rows=max(1, bucket.chunks),
         )
         return sizes, Buckets((bucket,), (min(FILLED_AT_ONCE, sizes.num_pages),))
+
+    def _countable(self, pages: int) -> int:
+        """Return how many pages to have for these: of one-byte numbers, not 2 to 4 GiB.
+
+        The GPU's kernels refuse a pool of that size.
+        """
+        num_bytes = page_bytes(self.attention, self.config, PAGE_SIZE)
+        narrow = jnp.dtype(self.config.kept_as).itemsize == 1
+        if narrow and 2**31 < pages * num_bytes <= 2**32:
+            return 2**32 // num_bytes + 1
+        return pages
 
     def plan(self, work: Work, sizes: ExecutorSizes) -> StepPlan:
         """Plan a step with random tokens, each row and chunk on pages of its own."""

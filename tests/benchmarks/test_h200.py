@@ -192,6 +192,9 @@ def test_what_cannot_be_measured_is_one_line_and_status_2(
     known = "auto or reference, blocked, gpu, tpu"
     assert f"--attention magic is unknown; use {known}" in capsys.readouterr().err
     assert run(out) == 0
+    assert run(out, "--quantize", "int8", "--kv-dtype", "fp8") == 2
+    expected = "weights: measured with random, this is random, int8, over pages of float8_e4m3fn"
+    assert expected in capsys.readouterr().err
     assert run(out, "--attention", "reference") == 2
     assert "attention: measured with blocked, this is reference; choose another --out" in (
         capsys.readouterr().err
@@ -201,12 +204,13 @@ def test_what_cannot_be_measured_is_one_line_and_status_2(
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def record(kind: str, *, check: bool) -> Record:
+def record(kind: str, *, check: bool, weights: str = "random") -> Record:
     setting = {
         "cpu_check": check,
         "device": {"kind": kind},
         "machine": {"jax": "0"},
         "model": "llama-3.1-8b",
+        "weights": weights,
         "attention": "blocked",
     }
     rates = {
@@ -227,8 +231,11 @@ def test_times_stand_beside_shares_of_the_devices_own_rates():
     assert line["good_and_excellent_ms"] == (7.3, 6.6)
     text = table.render(record("NVIDIA H200", check=False), ["decode", "gaps"])
     assert "not measured: gaps (not run yet)" in text
-    (other,) = table.lines(record("NVIDIA H100", check=False))
-    assert other["good_and_excellent_ms"] is None
+    for other in (
+        record("NVIDIA H100", check=False),
+        record("NVIDIA H200", check=False, weights="random, int8"),
+    ):
+        assert table.lines(other)[0]["good_and_excellent_ms"] is None
     assert table.render(record("cpu", check=True), []).startswith("CPU CHECK: ")
     bare = Record(
         record("x", check=False).setting, {"decode": {"figures": {"points": {"a": POINT}}}}
@@ -288,3 +295,12 @@ def test_every_part_runs_from_end_to_end_without_a_server_s_packages(tmp_path: P
     again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert again.stdout == done.stdout
     assert again.stderr.count("kept") == len(course.PARTS)
+
+
+def test_a_pool_that_the_kernels_refuse_is_made_larger():
+    config = load_config(ROOT / "benchmarks" / "shapes" / "llama-3.1-8b", kv_dtype="float8_e4m3fn")
+    rig = Rig(config, BLOCKED, FULL, Path("x"), print, lambda: 0.0, 0.0)
+    sizes, _ = rig._shapes([uniform(32, 1024)])
+    assert sizes.num_pages * 2**20 > 2**32, "2 to 4 GiB of one-byte numbers are not countable"
+    sizes, _ = rig._shapes([uniform(8, 1024)])
+    assert sizes.num_pages == 1 + 8 * 65
