@@ -2,14 +2,16 @@
 
 `python -m benchmarks.compile_gpu --out FILE` needs JAX's CUDA plugin (`pip install -e .[gpu]`) but
 no GPU: kernels are compiled down to machine code for the device described below. It shows that they
-compile, whether they stand in command buffers, and whether anything as large as the page pool is
-copied. It measures no time, and XLA chooses its matmuls untuned, so that those differ on a device.
+compile, whether they stand in command buffers, where the host has to wait for the device within a
+step, whether anything as large as the page pool is copied, and how many matmuls XLA would tune. It
+measures no time, and XLA chooses its matmuls untuned, so that those differ on a device.
 """
 
 import json
 import os
 import re
 import tempfile
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -41,17 +43,21 @@ HOPPER = {
     "l2_cache_size": 50 * 2**20,
     "clock_rate_ghz": 1.98,
 }
+CUDA_VERSIONS = ("driver_version", "runtime_version", "compile_time_toolkit_version")
+"""Without them XLA takes CUDA for too old to have conditions in command buffers."""
 PAGES, PAGE_SIZE, CHUNKS = 2**15, 16, 8
 CONTEXT = 32768
 KERNELS = ("write_kv", "attend", "combine")
 
 
 class Size(NamedTuple):
-    """One step: decode rows, tokens of prompts, layers of the model."""
+    """One step: decode rows, tokens of prompts, layers of the model, weights and pages."""
 
     rows: int
     tokens: int
     layers: int
+    quantize: str | None = None
+    kv_dtype: str | None = None
 
 
 def target(kind: str) -> str:
@@ -60,6 +66,7 @@ def target(kind: str) -> str:
     fields = {**HOPPER, "device_memory_size": memory, "memory_bandwidth": int(bandwidth)}
     lines = [f"  {field}: {value}" for field, value in fields.items()]
     lines.append("  cuda_compute_capability { major: 9 minor: 0 }")
+    lines += [f'  {which}: "13.0.0"' for which in CUDA_VERSIONS]
     return "\n".join(
         [
             "gpu_device_info {",
@@ -73,7 +80,7 @@ def target(kind: str) -> str:
 
 
 def compile_step(kind: str, size: Size, dump: Path) -> dict[str, Any]:
-    """Compile one step of Llama-3.1-8B's shape in bfloat16; XLA's dumps must go to `dump`."""
+    """Compile one step of Llama-3.1-8B's shape; XLA's dumps must go to `dump`."""
     # Imported late: XLA reads its flags when JAX starts.
     import jax
     import numpy as np
@@ -90,10 +97,13 @@ def compile_step(kind: str, size: Size, dump: Path) -> dict[str, Any]:
     topology = topologies.get_topology_desc(
         kind, "cuda", target_config=target(kind), topology="1x1x1"
     )
-    llama = load_config(Path(__file__).parent / "shapes" / "llama-3.1-8b")
+    shape = Path(__file__).parent / "shapes" / "llama-3.1-8b"
+    llama = load_config(shape, quantize=size.quantize, kv_dtype=size.kv_dtype)
     config = replace(llama, num_layers=size.layers, max_position=CONTEXT)
+    # As many bytes in either: some numbers of one-byte pages cannot be counted.
+    pages = PAGES * (1 if size.kv_dtype is None else 2)
     sizes = ExecutorSizes(
-        num_pages=PAGES,
+        num_pages=pages,
         page_size=PAGE_SIZE,
         max_model_len=CONTEXT,
         max_rows=max(1, size.rows),
@@ -107,32 +117,58 @@ def compile_step(kind: str, size: Size, dump: Path) -> dict[str, Any]:
     programs.compile(lambda done: None)
     compiled = programs.step[bucket]
     memory = compiled.memory_analysis()
-    pool = f"bf16[{','.join(map(str, site.pool_shape))}]"
-    copies = re.findall(rf"= {re.escape(pool)}\S* copy\(", compiled.as_text() or "")
+    text = compiled.as_text() or ""
+    pool = f"[{','.join(map(str, site.pool_shape))}]"
+    copies = re.findall(rf"= \w+{re.escape(pool)}\S* copy\(", text)
     return {
         **size._asdict(),
         "device": KINDS[kind][0],
         "jax": jax.__version__,
-        "pool_bytes": PAGES * site.page_bytes,
+        "pool_bytes": pages * site.page_bytes,
         "temporary_bytes": None if memory is None else memory.temp_size_in_bytes,
         "copies_of_the_pool": len(copies),
+        "waits_of_the_host": waits_in(dump),
+        "matmuls_to_tune": len(matmuls_in(text)),
         "kernels": kernels_in(dump),
     }
 
 
-def kernels_in(dump: Path) -> list[dict[str, Any]]:
-    """List the attention's kernels of the step dumped last, and whether each is in a buffer."""
+def steps_in(dump: Path) -> Iterator[tuple[str, bool]]:
+    """Yield the lines of what the step dumped last does, and whether each is in a buffer."""
+    # What is compiled beside the step, sampling's slots for example, has a name of its own.
     newest = max(
-        dump.glob("*thunk_sequence_after_thunk_passes.txt"), key=lambda f: f.stat().st_mtime
+        dump.glob("*unnamed*thunk_sequence_after_thunk_passes.txt"),
+        key=lambda f: f.stat().st_mtime,
     )
-    found: list[dict[str, Any]] = []
     buffer = None  # how far the innermost command buffer is indented
     for line in newest.read_text().splitlines():
         indent = len(line) - len(line.lstrip())
         if buffer is not None and indent <= buffer:
             buffer = None
-        if "kCommandBuffer" in line:
+        yield line, buffer is not None
+        if buffer is None and "kCommandBuffer" in line:
             buffer = indent
+
+
+def waits_in(dump: Path) -> int:
+    """Count the conditions and loops outside of command buffers: the host reads what decides.
+
+    Not those within others.
+    """
+    decided = re.compile(r"\d+: (kConditional|kWhile)")
+    return sum(decided.match(line) is not None for line, _ in steps_in(dump))
+
+
+def matmuls_in(text: str) -> set[str]:
+    """Return the different computations of a compiled program that hold a matmul."""
+    bodies = re.findall(r"^%gemm_fusion\S* \(.*?^}", text, re.M | re.S)
+    return {re.sub(r"%[\w.\-]+|[\w.\-]+: |metadata={[^}]*}", "", body) for body in bodies}
+
+
+def kernels_in(dump: Path) -> list[dict[str, Any]]:
+    """List the attention's kernels of the step dumped last, and whether each is in a buffer."""
+    found: list[dict[str, Any]] = []
+    for line, inside in steps_in(dump):
         kernel = re.search(
             rf"\] (({'|'.join(KERNELS)})\w*) grid: \[(.*?)\].*shared_memory: (\d+)", line
         )
@@ -143,7 +179,7 @@ def kernels_in(dump: Path) -> list[dict[str, Any]]:
                     "name": name,
                     "grid": [int(n) for n in grid.split(",")],
                     "shared_bytes": int(shared),
-                    "in_command_buffer": buffer is not None,
+                    "in_command_buffer": inside,
                 }
             )
     return found
@@ -157,6 +193,7 @@ def main(out: Path, kind: str, layers: int) -> None:
     """Compile decode-only and mixed steps; write what was found to a JSON file."""
     shapes = [(least_rows("gpu"), 0), (32, 0), (32, 512), (0, 2048)]
     steps = [Size(rows, tokens, layers) for rows, tokens in shapes]
+    steps += [Size(32, 0, layers, "int8"), Size(32, 512, layers, "fp8", "float8_e4m3fn")]
     with tempfile.TemporaryDirectory() as folder:
         flags = ["--xla_gpu_autotune_level=0", f"--xla_dump_to={folder}"]
         os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *flags])
@@ -169,7 +206,8 @@ def main(out: Path, kind: str, layers: int) -> None:
         print(
             f"{one['rows']} rows + {one['tokens']} tokens: {buffered} of {len(one['kernels'])} "
             f"kernels in command buffers, {one['copies_of_the_pool']} copies of the pool, "
-            f"{one['temporary_bytes'] / 2**20:.0f} MiB beside it"
+            f"{one['temporary_bytes'] / 2**20:.0f} MiB beside it, the host waits"
+            f" {one['waits_of_the_host']} times, {one['matmuls_to_tune']} matmuls to tune"
         )
 
 

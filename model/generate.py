@@ -185,7 +185,7 @@ def _sample(scores: jax.Array, prompt: list[int], replied: list[int], sampling: 
     return int(_sample_jit(scores[None], rows, planes, jnp.zeros(1, jnp.int32))[0])
 
 
-_sample_jit = jax.jit(sampler.sample)
+_sample_jit = jax.jit(partial(sampler.sample, unroll=False))
 
 
 def _empty_cache(params: Params, config: ModelConfig, length: int) -> Cache:

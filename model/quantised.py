@@ -63,19 +63,6 @@ def dequantised(weight: Quantised, summed: tuple[int, ...]) -> Any:
     return weight.values.astype(xp.float32) * xp.expand_dims(weight.scale, summed)
 
 
-def held(layer: dict[str, Any]) -> dict[str, Any]:
-    """Return a layer's parameters with the quantised ones cut out of their stacks for certain.
-
-    Where layers are unrolled, XLA for GPUs else converts the stack of all layers before it cuts a
-    layer out, and so brings back what eight bits have saved: steps compiled for an H100 showed it.
-    What is cut out is copied, in eight bits.
-    """
-    return {
-        name: jax.lax.optimization_barrier(leaf) if isinstance(leaf, Quantised) else leaf
-        for name, leaf in layer.items()
-    }
-
-
 def scaled_dot(spec: str, x: jax.Array, weight: Weight) -> jax.Array:
     """Return einsum(spec, x, weight) in float32, with sums in float32.
 

@@ -8,6 +8,7 @@ best) temperature, min-p, top-k, top-p, each on what the one before left, then G
 Ties go to the lowest id everywhere.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -57,11 +58,17 @@ class Logprobs(NamedTuple):
 
 
 def sample(
-    logits: Float[Array, "R V"], rows: SamplingRows, planes: Planes, place: Int[Array, " R"]
+    logits: Float[Array, "R V"],
+    rows: SamplingRows,
+    planes: Planes,
+    place: Int[Array, " R"],
+    *,
+    unroll: bool,
 ) -> Int[Array, " R"]:
     """Return each row's next token id; row i reads `planes` at `place[i]`.
 
-    What no row asks for is not computed.
+    What no row asks for is not computed. With `unroll` there is no loop in it, as in
+    `keep_until`; the ids are the same.
     """
     penalised = jax.lax.cond(
         jnp.any(rows.uses_planes),
@@ -75,7 +82,7 @@ def sample(
     best = jnp.argmax(penalised, axis=-1).astype(jnp.int32)
     return jax.lax.cond(
         jnp.any(rows.temperature > 0),
-        lambda: jnp.where(rows.temperature > 0, _draw(penalised, rows), best),
+        lambda: jnp.where(rows.temperature > 0, _draw(penalised, rows, unroll=unroll), best),
         lambda: best,
     )
 
@@ -97,18 +104,20 @@ def penalise(
     return jnp.where(too_short & planes.stops, -jnp.inf, scores + planes.bias)
 
 
-def _draw(scores: Float[Array, "R V"], rows: SamplingRows) -> Int[Array, " R"]:
+def _draw(scores: Float[Array, "R V"], rows: SamplingRows, *, unroll: bool) -> Int[Array, " R"]:
     """Draw from the tempered, filtered distribution: the best of scores plus Gumbel noise."""
     best = jnp.max(scores, axis=-1, keepdims=True)
     # The best score becomes exactly 0, so that no temperature, however small, overflows.
     above = scores - jnp.where(jnp.isfinite(best), best, 0.0)
     tempered = above / jnp.where(rows.temperature > 0, rows.temperature, 1.0)[:, None]
-    kept = filtered(tempered, rows)
+    kept = filtered(tempered, rows, unroll=unroll)
     noise = gumbel(rows.seed, rows.reply_index, scores.shape[1])
     return jnp.argmax(kept + noise, axis=-1).astype(jnp.int32)
 
 
-def filtered(tempered: Float[Array, "R V"], rows: SamplingRows) -> Float[Array, "R V"]:
+def filtered(
+    tempered: Float[Array, "R V"], rows: SamplingRows, *, unroll: bool
+) -> Float[Array, "R V"]:
     """Set what min-p, top-k and top-p drop to -inf; `tempered` has 0 as each row's maximum."""
     kept = jnp.where(tempered >= jnp.log(rows.min_p)[:, None], tempered, -jnp.inf)
     vocab_size = tempered.shape[1]
@@ -117,27 +126,40 @@ def filtered(tempered: Float[Array, "R V"], rows: SamplingRows) -> Float[Array, 
 
     # Top-k counts entries and top-p their probabilities; otherwise they are the same cut, so one
     # body serves both in turn: a program half the size, and each is skipped if no row wants it.
-    def cut(number: jax.Array, kept: jax.Array) -> jax.Array:
+    def cut(number: jax.Array | int, kept: jax.Array) -> jax.Array:
         limit, off = limits[number], neutral[number]
 
         def apply() -> jax.Array:
             weights = jnp.where(number == 0, 1.0, jax.nn.softmax(kept, axis=-1))
-            return jnp.where((limit < off)[:, None], keep_until(kept, weights, limit), kept)
+            found = keep_until(kept, weights, limit, unroll=unroll)
+            return jnp.where((limit < off)[:, None], found, kept)
 
         return jax.lax.cond(jnp.any(limit < off), apply, lambda: kept)
 
-    return jax.lax.fori_loop(0, 2, cut, kept)
+    return cut(1, cut(0, kept)) if unroll else jax.lax.fori_loop(0, 2, cut, kept)
 
 
 def keep_until(
-    scores: Float[Array, "R V"], weights: Float[Array, "R V"], limit: Float[Array, " R"]
+    scores: Float[Array, "R V"],
+    weights: Float[Array, "R V"],
+    limit: Float[Array, " R"],
+    *,
+    unroll: bool,
 ) -> Float[Array, "R V"]:
-    """Keep each row's fewest best scores whose weights reach `limit`; the rest becomes -inf."""
+    """Keep each row's fewest best scores whose weights reach `limit`; the rest becomes -inf.
+
+    With `unroll` its passes stand one behind the other: a GPU's command buffers hold no loop, and
+    the host would have to wait for one in every step, whether it runs or not.
+    """
     first, second = _ordered(scores)
 
     def kept(cut: tuple[jax.Array, jax.Array]) -> jax.Array:
-        better, worst = cut[0][:, None], cut[1][:, None]
+        better, worst = cut[0][..., None], cut[1][..., None]
         return (first > better) | ((first == better) & (second >= worst))
+
+    def enough(cut: tuple[jax.Array, jax.Array]) -> jax.Array:
+        """Say it of cuts [R], or of several for each row, [n, R]."""
+        return jnp.sum(jnp.where(kept(cut), weights, 0.0), axis=-1) >= limit
 
     # The cut is the greatest key at which enough is kept, built bit by bit from the top: some forty
     # passes over the scores, where sorting them costs far more.
@@ -146,13 +168,34 @@ def keep_until(
         high = jnp.where(step < 32, one << (31 - step).astype(jnp.uint32), 0)
         low = jnp.where(step < 32, 0, one << (32 + bits - 1 - step).astype(jnp.uint32))
         larger = (cut[0] | high, cut[1] | low)
-        enough = jnp.sum(jnp.where(kept(larger), weights, 0.0), axis=-1) >= limit
-        return jnp.where(enough, larger[0], cut[0]), jnp.where(enough, larger[1], cut[1])
+        better = enough(larger)
+        return jnp.where(better, larger[0], cut[0]), jnp.where(better, larger[1], cut[1])
 
     bits = scores.shape[1].bit_length()
     nothing = jnp.zeros(scores.shape[0], jnp.uint32)
-    cut = jax.lax.fori_loop(0, 32 + bits, decide, (nothing, nothing))
+    if unroll:
+        high = _greatest(nothing, 32, lambda high: enough((high, nothing)))
+        cut = (high, _greatest(nothing, bits, lambda low: enough((high, low))))
+    else:
+        cut = jax.lax.fori_loop(0, 32 + bits, decide, (nothing, nothing))
     return jnp.where(kept(cut), scores, -jnp.inf)
+
+
+def _greatest(
+    nothing: UInt32[Array, " R"], bits: int, enough: Callable[[jax.Array], jax.Array]
+) -> UInt32[Array, " R"]:
+    """Return the greatest number of so many bits at which there is enough, two bits a pass."""
+    passes = (bits + 1) // 2
+    # Held, so that it is no constant: every pass is the same computation then, compiled once.
+    unit = jax.lax.optimization_barrier(jnp.uint32(1 << (2 * passes - 2)))
+    found = nothing
+    digits = jnp.arange(1, 4, dtype=jnp.uint32)[:, None]
+    for _ in range(passes):
+        # More is kept below: what is enough for a digit is for the smaller ones.
+        digit = jnp.sum(enough(found + unit * digits), axis=0, dtype=jnp.uint32)
+        found = found + unit * digit
+        unit = unit >> 2
+    return found
 
 
 def _ordered(scores: Float[Array, "R V"]) -> tuple[UInt32[Array, "R V"], UInt32[Array, " V"]]:

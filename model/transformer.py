@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int
 from model.config import ModelConfig
 from model.layers import embed, gated_mlp, out_of_heads, rms_norm
 from model.parameters import Params
-from model.quantised import dot, held
+from model.quantised import dot
 from model.rope import rotate, rotation
 
 KV = TypeVar("KV")
@@ -42,7 +42,9 @@ def forward(
     """Run the decoder; return hidden states after the final norm, and the caller's kv.
 
     Layers run by `lax.scan` with kv as carry, so the kv that `attend` returns must keep its
-    structure, shapes and dtypes. `axis` names the mesh axis under shard_map; None outside.
+    structure, shapes and dtypes; layers that are apart (`model.apart`) stand one after the other in
+    the program, which takes longer to compile. `axis` names the mesh axis under shard_map; None
+    outside.
     """
     hidden, kv, _ = forward_keeping(
         params,
@@ -53,7 +55,6 @@ def forward(
         lambda x: None,
         config=config,
         axis=axis,
-        unroll=False,
     )
     return hidden, kv
 
@@ -68,13 +69,11 @@ def forward_keeping(  # noqa: PLR0913 - what `forward` takes, and `keep`
     *,
     config: ModelConfig,
     axis: str | None,
-    unroll: bool,
 ) -> tuple[Float[Array, "*T D"], KV, Kept]:
     """Do as `forward`, and keep `keep(x)` of every layer's output x [T..., D].
 
     What is kept comes third, with a leading axis of layers. It is not normed; the last layer's
-    output is what the final norm makes into hidden states. With `unroll`, layers stand one after
-    the other in the program: it takes longer to compile.
+    output is what the final norm makes into hidden states.
     """
     x = embed(tokens, params["embed"], axis=axis)
     cos, sin = rotation(positions, config.rope, config.head_dim)
@@ -82,8 +81,6 @@ def forward_keeping(  # noqa: PLR0913 - what `forward` takes, and `keep`
     def block(carry: tuple[jax.Array, KV], xs: tuple[Params, jax.Array]) -> tuple[Any, Kept]:
         x, kv = carry
         layer, index = xs
-        if unroll:
-            layer = held(layer)
         with jax.named_scope("attention"):
             normed = rms_norm(x, layer["attn_norm"], eps=config.norm_eps)
             q, k, v = _queries_keys_values(normed, layer, config)
@@ -94,8 +91,17 @@ def forward_keeping(  # noqa: PLR0913 - what `forward` takes, and `keep`
             x = x + gated_mlp(normed, layer, axis=axis)
         return (x, kv), keep(x)
 
-    indices = jnp.arange(config.num_layers, dtype=jnp.int32)
-    (x, kv), kept = jax.lax.scan(block, (x, kv), (params["layers"], indices), unroll=unroll)
+    layers, carry = params["layers"], (x, kv)
+    if isinstance(layers, tuple):
+        outputs: list[Kept] = []
+        for index, layer in enumerate(layers):
+            carry, output = block(carry, (layer, jnp.int32(index)))
+            outputs.append(output)
+        kept = jax.tree.map(lambda *each: jnp.stack(each), *outputs)
+    else:
+        indices = jnp.arange(config.num_layers, dtype=jnp.int32)
+        carry, kept = jax.lax.scan(block, carry, (layers, indices))
+    x, kv = carry
     return rms_norm(x, params["final_norm"], eps=config.norm_eps), kv, kept
 
 

@@ -216,6 +216,5 @@ def _pass(
         lambda x: x,
         config=config,
         axis=None,
-        unroll=False,
     )
     return states[jnp.array([layer - 1 for layer in layers])], kv

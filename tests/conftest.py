@@ -29,13 +29,17 @@ settings.register_profile("explore", deadline=None, print_blob=True)
 settings.load_profile("gate")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def gpu():
-    """A GPU."""
+    """A GPU that multiplies float32 as such: it rounds to 10 bits else, in the reference too."""
     try:
-        return jax.devices("gpu")[0]
+        device = jax.devices("gpu")[0]
     except RuntimeError:
         pytest.skip("JAX finds no GPU here")
+    before = jax.config.jax_default_matmul_precision
+    jax.config.update("jax_default_matmul_precision", "highest")  # programs compile in threads
+    yield device
+    jax.config.update("jax_default_matmul_precision", before)
 
 
 @pytest.fixture(scope="session")

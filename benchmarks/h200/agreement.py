@@ -2,7 +2,8 @@
 
 Attention over ragged rows in the model's dtype, against the reference in float32 on the same
 values; and greedy tokens of a small model, from the engine's steps and from the oracle, both in
-float32 without shortcuts in its matmuls.
+float32 without shortcuts in its matmuls. What is compared with is computed on the processor: there
+it depends on nothing that is in question, and compiles in no time.
 """
 
 from collections.abc import Iterator
@@ -15,7 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.h200.part import alone
 from benchmarks.h200.rig import PAGE_SIZE, DisagreementError, Rig
+from model.apart import apart
 from model.attention.backend import Backend
 from model.attention.contained import contained
 from model.attention.inputs import StepInputs, places
@@ -38,7 +41,7 @@ PROMPT_LEN, REPLY_LEN = 21, 24
 SMALL = {"num_layers": 2, "hidden_size": 256, "intermediate_size": 512, "vocab_size": 512}
 
 
-def agreement(rig: Rig) -> dict[str, Any]:
+def _agreement(rig: Rig) -> dict[str, Any]:
     """Compare with the reference; raises DisagreementError if they differ."""
     rig.say("attention")
     errors = {
@@ -74,12 +77,11 @@ def _attention_error(config: ModelConfig, backend: Backend, window: int | None) 
     dtype = jnp.dtype(config.dtype)
     before = _pasts_as_chunks(inputs)
 
-    def drawn(count: int, seed: int) -> list[jax.Array]:
+    def drawn(count: int, seed: int) -> list[np.ndarray]:
         """Draw queries, keys and values of so many tokens."""
         shapes = [(count, heads, group, size), (count, heads, size), (count, heads, size)]
-        keys = jax.random.split(jax.random.key(seed), len(shapes))
-        drawn = zip(keys, shapes, strict=True)
-        return [jax.random.normal(key, shape).astype(dtype) for key, shape in drawn]
+        random = np.random.default_rng(seed)
+        return [random.standard_normal(shape, np.float32).astype(dtype) for shape in shapes]
 
     @partial(jax.jit, static_argnums=(0, 1))
     def step(
@@ -93,16 +95,17 @@ def _attention_error(config: ModelConfig, backend: Backend, window: int | None) 
 
     def attended(by: Backend, dtype: jnp.dtype) -> jax.Array:
         """Let the backend write the pasts in a step of its own, then attend over them."""
-        sized = replace(one_layer, dtype=dtype.name)
-        shape = by.pool_shape(sized, num_pages=num_pages, page_size=PAGE_SIZE)
-        pool, past = jnp.zeros(shape, dtype), int(before.chunk_len.sum())
-        pool, _ = step(by, past, pool, before, *(x.astype(dtype) for x in drawn(past, 1)))
-        now = [x.astype(dtype) for x in drawn(total, 2)]
+        shape = by.pool_shape(one_layer, num_pages=num_pages, page_size=PAGE_SIZE)
+        kept_as = dtype if config.kept_as == config.dtype else jnp.dtype(config.kept_as)
+        pool, past = jnp.zeros(shape, kept_as), int(before.chunk_len.sum())
+        new = [jnp.asarray(x, dtype) for x in drawn(past, 1)]
+        pool, _ = step(by, past, pool, before, *new)
+        now = [jnp.asarray(x, dtype) for x in drawn(total, 2)]
         return step(by, num_chunk_tokens, pool, inputs, *now)[1]
 
-    with _exact_matmuls():
-        wanted = attended(REFERENCE, jnp.dtype(jnp.float32))
-    return float(jnp.max(jnp.abs(attended(backend, dtype) - wanted)))
+    with _exact_matmuls(), jax.default_device(_processor()):
+        wanted = np.asarray(attended(REFERENCE, jnp.dtype(jnp.float32)))
+    return float(np.max(np.abs(np.asarray(attended(backend, dtype)) - wanted)))
 
 
 def _pasts_as_chunks(inputs: StepInputs) -> StepInputs:
@@ -110,12 +113,12 @@ def _pasts_as_chunks(inputs: StepInputs) -> StepInputs:
     lengths = np.concatenate([inputs.decode_position, inputs.chunk_start])
     tables = np.concatenate([inputs.decode_pages, inputs.chunk_pages])
     real = lengths > 0
-    return StepInputs(
-        decode_position=jnp.zeros(0, jnp.int32),
-        decode_pages=jnp.zeros((0, tables.shape[1]), jnp.int32),
-        chunk_len=jnp.array(lengths[real], jnp.int32),
-        chunk_start=jnp.zeros(int(real.sum()), jnp.int32),
-        chunk_pages=jnp.array(tables[real], jnp.int32),
+    return _inputs(
+        decode_position=[],
+        decode_pages=np.zeros((0, tables.shape[1])),
+        chunk_len=lengths[real],
+        chunk_start=np.zeros(int(real.sum())),
+        chunk_pages=tables[real],
     )
 
 
@@ -128,21 +131,44 @@ def _ragged_rows() -> StepInputs:
     for table, count in zip(tables, counts, strict=True):
         table[:count] = [next(shuffled) for _ in range(count)]
     rows = len(PASTS)
-    return StepInputs(
-        decode_position=jnp.array(PASTS, jnp.int32),
-        decode_pages=jnp.array(tables[:rows]),
-        chunk_len=jnp.array([new for _, new in CHUNKS], jnp.int32),
-        chunk_start=jnp.array([past for past, _ in CHUNKS], jnp.int32),
-        chunk_pages=jnp.array(tables[rows:]),
+    return _inputs(
+        decode_position=PASTS,
+        decode_pages=tables[:rows],
+        chunk_len=[new for _, new in CHUNKS],
+        chunk_start=[past for past, _ in CHUNKS],
+        chunk_pages=tables[rows:],
     )
+
+
+def _inputs(**fields: Any) -> StepInputs:
+    """Keep a step's numbers on the host: whichever device runs it takes them."""
+    held: Any = {name: np.asarray(values, np.int32) for name, values in fields.items()}
+    return StepInputs(**held)
+
+
+def _processor() -> Any:
+    """Return a CPU device; where JAX was told to leave them alone, what it runs on."""
+    try:
+        return jax.devices("cpu")[0]
+    except RuntimeError:
+        return jax.devices()[0]
 
 
 def _tokens(rig: Rig) -> tuple[list[int], list[int]]:
     """Return a greedy reply by the engine's steps, and by the oracle."""
-    config = replace(rig.config, **SMALL, dtype="float32", eos_ids=(), bos_id=None)
-    params = init_params(config, jax.random.key(7))
+    config = replace(
+        rig.config,
+        **SMALL,
+        dtype="float32",
+        kv_dtype=None,
+        quantize=None,
+        eos_ids=(),
+        bos_id=None,
+    )
     prompt = np.random.default_rng(7).integers(0, config.vocab_size, PROMPT_LEN).tolist()
-    wanted = generate(params, config, prompt, Sampling(), REPLY_LEN).tokens
+    with jax.default_device(_processor()):
+        params = init_params(config, jax.random.key(7))
+        wanted = generate(params, config, prompt, Sampling(), REPLY_LEN).tokens
     total = PROMPT_LEN + REPLY_LEN
     sizes = ExecutorSizes(
         num_pages=2 + total // PAGE_SIZE + 1,
@@ -154,6 +180,8 @@ def _tokens(rig: Rig) -> tuple[list[int], list[int]]:
     )
     there = jax.device_put(params, param_shardings(config, rig.mesh, DECODE))
     site = Site(config, rig.mesh, DECODE, sizes, rig.attention)
+    if site.unrolls:
+        there = apart(there)
     buckets = Buckets((Bucket(1, 0, 0), Bucket(0, 16, 1)), ())
     executor = JaxExecutor(there, site, Role.BOTH, moves_pages=False, buckets=buckets)
     executor.warm_up(lambda done: None)
@@ -188,3 +216,6 @@ def _exact_matmuls() -> Iterator[None]:
         yield
     finally:
         jax.config.update("jax_default_matmul_precision", before)
+
+
+AGREEMENT = alone(_agreement)

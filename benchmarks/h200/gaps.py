@@ -5,20 +5,25 @@ what the host takes to dispatch one, is longer. `loop` is the worker's: one step
 read. `synchronous` is read before the next is launched.
 """
 
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
+from benchmarks.h200.part import Job, Part
 from benchmarks.h200.rig import Rig
 from benchmarks.h200.scale import uniform
 from benchmarks.h200.timing import between_results, one_by_one, queued
 
 
-def gaps(rig: Rig) -> dict[str, Any]:
-    """Measure the seconds of a step in each manner, and the gaps between them."""
-    return {"points": {f"{rows} rows": _gap(rig, rows) for rows in rig.scale.gaps}}
+def _jobs(rig: Rig) -> Mapping[str, Job]:
+    return {f"{rows} rows": partial(_gap, rig, rows) for rows in rig.scale.gaps}
+
+
+GAPS = Part(_jobs)
+"""The seconds of a step in each manner, and the gaps between them."""
 
 
 def _gap(rig: Rig, rows: int) -> dict[str, Any]:
-    rig.say(f"{rows} rows")
     scale = rig.scale
     work = uniform(rows, scale.gap_context)
     executor = rig.executor_for([work])

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 
+from benchmarks.h200.part import alone
 from benchmarks.h200.rig import PAGE_SIZE, Rig
 from serving.costs.hardware import PRESETS, preset_for
 from serving.costs.measured import Grid, Origin, WorkerShape, write_measured
@@ -21,8 +22,11 @@ from serving.engine.programs import ExecutorSizes
 from serving.messages import Role
 
 
-def grid(rig: Rig) -> dict[str, Any]:
-    """Time the grid of a colocated worker with the engine's own buckets; raises ConfigError."""
+def _grid(rig: Rig) -> dict[str, Any]:
+    """Time the grid of a colocated worker with the engine's own buckets.
+
+    Raises ConfigError, and OutOfTimeError between two points, of which the file keeps those so far.
+    """
     sizes, device = rig.scale.grid, jax.devices()[0].device_kind
     shape = WorkerShape(
         role=Role.BOTH,
@@ -53,6 +57,8 @@ def grid(rig: Rig) -> dict[str, Any]:
         nonlocal done
         done += count
         rig.say(f"point {done} of {len(plan.steps)}")
+        if done < len(plan.steps):
+            rig.check_time()
 
     def save(points: Grid) -> None:
         nonlocal measured
@@ -66,3 +72,6 @@ def grid(rig: Rig) -> dict[str, Any]:
     hardware = preset_for(device) or PRESETS["cpu"]
     Profile(finished, Roofline(shape_of(rig.config), hardware, 1))  # raises unless it is whole
     return {"file": rig.costs.name, "points": len(finished.steps)}
+
+
+GRID = alone(_grid)

@@ -4,20 +4,28 @@
 engine's own way to host memory; `pinned` is what page-locked memory would allow.
 """
 
+from collections.abc import Callable, Mapping
+from functools import cache, partial
 from typing import Any
 
 import jax
 
 from benchmarks.figures import figure
+from benchmarks.h200.part import Job, Part, Points
 from benchmarks.h200.rig import PAGE_SIZE, Rig
 from benchmarks.h200.timing import timed
-from serving.engine.buckets import Bucket, Buckets
+from serving.engine.buckets import Buckets
 from serving.engine.executor import JaxExecutor
-from serving.engine.programs import ExecutorSizes
+from serving.engine.programs import ExecutorSizes, page_bytes
 
 
-def pages(rig: Rig) -> dict[str, Any]:
-    """Measure the bytes a second of every way, for every number of pages."""
+def _jobs(rig: Rig) -> Mapping[str, Job]:
+    executor = cache(lambda: _executor(rig))  # made when the first point is measured
+    return {str(n): partial(_rates, rig, executor, n) for n in rig.scale.pages}
+
+
+def _executor(rig: Rig) -> JaxExecutor:
+    """Make an executor that runs no steps: these are what takes long to compile."""
     most = max(rig.scale.pages)
     sizes = ExecutorSizes(
         num_pages=1 + 2 * most,
@@ -27,19 +35,29 @@ def pages(rig: Rig) -> dict[str, Any]:
         max_chunk_tokens=1,
         max_chunk_rows=1,
     )
-    executor = rig.executor(sizes, Buckets((Bucket(1, 0, 0),), rig.scale.pages))
+    return rig.executor(sizes, Buckets((), rig.scale.pages))
+
+
+def _summary(rig: Rig, points: Points) -> dict[str, Any]:
+    return {
+        "page_bytes": page_bytes(rig.attention, rig.config, PAGE_SIZE),
+        "not_measured": _missing(),
+    }
+
+
+def _missing() -> dict[str, str]:
+    """Say which ways this machine does not have."""
     missing: dict[str, str] = {}
     if len(jax.devices()) == 1:
         missing["to another device"] = "there is one device"
     kinds = {memory.kind for memory in jax.devices()[0].addressable_memories()}
     if "pinned_host" not in kinds:
         missing["pinned host memory"] = f"this device addresses {', '.join(sorted(kinds))} alone"
-    points = {str(n): _rates(rig, executor, n, missing) for n in rig.scale.pages}
-    return {"page_bytes": executor.kv_bytes_per_page, "points": points, "not_measured": missing}
+    return missing
 
 
-def _rates(rig: Rig, executor: JaxExecutor, count: int, missing: dict[str, str]) -> dict[str, Any]:
-    rig.say(f"{count} pages")
+def _rates(rig: Rig, make: Callable[[], JaxExecutor], count: int) -> dict[str, Any]:
+    executor, missing = make(), _missing()
     num_bytes = count * executor.kv_bytes_per_page
     from_pages, to_pages = range(1, 1 + count), range(1 + count, 1 + 2 * count)
     payload = jax.block_until_ready(executor.gather(from_pages))
@@ -95,3 +113,7 @@ def _less(times: list[float], taken: list[float]) -> list[float]:
 
 def _rate(num_bytes: int, times: list[float]) -> Any:
     return figure([num_bytes / seconds for seconds in times])
+
+
+PAGES = Part(_jobs, _summary)
+"""The bytes a second of every way, for every number of pages."""

@@ -8,18 +8,18 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks.figures import figure
+from benchmarks.h200.part import alone
 from benchmarks.h200.rig import Rig
 from benchmarks.h200.timing import timed
 
 RUNS = 10  # queued behind each other, so that the host's part does not show
 
 
-def rates(rig: Rig) -> dict[str, Any]:
+def _rates(rig: Rig) -> dict[str, Any]:
     """Measure bytes a second of a copy (read and written) and of reading, and operations a second.
 
     The matrix rate is that of the fastest of the matmuls, in the model's dtype.
     """
-    rig.say("copying and multiplying")
     words = rig.scale.copied_bytes // 4
     source = jnp.ones(words, jnp.int32)
     copy = jax.jit(lambda x: x + 1)
@@ -58,3 +58,6 @@ def _rate(rig: Rig, work: Callable[[], jax.Array], amount: float) -> Any:
 
     timed(run, rig.scale.warm_runs, rig.clock)
     return figure([RUNS * amount / s for s in timed(run, rig.scale.repeats, rig.clock)])
+
+
+RATES = alone(_rates)

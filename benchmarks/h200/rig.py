@@ -1,7 +1,8 @@
 """On what is everything measured? One device, a model of random weights, an attention backend."""
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +14,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from benchmarks.h200.scale import Scale, Work
+from benchmarks.machine import usable_cores
+from model.apart import apart
 from model.attention.backend import Backend
 from model.attention.choice import AttentionError, choose
 from model.config import ModelConfig, RopeConfig
@@ -23,10 +26,11 @@ from serving.core.plan import StepPlan
 from serving.engine import raw_loop
 from serving.engine.buckets import Bucket, Buckets, least_rows
 from serving.engine.executor import JaxExecutor
-from serving.engine.programs import ExecutorSizes, Site
+from serving.engine.programs import ExecutorSizes, Programs, Site, page_bytes, unrolls
 from serving.messages import Role
 
 PAGE_SIZE = 16
+NO_TIME = "no time was left"
 FILLED_AT_ONCE = 64  # pages that get random keys and values by one copy
 
 TINY = ModelConfig(
@@ -61,6 +65,10 @@ class DisagreementError(RigError):
     """The device computes something else than the reference: nothing is worth timing."""
 
 
+class OutOfTimeError(Exception):
+    """What has not begun yet is left for another run."""
+
+
 def backend_named(name: str, config: ModelConfig) -> Backend:
     """Choose as the engine does; raises RigError for one that is unknown or cannot serve."""
     platform = jax.default_backend()
@@ -74,7 +82,7 @@ def backend_named(name: str, config: ModelConfig) -> Backend:
 class Rig:
     """What the parts are given. `say` tells a person how far they are; `clock` is in seconds.
 
-    `costs` is the file of the cost profile.
+    `costs` is the file of the cost profile. Nothing begins after `until` on the clock.
     """
 
     config: ModelConfig
@@ -83,6 +91,12 @@ class Rig:
     costs: Path
     say: Callable[[str], None]
     clock: Callable[[], float]
+    until: float
+
+    def check_time(self) -> None:
+        """Raise OutOfTimeError if nothing more may begin."""
+        if self.clock() > self.until:
+            raise OutOfTimeError(NO_TIME)
 
     @cached_property
     def mesh(self) -> Mesh:
@@ -94,7 +108,8 @@ class Rig:
         """Random weights on the device, drawn once."""
         self.say(f"drawing {self.config.family} weights")
         shardings = param_shardings(self.config, self.mesh, DECODE)
-        return draw_params(self.config, 0, shardings, jnp.dtype(self.config.dtype), None)
+        params = draw_params(self.config, 0, shardings, jnp.dtype(self.config.dtype), None)
+        return apart(params) if unrolls(self.mesh) else params
 
     def executor(self, sizes: ExecutorSizes, buckets: Buckets | None) -> JaxExecutor:
         """Make a worker's executor, warm. With `buckets` its pool is full of random numbers.
@@ -103,9 +118,12 @@ class Rig:
         empty, as it is for `foretoken profile`.
         """
         gc.collect()  # the pool of the one before may have gone out of use in a cycle
-        site = Site(self.config, self.mesh, DECODE, sizes, self.attention)
         executor = JaxExecutor(
-            self.params, site, Role.BOTH, moves_pages=buckets is not None, buckets=buckets
+            self.params,
+            self.site(sizes),
+            Role.BOTH,
+            moves_pages=buckets is not None,
+            buckets=buckets,
         )
         executor.warm_up(lambda done: None)
         raw_loop.load_slots(executor, sizes.max_rows)
@@ -115,6 +133,36 @@ class Rig:
 
     def executor_for(self, works: list[Work]) -> JaxExecutor:
         """Make an executor with one bucket, padded no further than the engine pads at least."""
+        return self.executor(*self._shapes(works))
+
+    def compile_ahead(self, steps: Mapping[str, list[Work]]) -> dict[str, float]:
+        """Compile the programs that `executor_for` will, some at a time; seconds of each by name.
+
+        They are kept by the compilation cache alone, which has to be on. What cannot be compiled is
+        left out: it shows when it is measured.
+        """
+
+        def compiled(programs: Programs) -> float:
+            start = self.clock()
+            programs.compile(lambda done: None)
+            return self.clock() - start
+
+        shapes = {name: self._shapes(works) for name, works in steps.items()}
+        programs = {n: Programs(self.site(sizes), own) for n, (sizes, own) in shapes.items()}
+        seconds: dict[str, float] = {}
+        with ThreadPoolExecutor(max(2, usable_cores() // 2)) as threads:
+            futures = {name: threads.submit(compiled, own) for name, own in programs.items()}
+            for name, future in futures.items():
+                if future.exception() is None:
+                    seconds[name] = round(future.result(), 1)
+        return seconds
+
+    def site(self, sizes: ExecutorSizes) -> Site:
+        """Say where a worker's arrays lie."""
+        return Site(self.config, self.mesh, DECODE, sizes, self.attention)
+
+    def _shapes(self, works: list[Work]) -> tuple[ExecutorSizes, Buckets]:
+        """Return what an executor needs to run these steps."""
         rows = max(len(work.contexts) for work in works)
         bucket = Bucket(
             rows=max(rows, least_rows(jax.default_backend())) if rows else 0,
@@ -122,14 +170,27 @@ class Rig:
             chunks=max(len(work.chunks) for work in works),
         )
         sizes = ExecutorSizes(
-            num_pages=1 + max(sum(map(_pages_for, _lengths(work))) for work in works),
+            num_pages=self._countable(
+                1 + max(sum(map(_pages_for, _lengths(work))) for work in works)
+            ),
             page_size=PAGE_SIZE,
             max_model_len=max(self.scale.table_len, *(max(_lengths(work)) for work in works)),
             max_rows=max(1, bucket.rows),
             max_chunk_tokens=max(1, bucket.tokens),
             max_chunk_rows=max(1, bucket.chunks),
         )
-        return self.executor(sizes, Buckets((bucket,), (min(FILLED_AT_ONCE, sizes.num_pages),)))
+        return sizes, Buckets((bucket,), (min(FILLED_AT_ONCE, sizes.num_pages),))
+
+    def _countable(self, pages: int) -> int:
+        """Return how many pages to have for these: of one-byte numbers, not 2 to 4 GiB.
+
+        The GPU's kernels refuse a pool of that size.
+        """
+        num_bytes = page_bytes(self.attention, self.config, PAGE_SIZE)
+        narrow = jnp.dtype(self.config.kept_as).itemsize == 1
+        if narrow and 2**31 < pages * num_bytes <= 2**32:
+            return 2**32 // num_bytes + 1
+        return pages
 
     def plan(self, work: Work, sizes: ExecutorSizes) -> StepPlan:
         """Plan a step with random tokens, each row and chunk on pages of its own."""

@@ -54,9 +54,12 @@ class GridSizes:
 class Scale:
     """Everything that is measured. Lengths in tokens, sizes in bytes.
 
-    `table_len`: page tables are at least wide enough for such a context, as a server's are.
-    `matmuls`: (m, k, n). `pages`: how many are moved at once.
+    `first`: the points of `decode`, `mixed` and `prefill` that are measured before all others; all
+    if there are none. `table_len`: page tables are at least wide enough for such a context, as a
+    server's are. `matmuls`: (m, k, n). `pages`: how many are moved at once.
     """
+
+    first: frozenset[str]
 
     decode: dict[str, Work]
     skewed: dict[str, Work]
@@ -72,6 +75,12 @@ class Scale:
     matmuls: tuple[tuple[int, int, int], ...]
     pages: tuple[int, ...]
     grid: GridSizes
+
+    def step_works(self) -> dict[str, list[Work]]:
+        """Return the steps of every point that is a program of its own."""
+        single = {**self.decode, **self.skewed, **self.mixed}
+        prompts = {name: prompt.works for name, prompt in self.prefill.items()}
+        return {**{name: [work] for name, work in single.items()}, **prompts}
 
 
 def uniform(rows: int, context: int) -> Work:
@@ -93,6 +102,12 @@ def _beside(rows: int, context: int, new_len: int, cached_len: int) -> Work:
 
 
 FULL = Scale(
+    first=frozenset(
+        (
+            *("1 rows at 1024", "32 rows at 1024", "128 rows at 1024", "256 rows at 1024"),
+            *("32 rows at 2048 + 512 on 6144", "8192 tokens in chunks of 8192"),
+        )
+    ),
     decode={
         f"{rows} rows at {context}": uniform(rows, context)
         for rows, context in (
@@ -126,10 +141,11 @@ FULL = Scale(
         max_chunk_rows=4,
         max_model_len=8704,
         kv_tokens=256 * 1088,
-        repeats=5,
+        repeats=3,
     ),
 )
 SMALL = Scale(
+    first=frozenset(),
     decode={f"{rows} rows at 512": uniform(rows, 512) for rows in (1, 4, 16, 64)},
     skewed=skew(2048, 16, 128),
     mixed={"16 rows at 512 + 128 on 512": _beside(16, 512, 128, 512)},
@@ -154,6 +170,7 @@ SMALL = Scale(
 )
 """For a model of a few million parameters on a CPU."""
 CHECK = Scale(
+    first=frozenset(("4 rows at 20",)),
     decode={"1 rows at 8": uniform(1, 8), "4 rows at 20": uniform(4, 20)},
     skewed=skew(40, 4, 8),
     mixed={"2 rows at 8 + 8 on 16": _beside(2, 8, 8, 16)},

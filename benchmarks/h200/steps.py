@@ -6,9 +6,11 @@ its matmuls and its attention, for whoever knows the device's rates.
 """
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from benchmarks.figures import figure
+from benchmarks.h200.part import Job, Part, Points
 from benchmarks.h200.rig import Rig
 from benchmarks.h200.scale import Prompt, Work
 from benchmarks.h200.timing import between_results, timed
@@ -16,47 +18,23 @@ from serving.costs.shape import shape_of
 from serving.engine import raw_loop
 
 
-def decode(rig: Rig) -> dict[str, Any]:
-    """Rows that decode, with equally much behind them."""
-    return {"points": _points(rig, rig.scale.decode)}
+def _step(rig: Rig, work: Work) -> dict[str, Any]:
+    executor = rig.executor_for([work])
+    seconds = between_results(
+        executor,
+        rig.plan(work, executor.sizes),
+        steps=rig.scale.steps,
+        warm_runs=rig.scale.warm_runs,
+        clock=rig.clock,
+    )
+    return {"seconds": seconds, **_needs(rig, [work])}
 
 
-def skewed(rig: Rig) -> dict[str, Any]:
-    """One long row beside short ones, against equal rows with as much KV together."""
-    points = _points(rig, rig.scale.skewed)
-    uneven, even = (point["seconds"]["median"] for point in points.values())
-    return {"points": points, "ratio": uneven / even}
+def _steps(rig: Rig, works: Mapping[str, Work]) -> Mapping[str, Job]:
+    return {name: partial(_step, rig, work) for name, work in works.items()}
 
 
-def mixed(rig: Rig) -> dict[str, Any]:
-    """Rows that decode and a chunk of a prompt in one step."""
-    return {"points": _points(rig, rig.scale.mixed)}
-
-
-def prefill(rig: Rig) -> dict[str, Any]:
-    """A whole prompt, in chunks, one step behind the other."""
-    return {"points": {name: _prompt(rig, name, p) for name, p in rig.scale.prefill.items()}}
-
-
-def _points(rig: Rig, works: Mapping[str, Work]) -> dict[str, Any]:
-    points: dict[str, Any] = {}
-    for name, work in works.items():
-        rig.say(name)
-        executor = rig.executor_for([work])
-        seconds = between_results(
-            executor,
-            rig.plan(work, executor.sizes),
-            steps=rig.scale.steps,
-            warm_runs=rig.scale.warm_runs,
-            clock=rig.clock,
-        )
-        points[name] = {"seconds": seconds, **_needs(rig, [work])}
-        del executor
-    return points
-
-
-def _prompt(rig: Rig, name: str, prompt: Prompt) -> dict[str, Any]:
-    rig.say(name)
+def _prompt(rig: Rig, prompt: Prompt) -> dict[str, Any]:
     works = prompt.works
     executor = rig.executor_for(works)
     plans = [rig.plan(work, executor.sizes) for work in works]
@@ -67,6 +45,26 @@ def _prompt(rig: Rig, name: str, prompt: Prompt) -> dict[str, Any]:
     timed(run, rig.scale.warm_runs, rig.clock)
     seconds = figure(timed(run, rig.scale.repeats, rig.clock))
     return {"seconds": seconds, **_needs(rig, works)}
+
+
+def _prompts(rig: Rig) -> Mapping[str, Job]:
+    return {name: partial(_prompt, rig, prompt) for name, prompt in rig.scale.prefill.items()}
+
+
+def _ratio(rig: Rig, points: Points) -> dict[str, Any]:
+    """Compare the uneven batch with the even one, which comes second."""
+    medians = [points[name]["seconds"]["median"] for name in rig.scale.skewed if name in points]
+    return {"ratio": medians[0] / medians[1]} if len(medians) == 2 else {}
+
+
+DECODE = Part(lambda rig: _steps(rig, rig.scale.decode))
+"""Rows that decode, with equally much behind them."""
+SKEWED = Part(lambda rig: _steps(rig, rig.scale.skewed), _ratio)
+"""One long row beside short ones, against equal rows with as much KV together."""
+MIXED = Part(lambda rig: _steps(rig, rig.scale.mixed))
+"""Rows that decode and a chunk of a prompt in one step."""
+PREFILL = Part(_prompts)
+"""A whole prompt, in chunks, one step behind the other."""
 
 
 def _needs(rig: Rig, works: list[Work]) -> dict[str, float]:

@@ -6,7 +6,7 @@ Knows the figures of every part; measures nothing.
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from benchmarks.h200.record import CHECK_NOTE, Record
+from benchmarks.h200.record import CHECK_NOTE, RANDOM, Record
 
 GOALS = {
     "1 rows at 1024": (5.5, 5.0),
@@ -44,9 +44,9 @@ def lines(record: Record) -> list[dict[str, Any]]:
 def not_measured(record: Record, parts: Sequence[str]) -> dict[str, str]:
     """Say what the file lacks, and why."""
     missing = {name: "not run yet" for name in parts if name not in record.parts}
-    for name in record.parts:
-        found = record.figures(name) or {}
-        missing |= {f"{name}: {what}": why for what, why in found.get("not_measured", {}).items()}
+    for name, part in record.parts.items():
+        lacking = {**part["figures"].get("not_measured", {}), **part.get("missing", {})}
+        missing |= {f"{name}: {what}": why for what, why in lacking.items()}
     return missing
 
 
@@ -61,8 +61,8 @@ def _text(record: Record, parts: Sequence[str]) -> Iterator[str]:
         yield f"CPU CHECK: {CHECK_NOTE}."
     device = setting["device"]
     yield (
-        f"{device['kind']}, jax {setting['machine']['jax']}, {setting['model']} with random"
-        f" weights, attention {setting['attention']}"
+        f"{device['kind']}, jax {setting['machine']['jax']}, {setting['model']}, weights"
+        f" {setting['weights']}, attention {setting['attention']}"
     )
     if (rates := record.figures("rates")) is not None:
         yield (
@@ -115,7 +115,8 @@ def _goals(record: Record, point: str) -> tuple[float, float] | None:
 def _has_goals(record: Record) -> bool:
     model, device = GOALS_FOR
     setting: Mapping[str, Any] = record.setting
-    return setting["model"] == model and device in setting["device"]["kind"].lower()
+    plain = setting["model"] == model and setting["weights"] == RANDOM
+    return plain and device in setting["device"]["kind"].lower()
 
 
 def _share(value: float | None) -> str:

@@ -95,10 +95,16 @@ class Gpu:
         return kv_pages.read(pool, layer, pages)
 
     def _check_addressable(self, pool: jax.Array) -> None:
-        """Raise ValueError where Pallas would count bytes beyond 2**31 in 32 bits with a sign.
+        """Raise ValueError where the pool is larger than what the kernels count.
 
-        It counts in 64 bits from 2**32 bytes on, which is too late for numbers of one byte.
+        They number its rows of H in 32 bits with a sign; Pallas does so with bytes, and in 64 bits
+        from 2**32 bytes on, which is too late for numbers of one byte.
         """
+        if pool.size // pool.shape[-1] >= 2**31:
+            raise ValueError(
+                f"the pages hold 2**31 rows of {pool.shape[-1]} numbers or more, which the gpu"
+                " attention cannot count; use fewer --kv-pages or --attention blocked"
+            )
         if pool.dtype.itemsize == 1 and 2**31 < pool.size <= 2**32:
             raise ValueError(
                 "pages of 1-byte numbers cannot fill between 2 and 4 GiB; change --kv-pages"

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from tqdm import tqdm
 
+from model.apart import apart
 from model.attention.choice import AttentionError, Chosen, choose
 from model.config import ModelConfig, load_config
 from model.parameters import Params, weight_bytes
@@ -258,6 +259,8 @@ def _executor(deployment: Deployment, mesh: WorkerMesh, limits: BatcherLimits) -
             bar.update(done - bar.n)
 
         params = _params(deployment, shardings, progress)
+    if site.unrolls:
+        params = apart(params)
     config = deployment.config
     role = Role.BOTH if config.mesh.flexible_roles else mesh.role
     moves = len(name_workers(config.mesh)) > 1

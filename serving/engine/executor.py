@@ -31,7 +31,7 @@ from serving.engine.buckets import Bucket, Buckets, least_rows, make_buckets
 from serving.engine.connectors.connector import Payload
 from serving.engine.host_memory import HostMemory
 from serving.engine.probe import Trace, row_of, with_row
-from serving.engine.programs import ExecutorSizes, Programs, Site
+from serving.engine.programs import ExecutorSizes, Programs, Site, of_head
 from serving.engine.steps import StepOutput
 from serving.messages import Role
 from serving.request import SamplingParams, TokenLogprobs
@@ -43,11 +43,17 @@ SLOW_S = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """A step that has been dispatched: what `collect` needs to read it."""
+    """A step that has been dispatched: what `collect` needs to read it.
+
+    Scores are those of `steps.score_samples`; None unless the plan asks for them.
+    """
 
     plan: StepPlan
     bucket: Bucket
-    output: StepOutput
+    sampled: jax.Array
+    readings: jax.Array
+    scores: jax.Array | None
+    target_scores: jax.Array | None
 
 
 class JaxExecutor:
@@ -65,6 +71,7 @@ class JaxExecutor:
     ) -> None:
         """Allocate the pool and the slots. `params` lie on the site's mesh as its table says.
 
+        Where the site unrolls layers they are `apart`.
         `head_weights` belong to the site's probe, if it has one, and may lie anywhere. Without
         `moves_pages` none of `gather`, `read_trace` and `offload` can be called, nor what undoes
         them. With `buckets`, as measurements want them, it has these in place of those of its role.
@@ -133,6 +140,11 @@ class JaxExecutor:
             fields = layout.split(packed)
             fields.decode_slot[:] = fields.chunk_slot[:] = layout.scratch_slot
             self._padding_s[bucket] = self._timed(bucket, packed)
+            output = self._run(bucket, packed)
+            jax.block_until_ready(self._scores(output))
+            if bucket.tokens:
+                nothing = np.zeros(bucket.tokens, np.int32)
+                jax.block_until_ready(self._target_scores(output, nothing))
         for count in self._buckets.pages:
             nowhere = [kv_pages.WRITE_OFF_PAGE] * count
             self.scatter(self.gather(nowhere), nowhere)
@@ -172,33 +184,38 @@ class JaxExecutor:
         )
         output = self._run(bucket, self._layouts[bucket].pack(plan))
         output.sampled.copy_to_host_async()
+        scores = targets = None
         if plan.logprobs:
-            output.scores.copy_to_host_async()
+            scores = self._scores(output)
+            scores.copy_to_host_async()
+        if any(chunk.targets is not None for chunk in plan.chunks):
+            targets = self._target_scores(output, _packed_targets(plan, bucket))
+            targets.copy_to_host_async()
         if self._is_read(plan):
             output.readings.copy_to_host_async()
-        return Pending(plan, bucket, output)
+        return Pending(plan, bucket, output.sampled, output.readings, scores, targets)
 
     def has_run(self, pending: Pending) -> bool:
         """Say whether `collect` would return at once."""
-        sampled: Any = pending.output.sampled  # the public type does not name what every array has
+        sampled: Any = pending.sampled  # the public type does not name what every array has
         return sampled.is_ready()
 
     def collect(self, pending: Pending) -> StepResult:
         """Wait for a step and return what it sampled."""
         plan, rows = pending.plan, pending.bucket.rows
-        ids, broken = np.asarray(pending.output.sampled)
+        ids, broken = np.asarray(pending.sampled)
         decode_logprobs = chunk_logprobs = None
-        if plan.logprobs:
-            scores = np.asarray(pending.output.scores)
+        if pending.scores is not None:
+            scores = np.asarray(pending.scores)
             decode_logprobs = _unpack(scores[: plan.num_decode])
             chunk_logprobs = _unpack(scores[rows : rows + len(plan.chunks)])
-        readings = np.asarray(pending.output.readings) if self._is_read(plan) else None
+        readings = np.asarray(pending.readings) if self._is_read(plan) else None
         return StepResult(
             ids[: plan.num_decode].tolist(),
             ids[rows : rows + len(plan.chunks)].tolist(),
             decode_logprobs,
             chunk_logprobs,
-            self._target_scores(pending),
+            _unpacked_targets(pending),
             # A step that ends a prompt reads all its rows; those that decode were not asked for.
             None if readings is None or not plan.reads else readings[: plan.num_decode],
             None if readings is None else readings[rows : rows + len(plan.chunks)],
@@ -267,17 +284,38 @@ class JaxExecutor:
         jax.block_until_ready(outputs[-1])
         return (time.perf_counter() - began) / steps
 
-    def _target_scores(self, pending: Pending) -> dict[int, tuple[TokenLogprobs, ...]]:
-        chunks = pending.plan.chunks
-        if all(chunk.targets is None for chunk in chunks):
-            return {}
-        scores = np.asarray(pending.output.target_scores)
-        ends = np.cumsum([len(chunk.tokens) for chunk in chunks])
-        return {
-            i: tuple(_unpack(scores[end - len(chunk.tokens) : end]))
-            for i, (chunk, end) in enumerate(zip(chunks, ends, strict=True))
-            if chunk.targets is not None
-        }
+    def _scores(self, output: StepOutput) -> jax.Array:
+        return self._programs.scores[len(output.logits)](output.logits, output.sampled)
+
+    def _target_scores(self, output: StepOutput, targets: NDArray[np.int32]) -> jax.Array:
+        score = self._programs.targets[len(targets)]
+        return score(of_head(self._params), output.hidden, targets)
+
+
+def _packed_targets(plan: StepPlan, bucket: Bucket) -> NDArray[np.int32]:
+    """Write the targets of all chunks into a fresh vector; 0 where there are none."""
+    packed = np.zeros(bucket.tokens, np.int32)
+    at = 0
+    for chunk in plan.chunks:
+        stop = at + len(chunk.tokens)
+        if chunk.targets is not None:
+            packed[at:stop] = chunk.targets
+        at = stop
+    packed.setflags(write=False)
+    return packed
+
+
+def _unpacked_targets(pending: Pending) -> dict[int, tuple[TokenLogprobs, ...]]:
+    chunks = pending.plan.chunks
+    if pending.target_scores is None:
+        return {}
+    scores = np.asarray(pending.target_scores)
+    ends = np.cumsum([len(chunk.tokens) for chunk in chunks])
+    return {
+        i: tuple(_unpack(scores[end - len(chunk.tokens) : end]))
+        for i, (chunk, end) in enumerate(zip(chunks, ends, strict=True))
+        if chunk.targets is not None
+    }
 
 
 def _marked(flags: NDArray[np.int32]) -> tuple[int, ...]:

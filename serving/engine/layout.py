@@ -35,8 +35,7 @@ class StepFields(NamedTuple):
     chunk_start: Any  # [C]
     chunk_pages: Any  # [C, M]
     tokens: Any  # [N]; of the chunks, back to back
-    targets: Any  # [N]
-    wants: Any  # [3]; log-probabilities of samples, of targets; readings of the length head
+    reads: Any  # [1]; 1: the length head is read
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ class StepLayout:
         rows, tokens, chunks = self.bucket.rows, self.bucket.tokens, self.bucket.chunks
         row, chunk, token = (rows,), (chunks,), (tokens,)
         fields: list[tuple[int, ...]] = [row] * 5 + [(rows, self.max_pages)]
-        fields += [chunk] * 4 + [(chunks, self.max_pages)] + [token, token, (3,)]
+        fields += [chunk] * 4 + [(chunks, self.max_pages)] + [token, (1,)]
         return fields
 
     @property
@@ -81,7 +80,7 @@ class StepLayout:
         fields = self.split(packed)
         _fill_decode(fields, plan, self.scratch_slot)
         _fill_chunks(fields, plan, self.scratch_slot)
-        fields.wants[2] = plan.reads or plan.samples_chunk
+        fields.reads[0] = plan.reads or plan.samples_chunk
         packed.setflags(write=False)
         return packed
 
@@ -109,11 +108,7 @@ def _fill_chunks(fields: StepFields, plan: StepPlan, scratch_slot: int) -> None:
         fields.chunk_start[i] = chunk.start
         fields.chunk_pages[i, : len(chunk.pages)] = chunk.pages
         fields.tokens[at:stop] = chunk.tokens
-        if chunk.targets is not None:
-            fields.targets[at:stop] = chunk.targets
-            fields.wants[1] = 1
         at = stop
-    fields.wants[0] = plan.logprobs
 
 
 assert WRITE_OFF_PAGE == 0  # padding entries of page tables are zeros

@@ -19,15 +19,16 @@ from jax.sharding import PartitionSpec as P
 from jax.stages import Compiled
 
 from model import kv_pages
+from model.apart import each_layer
 from model.attention.backend import Backend
 from model.config import ModelConfig
-from model.parameters import abstract_params
+from model.parameters import Params, abstract_params
 from model.sharding import TENSOR, Table, param_partitions, partition
 from serving.engine import slots
 from serving.engine.buckets import GPU_PLATFORMS, Bucket, Buckets
 from serving.engine.layout import StepLayout
 from serving.engine.probe import Probe, Trace, row_of, with_row
-from serving.engine.steps import Step
+from serving.engine.steps import Step, TargetScores, score_samples
 
 MOST_COMPILE_THREADS = 8
 """XLA compiles without holding the interpreter's lock, but each program takes a few hundred MiB."""
@@ -63,6 +64,16 @@ def page_bytes(backend: Backend, config: ModelConfig, page_size: int) -> int:
     return prod(shape) * jnp.dtype(config.kept_as).itemsize
 
 
+def unrolls(mesh: Mesh) -> bool:
+    """Say whether a step has no loops, and its layers' weights are `model.apart`: on a GPU.
+
+    There a loop is driven by the host, stays outside of command buffers, and copies each layer's
+    weights out of the stack before they are used (`benchmarks.compile_gpu` shows what a step is
+    compiled to). Elsewhere a loop does as well, and compiles faster.
+    """
+    return mesh.devices.flat[0].platform in GPU_PLATFORMS
+
+
 @dataclass(frozen=True)
 class Site:
     """Where a worker's arrays live and how large they are; `probe` reads a length head if set."""
@@ -81,13 +92,8 @@ class Site:
 
     @property
     def unrolls(self) -> bool:
-        """Whether a step's layers are unrolled: on a GPU.
-
-        There a loop is driven by the host, stays outside of command buffers, and copies each
-        layer's weights out of the stack before they are used (`benchmarks.compile_gpu` shows what
-        a step is compiled to). Elsewhere a loop does as well, and compiles faster.
-        """
-        return self.platform in GPU_PLATFORMS
+        """Whether a step has no loops: its layers are unrolled, and their weights apart."""
+        return unrolls(self.mesh)
 
     @property
     def platform(self) -> str:
@@ -123,6 +129,11 @@ class Site:
         return slots.empty(num_slots, self.config.vocab_size, trace)
 
 
+def of_head(params: Params) -> Params:
+    """Leave the layers out: what scores need."""
+    return {name: own for name, own in params.items() if name != "layers"}
+
+
 class Programs:
     """The compiled programs of one worker; each is absent until `compile` has run."""
 
@@ -134,6 +145,8 @@ class Programs:
         self.gather: dict[int, Compiled] = {}
         self.scatter: dict[int, Compiled] = {}
         self.slot: dict[Function, Compiled] = {}
+        self.scores: dict[int, Compiled] = {}  # by rows and chunks together
+        self.targets: dict[int, Compiled] = {}  # by tokens of chunks
 
     @property
     def count(self) -> int:
@@ -152,19 +165,18 @@ class Programs:
         steps = sorted(self.buckets.steps, key=lambda b: b.rows + 4 * b.tokens, reverse=True)
         jobs = [lambda bucket=bucket: self._compile_step(bucket) for bucket in steps]
         jobs += [lambda count=count: self._compile_moves(count) for count in self.buckets.pages]
+        samples = {bucket.rows + bucket.chunks for bucket in steps}
+        jobs += [lambda count=count: self._compile_scores(count) for count in sorted(samples)]
+        tokens = {bucket.tokens for bucket in steps} - {0}
+        jobs += [lambda count=count: self._compile_targets(count) for count in sorted(tokens)]
         return [*jobs, self._compile_loads]
 
     def _compile_step(self, bucket: Bucket) -> None:
         site = self._site
-        axis = TENSOR if site.mesh.size > 1 else None
         layout = site.layout(bucket)
         history, settings = self._abstract_slots()
         packed = self._abstract((layout.size,), np.int32, P())
-        params = jax.tree.map(
-            lambda leaf, spec: self._abstract(leaf.shape, leaf.dtype, spec),
-            abstract_params(site.config),
-            param_partitions(site.config, site.table),
-        )
+        params = self._abstract_params()
         weights = {} if site.probe is None else site.probe.abstract_weights()
         weights = jax.tree.map(lambda x: self._abstract(x.shape, x.dtype, P()), weights)
         pool = self._abstract_pool(site.sizes.num_pages)
@@ -174,13 +186,29 @@ class Programs:
                 layout,
                 site.sizes.page_size,
                 site.backend,
-                axis,
+                self._axis,
                 site.unrolls,
                 site.probe,
             ),
             (pool, history, params, weights, settings, packed),
             out_specs=(pool.sharding.spec, P(), P()),
             donated=(0, 1),
+        )
+
+    def _compile_scores(self, count: int) -> None:
+        logits = self._abstract((count, self._site.config.vocab_size), np.float32, P())
+        sampled = self._abstract((2, count), np.int32, P())
+        self.scores[count] = self._compiled(
+            score_samples, (logits, sampled), out_specs=P(), donated=()
+        )
+
+    def _compile_targets(self, count: int) -> None:
+        config = self._site.config
+        hidden = self._abstract((count, config.hidden_size), jnp.dtype(config.dtype), P())
+        targets = self._abstract((count,), np.int32, P())
+        params = of_head(self._abstract_params())
+        self.targets[count] = self._compiled(
+            TargetScores(config, self._axis), (params, hidden, targets), out_specs=P(), donated=()
         )
 
     def _compile_moves(self, count: int) -> None:
@@ -219,6 +247,24 @@ class Programs:
 
     def _abstract(self, shape: tuple[int, ...], dtype: Any, spec: P) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(self._site.mesh, spec))
+
+    def _abstract_params(self) -> Params:
+        site = self._site
+        params = jax.tree.map(
+            lambda leaf, spec: self._abstract(leaf.shape, leaf.dtype, spec),
+            abstract_params(site.config),
+            param_partitions(site.config, site.table),
+        )
+        if not site.unrolls:
+            return params
+        return each_layer(
+            params,
+            lambda leaf, _: self._abstract(leaf.shape[1:], leaf.dtype, P(*leaf.sharding.spec[1:])),
+        )
+
+    @property
+    def _axis(self) -> str | None:
+        return TENSOR if self._site.mesh.size > 1 else None
 
     def _abstract_pool(self, pages: int) -> jax.ShapeDtypeStruct:
         shape = list(self._site.pool_shape)

@@ -5,12 +5,14 @@
     3. the new keys and values are stored in their pages
     4. sample for every decode row and for the last token of every chunk; remember it in its slot
     5. note whose hidden states or scores are not finite: such a row says nothing that counts
-    6. if asked, read the length head, score what was sampled, and the chunks' targets
+    6. if asked, read the length head
 
-Knows nothing of batchers, meshes or when a step is run.
+Log-probabilities, of what was sampled and of prompts, are programs of their own (`score_samples`,
+`TargetScores`) that run behind a step, over what it leaves: within it they would be conditions that
+a GPU's command buffer cannot hold, for which the host would have to wait in the middle of every
+step. Knows nothing of batchers, meshes or when a step is run.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -25,7 +27,7 @@ from model.attention.contained import contained
 from model.attention.inputs import Places, StepInputs, places
 from model.config import ModelConfig
 from model.parameters import Params
-from model.sampling import MAX_LOGPROBS, Logprobs, logprobs, sample
+from model.sampling import Logprobs, logprobs, sample
 from model.transformer import forward_keeping
 from predictor.head import Weights
 from serving.engine import slots
@@ -37,16 +39,15 @@ SCORED_AT_ONCE = 64  # targets whose scores [V] exist at the same time
 
 
 class StepOutput(NamedTuple):
-    """What a step hands to the host. R decode rows, then C chunks.
+    """What a step leaves behind the pool and the slots. R decode rows, then C chunks.
 
     `sampled` holds ids, and behind them 1 for every row whose id means nothing: a hidden state of
-    one of its tokens, or a score, is NaN or infinite. Scores are i32: the bits of the chosen
-    log-probability, the best N ones, then their ids.
+    one of its tokens, or a score, is NaN or infinite.
     """
 
     sampled: jax.Array  # i32 [2, R + C]
-    scores: jax.Array  # i32 [R + C, 1 + 2N]; zeros unless asked for
-    target_scores: jax.Array  # i32 [tokens, 1 + 2N]; zeros unless asked for
+    logits: jax.Array  # f32 [R + C, V]; the model's own
+    hidden: jax.Array  # [tokens, D]; of the chunks' tokens
     readings: jax.Array  # f32 [R + C, E]; of the length head; zeros unless asked for
 
 
@@ -54,7 +55,7 @@ class StepOutput(NamedTuple):
 class Step:
     """The program of one bucket; `axis` is the mesh axis under shard_map, None outside.
 
-    `unroll`: the layers are not a loop.
+    `unroll`: there are no loops in sampling.
     """
 
     config: ModelConfig
@@ -94,20 +95,15 @@ class Step:
         reply_index = jnp.concatenate([fields.decode_reply_index, fields.chunk_reply_index])
         with jax.named_scope("sampling"):
             how = slots.sampling_rows(settings, slot, reply_index)
-            ids = sample(scores, how, slots.planes(history, settings), slot)
+            planes = slots.planes(history, settings)
+            ids = sample(scores, how, planes, slot, unroll=self.unroll)
             history = slots.remember(history, how, slot, ids)
         with jax.named_scope("finite"):
             broken = _broken(hidden, place, rows, len(fields.chunk_len))
             broken |= ~jnp.all(jnp.isfinite(scores), axis=-1)
             sampled = jnp.stack([ids, broken.astype(jnp.int32)])
         history, readings = self._read(head_weights, pool, history, settings, fields, kept)
-        scored = self._if(fields.wants[0], len(ids), lambda: _pack(logprobs(scores, ids)))
-        targets = self._if(
-            fields.wants[1],
-            num_tokens,
-            lambda: self._score_targets(params, hidden[rows:], fields.targets),
-        )
-        return pool, history, StepOutput(sampled, scored, targets, readings)
+        return pool, history, StepOutput(sampled, scores, hidden[rows:], readings)
 
     def _decode(
         self,
@@ -143,7 +139,6 @@ class Step:
             lambda x: None if self.probe is None else x[ends],
             config=self.config,
             axis=self.axis,
-            unroll=self.unroll,
         )
         with jax.named_scope("write"):
             return hidden, attention.store(kv), kept
@@ -169,29 +164,40 @@ class Step:
                 chunks = Seen(*(field[rows:] for field in seen))
                 paged = Paged(partial(self.backend.read, pool), fields.chunk_pages, self.page_size)
                 newest = jax.lax.cond(
-                    fields.wants[2] > 0,
+                    fields.reads[0] > 0,
                     lambda: probe.glance(weights, newest, chunks, paged, self.axis),
                     lambda: newest,
                 )
             readings = jax.lax.cond(
-                fields.wants[2] > 0,
+                fields.reads[0] > 0,
                 lambda: probe.read(weights, newest, states, seen),
                 lambda: jnp.zeros((num, probe.num_edges)),
             )
         return history._replace(trace=newest), readings
 
-    def _if(
-        self, wanted: jax.Array, num: int, compute: Callable[[], jax.Array]
-    ) -> Int[Array, "num width"]:
-        """Compute scores only in steps that want them."""
-        width = 1 + 2 * min(MAX_LOGPROBS, self.config.vocab_size)
-        nothing = jnp.zeros((num, width), jnp.int32)
-        return nothing if num == 0 else jax.lax.cond(wanted > 0, compute, lambda: nothing)
 
-    def _score_targets(
+def score_samples(logits: Float[Array, "n V"], sampled: Int[Array, "2 n"]) -> Int[Array, "n width"]:
+    """Return the log-probabilities of what a step has sampled, i32 [R + C, 1 + 2N].
+
+    The bits of the chosen one's, those of the best N, then their ids.
+    """
+    return _pack(logprobs(logits, sampled[0]))
+
+
+@dataclass(frozen=True)
+class TargetScores:
+    """Scores the targets of a step's chunks; `axis` as in `Step`."""
+
+    config: ModelConfig
+    axis: str | None
+
+    def __call__(
         self, params: Params, hidden: Float[Array, "N D"], targets: Int[Array, " N"]
     ) -> Int[Array, "N width"]:
-        """Score each token's target, some at a time so that scores [N, V] never exist whole."""
+        """Score each token's target, some at a time so that scores [N, V] never exist whole.
+
+        Of the parameters it takes those of the head; returns rows as `score_samples`.
+        """
         num = len(targets)
         some = min(num, SCORED_AT_ONCE)
         padding = -num % some

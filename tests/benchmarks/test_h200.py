@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from benchmarks.h200 import __main__ as harness
-from benchmarks.h200 import table
+from benchmarks.h200 import course, table
+from benchmarks.h200.part import Part, alone
 from benchmarks.h200.record import Record
 from benchmarks.h200.rig import DisagreementError, Rig
 from benchmarks.h200.scale import FULL, Prompt, Work, skew, uniform
@@ -30,24 +31,35 @@ POINT = {"seconds": {"median": 0.008}, "bytes": 16e9, "flops": 4e12}
 
 @pytest.fixture
 def measured(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The parts that were measured, out of three made-up ones."""
+    """The points that were measured, of three made-up parts."""
     names: list[str] = []
 
-    def part(name: str, figures: dict[str, Any]) -> Callable[[Rig], dict[str, Any]]:
-        def measure(rig: Rig) -> dict[str, Any]:
+    def job(name: str, result: Any) -> Callable[[], Any]:
+        def measure() -> Any:
             names.append(name)
-            return figures
+            return result
 
         return measure
 
+    def one(name: str, figures: dict[str, Any]) -> Part:
+        return alone(lambda rig: job(name, figures)())
+
+    decode = {"4 rows at 20": POINT, "1 rows at 8": POINT}
     fakes = {
-        "agreement": part("agreement", {"attention_error_by_window": {"None": 0.0}, "tokens": 1}),
-        "decode": part("decode", {"points": {"1 rows at 8": POINT}, "not_measured": {"x": "y"}}),
-        "grid": part("grid", {"points": 3, "file": "f"}),
+        "agreement": one("agreement", {"attention_error_by_window": {"None": 0.0}, "tokens": 1}),
+        "decode": Part(
+            lambda rig: {name: job(name, point) for name, point in decode.items()},
+            lambda rig, points: {"not_measured": {"x": "y"}},
+        ),
+        "grid": one("grid", {"points": 3, "file": "f"}),
     }
+    monkeypatch.setattr(course, "PARTS", fakes)
     monkeypatch.setattr(harness, "PARTS", fakes)
     monkeypatch.setattr(harness, "describe_code", lambda root: "c1")
     return names
+
+
+FIRST, LATER = "4 rows at 20", "1 rows at 8"
 
 
 def run(out: Path, *flags: str) -> int:
@@ -57,17 +69,82 @@ def run(out: Path, *flags: str) -> int:
 def test_parts_are_kept_until_they_are_asked_for_again(measured: list[str], tmp_path: Path):
     out = tmp_path / "h.json"
     assert run(out, "--part", "decode") == 0
-    assert measured == ["agreement", "decode"], "numbers are compared before anything is timed"
+    assert measured == ["agreement", FIRST, LATER], "numbers are compared before anything is timed"
     document = json.loads(out.read_text())
     assert document["setting"]["cpu_check"] is True
     assert document["not_measured"] == {"grid": "not run yet", "decode: x": "y"}
     assert run(out) == 0
-    assert measured[2:] == ["grid"]
+    assert measured[3:] == ["grid"]
     assert run(out) == 0
     assert run(out, "--part", "grid", "--again") == 0
-    assert measured[3:] == ["grid"]
+    assert measured[4:] == ["grid"]
     assert run(out, "--again") == 0
-    assert measured[4:] == ["agreement", "decode", "grid"]
+    assert measured[5:] == ["agreement", FIRST, "grid", LATER], "first what the table asks for"
+
+
+def test_what_fails_leaves_the_rest_and_is_tried_again_by_the_next_run(
+    measured: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    out, whole = tmp_path / "h.json", course.PARTS["decode"]
+
+    def breaks() -> None:
+        measured.append("broken")
+        raise RuntimeError("RESOURCE_EXHAUSTED: out of memory\n  page after page")
+
+    broken = Part(lambda rig: {**whole.jobs(rig), FIRST: breaks})
+    monkeypatch.setitem(course.PARTS, "decode", broken)  # type: ignore[arg-type]
+    assert run(out) == 3
+    assert measured == ["agreement", "broken", "grid", LATER]
+    document = json.loads(out.read_text())
+    reason = "RuntimeError: RESOURCE_EXHAUSTED: out of memory"
+    assert document["not_measured"] == {f"decode: {FIRST}": reason}
+    assert list(document["parts"]["decode"]["figures"]["points"]) == [LATER]
+    monkeypatch.setitem(course.PARTS, "decode", whole)  # type: ignore[arg-type]
+    assert run(out) == 0
+    assert measured[4:] == [FIRST]
+
+
+def test_every_point_is_kept_before_the_next_is_measured(
+    measured: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    out, whole = tmp_path / "h.json", course.PARTS["decode"]
+
+    def ends() -> None:
+        raise KeyboardInterrupt
+
+    ending = Part(lambda rig: {**whole.jobs(rig), LATER: ends})
+    monkeypatch.setitem(course.PARTS, "decode", ending)  # type: ignore[arg-type]
+    with pytest.raises(KeyboardInterrupt):
+        run(out, "--part", "decode")
+    document = json.loads(out.read_text())
+    assert list(document["parts"]["decode"]["figures"]["points"]) == [FIRST]
+    assert document["not_measured"] == {"grid": "not run yet", f"decode: {LATER}": "not run yet"}
+
+
+def test_nothing_begins_when_time_is_up(measured: list[str], tmp_path: Path):
+    out = tmp_path / "h.json"
+    assert run(out, "--seconds", "0") == 3
+    assert measured == []
+    assert json.loads(out.read_text())["not_measured"]["grid: all"] == "no time was left"
+    assert run(out) == 0
+    assert measured == ["agreement", FIRST, "grid", LATER]
+
+
+def test_points_of_other_code_are_not_continued(
+    measured: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    out, whole = tmp_path / "h.json", course.PARTS["decode"]
+
+    def breaks() -> None:
+        raise RuntimeError
+
+    broken = Part(lambda rig: {**whole.jobs(rig), LATER: breaks})
+    monkeypatch.setitem(course.PARTS, "decode", broken)  # type: ignore[arg-type]
+    assert run(out) == 3
+    monkeypatch.setitem(course.PARTS, "decode", whole)  # type: ignore[arg-type]
+    assert run(out, "--code", "c2") == 0
+    assert measured[3:] == ["agreement", FIRST, LATER]
+    assert json.loads(out.read_text())["parts"]["decode"]["code"] == "c2"
 
 
 def test_a_processor_is_measured_with_the_demo_model(measured: list[str], tmp_path: Path):
@@ -84,7 +161,7 @@ def test_changed_code_is_compared_with_the_reference_again(
     run(out)
     monkeypatch.setattr(harness, "describe_code", lambda root: "c2")
     run(out, "--part", "decode", "--again")
-    assert measured[3:] == ["agreement", "decode"]
+    assert measured[4:] == ["agreement", FIRST, LATER]
     codes = {name: part["code"] for name, part in json.loads(out.read_text())["parts"].items()}
     assert codes == {"agreement": "c2", "decode": "c2", "grid": "c1"}
 
@@ -98,7 +175,7 @@ def test_nothing_is_timed_where_numbers_differ(
     def differs(rig: Rig) -> dict[str, Any]:
         raise DisagreementError("token 3 is 5, the oracle says 6")
 
-    monkeypatch.setitem(harness.PARTS, "agreement", differs)  # type: ignore[arg-type]
+    monkeypatch.setitem(course.PARTS, "agreement", alone(differs))  # type: ignore[arg-type]
     assert run(tmp_path / "h.json") == 1
     assert measured == []
     assert not (tmp_path / "h.json").exists()
@@ -115,6 +192,9 @@ def test_what_cannot_be_measured_is_one_line_and_status_2(
     known = "auto or reference, blocked, gpu, tpu"
     assert f"--attention magic is unknown; use {known}" in capsys.readouterr().err
     assert run(out) == 0
+    assert run(out, "--quantize", "int8", "--kv-dtype", "fp8") == 2
+    expected = "weights: measured with random, this is random, int8, over pages of float8_e4m3fn"
+    assert expected in capsys.readouterr().err
     assert run(out, "--attention", "reference") == 2
     assert "attention: measured with blocked, this is reference; choose another --out" in (
         capsys.readouterr().err
@@ -124,12 +204,13 @@ def test_what_cannot_be_measured_is_one_line_and_status_2(
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def record(kind: str, *, check: bool) -> Record:
+def record(kind: str, *, check: bool, weights: str = "random") -> Record:
     setting = {
         "cpu_check": check,
         "device": {"kind": kind},
         "machine": {"jax": "0"},
         "model": "llama-3.1-8b",
+        "weights": weights,
         "attention": "blocked",
     }
     rates = {
@@ -150,8 +231,11 @@ def test_times_stand_beside_shares_of_the_devices_own_rates():
     assert line["good_and_excellent_ms"] == (7.3, 6.6)
     text = table.render(record("NVIDIA H200", check=False), ["decode", "gaps"])
     assert "not measured: gaps (not run yet)" in text
-    (other,) = table.lines(record("NVIDIA H100", check=False))
-    assert other["good_and_excellent_ms"] is None
+    for other in (
+        record("NVIDIA H100", check=False),
+        record("NVIDIA H200", check=False, weights="random, int8"),
+    ):
+        assert table.lines(other)[0]["good_and_excellent_ms"] is None
     assert table.render(record("cpu", check=True), []).startswith("CPU CHECK: ")
     bare = Record(
         record("x", check=False).setting, {"decode": {"figures": {"points": {"a": POINT}}}}
@@ -161,7 +245,7 @@ def test_times_stand_beside_shares_of_the_devices_own_rates():
 
 def needs(work: Work) -> dict[str, float]:
     config = load_config(ROOT / "benchmarks" / "shapes" / "llama-3.1-8b")
-    rig = Rig(config, BLOCKED, FULL, Path("x"), print, lambda: 0.0)
+    rig = Rig(config, BLOCKED, FULL, Path("x"), print, lambda: 0.0, 0.0)
     return _needs(rig, [work])
 
 
@@ -176,6 +260,7 @@ def test_what_a_step_needs_is_what_arithmetic_says():
 
 
 def test_the_points_are_those_of_the_projects_table():
+    assert FULL.first == set(table.GOALS)
     for name in table.GOALS:
         assert any(name in points for points in (FULL.decode, FULL.mixed, FULL.prefill)), name
     uneven, even = skew(32768, 32, 512).values()
@@ -198,7 +283,7 @@ def test_every_part_runs_from_end_to_end_without_a_server_s_packages(tmp_path: P
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("CPU CHECK: ")
     document = json.loads(out.read_text())
-    assert list(document["parts"]) == list(harness.PARTS)
+    assert set(document["parts"]) == set(course.PARTS)
     assert document["setting"]["note"].startswith("a check of the harness")
     assert set(document["not_measured"]) == {"pages: to another device"}
     assert len(document["table"]) == 6
@@ -209,4 +294,13 @@ def test_every_part_runs_from_end_to_end_without_a_server_s_packages(tmp_path: P
     assert costs.mixed(1, 8, 4, 0).seconds > 0
     again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert again.stdout == done.stdout
-    assert again.stderr.count("kept") == len(harness.PARTS)
+    assert again.stderr.count("kept") == len(course.PARTS)
+
+
+def test_a_pool_that_the_kernels_refuse_is_made_larger():
+    config = load_config(ROOT / "benchmarks" / "shapes" / "llama-3.1-8b", kv_dtype="float8_e4m3fn")
+    rig = Rig(config, BLOCKED, FULL, Path("x"), print, lambda: 0.0, 0.0)
+    sizes, _ = rig._shapes([uniform(32, 1024)])
+    assert sizes.num_pages * 2**20 > 2**32, "2 to 4 GiB of one-byte numbers are not countable"
+    sizes, _ = rig._shapes([uniform(8, 1024)])
+    assert sizes.num_pages == 1 + 8 * 65

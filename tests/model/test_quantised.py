@@ -29,7 +29,7 @@ from model.parameters import (
 )
 from model.quantised import FORMATS, Quantised, dequantised, dot, largest, quantise, scaled_dot
 from model.sharding import DECODE, param_partitions, param_shardings
-from model.transformer import forward, forward_keeping
+from model.transformer import forward
 from model.weights import checkpoint_tensors, load_params
 from tests.model.checkpoints import GOLDEN, NAMES, copied, edit_tensors, load
 from tests.model.test_golden import dense_attend
@@ -202,29 +202,6 @@ def test_a_split_quantised_model_says_what_its_dequantised_weights_say():
     plain = replace(config, quantize=None)
     wanted = prompt_logits({**params, "layers": layers}, plain, tokens.tolist())
     np.testing.assert_allclose(jax.jit(split)(params), wanted, atol=1e-4)
-
-
-@pytest.mark.parametrize("unroll", [False, True])
-def test_unrolled_layers_are_held_before_they_are_converted(unroll: bool):
-    config = replace(load_config(GOLDEN / "qwen2"), quantize="int8")
-    tokens = jax.ShapeDtypeStruct((3,), jnp.int32)
-
-    def run(params: Any, tokens: jax.Array) -> jax.Array:
-        attend = dense_attend(config)
-        return forward_keeping(
-            params,
-            tokens,
-            tokens,
-            (),
-            attend,
-            lambda _: None,
-            config=config,
-            axis=None,
-            unroll=unroll,
-        )[0]
-
-    text = jax.jit(run).lower(abstract_params(config), tokens).as_text()
-    assert ("optimization_barrier" in text) == unroll
 
 
 def test_random_parameters_are_quantised_too():

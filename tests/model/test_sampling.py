@@ -1,3 +1,5 @@
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,8 +19,9 @@ from model.sampling import (
 )
 
 V = 12
-FILTERED = jax.jit(filtered)  # one compile for all examples
-SAMPLE = jax.jit(sample)
+FILTERED = jax.jit(partial(filtered, unroll=False))  # one compile for all examples
+UNROLLED = jax.jit(partial(filtered, unroll=True))
+SAMPLE = jax.jit(partial(sample, unroll=False))
 NEUTRAL = {
     "temperature": 1.0,
     "top_k": V,
@@ -64,6 +67,29 @@ def kept_by_brute_force(scores, top_k, top_p, min_p):
 
 
 SCORES = st.lists(st.integers(-6, 6).map(lambda n: n * 0.37), min_size=V, max_size=V)
+
+
+@pytest.mark.parametrize("vocab_size", [V, 1000])
+def test_without_loops_the_filters_keep_the_same(vocab_size):
+    """Of equal scores too, and where nothing or all is kept."""
+    random = np.random.default_rng(3)
+    scores = np.round(random.normal(size=(8, vocab_size)) * 3, 1).astype(np.float32)
+    scores[6] = 0.0
+    tempered = jnp.array(scores - scores.max(axis=1, keepdims=True))
+    top_k = [1, 3, vocab_size, vocab_size, 5, 2, 4, vocab_size]
+    top_p = [1.0, 0.4, 0.9, 1.0, 0.01, 0.97, 0.999, 0.5]
+    asked = rows(*({"top_k": k, "top_p": p} for k, p in zip(top_k, top_p, strict=True)))
+    wanted = np.array(FILTERED(tempered, asked))
+    assert len(set(np.isfinite(wanted).sum(axis=1))) > 2
+    np.testing.assert_array_equal(UNROLLED(tempered, asked), wanted)
+
+
+def test_without_loops_there_is_none():
+    shapes = (jax.ShapeDtypeStruct((2, V), np.float32), rows({}, {}), empty_planes(2, V))
+    slot = jnp.arange(2)
+    program = partial(sample, unroll=True)
+    assert "stablehlo.while" not in jax.jit(program).lower(*shapes, slot).as_text()
+    assert "stablehlo.while" in SAMPLE.lower(*shapes, slot).as_text()
 
 
 @settings(max_examples=60, deadline=None)

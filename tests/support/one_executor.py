@@ -4,9 +4,11 @@ Its head is untied from its embedding, so that a token may be unreadable and sti
 """
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from model.apart import apart
 from model.attention.backend import Backend
 from model.attention.paged import BLOCKED
 from model.parameters import init_params
@@ -33,15 +35,21 @@ PARAMS["head"] = PARAMS["head"] * 40
 
 def make(role, first_device, degree, table=DECODE, backend: Backend = BLOCKED):
     mesh = Mesh(np.array(jax.devices()[first_device : first_device + degree]), (TENSOR,))
-    params = jax.device_put(PARAMS, param_shardings(CONFIG, mesh, table))
+    site = Site(CONFIG, mesh, table, SIZES, backend)
     executor = JaxExecutor(
-        params,
-        Site(CONFIG, mesh, table, SIZES, backend),
+        placed(PARAMS, site),
+        site,
         role,
         moves_pages=True,
     )
     executor.warm_up(lambda done: None)
     return executor
+
+
+def placed(params, site):
+    """Copy parameters to a site's mesh, as its executor wants them."""
+    there = jax.device_put(params, param_shardings(site.config, site.mesh, site.table))
+    return apart(jax.tree.map(jnp.copy, there)) if site.unrolls else there
 
 
 def prompt(length, seed=0):

@@ -125,6 +125,9 @@ def test_a_pool_that_pallas_would_not_count_right_is_refused():
     over(2**18 + 1, "bfloat16")
     with pytest.raises(ValueError, match="change --kv-pages"):
         over(2**18 + 1, "float8_e4m3fn")
+    over(2**25 - 1, "bfloat16")
+    with pytest.raises(ValueError, match="use fewer --kv-pages or --attention blocked"):
+        over(2**25, "bfloat16")
 
 
 def test_it_is_chosen_on_gpus_and_refused_elsewhere():

@@ -21,6 +21,7 @@ from serving.flags import build_config
 from serving.messages import Role
 from tests.serving.engine import test_executor as steps
 from tests.support.compiles import no_compiles
+from tests.support.one_executor import placed
 
 pytestmark = pytest.mark.filterwarnings("ignore:The Pallas Triton backend is deprecated")
 
@@ -91,9 +92,8 @@ def test_on_a_device_nothing_compiles_after_warm_up_and_the_oracle_agrees(gpu):
     config = replace(steps.CONFIG, head_dim=64)
     params = init_params(config, jax.random.key(0))
     mesh = Mesh(np.array([gpu]), (TENSOR,))
-    there = jax.device_put(params, param_shardings(config, mesh, DECODE))
     site = Site(config, mesh, DECODE, steps.SIZES, Gpu(interpret=False))
-    executor = JaxExecutor(there, site, Role.BOTH, moves_pages=True)
+    executor = JaxExecutor(placed(params, site), site, Role.BOTH, moves_pages=True)
     executor.warm_up(lambda done: None)
     tokens = steps.prompt(19)
     with no_compiles():

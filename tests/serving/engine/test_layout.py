@@ -27,8 +27,7 @@ def test_every_field_arrives_and_padding_is_harmless():
     assert fields.chunk_start.tolist() == [4, 0]
     assert fields.chunk_pages.tolist() == [[6, 8, 0, 0], [0] * 4]
     assert fields.tokens.tolist() == [10, 11, 12, 0, 0, 0, 0, 0]
-    assert fields.targets.tolist() == [11, 12, 13, 0, 0, 0, 0, 0]
-    assert fields.wants.tolist() == [1, 1, 0]
+    assert fields.reads.tolist() == [0]
 
 
 def test_a_vector_is_never_written_twice():

@@ -17,7 +17,7 @@ from serving.core.plan import LoadSlot
 from serving.engine.buckets import Bucket, Buckets
 from serving.engine.executor import JaxExecutor
 from serving.engine.probe import Probe
-from serving.engine.programs import ExecutorSizes, Programs, Site
+from serving.engine.programs import ExecutorSizes, Programs, Site, of_head
 from serving.messages import Role
 from tests.model.test_sharding import CONFIG
 from tests.support.plans import NEUTRAL, chunk, plan, row, table
@@ -46,12 +46,14 @@ def chunk_scores(config, params, degree):
     programs = Programs(where, Buckets((bucket,), ()))
     programs.compile(lambda done: None)
     there = jax.device_put(params, param_shardings(config, where.mesh, DECODE))
-    step = plan((), [chunk(0, 0, TOKENS, PAGES, targets=[*TOKENS[1:], 0])], max_pages=MAX_PAGES)
+    step = plan((), [chunk(0, 0, TOKENS, PAGES)], max_pages=MAX_PAGES)
     pool = jax.device_put(jnp.zeros(where.pool_shape), where.pool_sharding)
     state = jax.device_put(where.empty_slots(), where.replicated)
     packed = where.layout(bucket).pack(step)
     _, _, output = programs.step[bucket](pool, state[0], there, {}, state[1], packed)
-    return np.asarray(output.target_scores)[:-1, 0].view(np.float32)
+    targets = np.array([*TOKENS[1:], 0], np.int32)
+    scored = programs.targets[bucket.tokens](of_head(there), output.hidden, targets)
+    return np.asarray(scored)[:-1, 0].view(np.float32)
 
 
 @pytest.mark.slow
