@@ -1,8 +1,9 @@
 """How does a checkpoint turn text and conversations into token ids, and back?
 
 Reads `tokenizer.json` (the one description of how text is cut), `tokenizer_config.json` (names of
-special tokens, chat template) and `chat_template.jinja`. Knows nothing of models beyond their
-config, and nothing of requests.
+special tokens, chat template), `chat_template.jinja` and, as older checkpoints name their special
+tokens there, `special_tokens_map.json`. Knows nothing of models beyond their config, and nothing of
+requests.
 """
 
 from collections.abc import Mapping, Sequence
@@ -98,11 +99,14 @@ class ChatTokenizer:
         )
 
 
-def load_tokenizer(checkpoint_dir: Path | str) -> ChatTokenizer:
+def load_tokenizer(
+    checkpoint_dir: Path | str, *, chat_template: Path | str | None = None
+) -> ChatTokenizer:
     """Read the tokenizer of a checkpoint directory, and the ids that end its replies.
 
-    Raises CheckpointError for a file that is missing or malformed, a template that is not valid,
-    and a vocabulary that does not fit the model's.
+    `chat_template` is a Jinja file to be used instead of all that the checkpoint has. Raises
+    CheckpointError for a file that is missing or malformed, a template that is not valid, and a
+    vocabulary that does not fit the model's.
     """
     directory = Path(checkpoint_dir)
     config = load_config(directory)
@@ -117,6 +121,9 @@ def load_tokenizer(checkpoint_dir: Path | str) -> ChatTokenizer:
     settings = read_json_object(settings_path) if settings_path.exists() else {}
     fields = Fields(settings_path, settings, prefix="")
     special_tokens = _special_tokens(fields)
+    older = directory / "special_tokens_map.json"
+    if "added_tokens_decoder" not in fields and older.exists():
+        special_tokens |= _special_tokens(Fields(older, read_json_object(older), prefix=""))
     eos_ids = list(config.eos_ids)
     if "eos_token" in special_tokens:
         own = tokenizer.token_to_id(special_tokens["eos_token"])
@@ -126,7 +133,7 @@ def load_tokenizer(checkpoint_dir: Path | str) -> ChatTokenizer:
     try:
         return ChatTokenizer(
             tokenizer,
-            templates=_templates(directory, fields),
+            templates=_templates(directory, fields, chat_template),
             special_tokens=special_tokens,
             vocab_size=config.vocab_size,
             eos_ids=tuple(dict.fromkeys(eos_ids)),
@@ -158,12 +165,14 @@ def _special_tokens(fields: Fields) -> dict[str, str]:
     return found
 
 
-def _templates(directory: Path, fields: Fields) -> dict[str, ChatTemplate]:
+def _templates(
+    directory: Path, fields: Fields, instead: Path | str | None
+) -> dict[str, ChatTemplate]:
     """Return the chat templates by name; `chat_template.jinja` wins over the config's."""
-    path = directory / "chat_template.jinja"
+    path = directory / "chat_template.jinja" if instead is None else Path(instead)
     sources: dict[str, str] = {}
     listed = fields.raw("chat_template")
-    if path.exists():
+    if instead is not None or path.exists():
         try:
             sources[_DEFAULT] = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
