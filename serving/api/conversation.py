@@ -81,6 +81,8 @@ def _arguments(function: Mapping[str, Any]) -> dict[str, Any]:
     arguments = function.get("arguments")
     if not isinstance(arguments, str):
         return {}
+    if not arguments.strip():  # how some clients spell a call without arguments
+        return {"arguments": {}}
     try:
         return {"arguments": json.loads(arguments)}
     except (ValueError, RecursionError):
