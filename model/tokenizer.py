@@ -1,9 +1,9 @@
 """How does a checkpoint turn text and conversations into token ids, and back?
 
 Reads `tokenizer.json` (the one description of how text is cut), `tokenizer_config.json` (names of
-special tokens, chat template), `chat_template.jinja` and, as older checkpoints name their special
-tokens there, `special_tokens_map.json`. Knows nothing of models beyond their config, and nothing of
-requests.
+special tokens, chat template), `chat_template.jinja`, `additional_chat_templates/*.jinja` and, as
+older checkpoints name their special tokens there, `special_tokens_map.json`. Knows nothing of
+models beyond their config, and nothing of requests.
 """
 
 from collections.abc import Mapping, Sequence
@@ -168,24 +168,47 @@ def _special_tokens(fields: Fields) -> dict[str, str]:
 def _templates(
     directory: Path, fields: Fields, instead: Path | str | None
 ) -> dict[str, ChatTemplate]:
-    """Return the chat templates by name; `chat_template.jinja` wins over the config's."""
-    path = directory / "chat_template.jinja" if instead is None else Path(instead)
-    sources: dict[str, str] = {}
-    listed = fields.raw("chat_template")
-    if instead is not None or path.exists():
+    """Return the chat templates by name.
+
+    They are `instead`, or what the checkpoint has in files, or else what stands in its config.
+    """
+    files = _template_files(directory) if instead is None else {_DEFAULT: Path(instead)}
+    sources = {name: (path, _text(path)) for name, path in files.items()}
+    if not sources:
+        sources = {name: (fields.path, text) for name, text in _listed(fields).items()}
+    found: dict[str, ChatTemplate] = {}
+    for name, (path, source) in sources.items():
         try:
-            sources[_DEFAULT] = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise CheckpointError(path, f"cannot be read: {error}") from None
-    elif isinstance(listed, list):
-        path = fields.path
-        for entry in listed:
-            named = Fields(path, entry if isinstance(entry, dict) else {}, prefix="chat_template.")
-            sources[named.text("name")] = named.text("template")
-    elif listed is not None:
-        path = fields.path
-        sources[_DEFAULT] = fields.text("chat_template")
+            found[name] = ChatTemplate(source)
+        except ChatTemplateError as error:
+            raise CheckpointError(path, f"chat_template: {error}") from None
+    return found
+
+
+def _template_files(directory: Path) -> dict[str, Path]:
+    files = {
+        path.stem: path for path in sorted(directory.glob("additional_chat_templates/*.jinja"))
+    }
+    default = directory / "chat_template.jinja"
+    return files | ({_DEFAULT: default} if default.exists() else {})
+
+
+def _text(path: Path) -> str:
     try:
-        return {name: ChatTemplate(source) for name, source in sources.items()}
-    except ChatTemplateError as error:
-        raise CheckpointError(path, f"chat_template: {error}") from None
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(path, f"cannot be read: {error}") from None
+
+
+def _listed(fields: Fields) -> dict[str, str]:
+    """Return what `chat_template` of the config says: a template, or a list of named ones."""
+    listed = fields.raw("chat_template")
+    if listed is None:
+        return {}
+    if not isinstance(listed, list):
+        return {_DEFAULT: fields.text("chat_template")}
+    entries = (
+        Fields(fields.path, entry if isinstance(entry, dict) else {}, prefix="chat_template.")
+        for entry in listed
+    )
+    return {entry.text("name"): entry.text("template") for entry in entries}

@@ -211,6 +211,21 @@ def test_named_templates(tmp_path: Path):
     assert found.apply_chat_template(CHAT, add_generation_prompt=True, tools=tools) == "tools f"
 
 
+def test_named_templates_in_files(tmp_path: Path):
+    directory = write(tmp_path, byte_level(), chat_template="from the config")
+    (directory / "chat_template.jinja").write_text("plain")
+    (directory / "additional_chat_templates").mkdir()
+    tool_use = directory / "additional_chat_templates" / "tool_use.jinja"
+    tool_use.write_text("tools {{ tools[0]['name'] }}")
+    found = load_tokenizer(directory)
+    assert found.apply_chat_template(CHAT, add_generation_prompt=True) == "plain"
+    tools = [{"name": "f"}]
+    assert found.apply_chat_template(CHAT, add_generation_prompt=True, tools=tools) == "tools f"
+    tool_use.write_text("{% if %}")
+    with pytest.raises(CheckpointError, match=r"tool_use\.jinja: chat_template: not a valid"):
+        load_tokenizer(directory)
+
+
 def test_no_template(pieces: ChatTokenizer):
     assert not pieces.has_chat_template
     with pytest.raises(ChatTemplateError, match="this checkpoint has no chat template"):
