@@ -60,3 +60,12 @@ def test_a_call_whose_arguments_are_an_empty_text_has_none():
     (message,) = checked([{"role": "assistant", "tool_calls": calls}])
     arguments = [call["function"]["arguments"] for call in message["tool_calls"]]
     assert arguments == [{}, {}, {}, "x"]
+
+
+def test_a_call_in_its_old_spelling_is_a_call():
+    call = {"name": "f", "arguments": '{"x": 1}'}
+    (message,) = checked([{"role": "assistant", "content": None, "function_call": call}])
+    (found,) = message["tool_calls"]
+    assert found == {"type": "function", "function": {"name": "f", "arguments": {"x": 1}}}
+    with pytest.raises(ApiError, match="must have a `function` with a `name`"):
+        checked([{"role": "assistant", "content": None, "function_call": {"arguments": "{}"}}])
