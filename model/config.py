@@ -171,6 +171,8 @@ def _refuse_unsupported(fields: Fields, family: Family) -> None:
     for name in ("quantization_config", "compression_config"):
         if name in fields:
             raise fields.error(name, "quantized checkpoints are not supported")
+    if not fields.boolean("is_causal", True):
+        raise fields.error("is_causal", "attention to later tokens is not supported")
     activation = fields.text("hidden_act", "silu")
     if activation != "silu":
         raise fields.error("hidden_act", f"activation {activation!r} is not supported (silu is)")
@@ -189,7 +191,7 @@ def _sliding_window(fields: Fields, family: Family) -> int | None:
         case "always":
             window = fields.optional_integer("sliding_window", family.default_window)
         case "switch":
-            window = _switched_window(fields, kinds)
+            window = _switched_window(fields, kinds, family)
         case unreachable:
             assert_never(unreachable)
     expected = {"full_attention"} if window is None else {"sliding_attention"}
@@ -202,11 +204,13 @@ def _sliding_window(fields: Fields, family: Family) -> int | None:
     return window
 
 
-def _switched_window(fields: Fields, kinds: set[str]) -> int | None:
+def _switched_window(fields: Fields, kinds: set[str], family: Family) -> int | None:
     """Return the window of a family where layers from `max_window_layers` on slide."""
-    if not fields.boolean("use_sliding_window", False) or "sliding_window" not in fields:
+    if not fields.boolean("use_sliding_window", False):
         return None
-    window = fields.integer("sliding_window")
+    window = fields.optional_integer("sliding_window", family.default_window)
+    if window is None:
+        return None
     if kinds:
         return None if kinds == {"full_attention"} else window
     first = fields.integer("max_window_layers")

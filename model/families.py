@@ -17,7 +17,7 @@ class Family:
     `mlp_bias`: whether config.json's `mlp_bias` is obeyed.
     `window`: "always" obeys `sliding_window` alone, "switch" also needs `use_sliding_window`,
     "never" ignores both.
-    `default_window`: positions seen when the "always" family's config does not mention the field.
+    `default_window`: positions seen when a config that slides does not mention the field.
     """
 
     name: str
@@ -51,7 +51,7 @@ FAMILIES: dict[str, Family] = {
         mlp_bias=False,
         qk_norm=False,
         window="switch",
-        default_window=None,
+        default_window=4096,
     ),
     "Qwen3ForCausalLM": Family(
         name="qwen3",
@@ -59,6 +59,6 @@ FAMILIES: dict[str, Family] = {
         mlp_bias=False,
         qk_norm=True,
         window="switch",
-        default_window=None,
+        default_window=4096,
     ),
 }

@@ -52,17 +52,25 @@ class RopeConfig:
 def read_rope(fields: Fields) -> RopeConfig:
     """Read the rotary settings of a config.json in either form.
 
-    Old: `rope_theta` beside `rope_scaling`; new: both inside `rope_parameters`. Where both forms
-    stand, `rope_parameters` is read. Raises CheckpointError for types other than default, linear
-    and llama3, for settings per layer type and for rotation of a part of each head.
+    Old: `rope_theta` beside `rope_scaling`; new: both inside `rope_parameters`. Raises
+    CheckpointError where both forms stand and differ, for types other than default, linear and
+    llama3, for settings per layer type and for rotation of a part of each head.
     """
-    nested = next((name for name in ("rope_parameters", "rope_scaling") if name in fields), None)
-    # An empty object would carry the type nowhere: the plain form, as if absent.
-    settings = fields if nested is None or not fields.raw(nested) else fields.inside(nested)
     _refuse_partial(fields)
+    # An empty object would carry the type nowhere: the plain form, as if absent.
+    forms = [name for name in ("rope_parameters", "rope_scaling") if fields.raw(name)]
+    found = [_read_form(fields, name) for name in forms] or [
+        RopeConfig(_theta(fields, fields), None)
+    ]
+    if found[0] != found[-1]:
+        # Whoever adds the one form to a file that has the other means it, but not all readers do.
+        raise fields.error(forms[-1], f"contradicts {forms[0]}; leave one of them out")
+    return found[0]
+
+
+def _read_form(fields: Fields, nested: str) -> RopeConfig:
+    settings = fields.inside(nested)
     _refuse_partial(settings)
-    if settings is fields:
-        return RopeConfig(_theta(fields, fields), None)
     for name in settings.names():
         if isinstance(settings.raw(name), dict):
             raise settings.error(name, "rotary settings per layer type are not supported")

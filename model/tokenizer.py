@@ -1,8 +1,9 @@
 """How does a checkpoint turn text and conversations into token ids, and back?
 
 Reads `tokenizer.json` (the one description of how text is cut), `tokenizer_config.json` (names of
-special tokens, chat template) and `chat_template.jinja`. Knows nothing of models beyond their
-config, and nothing of requests.
+special tokens, chat template), `chat_template.jinja`, `additional_chat_templates/*.jinja` and, as
+older checkpoints name their special tokens there, `special_tokens_map.json`. Knows nothing of
+models beyond their config, and nothing of requests.
 """
 
 from collections.abc import Mapping, Sequence
@@ -98,11 +99,14 @@ class ChatTokenizer:
         )
 
 
-def load_tokenizer(checkpoint_dir: Path | str) -> ChatTokenizer:
+def load_tokenizer(
+    checkpoint_dir: Path | str, *, chat_template: Path | str | None = None
+) -> ChatTokenizer:
     """Read the tokenizer of a checkpoint directory, and the ids that end its replies.
 
-    Raises CheckpointError for a file that is missing or malformed, a template that is not valid,
-    and a vocabulary that does not fit the model's.
+    `chat_template` is a Jinja file to be used instead of all that the checkpoint has. Raises
+    CheckpointError for a file that is missing or malformed, a template that is not valid, and a
+    vocabulary that does not fit the model's.
     """
     directory = Path(checkpoint_dir)
     config = load_config(directory)
@@ -117,6 +121,9 @@ def load_tokenizer(checkpoint_dir: Path | str) -> ChatTokenizer:
     settings = read_json_object(settings_path) if settings_path.exists() else {}
     fields = Fields(settings_path, settings, prefix="")
     special_tokens = _special_tokens(fields)
+    older = directory / "special_tokens_map.json"
+    if "added_tokens_decoder" not in fields and older.exists():
+        special_tokens |= _special_tokens(Fields(older, read_json_object(older), prefix=""))
     eos_ids = list(config.eos_ids)
     if "eos_token" in special_tokens:
         own = tokenizer.token_to_id(special_tokens["eos_token"])
@@ -126,7 +133,7 @@ def load_tokenizer(checkpoint_dir: Path | str) -> ChatTokenizer:
     try:
         return ChatTokenizer(
             tokenizer,
-            templates=_templates(directory, fields),
+            templates=_templates(directory, fields, chat_template),
             special_tokens=special_tokens,
             vocab_size=config.vocab_size,
             eos_ids=tuple(dict.fromkeys(eos_ids)),
@@ -158,25 +165,50 @@ def _special_tokens(fields: Fields) -> dict[str, str]:
     return found
 
 
-def _templates(directory: Path, fields: Fields) -> dict[str, ChatTemplate]:
-    """Return the chat templates by name; `chat_template.jinja` wins over the config's."""
-    path = directory / "chat_template.jinja"
-    sources: dict[str, str] = {}
-    listed = fields.raw("chat_template")
-    if path.exists():
+def _templates(
+    directory: Path, fields: Fields, instead: Path | str | None
+) -> dict[str, ChatTemplate]:
+    """Return the chat templates by name.
+
+    They are `instead`, or what the checkpoint has in files, or else what stands in its config.
+    """
+    files = _template_files(directory) if instead is None else {_DEFAULT: Path(instead)}
+    sources = {name: (path, _text(path)) for name, path in files.items()}
+    if not sources:
+        sources = {name: (fields.path, text) for name, text in _listed(fields).items()}
+    found: dict[str, ChatTemplate] = {}
+    for name, (path, source) in sources.items():
         try:
-            sources[_DEFAULT] = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise CheckpointError(path, f"cannot be read: {error}") from None
-    elif isinstance(listed, list):
-        path = fields.path
-        for entry in listed:
-            named = Fields(path, entry if isinstance(entry, dict) else {}, prefix="chat_template.")
-            sources[named.text("name")] = named.text("template")
-    elif listed is not None:
-        path = fields.path
-        sources[_DEFAULT] = fields.text("chat_template")
+            found[name] = ChatTemplate(source)
+        except ChatTemplateError as error:
+            raise CheckpointError(path, f"chat_template: {error}") from None
+    return found
+
+
+def _template_files(directory: Path) -> dict[str, Path]:
+    files = {
+        path.stem: path for path in sorted(directory.glob("additional_chat_templates/*.jinja"))
+    }
+    default = directory / "chat_template.jinja"
+    return files | ({_DEFAULT: default} if default.exists() else {})
+
+
+def _text(path: Path) -> str:
     try:
-        return {name: ChatTemplate(source) for name, source in sources.items()}
-    except ChatTemplateError as error:
-        raise CheckpointError(path, f"chat_template: {error}") from None
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(path, f"cannot be read: {error}") from None
+
+
+def _listed(fields: Fields) -> dict[str, str]:
+    """Return what `chat_template` of the config says: a template, or a list of named ones."""
+    listed = fields.raw("chat_template")
+    if listed is None:
+        return {}
+    if not isinstance(listed, list):
+        return {_DEFAULT: fields.text("chat_template")}
+    entries = (
+        Fields(fields.path, entry if isinstance(entry, dict) else {}, prefix="chat_template.")
+        for entry in listed
+    )
+    return {entry.text("name"): entry.text("template") for entry in entries}

@@ -92,13 +92,14 @@ def task_sessions(seed: int) -> Iterator[Asked]:
 def read_sessions(path: Path) -> list[Asked]:
     """Read sessions from JSON lines with `family` and `questions`; raises RecordsError."""
     sessions: list[Asked] = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            one = json.loads(line)
-            questions = tuple(str(question) for question in one["questions"])
-            sessions.append(Asked(str(one.get("family", "")), questions))
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise RecordsError(f"{path}:{number}: no session ({error})") from error
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                one = json.loads(line)
+                questions = tuple(str(question) for question in one["questions"])
+                sessions.append(Asked(str(one.get("family", "")), questions))
+            except (json.JSONDecodeError, KeyError, TypeError) as error:
+                raise RecordsError(f"{path}:{number}: no session ({error})") from error
     return sessions
 
 

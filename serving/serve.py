@@ -30,7 +30,7 @@ from serving.api.id_tokenizer import IdTokenizer
 from serving.api.service import ServedModel, Service
 from serving.api.tokenizer import Tokenizer
 from serving.assembly import name_workers, route_notice
-from serving.config import ConfigError, EndpointConfig, ServerConfig, suited
+from serving.config import ConfigError, EndpointConfig, ServerConfig, require, suited
 from serving.costs.make import choose_hardware
 from serving.engine.build import (
     ColdWorker,
@@ -143,13 +143,14 @@ def run_server(config: ServerConfig, given: Collection[str]) -> int:
 def find_tokenizer(deployment: Deployment) -> Tokenizer:
     """Load the checkpoint's tokenizer; with random weights it may be missing, and ids stand for it.
 
-    Raises CheckpointError.
+    Raises CheckpointError, and ConfigError for a chat template without a tokenizer.
     """
     config, model = deployment.config, deployment.model
-    path = Path(config.checkpoint)
+    path, template = Path(config.checkpoint), config.model.chat_template
     if config.model.random_weights and not (path / TOKENIZER).exists():
+        require(template is None, f"--chat-template needs a {TOKENIZER} in {path}; leave it out")
         return IdTokenizer(model.vocab_size, model.eos_ids)
-    return load_tokenizer(path)
+    return load_tokenizer(path, chat_template=template)
 
 
 def filled_in(deployment: Deployment, names: tuple[str, ...]) -> ServerConfig:

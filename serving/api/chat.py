@@ -23,6 +23,7 @@ from serving.api.wire import (
     StreamUsage,
     Whole,
     add_predictions,
+    event_json,
     predicted,
     usage,
 )
@@ -72,7 +73,7 @@ class ChatWire:
         }
         if self._shown.token_ids:
             choice["prompt_token_ids"] = strand.prompt
-        return self._events.around(to_json(choice))
+        return self._events.around(event_json(choice))
 
     def chunk(self, strand: Strand, piece: Piece) -> bytes:
         """Return a piece's chunk; one with text alone is put together from ready bytes."""
@@ -81,7 +82,7 @@ class ChatWire:
             if self._plain:
                 if not piece.text:
                     return b""
-                return self._before[index] + to_json(piece.text) + self._after
+                return self._before[index] + event_json(piece.text) + self._after
             if not piece.text and not self._shown.details:
                 return b""
         choice: dict[str, Any] = {
@@ -93,11 +94,11 @@ class ChatWire:
         if self._shown.token_ids:
             choice["token_ids"] = [sample.token for sample in piece.samples]
         if not piece.last:
-            return self._events.around(to_json(choice))
+            return self._events.around(event_json(choice))
         choice |= strand.choice.ending
         shown = self._shown.predictions
         extra = b',"foretoken":' + to_json(predicted(strand)) if shown else b""
-        return self._events.around(to_json(choice), extra)
+        return self._events.around(event_json(choice), extra)
 
     def usage(self, strands: Sequence[Strand]) -> bytes:
         """Return the closing usage chunk."""

@@ -27,8 +27,10 @@ def _message(message: Mapping[str, Any], path: str) -> dict[str, Any]:
         raise bad_request(f"`{path}.role` must be one of {known}.", f"{path}.role")
     out: dict[str, Any] = {"role": "system" if role == "developer" else role}
     calls = message.get("tool_calls")
-    may_be_empty = role == "assistant" and (calls or message.get("function_call"))
-    out["content"] = _content(message.get("content"), bool(may_be_empty), f"{path}.content")
+    if not calls and message.get("function_call"):  # as calls were spelled before there were tools
+        calls = [{"type": "function", "function": message["function_call"]}]
+    may_be_empty = role == "assistant" and bool(calls)
+    out["content"] = _content(message.get("content"), may_be_empty, f"{path}.content")
     for key in _PASSED_ON:
         if message.get(key) is not None:
             if not isinstance(message[key], str):
@@ -81,6 +83,8 @@ def _arguments(function: Mapping[str, Any]) -> dict[str, Any]:
     arguments = function.get("arguments")
     if not isinstance(arguments, str):
         return {}
+    if not arguments.strip():  # how some clients spell a call without arguments
+        return {"arguments": {}}
     try:
         return {"arguments": json.loads(arguments)}
     except (ValueError, RecursionError):

@@ -31,6 +31,10 @@ class Rendering:
     variables: Mapping[str, Any]
 
 
+_CONTINUED = "this-goes-on "
+"""Stands behind a final message that is to be continued, to find its end in the rendering. A
+template that trims the message takes the space."""
+
 LONG_BODY_BYTES = 16_384
 """Requests above it are tokenised in a thread: a few ms of work that would delay other streams."""
 
@@ -72,7 +76,10 @@ class Prompts:
             # Templates that alter a reply mostly trim it: the others may still be spliced.
             trimmed = [i for i in known if messages[i]["content"].strip() == messages[i]["content"]]
             ids = self._spliced(messages, trimmed, normal, rendering, tenant)
-        return tuple(self._ids(normal) if ids is None else ids), unused
+        ids = self._ids(normal) if ids is None else ids
+        if not ids:
+            raise bad_request("The chat template makes an empty prompt of this.", "messages")
+        return tuple(ids), unused
 
     def completion(self, body: CompletionBody) -> list[tuple[int, ...]]:
         """Return the ids of every prompt; raises a 400 for a form or id that is none."""
@@ -157,8 +164,23 @@ class Prompts:
         return tooled, frozenset(unused)
 
     def _render(self, messages: Sequence[Mapping[str, Any]], rendering: Rendering) -> str:
+        if not rendering.continue_final_message:
+            return self._applied(messages, rendering)
+        final = messages[-1]["content"]
+        marked = [*messages[:-1], {**messages[-1], "content": final + _CONTINUED}]
+        text, found, after = self._applied(marked, rendering).rpartition(_CONTINUED.rstrip())
+        if final.strip() and not after.startswith(" "):
+            text = text[: len(text) - len(final) + len(final.rstrip())]
+        if not found or not text.rstrip().endswith(final.strip()):
+            raise bad_request(
+                "The chat template does not keep the final message as it is.",
+                "continue_final_message",
+            )
+        return text
+
+    def _applied(self, messages: Sequence[Mapping[str, Any]], rendering: Rendering) -> str:
         try:
-            text = self._tokenizer.apply_chat_template(
+            return self._tokenizer.apply_chat_template(
                 messages,
                 add_generation_prompt=rendering.add_generation_prompt,
                 tools=rendering.tools,
@@ -170,16 +192,6 @@ class Prompts:
             # Templates are programs that may raise anything, always because of what they were
             # given: the same request would fail again, so it is never a 500.
             raise bad_request(f"The chat template refuses this: {error}", "messages") from error
-        if not rendering.continue_final_message:
-            return text
-        final = messages[-1]["content"].strip()
-        at = text.rfind(final)
-        if at < 0:
-            raise bad_request(
-                "The chat template does not keep the final message as it is.",
-                "continue_final_message",
-            )
-        return text[: at + len(final)]
 
     def _spliced(
         self,
@@ -219,14 +231,38 @@ class Prompts:
             if misses == MAX_MISSES:
                 pending += text
                 continue
-            prefix = ids + self._ids(pending)
+            prefix = self._followed(ids, pending)
+            if prefix is None:
+                return None
             recorded = self._replies.find(tenant, prefix, text)
             if recorded is None:
                 pending += text
                 misses += 1
             else:
                 ids, pending = [*prefix, *recorded], ""
-        return ids + self._ids(pending + rest)
+        return self._followed(ids, pending + rest)
+
+    def _followed(self, ids: Sequence[int], text: str) -> list[int] | None:
+        """Return `ids` and those of the text behind them.
+
+        Some tokenizers put a space before a text, and here it would stand within one: it is left
+        out, or None returned where it is part of a longer token.
+        """
+        more = self._ids(text)
+        if ids and self._leading_spaces(more) > len(text) - len(text.lstrip(" ")):
+            if self._tokenizer.token_bytes(more[0]) != b" ":
+                return None
+            del more[0]
+        return [*ids, *more]
+
+    def _leading_spaces(self, ids: Sequence[int]) -> int:
+        spaces = 0
+        for token in ids:
+            data = self._tokenizer.token_bytes(token)
+            spaces += len(data) - len(data.lstrip(b" "))
+            if data.strip(b" "):
+                break
+        return spaces
 
 
 def _placeholder(index: int, text: str) -> str:

@@ -16,6 +16,9 @@ from serving.messages import SampledToken
 
 DONE = b"data: [DONE]\n\n"
 
+_LINE_ENDS = tuple((end.encode(), f"\\u{ord(end):04x}".encode()) for end in "\x85\u2028\u2029")
+"""What Unicode counts as line ends beyond ASCII, and their escapes."""
+
 
 @dataclass(frozen=True, slots=True)
 class Head:
@@ -104,6 +107,15 @@ def add_predictions(answer: dict[str, Any], strands: Sequence[Strand]) -> None:
     if len(strands) > 1:
         for choice, strand in zip(answer["choices"], strands, strict=True):
             choice["foretoken"] = predicted(strand)
+
+
+def event_json(value: Any) -> bytes:
+    """Return JSON for an event, whose data is one line also to clients that split by Unicode."""
+    data = to_json(value)
+    if not data.isascii():
+        for end, escape in _LINE_ENDS:
+            data = data.replace(end, escape)
+    return data
 
 
 class Events:

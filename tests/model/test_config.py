@@ -98,6 +98,15 @@ def test_derived_sizes():
         ),
         ({"rope_parameters": {"rope_theta": 9.0}}, RopeConfig(9.0, None)),
         ({"rope_theta": 3.0, "rope_parameters": {"rope_type": "default"}}, RopeConfig(3.0, None)),
+        (
+            {"rope_parameters": {}, "rope_scaling": {"type": "linear", "factor": 2}},
+            RopeConfig(10000.0, LinearScaling(2.0)),
+        ),
+        (
+            {"rope_theta": 3.0, "rope_scaling": {"type": "linear", "factor": 2}}
+            | {"rope_parameters": {"rope_type": "linear", "rope_theta": 3.0, "factor": 2.0}},
+            RopeConfig(3.0, LinearScaling(2.0)),
+        ),
     ],
 )
 def test_both_forms_of_rotary_settings(tmp_path: Path, fields: dict[str, Any], rope: RopeConfig):
@@ -113,6 +122,12 @@ def test_both_forms_of_rotary_settings(tmp_path: Path, fields: dict[str, Any], r
         ("llama", {"sliding_window": 8}, None),
         ("qwen2", {"sliding_window": 8}, None),
         ("qwen2", {"use_sliding_window": True, "sliding_window": None}, None),
+        (
+            "qwen2",
+            {"use_sliding_window": True, "sliding_window": ..., "layer_types": ...}
+            | {"max_window_layers": 0},
+            4096,
+        ),
         (
             "qwen2",
             {"use_sliding_window": True, "sliding_window": 8, "layer_types": ...}
@@ -176,6 +191,7 @@ REFUSED = [
     ("llama", {"architectures": ["GPT2LMHeadModel"]}, "architectures: GPT2LMHeadModel is not"),
     ("llama", {"architectures": ...}, "architectures: missing"),
     ("llama", {"hidden_act": "gelu"}, "hidden_act: activation 'gelu' is not supported"),
+    ("llama", {"is_causal": False}, "is_causal: attention to later tokens is not supported"),
     ("llama", {"quantization_config": {"bits": 4}}, "quantization_config: quantized"),
     ("llama", {"vocab_size": ...}, "vocab_size: missing"),
     ("llama", {"vocab_size": "96"}, "vocab_size: expected an integer, found '96'"),
@@ -201,6 +217,11 @@ REFUSED = [
         "llama",
         {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}},
         "rope_scaling.rope_type: rope type 'yarn' is not supported",
+    ),
+    (
+        "qwen3",
+        {"rope_scaling": {"rope_type": "linear", "factor": 4.0}},
+        "rope_scaling: contradicts rope_parameters; leave one of them out",
     ),
     ("llama", {"rope_scaling": {"factor": 4.0}}, "rope_scaling.type: missing"),
     (

@@ -156,6 +156,17 @@ def test_settings_of_the_training_do_not_cut_prompts(tmp_path: Path):
     assert found.decode(ids, skip_special_tokens=False) == text
 
 
+def test_older_checkpoints_name_special_tokens_in_a_file_of_their_own(tmp_path: Path):
+    directory = write(tmp_path, byte_level(), bos_token=None, eos_token="<nowhere>")
+    names = {"bos_token": {"content": "<s>", "lstrip": False}, "eos_token": "</s>"}
+    (directory / "special_tokens_map.json").write_text(json.dumps(names))
+    found = load_tokenizer(directory)
+    assert found.special_tokens == {"bos_token": "<s>", "eos_token": "</s>"}
+    newer = {"eos_token": "</s>", "added_tokens_decoder": {"1": {"content": "</s>"}}}
+    (directory / "tokenizer_config.json").write_text(json.dumps(newer))
+    assert load_tokenizer(directory).special_tokens == {"eos_token": "</s>"}
+
+
 CHAT = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yo"}]
 
 
@@ -175,6 +186,20 @@ def test_a_template_file_wins(tmp_path: Path):
     assert found.apply_chat_template(CHAT, add_generation_prompt=True) == "from the file"
 
 
+def test_a_template_given_wins_over_all_of_the_checkpoints(tmp_path: Path):
+    directory = write(tmp_path, byte_level(), chat_template="from the config")
+    (directory / "chat_template.jinja").write_text("from the file")
+    given = tmp_path / "given.jinja"
+    given.write_text("given")
+    found = load_tokenizer(directory, chat_template=given)
+    assert found.apply_chat_template(CHAT, add_generation_prompt=True) == "given"
+    given.write_text("{% if %}")
+    with pytest.raises(CheckpointError, match=r"given\.jinja: chat_template: not a valid template"):
+        load_tokenizer(directory, chat_template=given)
+    with pytest.raises(CheckpointError, match=r"nowhere: cannot be read"):
+        load_tokenizer(directory, chat_template=tmp_path / "nowhere")
+
+
 def test_named_templates(tmp_path: Path):
     listed = [
         {"name": "default", "template": "plain"},
@@ -184,6 +209,21 @@ def test_named_templates(tmp_path: Path):
     assert found.apply_chat_template(CHAT, add_generation_prompt=True) == "plain"
     tools = [{"name": "f"}]
     assert found.apply_chat_template(CHAT, add_generation_prompt=True, tools=tools) == "tools f"
+
+
+def test_named_templates_in_files(tmp_path: Path):
+    directory = write(tmp_path, byte_level(), chat_template="from the config")
+    (directory / "chat_template.jinja").write_text("plain")
+    (directory / "additional_chat_templates").mkdir()
+    tool_use = directory / "additional_chat_templates" / "tool_use.jinja"
+    tool_use.write_text("tools {{ tools[0]['name'] }}")
+    found = load_tokenizer(directory)
+    assert found.apply_chat_template(CHAT, add_generation_prompt=True) == "plain"
+    tools = [{"name": "f"}]
+    assert found.apply_chat_template(CHAT, add_generation_prompt=True, tools=tools) == "tools f"
+    tool_use.write_text("{% if %}")
+    with pytest.raises(CheckpointError, match=r"tool_use\.jinja: chat_template: not a valid"):
+        load_tokenizer(directory)
 
 
 def test_no_template(pieces: ChatTokenizer):

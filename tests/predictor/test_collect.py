@@ -128,8 +128,9 @@ def test_task_sessions_go_round_the_families_and_repeat_by_seed():
 
 def test_sessions_of_ones_own_come_from_json_lines(tmp_path: Path):
     path = tmp_path / "sessions.jsonl"
-    path.write_text(json.dumps({"family": "x", "questions": ["a", "b"]}) + "\n")
-    assert read_sessions(path) == [Asked("x", ("a", "b"))]
+    asked = {"family": "x", "questions": ["a", "b\u2028c"]}
+    path.write_text(json.dumps(asked, ensure_ascii=False) + "\n", encoding="utf-8")
+    assert read_sessions(path) == [Asked("x", ("a", "b\u2028c"))]
     path.write_text('{"family": "x"}\n')
     with pytest.raises(RecordsError, match=r"sessions\.jsonl:1"):
         read_sessions(path)

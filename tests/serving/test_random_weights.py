@@ -86,6 +86,22 @@ def test_ids_stand_for_text_only_where_there_is_no_tokenizer(tmp_path: Path):
     assert "token ids" not in random_notice(whole_deployment.config, tokenizer)
 
 
+def test_a_chat_template_given_is_the_one_that_is_used(tmp_path: Path):
+    given = tmp_path / "given.jinja"
+    given.write_text("{{ messages[0].content }}!")
+    tokenizer = find_tokenizer(settle(config_of(DEMO, chat_template=str(given))))
+    hi = [{"role": "user", "content": "hi"}]
+    text = tokenizer.apply_chat_template(hi, add_generation_prompt=True, tools=None, variables={})
+    assert text == "hi!"
+    bare = settle(
+        config_of(
+            sizes_alone(tmp_path, tokenizer=False), random_weights=True, chat_template=str(given)
+        )
+    )
+    with pytest.raises(ConfigError, match=r"--chat-template needs a tokenizer\.json in .*; leave"):
+        find_tokenizer(bare)
+
+
 @pytest.mark.slow
 def test_a_server_with_random_weights(tmp_path: Path):
     directory = sizes_alone(tmp_path, tokenizer=False)

@@ -1,6 +1,7 @@
 """A reply that comes back as text keeps the ids it was sampled with, for its tenant alone."""
 
 import tracemalloc
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import httpx
@@ -101,6 +102,35 @@ def test_a_trimmed_reply_does_not_spoil_the_others():
     messages += [{"role": "assistant", "content": " x"}, {"role": "user", "content": "s"}]
     third, _ = prompts.chat(chat(messages), ME)
     assert third[: len(second)] == second
+
+
+class SpaceFirst(FakeTokenizer):
+    """Puts a space before every text, as some do; a template without special tokens."""
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        return super().encode(f" {text}" if text else "", add_special_tokens=add_special_tokens)
+
+    def apply_chat_template(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        add_generation_prompt: bool,
+        **options: Any,
+    ) -> str:
+        marks = {"user": "", "assistant": "A:"}
+        text = "".join(marks[message["role"]] + message["content"] for message in messages)
+        return text + ("A:" if add_generation_prompt else "")
+
+
+@pytest.mark.parametrize(("question", "spliced"), [("r", True), (" r", True), ("world", False)])
+def test_no_space_comes_into_a_text_that_is_tokenised_in_parts(question: str, spliced: bool):
+    tokenizer = SpaceFirst()
+    prompts, messages = conversation(tokenizer, "ab", [*b"ab"])
+    first, _ = prompts.chat(chat(messages[:1]), ME)
+    messages[2]["content"] = question
+    ids, _ = prompts.chat(chat(messages), ME)
+    assert tokenizer.decode(ids, skip_special_tokens=False) == f" qA:ab{question}A:"
+    assert (ids[: len(first) + 2] == (*first, *b"ab")) is spliced
 
 
 SHORT = TEXT_BYTES + 3 + VERSION_BYTES + 3 * 4

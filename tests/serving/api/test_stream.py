@@ -30,6 +30,24 @@ def stream(http: httpx.Client, where: str, **more: Any) -> list[dict[str, Any]]:
     return events(answer.text)
 
 
+@pytest.mark.parametrize("where", PATHS)
+@pytest.mark.parametrize("fields", [{}, {"logprobs": 1}])
+def test_an_event_is_one_line_to_readers_that_split_by_unicode(
+    http: httpx.Client, engine: FakeEngine, where: str, fields: dict[str, Any]
+):
+    text = "a\u2028b\u2029c\x85d\x0b\x0c\x1ceé"
+    engine.script = lambda turn: each([*text.encode(), EOS])
+    if where == "chat" and fields:
+        fields = {"logprobs": True}
+    path, good = PATHS[where]
+    with http.stream(
+        "POST", path, json={**good, **fields, "max_tokens": 50, "stream": True}
+    ) as answer:
+        lines = [line for line in answer.iter_lines() if line]
+    assert lines.pop() == "data: [DONE]"
+    assert text_of([json.loads(line.removeprefix("data: ")) for line in lines]) == text
+
+
 def text_of(chunks: list[dict[str, Any]], index: int = 0) -> str:
     choices = [c for chunk in chunks for c in chunk["choices"] if c["index"] == index]
     return "".join(c["text"] if "text" in c else c["delta"].get("content", "") for c in choices)

@@ -126,10 +126,11 @@ def test_messages(
     assert turn_of(http, engine, "chat", messages=messages).tokens == tokens
 
 
-def test_a_final_message_is_continued(http: httpx.Client, engine: FakeEngine):
-    messages = [*HI, {"role": "assistant", "content": "so "}]
+@pytest.mark.parametrize("final", ["so ", " so", "", " ", ">", "eos", "<eos"])
+def test_a_final_message_is_continued(http: httpx.Client, engine: FakeEngine, final: str):
+    messages = [*HI, {"role": "assistant", "content": final}]
     turn = turn_of(http, engine, "chat", messages=messages, continue_final_message=True)
-    assert turn.tokens == (BOS, USER, *b"hi", ASSISTANT, *b"so")
+    assert turn.tokens == (BOS, USER, *b"hi", ASSISTANT, *final.encode())
 
 
 def test_a_prompt_is_cut_to_its_last_tokens_on_request(http: httpx.Client, engine: FakeEngine):
