@@ -32,8 +32,8 @@ from serving.workload.session import BadLine, SessionShape, TurnShape, Workload,
 RATE_WINDOW_S = 600.0
 COLUMNS = ("start", "rate", "cv", "pattern", "shape", "scale")
 PATTERNS = ("Gamma", "Weibull")
-LEAST_SHAPE = 0.01
-"""Below, gaps leave the range of a float; the least that was measured is 0.012."""
+LEAST_SHAPE, MOST_SHAPE = 0.01, 1e6
+"""Below and above, gaps leave the range of a float; 0.012 to 19.9 were measured."""
 HIGHEST_RATE = 1e4
 """Requests a second of one client beyond which a rate is taken for a mistake."""
 
@@ -164,8 +164,8 @@ def _arrivals(line: Line, row: Mapping[str, Any]) -> _Arrivals:
         raise BadLine(line.where, f"pattern is not {' or '.join(PATTERNS)}", f"{row['pattern']!r}")
     if not 0 < rate <= HIGHEST_RATE:
         raise BadLine(line.where, f"rate is not in 0 to {HIGHEST_RATE:g}", f"{rate}")
-    if shape < LEAST_SHAPE:
-        raise BadLine(line.where, f"shape is less than {LEAST_SHAPE}", f"{shape}")
+    if not LEAST_SHAPE <= shape <= MOST_SHAPE:
+        raise BadLine(line.where, f"shape is not in {LEAST_SHAPE} to {MOST_SHAPE:g}", f"{shape}")
     return _Arrivals(begin_s, rate, row["pattern"], shape)
 
 
@@ -187,6 +187,7 @@ def _lengths(line: Line, window: Mapping[str, Any], name: str) -> _Lengths:
 
 def _start_s(line: Line, text: str) -> float:
     try:
-        return float(text)
+        value = float(text)
     except ValueError as error:
         raise BadLine(line.where, "the start of a window is not a number", f"{text!r}") from error
+    return number(line, {"the start of a window": value}, "the start of a window")
