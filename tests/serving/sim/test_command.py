@@ -180,6 +180,23 @@ def test_a_setting_is_named_as_it_was_typed(
     assert capsys.readouterr().err.splitlines()[-1].startswith(problem)
 
 
+def test_turns_of_a_session_that_was_refused_are_said_to_be_given_up(tmp_path: Path):
+    file = tmp_path / "some.jsonl"
+    turn = '{"new": 60000, "reply": 4}'
+    lines = [f'{{"id": "{i}", "start": 0, "turns": [{turn}, {turn}, {turn}]}}' for i in range(9)]
+    file.write_text("\n".join(lines))
+    flags = ["simulate", "--workload", str(file), "--format", "sessions", "--max-context", "121000"]
+    flags += ["--max-queue-size", "1", "--prefill-workers", "0"]
+    done = CliRunner().invoke(cli, [*flags, "--json"], catch_exceptions=False)
+    found = json.loads(done.stdout)
+    assert 0 < found["finished"] < found["turns"]
+    assert found["turns"] + found["given_up"] == 18
+    assert found["failed"] == {"queue_full": found["turns"] - found["finished"]}
+    told = CliRunner().invoke(cli, flags, catch_exceptions=False).stdout
+    assert f"failed, queue_full: {found['failed']['queue_full']} turns" in told
+    assert f"not sent, because a turn before them failed: {found['given_up']} turns" in told
+
+
 def test_what_was_left_out_is_said(tmp_path: Path):
     file = tmp_path / "some.jsonl"
     good = '{"id": "a", "start": 0, "turns": [{"new": 8, "reply": 4}]}'
