@@ -130,9 +130,15 @@ def test_pictures_are_drawn(tmp_path: Path):
         (["--policy", "pd-full", "--prefill-workers", "0"], "add --prefill-workers"),
         (["--predictor", "psychic"], "--predictor psychic is unknown; use one of head"),
         (["--model", "llama-3.1-70b"], "weights of 131.4 GiB leave room for 0 of"),
+        (
+            ["--kv-pages", "100000"],
+            "--kv-pages 100000 do not fit beside the weights of llama-3.1-8b on 1 x h100; use 7622"
+            " at most",
+        ),
         (["--decode-tp", "3"], "--decode-tp 3 does not divide the model's 8 key and value heads"),
         (["--link-gib-per-s", "0"], "--link-gib-per-s must be positive"),
         (["--slo-ttft-ms", "0"], "--slo-ttft-ms must be positive"),
+        (["--slo-tpot", "inf"], "--slo-tpot-ms must be positive and finite"),
         (
             ["--slo-ttft", "1", "--slo-ttft-ms", "500"],
             "--slo-ttft and --slo-ttft-ms are the same target; leave one out",
