@@ -11,7 +11,7 @@ generator draws both from one number.
 import random
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from math import gamma
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -30,6 +30,7 @@ from serving.workload.lines import (
 from serving.workload.session import BadLine, SessionShape, TurnShape, Workload, check_turn
 
 RATE_WINDOW_S = 600.0
+LEAST_APART_S = 1.0
 COLUMNS = ("start", "rate", "cv", "pattern", "shape", "scale")
 PATTERNS = ("Gamma", "Weibull")
 LEAST_SHAPE, MOST_SHAPE = 0.01, 1e6
@@ -144,11 +145,21 @@ def _client(line: Line) -> _Client:
         if prompts.values and replies.values:
             lengths.append((_start_s(line, start), prompts, replies))
     lengths.sort(key=lambda one: one[0])
+    _check_apart(line, "two windows begin at once", [one[0] for one in lengths], LEAST_APART_S)
     rows = [_row(line, row) for row in listed(line, record, "trace")]
     arrivals = [_arrivals(line, row) for row in rows if row["rate"] != 0]
+    begins = sorted(one.begin_s for one in arrivals)
+    _check_apart(line, "two rows of trace overlap", begins, RATE_WINDOW_S)
     if arrivals and not lengths:
         raise BadLine(line.where, "the client has a rate and no lengths")
     return _Client(name_of(line, record, "client"), lengths, arrivals)
+
+
+def _check_apart(line: Line, problem: str, starts: Sequence[float], least_s: float) -> None:
+    """Raise BadLine unless starts, in order, lie apart: of two of one time both would count."""
+    for before, after in pairwise(starts):
+        if after - before < least_s:
+            raise BadLine(line.where, problem, f"{before} s and {after} s")
 
 
 def _row(line: Line, value: Any) -> Mapping[str, Any]:

@@ -168,6 +168,10 @@ PROBLEMS = [
     (client(["0", 1.0, 1.0, "Gamma", 1.0, 1.0], name="b"), "start is not a number ('0')"),
     (client([0, "fast", 1.0, "Gamma", 1.0, 1.0], name="b"), "rate is not a number ('fast')"),
     (client(row(0, 1.0, shape=0.0), name="b"), "shape is not in 0.01 to 1e+06 (0.0)"),
+    (client(row(0, 1.0), row(600, 1.0), row(900, 1.0), name="b"),
+     "two rows of trace overlap (600.0 s and 900.0 s)"),
+    ({**client(row(0, 1.0), name="b"), "windows": {"0": HALF_OF_EACH, "0.0": HALF_OF_EACH}},
+     "two windows begin at once (0.0 s and 0.0 s)"),
     (client(row(0, 1.0, shape=1e308), name="b"), "shape is not in 0.01 to 1e+06 (1e+308)"),
 ]  # fmt: skip
 
