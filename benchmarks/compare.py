@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, replace
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -186,26 +187,32 @@ def summarise(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def goodput(cells: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Say up to which rate each policy keeps 90 % attainment, between loads on a straight line."""
+    """Say up to which rate each policy keeps 90 % attainment, between loads on a straight line.
+
+    `bound` is "at"; or "above", where it kept them up to the highest load, or "below", where it did
+    not at the lowest: then the rate is that load.
+    """
     curves: dict[tuple[str, str, str], list[tuple[float, float]]] = {}
     for cell in cells:
         if not cell["variant"]:
             key = (cell["cluster"], cell["workload"], cell["policy"])
             curves.setdefault(key, []).append((cell["rate"], cell["slo_attainment"]["mean"]))
     return [
-        {"cluster": c, "workload": w, "policy": p, "rate": _crossing(sorted(points))}
+        {"cluster": c, "workload": w, "policy": p, **_crossing(sorted(points))}
         for (c, w, p), points in sorted(curves.items())
     ]
 
 
-def _crossing(points: Sequence[tuple[float, float]], level: float = 0.9) -> float:
-    """Return the rate at which attainment first falls below a level; the last one if it never."""
-    last_rate, last = 0.0, 1.0
-    for rate, attained in points:
-        if attained < level:
-            return last_rate + (rate - last_rate) * (last - level) / max(last - attained, 1e-9)
-        last_rate, last = rate, attained
-    return last_rate
+def _crossing(points: Sequence[tuple[float, float]], level: float = 0.9) -> dict[str, Any]:
+    """Return the rate at which attainment first falls below a level, and what it is a bound of."""
+    rate, attained = points[0]
+    if attained < level:
+        return {"rate": rate, "bound": "below"}
+    for (before, high), (rate, low) in pairwise(points):
+        if low < level:
+            crossed = before + (rate - before) * (high - level) / (high - low)
+            return {"rate": crossed, "bound": "at"}
+    return {"rate": points[-1][0], "bound": "above"}
 
 
 def _of(row: Mapping[str, Any], *keys: str) -> float | None:

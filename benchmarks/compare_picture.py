@@ -29,26 +29,28 @@ def lines_of(cells: Sequence[Mapping[str, Any]], cluster: str) -> dict[str, dict
 
 def table_of(summary: Mapping[str, Any], cluster: str) -> str:
     """Write a table: the rate up to which each policy keeps 90 %, and ours against the best."""
-    rates: dict[str, dict[str, float]] = {}
+    rates: dict[str, dict[str, Mapping[str, Any]]] = {}
     for one in summary["goodput"]:
         if one["cluster"] == cluster:
-            rates.setdefault(one["workload"], {})[one["policy"]] = one["rate"]
+            rates.setdefault(one["workload"], {})[one["policy"]] = one
     policies = sorted({p for own in rates.values() for p in own}, key=lambda p: (p == OURS, p))
     rows = [
         "| workload | " + " | ".join(policies) + " |",
         "|---|" + "---|" * len(policies),
     ]
     for workload, own in rates.items():
-        best = max(own.values())
+        best = max(one["rate"] for one in own.values())
         shown = (_shown(own.get(policy), best) for policy in policies)
         rows.append(f"| {workload} | " + " | ".join(shown) + " |")
     return "\n".join(rows)
 
 
-def _shown(rate: float | None, best: float) -> str:
-    if rate is None:
+def _shown(one: Mapping[str, Any] | None, best: float) -> str:
+    if one is None:
         return "-"
-    return f"**{rate:.2f}**" if rate == best else f"{rate:.2f}"
+    bound = "" if one["bound"] == "at" else f"{one['bound']} "
+    told = f"{bound}{one['rate']:.2f}"
+    return f"**{told}**" if one["rate"] == best else told
 
 
 def draw(lines: Mapping[str, Mapping[str, Any]], path: Path) -> None:

@@ -55,7 +55,8 @@ class Source:
     `rates` multiply the file's own rate, `Cluster.load` does so again. Where the file has no
     session starts, they are drawn at `session_rate` a second. Else the seeds reported have parts of
     it that follow each other by `part_s` seconds, but for clusters of a `Cluster.load` from
-    `whole_from` on: too large for a part, they get all of it, with what served to choose settings.
+    `whole_from` on: too large for a part, they begin where the file does, with what served to
+    choose settings, and get so many of its turns.
     So many `quarters` of the workers only prefill
     under `foretoken` and under its disaggregated peers: those of 0 to 2, and of 1 to 3, that had
     the best attainment on seed 0 (LOG.md).

@@ -142,6 +142,14 @@ def kv_budget(memory_bytes: float, fraction: float, devices: int, weight_bytes: 
     return int((memory_bytes * fraction * devices - weight_bytes) * (1 - WORKSPACE_SHARE))
 
 
+def most_pages(memory_bytes: float, devices: int, weight_bytes: int, page_bytes: int) -> int:
+    """Pages that accelerators of `memory_bytes` each can hold beside the weights at the very most.
+
+    A number of pages that was asked for may be that many, whatever share of memory is to be used.
+    """
+    return max(0, int((memory_bytes * devices - weight_bytes) // page_bytes))
+
+
 def batcher_rules(config: ServerConfig, costs: Costs, reader: Reader | None) -> BatcherRules:
     """Make the rules of one worker; `reader` takes the readings of the length head, if any."""
     policy, batch = config.policy, config.batch

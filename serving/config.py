@@ -6,6 +6,7 @@ Field metadata carries the help text; derived values are properties.
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
+from math import inf
 from typing import Any
 
 
@@ -216,7 +217,10 @@ class PolicyConfig:
         require(0 <= self.route_late_margin < 1, "--route-late-margin must lie in [0, 1)")
         for name in ("slo_ttft_ms", "slo_tpot_ms"):
             value = getattr(self, name)
-            require(value is None or value > 0, f"--{name.replace('_', '-')} must be positive")
+            require(
+                value is None or 0 < value < inf,
+                f"--{name.replace('_', '-')} must be positive and finite",
+            )
         require(
             self.order_window is None or self.order_window >= 1, "--order-window must be at least 1"
         )

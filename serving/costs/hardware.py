@@ -20,6 +20,7 @@ Interconnects are one direction of NVLink (half the data sheet's total), or the 
 Their latencies, and the CPU's, are our guesses.
 """
 
+import re
 from dataclasses import dataclass
 
 from serving.costs.costs import Link
@@ -33,7 +34,7 @@ class HardwareSpec:
     `eta_kv`: when keys and values are; `eta_f`: share of `flops_per_s` in matmuls; `eta_a`: in
     attention. `layer_s`: what a layer takes beside these (norms, rope, launches); `host_s`: what a
     step does. `error` is the relative standard deviation to expect of a prediction. `device_kinds`:
-    how the device calls itself contains one of these, in lower case.
+    how the device calls itself contains one of these as whole words, in lower case.
     """
 
     name: str
@@ -150,6 +151,7 @@ def preset_for(device_kind: str) -> HardwareSpec | None:
     """Return the description of a device by what it calls itself; None if there is none."""
     kind = device_kind.lower()
     for spec in PRESETS.values():
-        if any(part in kind for part in spec.device_kinds):
+        # An RTX A1000 is no A100, and a GH200 no H200.
+        if any(re.search(rf"\b{part}\b", kind) for part in spec.device_kinds):
             return spec
     return None

@@ -23,10 +23,11 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from serving.flags import build_config, describe
+from serving.flags import build_config, describe, flag_name
 from serving.plan.deployment import Deployment, configure
 from serving.plan.judge import Verdict
 from serving.plan.planner import Candidate, Plan
+from serving.sim.options import ACCELERATOR
 
 CHOSEN = (
     "prefill_workers",
@@ -92,14 +93,23 @@ def text_of(plan: Plan) -> str:
     return "\n".join(lines)
 
 
+ALWAYS_SAID = frozenset(map(flag_name, ACCELERATOR))
+"""Settings whose default depends on the device, or on the command that reads them."""
+
+
 def toml_of(plan: Plan) -> str:
     """Write the settings that differ from a server's own, for `foretoken serve --config`.
 
-    Pages stay out of it: the server counts them by the memory that it finds free.
+    And those that would be others on accelerators, or in a simulation, if they were not said. Pages
+    stay out of it: the server counts them by the memory that it finds free.
     """
     server = configure(plan.request.config, plan.chosen.deployment).server
     usual = set(describe(build_config(server.checkpoint, {})).splitlines())
-    settings = [line for line in describe(server).splitlines() if line not in usual]
+    settings = [
+        line
+        for line in describe(server).splitlines()
+        if line not in usual or line.split(" = ")[0] in ALWAYS_SAID
+    ]
     if server.memory.kv_pages is None:
         settings.insert(0, f"# pages per worker, as planned: {_pages(plan.chosen.deployment)}")
     return "\n".join([f"# {plan.chosen.deployment}, for {server.checkpoint}", *settings, ""])

@@ -11,12 +11,14 @@ The server evicts by what it believes of returns, which is no worse. Caches of p
 host memory are not counted.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import groupby, pairwise
 from math import inf
+from operator import attrgetter
 from typing import NamedTuple
 
-CURVE_POINTS = 24
+MOST_LINES = 24
 
 
 class Rest(NamedTuple):
@@ -70,13 +72,10 @@ class Rests:
 
         Rests of no length, of which there are none in a workload without later turns, need none.
         """
-        times = sorted({rest.think_s for rest in self.rests})
-        if not times or not self.idle_tokens:
+        if not self.idle_tokens:
             return []
-        times = [*times[:: -(-len(times) // CURVE_POINTS)], times[-1]]
-        points = [(self._filled(t), self.found(t)) for t in times]
-        hull = [(0.0, 0.0)]
-        for point in points:
+        hull = [(0.0, self.found(0.0))]  # what comes back at once takes no room
+        for point in self._curve():
             while len(hull) > 1 and _slope(hull[-2], point) >= _slope(hull[-2], hull[-1]):
                 hull.pop()
             if point[0] > hull[-1][0]:
@@ -85,7 +84,18 @@ class Rests:
         for left, right in pairwise(hull):
             slope = _slope(left, right)
             lines.append(Bound(left[1] - slope * left[0], slope))
-        return lines
+        # Of lines that all lie above, any few do.
+        return [*lines[: -1 : -(-len(lines) // MOST_LINES)], lines[-1]]
+
+    def _curve(self) -> Iterator[tuple[float, float]]:
+        """Yield what is filled and found at each time after which some come back, both rising."""
+        total = left = sum(rest.tokens for rest in self.rests)
+        share, ended = self.per_s / len(self.rests), 0.0
+        for think_s, alike in groupby(sorted(self.rests), key=attrgetter("think_s")):
+            tokens = sum(rest.tokens for rest in alike)
+            left -= tokens
+            ended += tokens * think_s
+            yield share * (ended + left * think_s), (total - left) / total
 
     def _filled(self, keep_s: float) -> float:
         if not self.rests:

@@ -8,7 +8,7 @@ from math import ceil
 
 import numpy as np
 
-from serving.assembly import kv_budget
+from serving.assembly import kv_budget, most_pages
 from serving.config import ConfigError, ServerConfig, require
 from serving.costs.hardware import HardwareSpec
 from serving.costs.make import choose_hardware, described_device, make_costs
@@ -40,12 +40,8 @@ def find_kinds(config: ServerConfig, gpus: int, demand: Demand) -> list[WorkerKi
     degrees = [d for d in DEGREES if model.shape.num_kv_heads % d == 0]
     fitting = [d for d in degrees if _pages(config, hardware, model, d) > 0]
     require(bool(fitting), _no_room(config, hardware, model, max_len, degrees[-1]))
-    require(
-        fitting[0] <= gpus,
-        f"{config.checkpoint} with a context of {max_len} tokens needs {fitting[0]} x"
-        f" {hardware.name} for one worker; raise --gpus from {gpus} to {fitting[0]} or lower"
-        " --max-model-len",
-    )
+    if fitting[0] > gpus:
+        raise ConfigError(_too_few(config, hardware, model, fitting[0], gpus))
     roles = _roles(config.policy.route_policy)
     require(
         Role.BOTH in roles or gpus >= 2 * fitting[0],
@@ -67,7 +63,8 @@ def find_kinds(config: ServerConfig, gpus: int, demand: Demand) -> list[WorkerKi
             pages = _pages(config, hardware, model, degree)
             # One page is set aside (serving/core/holdings).
             kinds.append(WorkerKind(role, degree, costs, (pages - 1) * config.memory.page_size))
-    if problem is not None and not any(kind.role is not Role.PREFILL for kind in kinds):
+    known = {kind.role for kind in kinds}
+    if problem is not None and not ({Role.BOTH} <= known or {Role.PREFILL, Role.DECODE} <= known):
         raise problem
     return kinds
 
@@ -109,14 +106,49 @@ def _least(
 
 
 def _pages(config: ServerConfig, hardware: HardwareSpec, model: KnownModel, degree: int) -> int:
-    """Return a worker's pages; 0 if they hold no context of the greatest length."""
+    """Return a worker's pages; 0 if they hold no context of the greatest length, or do not fit."""
     memory = config.memory
     least = pages_for(memory.max_model_len or model.max_position, memory.page_size) + 1
     pages = memory.kv_pages
-    room = kv_budget(hardware.memory_bytes, memory.memory_fraction, degree, model.weight_bytes)
-    fits = max(0, room) // (model.shape.kv_bytes_per_token * memory.page_size)
-    pages = fits if pages is None else min(pages, fits)
+    if pages is None:
+        pages = _room(config, hardware, model, degree)
+    elif pages > _most(config, hardware, model, degree):
+        return 0
     return pages if pages >= least else 0
+
+
+def _room(config: ServerConfig, hardware: HardwareSpec, model: KnownModel, degree: int) -> int:
+    """Return the pages that a worker takes if nobody says how many."""
+    memory = config.memory
+    room = kv_budget(hardware.memory_bytes, memory.memory_fraction, degree, model.weight_bytes)
+    return max(0, room) // (model.shape.kv_bytes_per_token * memory.page_size)
+
+
+def _most(config: ServerConfig, hardware: HardwareSpec, model: KnownModel, degree: int) -> int:
+    """Return the most pages that may be asked for, as a server has it."""
+    page_bytes = model.shape.kv_bytes_per_token * config.memory.page_size
+    return most_pages(hardware.memory_bytes, degree, model.weight_bytes, page_bytes)
+
+
+def _too_few(
+    config: ServerConfig, hardware: HardwareSpec, model: KnownModel, degree: int, gpus: int
+) -> str:
+    """Say that a worker needs more accelerators than there are, and what would do instead."""
+    memory = config.memory
+    max_len = memory.max_model_len or model.max_position
+    at_hand = max(d for d in DEGREES if d <= gpus and model.shape.num_kv_heads % d == 0)
+    ways = [f"raise --gpus from {gpus} to {degree}"]
+    if memory.kv_pages is None:
+        tokens = (_room(config, hardware, model, at_hand) - 1) * memory.page_size
+        ways += [f"lower --max-model-len to {tokens}"] if tokens >= 2 else []
+    else:
+        pages = _most(config, hardware, model, at_hand)
+        least = pages_for(max_len, memory.page_size) + 1
+        ways += [f"lower --kv-pages to {pages}"] if pages >= least else []
+    return (
+        f"{config.checkpoint} with a context of {max_len} tokens needs {degree} x"
+        f" {hardware.name} for one worker; {' or '.join(ways)}"
+    )
 
 
 def _no_room(
@@ -124,17 +156,19 @@ def _no_room(
 ) -> str:
     """Say why not even the highest degree holds the model, and what would."""
     memory, gib = config.memory, 2.0**30
-    room = kv_budget(hardware.memory_bytes, memory.memory_fraction, degree, model.weight_bytes)
-    page_bytes = model.shape.kv_bytes_per_token * memory.page_size
-    tokens = (max(0, room) // page_bytes - 1) * memory.page_size
+    asked, least = memory.kv_pages, pages_for(max_len, memory.page_size) + 1
+    most = _most(config, hardware, model, degree)
+    pages = _room(config, hardware, model, degree) if asked is None else min(asked, most)
+    tokens = (pages - 1) * memory.page_size
     have = (
         f"{config.checkpoint} on {degree} x {hardware.name}, the highest degree: weights of"
         f" {model.weight_bytes / gib:.1f} GiB in"
         f" {degree * hardware.memory_bytes * memory.memory_fraction / gib:.1f} GiB"
     )
-    if memory.kv_pages is not None and memory.kv_pages < pages_for(max_len, memory.page_size) + 1:
-        least = pages_for(max_len, memory.page_size) + 1
-        return f"--kv-pages {memory.kv_pages} hold no context of {max_len} tokens; use {least}"
+    if asked is not None and most >= least:
+        if asked < least:
+            return f"--kv-pages {asked} hold no context of {max_len} tokens; use {least}"
+        return f"{have} leave no room for --kv-pages {asked}; use {most} at most"
     if tokens < 2:
         need = ceil(model.weight_bytes / memory.memory_fraction / degree / gib)
         return f"{have} leave no room for KV; use hardware of more than {need} GiB each"

@@ -4,8 +4,7 @@ The keys are those of `serving/sim/report`; what only a server knows about itsel
 
     url, model, prompts                  where to, and whether in token ids or in chats
     lengths                              exact, or approximate: chats count words as tokens
-    failed, messages                     turns without a whole reply by reason; the first message
-    given_up                             turns not sent, because one before them had failed
+    messages                             the first message of each reason in `failed`
     odd_lengths                          whole replies of another length than asked for
     late                                 how long after its time a turn was sent, as ttft
     interrupted                          whether the replay was ended early
@@ -23,6 +22,7 @@ from serving.replay.sessions import INTERRUPTED
 from serving.replay.settings import CHAT, ReplayConfig
 from serving.sim.report import (
     first_line,
+    given_up_lines,
     rates_of,
     spread,
     summary,
@@ -118,8 +118,7 @@ def _troubles(report: Mapping[str, Any]) -> list[str]:
         f"failed, {reason}: {count} turns ({report['messages'][reason]})"
         for reason, count in report["failed"].items()
     ]
-    if report["given_up"]:
-        lines.append(f"not sent, because a turn before them failed: {report['given_up']} turns")
+    lines += given_up_lines(report)
     if report["odd_lengths"]:
         lines.append(f"replies of another length than asked for: {report['odd_lengths']}")
     if report["interrupted"]:

@@ -17,6 +17,7 @@ from serving.assembly import (
     costs_by_role,
     kv_budget,
     length_model,
+    most_pages,
     name_workers,
     remembered_sessions,
 )
@@ -172,6 +173,11 @@ def _limits(
         least = pages_for(max_model_len, memory.page_size) + 1
         if pages < least:
             raise ConfigError(_no_room(server, hardware, model, tp, pages, max_model_len))
+    elif pages > (most := most_pages(hardware.memory_bytes, tp, model.weight_bytes, page_bytes)):
+        raise ConfigError(
+            f"--kv-pages {pages} do not fit beside the weights of {server.checkpoint} on {tp} x"
+            f" {hardware.name}; use {most} at most"
+        )
     return batcher_limits(
         server.batch,
         server.schedule,

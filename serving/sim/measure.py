@@ -1,12 +1,13 @@
 """What did each turn get? Times of its arrival, its tokens and its end, as a client sees them."""
 
 from array import array
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import sub
 
 from serving.core.steady import SteadySteps
-from serving.messages import Completed, End, SampledToken
+from serving.messages import Completed, Dropped, End, SampledToken
 from serving.request import Turn, TurnId
 
 
@@ -57,11 +58,15 @@ COMPLETED = "completed"
 
 
 class Measurements:
-    """The records of all turns, in the order of their arrival, and the gaps between tokens."""
+    """The records of all turns, in the order of their arrival, and the gaps between tokens.
+
+    `failed` counts those that ended without a whole reply, by reason.
+    """
 
     def __init__(self) -> None:
         """Start with no turn."""
         self.turns: dict[TurnId, TurnRecord] = {}
+        self.failed: Counter[str] = Counter()
         self.gaps = array("f")
         self.tokens = 0
 
@@ -104,4 +109,8 @@ class Measurements:
             raise ValueError(f"turn {end.turn} ended twice")
         outcome = end.outcome
         record.cached_len = end.cached_len
-        record.outcome = COMPLETED if isinstance(outcome, Completed) else type(outcome).__name__
+        if isinstance(outcome, Completed):
+            record.outcome = COMPLETED
+            return
+        record.outcome = type(outcome).__name__
+        self.failed[outcome.reason if isinstance(outcome, Dropped) else outcome.code] += 1

@@ -1,8 +1,10 @@
 """What did a simulation, or a replay, show? One object with documented keys, and a text of it.
 
     policy, rebalance, predictor, seed    what was run
-    workload                              where the turns come from
+    workload, skipped                     where the turns come from; what was left out, by reason
     turns, finished                       sent; completed
+    failed, given_up                      turns without a whole reply, by reason; turns not sent,
+                                          because one before them had failed
     ttft.turn1, ttft.later                time to first token of first and later turns
     tpot, itl                             time per token of a turn; single gaps between tokens
                                           each {mean, p50, p90, p99} in seconds, null without any
@@ -14,6 +16,7 @@
     kv_bytes_moved, preemptions, moves    transfers between workers; attempts cut short; rows moved
     pauses                                rows that waited for a page and kept theirs
     steps, span_s                         steps run; from first arrival to last token
+    busy                                  what the steps of each worker took together, in seconds
     wall_s                                what the run itself took
 
 Percentiles interpolate linearly between order statistics.
@@ -85,8 +88,16 @@ def text_of(report: Mapping[str, Any]) -> str:
             f"{rates_of(report)}; {report['kv_bytes_moved'] / 2**30:.2f} GiB of KV moved,"
             f" {report['preemptions']} preemptions, {report['moves']} moves",
             f"{report['steps']} steps simulated in {report['wall_s']:.1f} s",
+            *(f"failed, {reason}: {count} turns" for reason, count in report["failed"].items()),
+            *given_up_lines(report),
         ]
     )
+
+
+def given_up_lines(report: Mapping[str, Any]) -> list[str]:
+    """Say how many turns nobody asked for, since their session had ended; nothing if all were."""
+    many = report["given_up"]
+    return [f"not sent, because a turn before them failed: {many} turns"] if many else []
 
 
 def first_line(report: Mapping[str, Any]) -> str:

@@ -66,7 +66,12 @@ def run_simulation(
     wall_s = time.perf_counter() - began
     batchers = [worker.batcher for worker in simulation.workers.values()]
     return Outcome(
-        report={**_report(config, workload, simulation), "wall_s": wall_s},
+        report={
+            **_report(config, workload, simulation),
+            "failed": dict(simulation.measurements.failed),
+            "given_up": clients.given_up,
+            "wall_s": wall_s,
+        },
         turns=list(simulation.measurements.turns.values()),
         samples=simulation.samples,
         workers=list(simulation.workers),

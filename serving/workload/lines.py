@@ -10,11 +10,12 @@ import sys
 from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from serving.workload.session import BadLine, WorkloadError
+from serving.workload.session import LONGEST_S, BadLine, WorkloadError
 
 T = TypeVar("T")
 
@@ -93,14 +94,25 @@ def _decompressed(path: Path) -> bytes:
 
 
 def json_object(line: Line) -> Mapping[str, Any]:
-    """Parse a line that holds one JSON object; raises BadLine."""
+    """Parse a line that holds one JSON object, no key twice; raises BadLine."""
     try:
-        value = json.loads(line.text)
+        value = json.loads(line.text, object_pairs_hook=partial(_of_pairs, line))
+    except BadLine:
+        raise
     except json.JSONDecodeError as error:
         raise BadLine(line.where, "not JSON", f"{error.msg} at column {error.colno}") from error
     except (ValueError, RecursionError) as error:  # thousands of digits, or of brackets
         raise BadLine(line.where, "JSON that cannot be read", str(error)) from error
     return mapping(line, value, "the line")
+
+
+def _of_pairs(line: Line, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make an object of its members; of two of one name JSON would keep the last, unsaid."""
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        twice = next(key for i, (key, _) in enumerate(pairs) if key in dict(pairs[:i]))
+        raise BadLine(line.where, "a key stands twice in an object", f"{twice!r}")
+    return made
 
 
 def mapping(line: Line, value: Any, name: str) -> Mapping[str, Any]:
@@ -159,18 +171,23 @@ def _value(line: Line, record: Mapping[str, Any], key: str) -> Any:
 
 
 class InOrder:
-    """Checks that times never run back in a file."""
+    """Checks that times never run back in a file, nor far ahead of its first."""
 
     def __init__(self) -> None:
         """Start before any time."""
+        self._first: float | None = None
         self._last = float("-inf")
 
     def check(self, line: Line, time_s: float) -> None:
-        """Raise BadLine if an earlier line has a later time."""
+        """Raise BadLine if an earlier line has a later time, or the first a far earlier one."""
         if time_s < self._last:
             problem = "the time is before that of a line above; sort the file"
             raise BadLine(line.where, problem, f"{time_s} s, after {self._last} s")
-        self._last = time_s
+        first = time_s if self._first is None else self._first
+        if time_s - first > LONGEST_S:
+            problem = f"the time is more than {LONGEST_S:.0f} s after the first"
+            raise BadLine(line.where, problem, f"{time_s} s, after {first} s")
+        self._first, self._last = first, time_s
 
 
 class Once:

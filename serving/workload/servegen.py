@@ -11,7 +11,7 @@ generator draws both from one number.
 import random
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from math import gamma
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -30,10 +30,11 @@ from serving.workload.lines import (
 from serving.workload.session import BadLine, SessionShape, TurnShape, Workload, check_turn
 
 RATE_WINDOW_S = 600.0
+LEAST_APART_S = 1.0
 COLUMNS = ("start", "rate", "cv", "pattern", "shape", "scale")
 PATTERNS = ("Gamma", "Weibull")
-LEAST_SHAPE = 0.01
-"""Below, gaps leave the range of a float; the least that was measured is 0.012."""
+LEAST_SHAPE, MOST_SHAPE = 0.01, 1e6
+"""Below and above, gaps leave the range of a float; 0.012 to 19.9 were measured."""
 HIGHEST_RATE = 1e4
 """Requests a second of one client beyond which a rate is taken for a mistake."""
 
@@ -144,11 +145,21 @@ def _client(line: Line) -> _Client:
         if prompts.values and replies.values:
             lengths.append((_start_s(line, start), prompts, replies))
     lengths.sort(key=lambda one: one[0])
+    _check_apart(line, "two windows begin at once", [one[0] for one in lengths], LEAST_APART_S)
     rows = [_row(line, row) for row in listed(line, record, "trace")]
     arrivals = [_arrivals(line, row) for row in rows if row["rate"] != 0]
+    begins = sorted(one.begin_s for one in arrivals)
+    _check_apart(line, "two rows of trace overlap", begins, RATE_WINDOW_S)
     if arrivals and not lengths:
         raise BadLine(line.where, "the client has a rate and no lengths")
     return _Client(name_of(line, record, "client"), lengths, arrivals)
+
+
+def _check_apart(line: Line, problem: str, starts: Sequence[float], least_s: float) -> None:
+    """Raise BadLine unless starts, in order, lie apart: of two of one time both would count."""
+    for before, after in pairwise(starts):
+        if after - before < least_s:
+            raise BadLine(line.where, problem, f"{before} s and {after} s")
 
 
 def _row(line: Line, value: Any) -> Mapping[str, Any]:
@@ -164,8 +175,8 @@ def _arrivals(line: Line, row: Mapping[str, Any]) -> _Arrivals:
         raise BadLine(line.where, f"pattern is not {' or '.join(PATTERNS)}", f"{row['pattern']!r}")
     if not 0 < rate <= HIGHEST_RATE:
         raise BadLine(line.where, f"rate is not in 0 to {HIGHEST_RATE:g}", f"{rate}")
-    if shape < LEAST_SHAPE:
-        raise BadLine(line.where, f"shape is less than {LEAST_SHAPE}", f"{shape}")
+    if not LEAST_SHAPE <= shape <= MOST_SHAPE:
+        raise BadLine(line.where, f"shape is not in {LEAST_SHAPE} to {MOST_SHAPE:g}", f"{shape}")
     return _Arrivals(begin_s, rate, row["pattern"], shape)
 
 
@@ -187,6 +198,7 @@ def _lengths(line: Line, window: Mapping[str, Any], name: str) -> _Lengths:
 
 def _start_s(line: Line, text: str) -> float:
     try:
-        return float(text)
+        value = float(text)
     except ValueError as error:
         raise BadLine(line.where, "the start of a window is not a number", f"{text!r}") from error
+    return number(line, {"the start of a window": value}, "the start of a window")

@@ -95,6 +95,8 @@ def check_turn(turn: TurnShape, where: str, *, first: bool) -> None:
         raise BadLine(where, "the prompt has no token")
     if not 0 <= turn.think_s < float("inf"):
         raise BadLine(where, "a think time is not 0 s or more", f"{turn.think_s}")
+    if turn.think_s > LONGEST_S:
+        raise BadLine(where, f"a think time is more than {LONGEST_S:.0f} s", f"{turn.think_s}")
     for span in turn.shared:
         if not 0 < span.name < END_OF_NAMES:
             problem = f"a name of shared text is not in 1 to {END_OF_NAMES - 1}"
@@ -103,6 +105,9 @@ def check_turn(turn: TurnShape, where: str, *, first: bool) -> None:
 
 LONGEST = 2**22
 """Tokens beyond which a length is taken for a mistake."""
+LONGEST_S = 1e10
+"""Seconds, three centuries, beyond which a time is taken for a mistake: later ones lose the digits
+of a step's time."""
 END_OF_NAMES = 2**24
 """Names of shared text lie below: a simulation writes the text with the name for a token, and has
 the tokens from here on for text that is not shared, and token 0 for the end of a reply."""
@@ -129,13 +134,17 @@ def scale_time(workload: Workload, factor: float) -> Workload:
 
 
 def from_first_arrival(workload: Workload) -> Workload:
-    """Begin at time zero, whatever time the file begins at."""
+    """Begin at time zero, whatever time the file begins at; raises WorkloadError."""
     if not workload.sessions:
         reasons = [f"{count} {reason}" for reason, count in workload.skipped.items()]
         why = f" (left out: {', '.join(reasons)})" if reasons else ""
         raise WorkloadError(f"{workload.origin}: no session is left to run{why}")
     first = workload.sessions[0].start_s
     sessions = tuple(replace(s, start_s=s.start_s - first) for s in workload.sessions)
+    longest_s = max(sessions[-1].start_s, *(t.think_s for s in sessions for t in s.turns))
+    if not longest_s <= LONGEST_S:
+        problem = f"a session begins or a user thinks for {longest_s:g} s, more than {LONGEST_S:g}"
+        raise WorkloadError(f"{workload.origin}: {problem}; see --session-rate and the scales")
     return replace(workload, sessions=sessions)
 
 

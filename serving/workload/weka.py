@@ -27,6 +27,7 @@ from serving.workload.lines import (
     read_lines,
 )
 from serving.workload.session import (
+    LONGEST_S,
     BadLine,
     SessionShape,
     Span,
@@ -53,7 +54,8 @@ def read_weka(path: Path, skipped: Skipped, *, session_rate: float, seed: int) -
 
     def read(line: Line) -> list[SessionShape]:
         found = _streams(line)
-        once.check(line, found[0].id)
+        for stream in found:
+            once.check(line, stream.id)
         return found
 
     now = 0.0
@@ -78,7 +80,12 @@ def _streams(line: Line) -> list[SessionShape]:
     for i, agent in enumerate(entry for entry in entries if entry.get("type") == SUBAGENT):
         calls = [mapping(line, call, "a request") for call in listed(line, agent, "requests")]
         turns = _turns(line, calls, _system(line, agent))
-        found.append(SessionShape(f"{name}-agent{i}", number(line, agent, "t"), turns))
+        begins_s = number(line, agent, "t")
+        if not 0 <= begins_s <= LONGEST_S:
+            raise BadLine(
+                line.where, f"an agent's t is not in 0 to {LONGEST_S:.0f} s", f"{begins_s}"
+            )
+        found.append(SessionShape(f"{name}-agent{i}", begins_s, turns))
     return found
 
 

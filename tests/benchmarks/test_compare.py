@@ -68,18 +68,22 @@ def test_every_variant_is_run_near_saturation():
 
 
 @pytest.mark.parametrize(
-    ("attained", "rate"),
+    ("attained", "rate", "bound"),
     [
-        ({1.0: 0.95, 2.0: 0.85}, 1.5),
-        ({1.0: 0.95, 2.0: 0.99}, 2.0),
-        ({2.0: 0.8}, 1.0),  # from all at no load, on a straight line
-        ({1.0: 0.95, 2.0: 0.85, 3.0: 0.95}, 1.5),  # the first fall counts
+        ({1.0: 0.95, 2.0: 0.85}, 1.5, "at"),
+        ({1.0: 0.95, 2.0: 0.99}, 2.0, "above"),
+        ({1.0: 0.95, 2.0: 0.9}, 2.0, "above"),
+        ({2.0: 0.8, 3.0: 0.7}, 2.0, "below"),  # nothing is known of lower loads
+        ({1.0: 0.95, 2.0: 0.85, 3.0: 0.95}, 1.5, "at"),  # the first fall counts
     ],
 )
-def test_goodput_is_where_attainment_falls_below_nine_tenths(attained: dict, rate: float):
+def test_goodput_is_where_attainment_falls_below_nine_tenths(
+    attained: dict, rate: float, bound: str
+):
     cells = summarise([cell(r, share) for r, share in attained.items()])
     (found,) = goodput(cells)
     assert found["rate"] == pytest.approx(rate)
+    assert found["bound"] == bound
 
 
 def test_seeds_are_put_together_with_their_interval():

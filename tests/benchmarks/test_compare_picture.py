@@ -28,7 +28,9 @@ def test_lines_leave_variants_and_other_clusters_out():
 def test_the_best_rate_of_a_workload_stands_out():
     table = table_of({"goodput": goodput(CELLS)}, "4").splitlines()
     assert table[0] == "| workload | local | foretoken |"
-    assert table[2] == "| mooncake | 1.50 | **2.00** |"
+    assert table[2] == "| mooncake | 1.50 | **above 2.00** |"
+    other = table_of({"goodput": goodput(CELLS)}, "16").splitlines()
+    assert other[2] == "| mooncake | **below 2.00** |"
 
 
 def test_a_picture_is_written(tmp_path: Path):

@@ -180,7 +180,8 @@ def test_devices_are_known_by_what_they_call_themselves(kind, name):
 
 
 def test_an_unknown_device_is_not_guessed():
-    assert preset_for("NVIDIA L4") is None
+    for kind in ("NVIDIA L4", "NVIDIA RTX A1000 Laptop GPU", "NVIDIA GH200 480GB"):
+        assert preset_for(kind) is None
 
 
 work = st.tuples(

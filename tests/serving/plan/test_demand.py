@@ -1,6 +1,7 @@
 """Demands that a person can count."""
 
 from math import inf
+from random import Random
 
 import pytest
 
@@ -95,6 +96,25 @@ def test_bounds_lie_above_what_is_found():
     assert first == Bound(0.0, 0.5 / 500)
     assert second.constant + second.per_token * 500 == pytest.approx(0.5)
     assert second.constant + second.per_token * 25_250 == pytest.approx(1.0)
+
+
+def test_what_comes_back_at_once_is_found_without_room():
+    (bound,) = Rests((Rest(0.0, 300), Rest(100.0, 100)), per_s=1.0).bounds()
+    assert bound.constant == 0.75
+    assert bound.constant + bound.per_token * 100 * 100 / 2 == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("count", [3, 30, 150])
+def test_bounds_lie_above_what_is_found_after_any_time(seed: int, count: int):
+    noise = Random(f"{seed} {count}")
+    rests = tuple(Rest(noise.lognormvariate(3, 2), noise.randint(100, 20000)) for _ in range(count))
+    some = Rests(rests, per_s=2.0)
+    for kept_s in (rest.think_s for rest in rests):
+        # At rate scale 1; the room that keeps all for just so long, and a grain.
+        room = 2.0 * sum(rest.tokens * min(rest.think_s, kept_s) for rest in rests) / count
+        assert some.keep_s(room * (1 + 1e-9), 1.0) >= kept_s
+        assert some.found(kept_s) <= min(c + s * room for c, s in some.bounds()) + 1e-9
 
 
 def test_no_rest_needs_no_memory():

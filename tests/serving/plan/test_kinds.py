@@ -1,15 +1,25 @@
 """What cannot be is told in one line, with what could."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from serving.config import ConfigError
+from serving.costs.measured import (
+    Grid,
+    Measured,
+    Origin,
+    StepPoint,
+    WorkerShape,
+    write_measured,
+)
+from serving.costs.models import find_model
 from serving.messages import Role
 from serving.plan.demand import demand_of
 from serving.plan.kinds import find_kinds
 from serving.plan.planner import make_program
-from tests.serving.plan.requests import ask, short_replies
+from tests.serving.plan.requests import CONTEXT, ask, short_replies
 
 DEMAND = demand_of(short_replies())
 
@@ -51,6 +61,24 @@ def test_room_for_kv_is_what_the_weights_leave():
     assert {k.kv_tokens for k in fixed} == {199 * 64}
 
 
+def test_no_lower_context_is_advised_where_weights_alone_do_not_fit():
+    large = ask(gpus=1, model="llama-3.1-70b").config.server
+    with pytest.raises(ConfigError, match=r"for one worker; raise --gpus from 1 to 4$"):
+        find_kinds(large, 1, DEMAND)
+
+
+def test_a_file_of_measured_times_must_have_what_the_route_needs(tmp_path: Path):
+    path = tmp_path / "costs.json"
+    shape = find_model("llama-3.1-8b", None).shape
+    steps = (StepPoint(1, 100, 0, 0, 0.01, 0.0), StepPoint(0, 0, 64, 0, 0.01, 0.0))
+    worker = WorkerShape(Role.DECODE, 1, 8, 64, 8, 64, CONTEXT)
+    grid = Grid(worker, steps, ())
+    write_measured(path, Measured(Origin(shape, "h100", "0"), "today", (grid,)))
+    for route in ("ampd", "foretoken"):
+        with pytest.raises(ConfigError, match=r"was not measured \(found: decode over 1\)$"):
+            make_program(ask(route_policy=route, costs=str(path)), DEMAND)
+
+
 def test_quantised_weights_fit_fewer_accelerators_and_leave_more_room():
     large = find_kinds(ask(model="llama-3.1-70b", quantize="int8").config.server, 8, DEMAND)
     assert {k.degree for k in large} == {2, 4, 8}
@@ -83,7 +111,7 @@ def test_quantised_weights_fit_fewer_accelerators_and_leave_more_room():
         pytest.param(
             {"model": "llama-3.1-70b"},
             "llama-3.1-70b with a context of 8192 tokens needs 4 x h100 for one worker; raise"
-            " --gpus from 2 to 4 or lower --max-model-len",
+            " --gpus from 2 to 4 or lower --max-model-len to 7872",
             id="accelerators",
         ),
         pytest.param(
@@ -93,6 +121,17 @@ def test_quantised_weights_fit_fewer_accelerators_and_leave_more_room():
         ),
         pytest.param(
             {"kv_pages": 4}, "--kv-pages 4 hold no context of 8192 tokens; use 129", id="pages"
+        ),
+        pytest.param(
+            {"kv_pages": 100_000},
+            "weights of 15.0 GiB in 536.4 GiB leave no room for --kv-pages 100000; use 74379 at"
+            " most",
+            id="too many pages",
+        ),
+        pytest.param(
+            {"gpus": 1, "kv_pages": 10_000},
+            "needs 2 x h100 for one worker; raise --gpus from 1 to 2 or lower --kv-pages to 7622",
+            id="too many pages for one",
         ),
         pytest.param(
             {"tpot_s": 0.001},

@@ -11,14 +11,16 @@ import pytest
 from click.testing import CliRunner
 
 from serving.cli import cli, run
-from serving.config import ConfigError
+from serving.config import ConfigError, suited
 from serving.flags import build_config, read_config_file
 from serving.plan.answer import report_of, text_of, toml_of
 from serving.plan.demand import Demand, demand_of
-from serving.plan.deployment import Deployment
+from serving.plan.deployment import Deployment, configure
 from serving.plan.judge import Court, Verdict
+from serving.plan.options import JUDGE
 from serving.plan.planner import Plan, _most_goodput, make_program, plan
 from serving.plan.request import CLIMBING_GPUS
+from serving.sim.options import simulation_config
 from serving.workload.session import scale_rate
 from tests.serving.plan.requests import ask, short_replies
 
@@ -75,6 +77,30 @@ def test_the_file_starts_the_same_deployment(planned: Plan, tmp_path: Path):
     assert server.memory == planned.request.config.server.memory
     assert server.policy == planned.request.config.server.policy
     assert f"as planned: {chosen.decode_pages}" in path.read_text()
+
+
+@pytest.mark.parametrize("platform", ["cpu", "gpu", "tpu"])
+def test_the_file_means_the_same_on_every_device_and_in_a_simulation(
+    planned: Plan, tmp_path: Path, platform: str
+):
+    """Also where a plan has just the sizes that a server has on a CPU if none are said."""
+    usual = build_config("llama-3.1-8b", {})
+    deployment = replace(
+        planned.chosen.deployment,
+        prefill_workers=0,
+        prefill_tp=1,
+        decode_workers=2,
+        max_num_seqs=usual.batch.max_num_seqs,
+        max_num_batched_tokens=usual.batch.max_num_batched_tokens,
+    )
+    request = ask(page_size=usual.memory.page_size)
+    chosen = replace(planned.chosen, deployment=deployment)
+    path = tmp_path / "plan.toml"
+    path.write_text(toml_of(replace(planned, request=request, chosen=chosen)))
+    said = read_config_file(path)
+    wanted = configure(request.config, deployment).server
+    assert suited(build_config("llama-3.1-8b", said), platform, said) == wanted
+    assert simulation_config({"model": "llama-3.1-8b", **JUDGE, "seed": 0, **said}).server == wanted
 
 
 def test_a_light_load_needs_one_accelerator():

@@ -130,9 +130,15 @@ def test_pictures_are_drawn(tmp_path: Path):
         (["--policy", "pd-full", "--prefill-workers", "0"], "add --prefill-workers"),
         (["--predictor", "psychic"], "--predictor psychic is unknown; use one of head"),
         (["--model", "llama-3.1-70b"], "weights of 131.4 GiB leave room for 0 of"),
+        (
+            ["--kv-pages", "100000"],
+            "--kv-pages 100000 do not fit beside the weights of llama-3.1-8b on 1 x h100; use 7622"
+            " at most",
+        ),
         (["--decode-tp", "3"], "--decode-tp 3 does not divide the model's 8 key and value heads"),
         (["--link-gib-per-s", "0"], "--link-gib-per-s must be positive"),
         (["--slo-ttft-ms", "0"], "--slo-ttft-ms must be positive"),
+        (["--slo-tpot", "inf"], "--slo-tpot-ms must be positive and finite"),
         (
             ["--slo-ttft", "1", "--slo-ttft-ms", "500"],
             "--slo-ttft and --slo-ttft-ms are the same target; leave one out",
@@ -178,6 +184,23 @@ def test_a_setting_is_named_as_it_was_typed(
     assert run(cli) == 2
     problem = f"foretoken: {named.replace('_', '-')} best is unknown; use one of foretoken"
     assert capsys.readouterr().err.splitlines()[-1].startswith(problem)
+
+
+def test_turns_of_a_session_that_was_refused_are_said_to_be_given_up(tmp_path: Path):
+    file = tmp_path / "some.jsonl"
+    turn = '{"new": 60000, "reply": 4}'
+    lines = [f'{{"id": "{i}", "start": 0, "turns": [{turn}, {turn}, {turn}]}}' for i in range(9)]
+    file.write_text("\n".join(lines))
+    flags = ["simulate", "--workload", str(file), "--format", "sessions", "--max-context", "121000"]
+    flags += ["--max-queue-size", "1", "--prefill-workers", "0"]
+    done = CliRunner().invoke(cli, [*flags, "--json"], catch_exceptions=False)
+    found = json.loads(done.stdout)
+    assert 0 < found["finished"] < found["turns"]
+    assert found["turns"] + found["given_up"] == 18
+    assert found["failed"] == {"queue_full": found["turns"] - found["finished"]}
+    told = CliRunner().invoke(cli, flags, catch_exceptions=False).stdout
+    assert f"failed, queue_full: {found['failed']['queue_full']} turns" in told
+    assert f"not sent, because a turn before them failed: {found['given_up']} turns" in told
 
 
 def test_what_was_left_out_is_said(tmp_path: Path):

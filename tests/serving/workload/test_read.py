@@ -219,3 +219,23 @@ def test_what_is_drawn_depends_on_the_seed_alone(tmp_path: Path, name: str):
     one, same, other = (read(path, format=name, seed=seed) for seed in (3, 3, 4))
     assert one == same
     assert one.sessions != other.sessions
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"rate_scale": 1e-309}, "inf s"),
+        ({"rate_scale": 1e-10}, "2e+10 s"),
+        ({"time_scale": 1e10}, "4e+10 s"),
+    ],
+)
+def test_times_that_no_clock_can_tell_apart_are_one_line(
+    tmp_path: Path, change: dict[str, float], told: str
+):
+    path = write(tmp_path / "f.jsonl", 1.0, 3.0)
+    with pytest.raises(WorkloadError) as caught:
+        read(path, **change)
+    assert str(caught.value) == (
+        f"f.jsonl: a session begins or a user thinks for {told}, more than 1e+10;"
+        " see --session-rate and the scales"
+    )

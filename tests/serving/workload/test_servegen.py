@@ -145,6 +145,8 @@ PROBLEMS = [
     (client(row(0, 1.0), name="b", at0=5), "a window is not a JSON object (5)"),
     (client(row(0, 1.0), name="b", atx=HALF_OF_EACH),
      "the start of a window is not a number ('x')"),
+    (client(row(0, 1.0), name="b", atnan=HALF_OF_EACH),
+     "the start of a window is not a finite number (nan)"),
     (client(row(0, 1.0), name="b", at0=EMPTY), "the client has a rate and no lengths"),
     (changed(input_tokens={"5": 0.0, "6": 0}), "the client has a rate and no lengths"),
     (client(row(0, 1.0), name="b", at0={}), "input_tokens is not a JSON object (None)"),
@@ -165,7 +167,12 @@ PROBLEMS = [
     (client(row(0, 1e12), name="b"), "rate is not in 0 to 10000 (1000000000000.0)"),
     (client(["0", 1.0, 1.0, "Gamma", 1.0, 1.0], name="b"), "start is not a number ('0')"),
     (client([0, "fast", 1.0, "Gamma", 1.0, 1.0], name="b"), "rate is not a number ('fast')"),
-    (client(row(0, 1.0, shape=0.0), name="b"), "shape is less than 0.01 (0.0)"),
+    (client(row(0, 1.0, shape=0.0), name="b"), "shape is not in 0.01 to 1e+06 (0.0)"),
+    (client(row(0, 1.0), row(600, 1.0), row(900, 1.0), name="b"),
+     "two rows of trace overlap (600.0 s and 900.0 s)"),
+    ({**client(row(0, 1.0), name="b"), "windows": {"0": HALF_OF_EACH, "0.0": HALF_OF_EACH}},
+     "two windows begin at once (0.0 s and 0.0 s)"),
+    (client(row(0, 1.0, shape=1e308), name="b"), "shape is not in 0.01 to 1e+06 (1e+308)"),
 ]  # fmt: skip
 
 

@@ -147,6 +147,8 @@ PROBLEMS = [
     (session("b", call(64, 5), {"type": "subagent", "requests": [call(64, 5)]}), "t is missing"),
     (session("b", call(64, 5), {"type": "subagent", "t": 1.0, "requests": []}),
      "a session or an agent has no call"),
+    (session("b", call(64, 5), {"type": "subagent", "t": -5, "requests": [call(64, 5)]}),
+     "an agent's t is not in 0 to 10000000000 s (-5.0)"),
 ]  # fmt: skip
 
 
@@ -159,6 +161,13 @@ def test_a_bad_line_is_named_and_may_be_skipped(tmp_path: Path, bad: Any, proble
     rest = read(path, GOOD, bad, later, skip_bad=True)
     assert [one.id for one in rest.sessions] == ["a", "later"]
     assert rest.skipped == {f"lines: {problem.split(' (')[0]}": 1}
+
+
+def test_a_session_that_is_called_like_an_agent_is_named(tmp_path: Path):
+    agent = {"type": "subagent", "t": 1.0, "requests": [call(70, 2, [1, 1])]}
+    records = [session("a", call(64, 1, [1, 1]), agent), session("a-agent0", call(64, 1, [1, 1]))]
+    with pytest.raises(BadLine, match=r":2: the name has come before \('a-agent0'\)$"):
+        read(tmp_path / "f.jsonl", *records)
 
 
 def test_shared_blocks_agree_with_counting_one_by_one(tmp_path: Path):
