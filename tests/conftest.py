@@ -36,10 +36,9 @@ def gpu():
         device = jax.devices("gpu")[0]
     except RuntimeError:
         pytest.skip("JAX finds no GPU here")
-    before = jax.config.jax_default_matmul_precision
     jax.config.update("jax_default_matmul_precision", "highest")  # programs compile in threads
     yield device
-    jax.config.update("jax_default_matmul_precision", before)
+    jax.config.update("jax_default_matmul_precision", None)
 
 
 @pytest.fixture(scope="session")

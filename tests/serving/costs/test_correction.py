@@ -118,7 +118,7 @@ def test_the_error_is_the_spread_of_the_ratios():
 
 
 def test_what_the_clamp_leaves_is_an_error():
-    assert Corrected(ONE, observed([6.0] * 40)).decode(16, 100).error == pytest.approx(2.0)
+    assert Corrected(ONE, observed([24.0] * 40)).decode(16, 100).error == pytest.approx(2.0)
 
 
 def test_without_observations_the_models_own_word_stands():
