@@ -82,7 +82,12 @@ class Choice:
         """End the choice, for the engine's `reason` unless it has ended before; flush the text."""
         text = "" if self._stopped_by_text else self._detokenizer.flush()
         if self._stops is not None and not self._stopped_by_text:
-            text = self._stops.push(text)[0] + self._stops.flush()
+            hit = None
+            if len(self.tokens) > self.rules.min_tokens:
+                text, hit = self._stops.push(text)
+            text += self._stops.flush()
+            if hit is not None:
+                self.finish = Finish(FinishReason.STOP, hit)
         if self.finish is None:
             self.finish = Finish(reason, self._stop_token(reason))
         return Piece(text, (), True)

@@ -46,6 +46,9 @@ def ask(http: httpx.Client, **fields: Any) -> tuple[dict[str, Any], int]:
         ([97, AB, 99], {"stop": "b"}, "aa", "stop", "b", 2),
         ([*b"ab", EOS], {"stop": "bx"}, "ab", "stop", None, 3),
         (b"abab", {"stop": "ab", "min_tokens": 2}, "ab", "stop", "ab", 4),
+        # An unfinished character becomes text, and part of a stop string, with the end alone.
+        ([*b"a", 0xC3], {"max_tokens": 2, "stop": "a\ufffd"}, "", "stop", "a\ufffd", 2),
+        ([0xC3], {"max_tokens": 1, "min_tokens": 1, "stop": "\ufffd"}, "\ufffd", "length", None, 1),
         ([*b"ab", EOS], {"skip_special_tokens": False}, "ab", "stop", None, 3),
         (
             [*b"ab", EOS, *b"c"],
