@@ -64,6 +64,10 @@ class MeshConfig:
         return self.prefill_workers * self.prefill_tp + self.decode_workers * self.decode_tp
 
 
+MOST_HOST_GIB = 2**20
+"""Host memory of a worker beyond which a number is taken for a mistake: a pebibyte."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryConfig:
     """How much KV each worker holds."""
@@ -93,7 +97,10 @@ class MemoryConfig:
         require(self.max_model_len is None or self.max_model_len >= 2, "--max-model-len is below 2")
         require(self.kv_pages is None or self.kv_pages >= 2, "--kv-pages is below 2")
         require(self.page_size >= 1, "--page-size must be at least 1")
-        require(self.host_kv_gib >= 0, "--host-kv-gib must not be negative")
+        require(
+            0 <= self.host_kv_gib <= MOST_HOST_GIB,
+            f"--host-kv-gib must lie in 0 to {MOST_HOST_GIB}",
+        )
         require(0 < self.memory_fraction <= 1, "--memory-fraction must lie in (0, 1]")
 
 

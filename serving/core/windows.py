@@ -30,7 +30,7 @@ class Window:
             total += entry[1]
             count += entry[2]
             oldest = entry[0] - span_s
-            while kept[0][0] <= oldest:
+            while kept and kept[0][0] <= oldest:  # a short span is lost in a late time
                 _, old_total, old_count = kept.popleft()
                 total -= old_total
                 count -= old_count

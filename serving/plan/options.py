@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from serving.config import require
 from serving.core.batcher import MAX_LAUNCHED
 from serving.flags import field_option, part_options
 from serving.plan.capacity import Targets
@@ -86,6 +87,8 @@ def plan_options(command: Command) -> Command:
 
 def plan_request(values: Mapping[str, Any]) -> PlanRequest:
     """Take what `plan_options` parsed, and the workload's seed; raises ConfigError."""
+    share = values["attainment"]
+    require(0 <= share < 1, f"--attainment {share} is no share below 1")  # a range lets nan pass
     return PlanRequest(
         gpus=values["gpus"],
         minimise_cost=values["minimise_cost"],

@@ -63,6 +63,17 @@ class SimulationConfig:
     max_launched: int
     seed: int
 
+    def __post_init__(self) -> None:
+        """Raise ConfigError for noise that no step and no head has."""
+        for flag, sigma in (("head-sigma", self.head_sigma), ("step-noise", self.step_noise)):
+            require(
+                0 <= sigma <= MOST_SIGMA, f"--{flag} {sigma} does not lie in 0 to {MOST_SIGMA:g}"
+            )
+
+
+MOST_SIGMA = 10.0
+"""Of a factor's logarithm: beyond, a factor leaves the range of a float."""
+
 
 class Unlearned:
     """Believes of every reply what was believed before the first one."""

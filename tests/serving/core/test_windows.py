@@ -62,3 +62,9 @@ def test_several_observations_at_once_are_as_many_single_ones(added: list[tuple[
     other.add_all(entries)
     assert (other.mean(now), other.rate(now)) == (one.mean(now), one.rate(now))
     assert (other.mean(now + 3), other.rate(now + 3)) == (one.mean(now + 3), one.rate(now + 3))
+
+
+def test_a_span_that_is_lost_in_the_time_holds_nothing():
+    window = Window(1e-12)
+    window.add_all([(1e6, 2.0, 1), (1e6 + 1, 3.0, 1)])
+    assert window.mean(1e6 + 1) is None

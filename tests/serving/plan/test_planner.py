@@ -142,6 +142,11 @@ def test_help_says_that_more_than_the_candidates_are_judged():
     assert len(set(judge.asked)) > asked.candidates
 
 
+def test_a_share_that_is_no_number_is_one_line():
+    with pytest.raises(ConfigError, match=r"^--attainment nan is no share below 1$"):
+        CliRunner().invoke(cli, [*COMMAND, "--attainment", "nan"], catch_exceptions=False)
+
+
 def test_what_is_infeasible_ends_with_one_line(capsys: pytest.CaptureFixture[str]):
     status = run(lambda **_: cli.main([*COMMAND, "--model", "llama-3.1-70b"], **_))
     assert status == 2

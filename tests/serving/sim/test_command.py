@@ -138,6 +138,10 @@ def test_pictures_are_drawn(tmp_path: Path):
         (["--decode-tp", "3"], "--decode-tp 3 does not divide the model's 8 key and value heads"),
         (["--link-gib-per-s", "0"], "--link-gib-per-s must be positive"),
         (["--slo-ttft-ms", "0"], "--slo-ttft-ms must be positive"),
+        (["--step-noise", "nan"], "--step-noise nan does not lie in 0 to 10"),
+        (["--step-noise", "1e3"], r"--step-noise 1000\.0 does not lie in 0 to 10"),
+        (["--head-sigma", "inf"], "--head-sigma inf does not lie in 0 to 10"),
+        (["--host-kv-gib", "inf"], "--host-kv-gib must lie in 0 to 1048576"),
         (["--slo-tpot", "inf"], "--slo-tpot-ms must be positive and finite"),
         (
             ["--slo-ttft", "1", "--slo-ttft-ms", "500"],
