@@ -30,7 +30,8 @@ from serving.api.id_tokenizer import IdTokenizer
 from serving.api.service import ServedModel, Service
 from serving.api.tokenizer import Tokenizer
 from serving.assembly import name_workers, route_notice
-from serving.config import ConfigError, EndpointConfig, ServerConfig, require, suited
+from serving.config import ConfigError, EndpointConfig, ServerConfig, require
+from serving.console import forgiving
 from serving.costs.make import choose_hardware
 from serving.engine.build import (
     ColdWorker,
@@ -46,8 +47,9 @@ from serving.engine.loop import EngineLoop
 from serving.engine.meshes import make_cpu_devices
 from serving.engine.observer import Observers
 from serving.flags import describe, masked
-from serving.messages import EngineState
+from serving.messages import EngineState, WorkerId
 from serving.metrics import DecisionLog, Metrics, ServerLabels
+from serving.platforms import suited
 
 SWITCH_INTERVAL_S = 0.0005
 """How long a thread may keep the interpreter while another waits. Python's 5 ms is several steps

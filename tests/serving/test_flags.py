@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from serving.cli import cli
-from serving.config import ConfigError, suited
+from serving.config import ConfigError
 from serving.flags import (
     ACCEPTED_SWITCHES,
     as_typed,
@@ -18,6 +18,7 @@ from serving.flags import (
     read_config_file,
     server_options,
 )
+from serving.platforms import suited
 
 
 @click.command(context_settings={"token_normalize_func": lambda t: t.replace("_", "-")})
