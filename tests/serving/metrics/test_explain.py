@@ -263,6 +263,19 @@ def test_the_last_run_of_a_file_counts_and_a_line_cut_short_does_not(tmp_path: P
     assert [list(run.stories) for run in read_runs(path)] == [["old"], ["chat-1"]]
 
 
+def test_what_a_killed_server_left_of_a_line_is_passed_over_where_the_next_run_begins(
+    tmp_path: Path,
+):
+    path = write(tmp_path / "log", [OPENING, ARRIVAL], '{"t": 2.0, "ki\n')
+    with path.open("a") as file:
+        file.write(json.dumps(OPENING) + "\n")
+    assert [list(run.stories) for run in read_runs(path)] == [["chat-1"], []]
+    with path.open("a") as file:
+        file.write("not json\n" + json.dumps(ARRIVAL) + "\n")
+    with pytest.raises(ConfigError, match="log:5: not valid JSON"):
+        read_runs(path)
+
+
 def test_the_command_tells_the_run_that_is_named(tmp_path: Path):
     path = write(tmp_path / "log", [OPENING, ARRIVAL, OPENING])
     done = CliRunner().invoke(cli, ["explain", str(path), "--run", "1", "--turn", "chat"])
