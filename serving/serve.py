@@ -26,6 +26,7 @@ from fastapi import FastAPI
 
 from model.tokenizer import TOKENIZER, load_tokenizer
 from serving.api.app import build_app
+from serving.api.connections import Connection
 from serving.api.id_tokenizer import IdTokenizer
 from serving.api.service import ServedModel, Service
 from serving.api.tokenizer import Tokenizer
@@ -260,6 +261,7 @@ async def _serve(
             root_path=endpoint.root_path,
             lifespan="off",
             access_log=False,
+            http=Connection,
             timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=CLOSE_S,
         ),
