@@ -22,7 +22,7 @@ import click
 import jax
 import uvicorn
 import uvloop
-from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from model.tokenizer import TOKENIZER, load_tokenizer
 from serving.api.app import build_app
@@ -241,10 +241,10 @@ async def _serve(
     config: ServerConfig,
     engine: EngineLoop,
     cold: Sequence[ColdWorker],
-    app: FastAPI,
+    app: ASGIApp,
     listening: socket.socket,
-) -> None:
-    """Serve until drained. Raises what the warm-up raised."""
+) -> Sequence[WorkerId]:
+    """Serve until drained; returns the workers that hang. Raises what the warm-up raised."""
     endpoint, schedule = config.endpoint, config.schedule
     loop = asyncio.get_running_loop()
     stopping = asyncio.Event()

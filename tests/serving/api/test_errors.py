@@ -208,7 +208,10 @@ def test_a_client_that_leaves_while_it_uploads_is_no_error(server: Server, path:
     async def send(message: Message) -> None:
         """Nobody is there."""
 
-    asyncio.run(app(scope, receive, send))  # what it raised would be logged with a traceback
+    async def call() -> None:
+        await app(scope, receive, send)
+
+    asyncio.run(call())  # what it raised would be logged with a traceback
     assert arriving == []
     assert server.engine.turns == []
 
