@@ -88,6 +88,8 @@ class Arrived:
 
 STOPPED = "stopped"
 """The reason of a `Cancelled` turn whose text reached a stop string: for its client it is whole."""
+SHUTDOWN = "shutdown"
+"""The reason of a `Cancelled` turn that ran on when the grace of a drain was over."""
 
 
 @dataclass(frozen=True, slots=True)

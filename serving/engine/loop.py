@@ -19,6 +19,7 @@ from serving.engine.reply import LoopReply
 from serving.engine.worker import Leaving, Moved, WarmWorker, Worker
 from serving.messages import (
     COSTS,
+    SHUTDOWN,
     Action,
     Arrived,
     Cancelled,
