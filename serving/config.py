@@ -140,6 +140,11 @@ class ScheduleConfig:
         32, "KV pages of a moving row copied beside one step of its worker."
     )
     drain_timeout_seconds: float = setting(30.0, "Grace for running turns after SIGTERM.")
+    step_timeout_seconds: float = setting(
+        300.0,
+        "Give up on a worker whose step has not come back for so long; inf: never.",
+        aliases=("watchdog-timeout",),
+    )
 
     def __post_init__(self) -> None:
         """Raise ConfigError for negative limits."""
@@ -151,6 +156,7 @@ class ScheduleConfig:
         require(self.transfer_timeout_seconds > 0, "--transfer-timeout-seconds must be positive")
         require(self.move_pages_per_step >= 1, "--move-pages-per-step must be at least 1")
         require(self.drain_timeout_seconds >= 0, "--drain-timeout-seconds must not be negative")
+        require(self.step_timeout_seconds > 0, "--step-timeout-seconds must be positive")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -122,6 +122,7 @@ def run_server(config: ServerConfig, given: Collection[str]) -> int:
         observers,
         time.monotonic,
         flexible_roles=config.mesh.flexible_roles,
+        step_timeout_s=config.schedule.step_timeout_seconds,
     )
     model = ServedModel(
         names,
@@ -153,6 +154,9 @@ def run_server(config: ServerConfig, given: Collection[str]) -> int:
     finally:
         if decisions is not None:
             decisions.close()
+    if hung:
+        click.echo(f"ended without {', '.join(hung)}, whose thread hangs in a step", err=True)
+        os._exit(HUNG)  # the interpreter, and JAX, would wait for that step
     return 0
 
 
@@ -321,4 +325,5 @@ async def _serve(
     finally:
         server.should_exit = True
         await serving
-        await engine.stop()
+        hung = await engine.stop()
+    return hung
