@@ -69,6 +69,7 @@ class Engines:
             observer,
             time.monotonic,
             flexible_roles=config.mesh.flexible_roles,
+            step_timeout_s=config.schedule.step_timeout_seconds,
         )
 
         def post(leaving: Sequence[Leaving]) -> None:

@@ -98,6 +98,7 @@ def run(
             Observers([counts]),
             time.monotonic,
             flexible_roles=False,
+            step_timeout_s=deployment.config.schedule.step_timeout_seconds,
         )
         await engine.start(warm_up(load_workers(deployment), engine.post, time.monotonic))
         began = time.monotonic()

@@ -60,8 +60,13 @@ class ChatTokenizer:
         return bool(self._templates)
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
-        """Return the ids of a text, with the tokenizer's own BOS or EOS around it if asked."""
-        return self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
+        """Return the ids of a text, with the tokenizer's own BOS or EOS around it if asked.
+
+        Other threads run meanwhile: `encode` would keep the interpreter to itself, for a second a
+        megabyte, where a batch of one lets it go (and leaves out offsets, in half the time).
+        """
+        batch = self._tokenizer.encode_batch_fast([text], add_special_tokens=add_special_tokens)
+        return batch[0].ids
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool) -> str:
         """Return the text of ids; ids that the tokenizer does not know add nothing."""

@@ -205,7 +205,11 @@ class Collector:
         if not missing:
             return manifest
         engine = EngineLoop(
-            make_coordinator(self._deployment), Observers([]), time.monotonic, flexible_roles=False
+            make_coordinator(self._deployment),
+            Observers([]),
+            time.monotonic,
+            flexible_roles=False,
+            step_timeout_s=self._deployment.config.schedule.step_timeout_seconds,
         )
         await engine.start(warm_up(load_workers(self._deployment), engine.post, time.monotonic))
         done = len(sessions) - sum(len(numbers) for _, numbers in missing)

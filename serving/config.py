@@ -4,8 +4,8 @@ Built once by the command line and passed down; nothing below reads flags, files
 Field metadata carries the help text; derived values are properties.
 """
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, replace
+import re
+from dataclasses import dataclass, field
 from math import inf
 from typing import Any
 
@@ -147,6 +147,11 @@ class ScheduleConfig:
         32, "KV pages of a moving row copied beside one step of its worker."
     )
     drain_timeout_seconds: float = setting(30.0, "Grace for running turns after SIGTERM.")
+    step_timeout_seconds: float = setting(
+        300.0,
+        "Give up on a worker whose step has not come back for so long; inf: never.",
+        aliases=("watchdog-timeout",),
+    )
 
     def __post_init__(self) -> None:
         """Raise ConfigError for negative limits."""
@@ -158,6 +163,7 @@ class ScheduleConfig:
         require(self.transfer_timeout_seconds > 0, "--transfer-timeout-seconds must be positive")
         require(self.move_pages_per_step >= 1, "--move-pages-per-step must be at least 1")
         require(self.drain_timeout_seconds >= 0, "--drain-timeout-seconds must not be negative")
+        require(self.step_timeout_seconds > 0, "--step-timeout-seconds must be positive")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -276,6 +282,10 @@ class CostsConfig:
         require(self.link_latency_us >= 0, "--link-latency-us must not be negative")
 
 
+ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\sA-Z]+")
+"""An origin as browsers send it."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EndpointConfig:
     """The HTTP surface."""
@@ -286,6 +296,12 @@ class EndpointConfig:
     uvicorn_log_level: str = setting("info", "Log level of the HTTP server.")
     served_model_name: tuple[str, ...] = setting((), "Name(s) of the model in the API.")
     api_key: tuple[str, ...] = setting((), "Accepted bearer key(s); none: open.", secret=True)
+    allowed_origins: tuple[str, ...] = setting(
+        (),
+        "Origin(s) whose pages may call this server from a browser, or a JSON list of them; *: all "
+        "may; none: no page may.",
+        json_list=True,
+    )
     max_body_bytes: int = setting(16 * 1024 * 1024, "Largest request body.")
     max_logprobs: int = setting(20, "Most alternatives a completion may ask for.")
     stream_interval: int = setting(1, "Tokens per streamed chunk.")
@@ -299,6 +315,17 @@ class EndpointConfig:
         require(self.max_body_bytes >= 1024, "--max-body-bytes must be at least 1024")
         require(0 <= self.max_logprobs <= 20, "--max-logprobs must lie between 0 and 20")
         require(self.stream_interval >= 1, "--stream-interval must be at least 1")
+        require(
+            all(key and key == key.strip() for key in self.api_key),
+            "an --api-key is empty or has spaces around it, and no client could send it; is the"
+            " variable that should hold it set?",
+        )
+        for origin in self.allowed_origins:
+            require(
+                origin == "*" or ORIGIN.fullmatch(origin) is not None,
+                f"--allowed-origins {origin}: an origin is scheme://host or scheme://host:port, in"
+                " lower case and without a path; or *",
+            )
 
 
 KV_DTYPES = {"auto": None, "bfloat16": "bfloat16", "fp8": "float8_e4m3fn"}
@@ -370,29 +397,3 @@ class ServerConfig:
     forecast: ForecastConfig
     costs: CostsConfig
     endpoint: EndpointConfig
-
-
-LARGE_STEPS: Mapping[str, int] = {
-    "max_num_seqs": 256,
-    "max_num_batched_tokens": 2048,
-    "min_prefill_tokens": 128,
-}
-"""Steps that keep an accelerator busy (ours; a CPU's are the defaults)."""
-ON_PLATFORM: Mapping[str, Mapping[str, int]] = {
-    "gpu": LARGE_STEPS,
-    "tpu": {
-        **LARGE_STEPS,
-        "page_size": 128,
-    },  # with 16 its kernel is nine times as slow (sglang-jax)
-}
-
-
-def suited(config: ServerConfig, platform: str, given: Collection[str]) -> ServerConfig:
-    """Return the sizes that suit JAX's `platform`, but for the fields that were `given`."""
-    sizes = {n: size for n, size in ON_PLATFORM.get(platform, {}).items() if n not in given}
-    page_size = sizes.pop("page_size", config.memory.page_size)
-    return replace(
-        config,
-        memory=replace(config.memory, page_size=page_size),
-        batch=replace(config.batch, **sizes),
-    )

@@ -5,6 +5,7 @@ a TOML file, in this order of precedence; the default stands in the dataclass al
 of what the settings mean.
 """
 
+import json
 import re
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
@@ -203,8 +204,27 @@ def _option(field: Field[Any], default: Any) -> Callable[[Callable[..., Any]], C
     if field.type is bool:
         return click.option(f"--{name}/--no-{name}", field.name, **shared)
     if isinstance(field.default, tuple):
+        if field.metadata.get("json_list"):
+            shared["callback"] = _listed
         return click.option(f"--{name}", *aliases, field.name, multiple=True, **shared)
     return click.option(f"--{name}", *aliases, field.name, type=_scalar(field.type), **shared)
+
+
+def _listed(_: click.Context, parameter: click.Parameter, values: Sequence[str]) -> tuple[str, ...]:
+    """Take one JSON list in place of repeated flags, as vLLM wants it.
+
+    A variable comes cut at its spaces. Raises BadParameter for what is no list of texts.
+    """
+    text = " ".join(values)
+    if not text.startswith("["):
+        return tuple(values)
+    try:
+        listed: Any = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise click.BadParameter(f"{text}: not valid JSON: {error.msg}", param=parameter) from error
+    if not isinstance(listed, list) or not all(isinstance(one, str) for one in listed):
+        raise click.BadParameter(f"{text}: no list of texts", param=parameter)
+    return tuple(listed)
 
 
 def _scalar(annotation: Any) -> type[Any]:

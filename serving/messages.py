@@ -88,6 +88,8 @@ class Arrived:
 
 STOPPED = "stopped"
 """The reason of a `Cancelled` turn whose text reached a stop string: for its client it is whole."""
+SHUTDOWN = "shutdown"
+"""The reason of a `Cancelled` turn that ran on when the grace of a drain was over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,9 +305,13 @@ class WorkerJoined:
 
 @dataclass(frozen=True, slots=True)
 class WorkerLost:
-    """A worker and everything it held are gone; its peers are told as well."""
+    """A worker and everything it held are gone; its peers are told as well.
+
+    `overdue_s`: it was given up because it had owed a step for so long (seconds); None: it broke.
+    """
 
     worker: WorkerId
+    overdue_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

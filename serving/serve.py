@@ -2,17 +2,22 @@
 
 1. The port is bound first: a port in use is known before any weight is read.
 2. Once the weights are in place the endpoint answers, with 503 until every bucket is compiled.
-3. SIGTERM or SIGINT drains: `/health` and new turns get 503 while running turns finish within the
-   grace period. A second signal, or one before the engine is warm, ends the process at once.
+3. SIGTERM, SIGINT or SIGHUP (a terminal that closes; not where it is ignored, as by nohup) drains:
+   `/health` and new turns get 503 while running turns finish within the grace period. A second
+   signal, or one before the engine is warm, ends the process at once.
 """
 
 import asyncio
 import errno
+import gc
 import os
+import resource
+import signal
 import socket
 import sys
 import time
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -22,15 +27,17 @@ import click
 import jax
 import uvicorn
 import uvloop
-from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from model.tokenizer import TOKENIZER, load_tokenizer
 from serving.api.app import build_app
+from serving.api.connections import Connection
 from serving.api.id_tokenizer import IdTokenizer
 from serving.api.service import ServedModel, Service
 from serving.api.tokenizer import Tokenizer
 from serving.assembly import name_workers, route_notice
-from serving.config import ConfigError, EndpointConfig, ServerConfig, require, suited
+from serving.config import ConfigError, EndpointConfig, ServerConfig, require
+from serving.console import forgiving
 from serving.costs.make import choose_hardware
 from serving.engine.build import (
     ColdWorker,
@@ -46,8 +53,9 @@ from serving.engine.loop import EngineLoop
 from serving.engine.meshes import make_cpu_devices
 from serving.engine.observer import Observers
 from serving.flags import describe, masked
-from serving.messages import EngineState
+from serving.messages import EngineState, WorkerId
 from serving.metrics import DecisionLog, Metrics, ServerLabels
+from serving.platforms import suited
 
 SWITCH_INTERVAL_S = 0.0005
 """How long a thread may keep the interpreter while another waits. Python's 5 ms is several steps
@@ -57,6 +65,10 @@ of a small model, which a worker would spend waiting for the endpoint's coroutin
 COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
 KEEP_ALIVE_S = 75
 """How long an idle connection is kept; clients that reuse one later than that may see a reset."""
+BACKLOG = 2048
+"""Connections that may wait to be taken; uvicorn's own figure."""
+HUNG = 1
+"""The exit status of a server that ends without a worker, whose thread hangs."""
 CLOSE_S = 2
 """Grace for connections that are still open once every turn has ended."""
 
@@ -79,6 +91,9 @@ def run_server(config: ServerConfig, given: Collection[str]) -> int:
 
     Raises ConfigError, CheckpointError or MeshError for what can be known before serving.
     """
+    closed = sys.stderr is None
+    sys.stderr = forgiving(os.open(os.devnull, os.O_WRONLY) if closed else sys.stderr.fileno())
+    open_many_files()
     make_cpu_devices(config.mesh.devices_needed)
     config = suited(config, jax.default_backend(), given)
     deployment = settle(config)
@@ -107,6 +122,7 @@ def run_server(config: ServerConfig, given: Collection[str]) -> int:
         observers,
         time.monotonic,
         flexible_roles=config.mesh.flexible_roles,
+        step_timeout_s=config.schedule.step_timeout_seconds,
     )
     model = ServedModel(
         names,
@@ -133,10 +149,14 @@ def run_server(config: ServerConfig, given: Collection[str]) -> int:
             pages = {worker.mesh.worker: worker.limits.num_pages for worker in cold}
             settings["kv-pages"] = pages
             click.echo(f"kv-pages: {', '.join(f'{w} {n}' for w, n in pages.items())}", err=True)
-            uvloop.run(_serve(config, engine, cold, app, listening))
+            listen(listening, config.endpoint)
+            hung = uvloop.run(_serve(config, engine, cold, app, listening))
     finally:
         if decisions is not None:
             decisions.close()
+    if hung:
+        click.echo(f"ended without {', '.join(hung)}, whose thread hangs in a step", err=True)
+        os._exit(HUNG)  # the interpreter, and JAX, would wait for that step
     return 0
 
 
@@ -214,13 +234,36 @@ def bind(endpoint: EndpointConfig) -> socket.socket:
         listening.bind((endpoint.host, endpoint.port))
     except OSError as error:
         listening.close()
-        where = f"{endpoint.host}:{endpoint.port}"
-        no_such_host = isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL
-        flag = "--host" if no_such_host else "--port"
-        raise ConfigError(
-            f"cannot listen on {where}: {error.strerror}; choose another {flag}"
-        ) from error
+        raise _not_had(endpoint, error) from error
     return listening
+
+
+def listen(listening: socket.socket, endpoint: EndpointConfig) -> None:
+    """Take connections from now on.
+
+    Raises ConfigError if another server does: two may bind a port while neither listens yet.
+    """
+    try:
+        listening.listen(BACKLOG)
+    except OSError as error:
+        raise _not_had(endpoint, error) from error
+
+
+def _not_had(endpoint: EndpointConfig, error: OSError) -> ConfigError:
+    where = f"{endpoint.host}:{endpoint.port}"
+    no_such_host = isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL
+    flag = "--host" if no_such_host else "--port"
+    return ConfigError(f"cannot listen on {where}: {error.strerror}; choose another {flag}")
+
+
+def open_many_files() -> None:
+    """Raise the limit of open files as far as it may be: each connection is one.
+
+    Many systems begin with 1,024, for the sake of programs that cannot count further.
+    """
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):  # some systems state a limit that they do not allow
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def drain_notice(turns: int, grace_s: float) -> str:
@@ -238,10 +281,10 @@ async def _serve(
     config: ServerConfig,
     engine: EngineLoop,
     cold: Sequence[ColdWorker],
-    app: FastAPI,
+    app: ASGIApp,
     listening: socket.socket,
-) -> None:
-    """Serve until drained. Raises what the warm-up raised."""
+) -> Sequence[WorkerId]:
+    """Serve until drained; returns the workers that hang. Raises what the warm-up raised."""
     endpoint, schedule = config.endpoint, config.schedule
     loop = asyncio.get_running_loop()
     stopping = asyncio.Event()
@@ -251,6 +294,8 @@ async def _serve(
             os._exit(0)  # nothing runs yet, or the operator insists
         loop.call_soon_threadsafe(stopping.set)
 
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        loop.add_signal_handler(signal.SIGHUP, on_signal)
     server = DrainingServer(
         uvicorn.Config(
             app,
@@ -258,6 +303,7 @@ async def _serve(
             root_path=endpoint.root_path,
             lifespan="off",
             access_log=False,
+            http=Connection,
             timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=CLOSE_S,
         ),
@@ -266,6 +312,8 @@ async def _serve(
     serving = asyncio.create_task(server.serve(sockets=[listening]))
     try:
         workers = await asyncio.to_thread(warm_up, cold, engine.post, time.monotonic)
+        gc.collect()
+        gc.freeze()  # what is here stays: no collection shall look through it and stop everyone
         await engine.start(workers)
         click.echo(f"ready at http://{endpoint.host}:{endpoint.port}", err=True)
         await asyncio.wait(
@@ -277,4 +325,5 @@ async def _serve(
     finally:
         server.should_exit = True
         await serving
-        await engine.stop()
+        hung = await engine.stop()
+    return hung

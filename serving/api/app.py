@@ -3,26 +3,36 @@
 Knows nothing of what the routes do.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
+from starlette.types import ASGIApp
 
 from serving.api.admin import admin
 from serving.api.auth import Auth
 from serving.api.chat import answer_chat
 from serving.api.completions import answer_completion
 from serving.api.errors import ApiError, error_response, internal_error
-from serving.api.info import models, operators, probes, tokenizer
+from serving.api.fields import IGNORED_HEADER
+from serving.api.info import RANDOM_HEADER, models, operators, probes, tokenizer
 from serving.api.limits import BodyLimit
+from serving.api.load import ANSWERED
 from serving.api.request_ids import REQUEST_ID, RequestIds
 from serving.api.service import Service
 
+SHOWN_TO_PAGES = (
+    *("x-request-id", "retry-after", "x-should-retry"),
+    *(IGNORED_HEADER, ANSWERED, RANDOM_HEADER),
+)
+"""What scripts of an allowed origin may read of an answer, beside what all may."""
 
-def build_app(service: Service, *, version: str, settings: Mapping[str, Any]) -> FastAPI:
+
+def build_app(service: Service, *, version: str, settings: Mapping[str, Any]) -> ASGIApp:
     """Return the ASGI application of a service.
 
     `settings` is shown to operators as it is then: whoever builds it masks the secrets, and may
@@ -48,7 +58,24 @@ def build_app(service: Service, *, version: str, settings: Mapping[str, Any]) ->
     app.add_middleware(BodyLimit, max_bytes=config.max_body_bytes)
     app.add_middleware(Auth, keys=config.api_key)
     app.add_middleware(RequestIds, echo=config.enable_request_id_headers)
-    return app
+    return for_pages(app, config.allowed_origins)
+
+
+def for_pages(app: ASGIApp, origins: Sequence[str]) -> ASGIApp:
+    """Let pages of these origins call an application from browsers; without any it stays as it is.
+
+    Around everything, so that a page can read every refusal, a bug's answer among them, and asks
+    for permission without a key. Keys travel in a header of their own: there are no cookies.
+    """
+    if not origins:
+        return app
+    return CORSMiddleware(
+        app,
+        allow_origins=origins,
+        allow_methods=("*",),
+        allow_headers=("*",),
+        expose_headers=SHOWN_TO_PAGES,
+    )
 
 
 def _generate(

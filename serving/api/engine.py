@@ -3,7 +3,7 @@
 Knows nothing of workers, pages or JAX: turns go in, tokens come out.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 from serving.messages import (
@@ -65,6 +65,10 @@ class Engine(Protocol):
 
     def reports(self) -> Sequence[LoadReport]:
         """Return the last report of every worker, in the workers' stable order."""
+        ...
+
+    def step_ages(self) -> Mapping[WorkerId, float]:
+        """Return for how long (seconds) every worker's oldest step has been out; 0: none is."""
         ...
 
     def means(self) -> Sequence[WorkerMeans]:

@@ -9,7 +9,7 @@ from typing import assert_never
 from pydantic_core import to_json
 from starlette.responses import Response
 
-from serving.messages import NOT_FINITE, Completed, Dropped, Failed, Outcome, Rejected
+from serving.messages import NOT_FINITE, SHUTDOWN, Completed, Dropped, Failed, Outcome, Rejected
 
 RETRY_AFTER_SECONDS = 1
 """What a client is told to wait: one turn's typical queueing; clients add their own back-off."""
@@ -83,6 +83,8 @@ def of_outcome(outcome: Outcome, request_id: str) -> ApiError | None:
             if code == NOT_FINITE:  # and would be again: clients shall not repeat the request
                 return ApiError(500, message, code=code, headers={"x-should-retry": "false"})
             return internal_error(request_id)
+        case Dropped(reason) if reason == SHUTDOWN:  # another server may take it
+            return unavailable(f"Aborted: {reason}.", "aborted")
         case Dropped(reason):
             return ApiError(
                 503, f"Aborted: {reason}.", code="aborted", headers={"x-should-retry": "false"}

@@ -58,7 +58,11 @@ class Exchange:
 
     async def open(self) -> None:
         """Submit the turns and wait for acceptance; raises ApiError, or ClientLeft."""
-        firsts = [self._submit(strand) for strand in self.strands]
+        firsts: list[asyncio.Task[Deliver | End]] = []
+        for strand in self.strands:
+            if firsts and strand.leader is None:
+                await asyncio.sleep(0)  # a request may have thousands of prompts; others go on
+            firsts.append(self._submit(strand))
         done, _ = await asyncio.wait(firsts, return_when=asyncio.FIRST_COMPLETED)
         for first in done:
             item = first.result()

@@ -60,6 +60,7 @@ def probes(service: Service, version: str) -> APIRouter:
         """Return the metrics in Prometheus' text format."""
         service.metrics.on_reports(service.engine.reports())
         service.metrics.on_means(service.engine.means())
+        service.metrics.on_step_ages(service.engine.step_ages())
         text = await asyncio.to_thread(service.metrics.scrape)  # thousands of lines
         return Response(text, media_type=CONTENT_TYPE_LATEST)
 

@@ -345,7 +345,9 @@ class Coordinator:
                 assert_never(event)
 
     def _on_lost(self, event: WorkerLost, now: float) -> None:
-        worker = event.worker
+        worker, overdue_s = event.worker, event.overdue_s
+        reason = "broke" if overdue_s is None else "step_overdue"
+        self._outbox.decide_for("worker_lost", worker, "", reason, overdue_s=overdue_s)
         self.fleet.leave(worker)
         self.sessions.disown(worker)
         self._roles.keep_one(now)

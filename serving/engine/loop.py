@@ -8,7 +8,7 @@ coordinator hears of a first token before the owner can produce a second one.
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import assert_never
 
 from serving.core.coordinator import Coordinator
@@ -16,9 +16,11 @@ from serving.costs.correction import HIGHEST, LOWEST
 from serving.engine.followers import Followers
 from serving.engine.observer import Observer
 from serving.engine.reply import LoopReply
+from serving.engine.watchdog import Watchdog, waited_s
 from serving.engine.worker import Leaving, Moved, WarmWorker, Worker
 from serving.messages import (
     COSTS,
+    SHUTDOWN,
     Action,
     Arrived,
     Cancelled,
@@ -48,6 +50,9 @@ from serving.request import Turn, TurnId
 
 LOG = logging.getLogger(__name__)
 TICK_S = 0.25
+STOP_S = 10.0
+"""How long a worker's thread may take for its last round. Turns have ended by then; a step of most
+models takes well below a second."""
 
 
 class EngineLoop:
@@ -60,16 +65,20 @@ class EngineLoop:
         clock: Callable[[], float],
         *,
         flexible_roles: bool,
+        step_timeout_s: float,
     ) -> None:
         """Start without workers: turns are rejected until `start`.
 
-        Without `flexible_roles` a worker has the programs of its first role only.
+        Without `flexible_roles` a worker has the programs of its first role only. One whose step
+        has not come back after `step_timeout_s` seconds is given up.
         """
         self._coordinator = coordinator
         self._flexible_roles = flexible_roles
         self._observer = observer
         self._clock = clock
+        self._watchdog = Watchdog(step_timeout_s)
         self._workers: dict[WorkerId, Worker] = {}
+        self._given_up: list[Worker] = []
         self._replies: dict[TurnId, LoopReply] = {}
         self._followers = Followers()
         self._state = EngineState.STARTING
@@ -92,6 +101,11 @@ class EngineLoop:
     def reports(self) -> Sequence[LoadReport]:
         """Return the last report of every worker, in the workers' stable order."""
         return [worker.report for worker in self._workers.values()]
+
+    def step_ages(self) -> Mapping[WorkerId, float]:
+        """Return for how long (seconds) every worker's oldest step has been out; 0: none is."""
+        now = self._clock()
+        return {name: waited_s(w.owes_since, 0.0, now) for name, w in self._workers.items()}
 
     def means(self) -> Sequence[WorkerMeans]:
         """Return what the policies see of the workers' last seconds."""
@@ -164,15 +178,19 @@ class EngineLoop:
             await asyncio.wait_for(self._idle.wait(), grace_s)
         except TimeoutError:
             for turn in tuple(self._replies):
-                self.cancel(turn, "shutdown")
+                self.cancel(turn, SHUTDOWN)
 
-    async def stop(self) -> None:
-        """End the workers' threads."""
+    async def stop(self) -> list[WorkerId]:
+        """End the workers' threads; returns those whose threads hang and go on.
+
+        Such a thread keeps its device, and may keep the interpreter from ending.
+        """
         self._state = EngineState.DEAD
         if self._ticker is not None:
             self._ticker.cancel()
-        for worker in self._workers.values():
-            await asyncio.to_thread(worker.stop)
+        workers = [*self._workers.values(), *self._given_up]
+        ended = await asyncio.gather(*(asyncio.to_thread(w.stop, STOP_S) for w in workers))
+        return [worker.id for worker, has in zip(workers, ended, strict=True) if not has]
 
     def submit(self, turn: Turn) -> LoopReply:
         """Start a turn. A refused turn's reply begins with its `End`.
@@ -209,12 +227,37 @@ class EngineLoop:
             worker.deliver(DropCached())
 
     async def _tick(self) -> None:
+        fails = False
         while True:
             await asyncio.sleep(TICK_S)
-            for worker in self._workers.values():
-                worker.deliver(Tick())
-                self._take(worker.report)
-            self._take(Tick())
+            try:
+                self._look_for_hung()
+                for worker in self._workers.values():
+                    worker.deliver(Tick())
+                    self._take(worker.report)
+                self._take(Tick())
+            except Exception:
+                # Without ticks no deadline ends and no hung worker is found: they must go on.
+                if not fails:
+                    LOG.exception("a tick failed; those that follow are tried, and told no more")
+                fails = True
+            else:
+                fails = False
+
+    def _look_for_hung(self) -> None:
+        """Give up on workers whose devices do not answer.
+
+        What a worker posted before is taken first: its loss is posted like everything else.
+        """
+        owed = {name: worker.owes_since for name, worker in self._workers.items()}
+        for name, overdue_s in self._watchdog.look(owed, self._clock()).items():
+            LOG.error(
+                "worker %s is lost: its step has been out for %.1f s (--step-timeout-seconds %g);"
+                " its turns go on elsewhere",
+                *(name, overdue_s, self._watchdog.timeout_s),
+            )
+            self._given_up.append(self._workers[name])
+            self._workers[name].give_up(overdue_s)
 
     def _hand_over(self, events: Sequence[Event | Moved | Decision]) -> None:
         if events and self._loop is not None and not self._loop.is_closed():
@@ -239,6 +282,8 @@ class EngineLoop:
             self._observer.on_steps(event)
         for action in self._coordinator.on(event, now):
             self._act(action, now)
+        if isinstance(event, WorkerLost) and self.state is EngineState.DEAD:
+            LOG.error("no worker is left that decodes: turns and /health get 503; restart")
 
     def _act(self, action: Action, now: float) -> None:
         match action:

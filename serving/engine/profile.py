@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import jax
 from tqdm import tqdm
 
-from serving.config import ConfigError, ServerConfig, suited
+from serving.config import ConfigError, ServerConfig
 from serving.core.plan import StepPlan
 from serving.costs.measured import (
     Grid,
@@ -38,6 +38,7 @@ from serving.engine.executor import JaxExecutor
 from serving.engine.meshes import make_cpu_devices
 from serving.engine.profile_grid import Plan, Work, plan_grid
 from serving.engine.programs import ExecutorSizes
+from serving.platforms import suited
 
 STEPS = 8  # of one run: enough that the loop's first and last half-idle step do not show
 MAD_TO_SIGMA = 1.4826  # standard deviation of a normal distribution by its median deviation

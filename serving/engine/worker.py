@@ -5,13 +5,16 @@ it. The device always has the next step queued while the host reads the last one
 a row is about to arrive from another worker: it shall ride in the very next step, which is queued
 as soon as the row is here. The thread sleeps only when nothing is queued, nothing runs and no
 message waits, or for the moment in which the batcher holds a step back for such a row.
+
+A thread whose device never answers cannot be ended. It is given up: what it held is lost as if it
+had broken, and nothing leaves it any more, should its step come back one day.
 """
 
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from threading import Condition, Thread
+from threading import Condition, Lock, Thread
 from typing import Any, NamedTuple, Protocol, assert_never, runtime_checkable
 
 from serving.core.batcher import MAX_LAUNCHED, Batcher
@@ -137,6 +140,9 @@ class Worker:
         self._inbox: deque[WorkerMessage] = deque()
         self._wake = Condition()
         self._stopping = False
+        self._leaving = Lock()  # held while anything leaves: nothing does once it is lost
+        self._lost = False
+        self._owes_since: float | None = None
         self._launched: deque[tuple[StepPlan, Any]] = deque()
         self._arrived: dict[TransferId, Payload] = {}  # taken, not yet written
         self._unannounced: set[TransferId] = set()  # sent, and their receivers not told yet
@@ -149,6 +155,14 @@ class Worker:
         """What the worker held a moment ago; exact once it is idle. Safe from any thread."""
         return self._report
 
+    @property
+    def owes_since(self) -> float | None:
+        """Since when (seconds) its oldest step, or what else its round waits for, has been owed.
+
+        None while it waits for nothing but messages. Safe from any thread.
+        """
+        return self._owes_since
+
     def start(self) -> None:
         """Start the thread."""
         self._thread.start()
@@ -159,13 +173,25 @@ class Worker:
             self._inbox.append(message)
             self._wake.notify()
 
-    def stop(self) -> None:
-        """End the thread after its current round, and wait for it."""
+    def stop(self, timeout_s: float) -> bool:
+        """End the thread after its current round; whether it has ended within `timeout_s`."""
+        self._end_soon()
+        if self._thread.is_alive():
+            self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def give_up(self, overdue_s: float) -> None:
+        """Declare it lost although its thread goes on: its device has not answered for so long.
+
+        No effect if it is lost already. Safe from any thread.
+        """
+        self._end_soon()
+        self._leave(overdue_s)
+
+    def _end_soon(self) -> None:
         with self._wake:
             self._stopping = True
             self._wake.notify()
-        if self._thread.is_alive():
-            self._thread.join()
 
     def _run(self) -> None:
         try:
@@ -173,8 +199,14 @@ class Worker:
                 self.round()
         except Exception:
             # Whatever broke, this worker's pages and rows are gone: the coordinator must know.
-            LOG.exception("worker %s broke and is lost; its turns go on elsewhere", self.id)
-            self._leave()
+            if not self._lost:
+                LOG.exception("worker %s broke and is lost; its turns go on elsewhere", self.id)
+                self._leave(None)
+                return
+        finally:
+            self._arrived.clear()
+        if self._lost:
+            LOG.warning("worker %s was given up; its step has come to an end, unused", self.id)
 
     def _wait(self) -> bool:
         """Sleep until there is something to do; False when the worker is to end."""
@@ -189,16 +221,27 @@ class Worker:
         until = self.batcher.held_until
         return None if until is None else max(0.0, until - self._clock())
 
-    def _leave(self) -> None:
+    def _leave(self, overdue_s: float | None) -> None:
         """Let go of payloads that nobody will take; what was announced is still taken."""
-        self._connector.lose(self.id)
-        for transfer in self._unannounced:
-            self._connector.drop(transfer)
-        self._arrived.clear()
-        self._post([WorkerLost(self.id)])
+        with self._leaving:
+            if self._lost:
+                return
+            self._lost = True
+            self._connector.lose(self.id)
+            for transfer in tuple(self._unannounced):
+                self._connector.drop(transfer)
+            self._post([WorkerLost(self.id, overdue_s)])
 
     def round(self) -> bool:
         """Do one round; returns whether anything was done. Public for drivers without threads."""
+        if self._owes_since is None:
+            self._owes_since = self._clock()
+        worked = self._round()
+        if not self._launched:
+            self._owes_since = None
+        return worked
+
+    def _round(self) -> bool:
         worked = bool(self._inbox)
         while self._inbox:
             message = self._with_payload(self._inbox.popleft())
@@ -213,6 +256,9 @@ class Worker:
         if self._launched and (len(self._launched) >= most or not launched):
             plan, pending = self._launched.popleft()
             result = self._executor.collect(pending)
+            if self._lost:  # meanwhile: nobody waits for it any more
+                return True
+            self._owes_since = self._clock()
             self._act(self.batcher.complete(plan, result, self._clock()))
             worked = True
         self._refresh_report()
@@ -254,7 +300,9 @@ class Worker:
                 case _:
                     leaving.append(output)
         if leaving:
-            self._post(leaving)
+            with self._leaving:
+                if not self._lost:
+                    self._post(leaving)
         if self._unannounced:
             self._unannounced.difference_update(_announced(leaving))
 
@@ -279,14 +327,15 @@ class Worker:
         """Move pages. A send that fails ends the task's attempt, not the worker."""
         match command:
             case SendPages(transfer, task, pages, to, slot):
+                self._unannounced.add(transfer)
                 try:
                     trace = None if slot is None else self._executor.read_trace(slot)
                     payload = Payload(self._executor.gather(pages), trace)
                     moved = self._connector.send(transfer, payload, to)
                 except (RuntimeError, KeyError) as error:
+                    self._unannounced.discard(transfer)
                     failed = TransferFailed(task, transfer, str(error))
                     return self.batcher.on(failed, self._clock())
-                self._unannounced.add(transfer)
                 leaving.append(Moved(self.id, to, moved))
             case ReceivePages(transfer, _, pages, slot):
                 payload = self._arrived.pop(transfer)

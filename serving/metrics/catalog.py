@@ -67,6 +67,7 @@ DIRECTIONS = ("p2d", "d2d", "d2p")
 PHASES = ("queue", "prefill")
 STEP_KINDS = ("decode", "prefill", "mixed")
 ROLES = tuple(role.value for role in Role)
+LOSS_REASONS = ("broke", "step_overdue")
 WANTED_REASONS = ("prefill_waits", "decode_full", OTHER)
 ROLE_CHANGES = (
     *(("wanted", reason) for reason in WANTED_REASONS),
@@ -275,6 +276,8 @@ class Catalog:
     def _workers(self) -> None:
         self._gauge("foretoken:worker_role", "1 for the role that a worker has.", role=ROLES)
         self._gauge("foretoken:worker_draining", "1 while a worker takes no new work.")
+        self._gauge("foretoken:step_age_seconds", "How long the oldest step has been out.")
+        self._counter("foretoken:workers_lost", "Workers that are gone.", reason=LOSS_REASONS)
         name = "foretoken:role_changes"
         labels = ["model_name", "engine", "outcome", "reason"]
         rows = self._rows(ROLE_CHANGES)

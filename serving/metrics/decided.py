@@ -99,6 +99,9 @@ class Decided:
                 self.show_role(worker)
             case "role_refused":
                 changes.add((*row, "refused", OTHER), 1)
+            case "worker_lost":
+                self._values["foretoken:workers_lost"].add((*row, decision.reason), 1)
+                self.on_lost(worker)
             case _:
                 return
 

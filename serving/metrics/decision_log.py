@@ -6,13 +6,15 @@ that a slow disk costs memory, up to a limit, and never a token's time.
 
 import json
 import logging
+import os
 from collections import deque
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from math import isfinite
 from pathlib import Path
+from stat import S_ISREG
 from threading import Event, Lock, Thread
-from typing import Any, TextIO
+from typing import Any, BinaryIO
 
 from serving.config import ConfigError
 from serving.messages import (
@@ -31,6 +33,8 @@ LOG = logging.getLogger(__name__)
 
 FLUSH_S = 0.5
 """How much of the last decisions a killed process may take with it, in seconds."""
+CLOSE_S = 5.0
+"""How long the end of a server waits for a disk that does not answer, in seconds."""
 MAX_PENDING = 100_000
 """Records kept while the disk does not take them; later ones are counted and lost."""
 
@@ -47,20 +51,22 @@ class DecisionLog:
 
         Raises ConfigError if the file cannot be opened.
         """
-        try:
-            self._file: TextIO = path.open("a", encoding="utf-8")
-        except OSError as error:
-            problem = f"--decision-log {path}: cannot be written ({error.strerror})"
-            raise ConfigError(problem) from error
+        wall = datetime.now(UTC).isoformat(timespec="milliseconds")
+        self._opening = {"t": 0.0, "kind": "start", "time": wall, **opening}
+        self._path = path
         self._started = started
         self._pending: deque[tuple[float, Happening]] = deque()
         self._lost = 0
         self._broken = False
+        self._has_begun = False  # whether the file holds something of ours
         self._writing = Lock()
         self._closing = Event()
         self._thread = Thread(target=self._run, name="decision log", daemon=True)
-        wall = datetime.now(UTC).isoformat(timespec="milliseconds")
-        self._write([{"t": 0.0, "kind": "start", "time": wall, **opening}])
+        try:
+            self._begin()
+        except OSError as error:
+            problem = f"--decision-log {path}: cannot be written ({error.strerror})"
+            raise ConfigError(problem) from error
         self._thread.start()
 
     def on_arrival(self, turn: Turn, now: float) -> None:
@@ -87,6 +93,7 @@ class DecisionLog:
     def flush(self) -> None:
         """Write what has gathered. Safe from any thread."""
         with self._writing:
+            self._follow()
             records: list[dict[str, Any]] = []
             for _ in range(len(self._pending)):
                 now, happening = self._pending.popleft()
@@ -97,9 +104,12 @@ class DecisionLog:
             self._write(records)
 
     def close(self) -> None:
-        """Write the rest and close the file."""
+        """Write the rest and close the file, unless the disk does not answer."""
         self._closing.set()
-        self._thread.join()
+        self._thread.join(CLOSE_S)
+        if self._thread.is_alive():
+            LOG.error("the decision log %s lacks its end: the disk does not answer", self._path)
+            return
         self.flush()
         self._file.close()
 
@@ -113,16 +123,64 @@ class DecisionLog:
         while not self._closing.wait(FLUSH_S):
             self.flush()
 
-    def _write(self, records: Sequence[Mapping[str, Any]]) -> None:
+    def _begin(self) -> None:
+        """Open the file and write the first line of a run, on a line of its own.
+
+        Not buffered: what a full disk did not take would be tried again when the file is closed.
+        """
+        half = _ends_in_half_a_line(self._path)
+        self._file: BinaryIO = self._path.open("ab", buffering=0)
+        self._start(b"\n" if half else b"")
+
+    def _start(self, before: bytes) -> None:
+        self._broken = self._has_begun = False
+        self._write([self._opening], before)
+        self._has_begun = not self._broken
+
+    def _follow(self) -> None:
+        """Begin anew where log rotation has moved, removed or emptied the file."""
+        try:
+            there, here = os.stat(self._path), os.fstat(self._file.fileno())
+            if os.path.samestat(there, here):
+                if self._has_begun and S_ISREG(here.st_mode) and not here.st_size:
+                    self._start(b"")
+                return
+        except FileNotFoundError:
+            pass
+        except OSError:
+            return  # a disk that fails here fails in a write too, and that is told
+        old = self._file
+        try:
+            self._begin()
+        except OSError as error:
+            self._end(error)
+        else:
+            old.close()
+
+    def _write(self, records: Sequence[Mapping[str, Any]], before: bytes = b"") -> None:
         """Write lines; after the first failure nothing is written any more, and serving goes on."""
         if self._broken or not records:
             return
+        rest = memoryview(before + "".join([line(one) for one in records]).encode())
         try:
-            self._file.write("".join([line(one) for one in records]))
-            self._file.flush()
+            while rest:
+                rest = rest[self._file.write(rest) :]
         except OSError as error:
-            self._broken = True
-            LOG.error("the decision log ends here: %s", error.strerror)
+            self._end(error)
+
+    def _end(self, error: OSError) -> None:
+        if not self._broken:
+            LOG.error("the decision log %s ends here: %s", self._path, error.strerror)
+        self._broken = True
+
+
+def _ends_in_half_a_line(path: Path) -> bool:
+    """Tell whether the last line was cut short, by a kill or a full disk."""
+    if not path.is_file() or not path.stat().st_size:
+        return False
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) != b"\n"
 
 
 def line(record: Mapping[str, Any]) -> str:

@@ -107,6 +107,7 @@ def explain_all(history: History) -> str:
         out.append(f"pages evicted: {pages}")
     if history.workers:
         out.append(f"workers: {_counts(str(one['kind']) for one in history.workers)}")
+        out += [_loss(one) for one in history.workers if one["kind"] == "worker_lost"]
     slow = [story for story in stories if story.first is not None]
     slow.sort(key=lambda story: -story.first.ttft_s if story.first else 0.0)
     if slow:
@@ -209,6 +210,12 @@ def _end(story: Story) -> str:
 
 
 # ---- all of them ---------------------------------------------------------------------------------
+
+
+def _loss(one: Record) -> str:
+    details: Record = one["details"]
+    after = "" if details["overdue_s"] is None else f", its step out for {_s(details['overdue_s'])}"
+    return f"  {details['worker']} was lost at {one['t']:.3f} s ({one['reason']}{after})"
 
 
 def _ending(story: Story) -> str:

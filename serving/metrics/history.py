@@ -21,7 +21,7 @@ def read_history(path: Path) -> History:
 def read_runs(path: Path) -> list[History]:
     """Read all runs in a log, at least one, as they came; raises ConfigError naming file and line.
 
-    A last line that was cut short, by a kill, is left out.
+    The last line of a run that was cut short, by a kill or a full disk, is left out.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
@@ -31,7 +31,12 @@ def read_runs(path: Path) -> list[History]:
     for number, text in enumerate(lines, 1):
         if not text.endswith("\n"):
             break
-        one = _parse(text, f"{path}:{number}")
+        try:
+            one = _parse(text, f"{path}:{number}")
+        except ConfigError:
+            if not any(_begins_a_run(following) for following in lines[number : number + 1]):
+                raise
+            continue
         if one["kind"] == "start":
             runs.append([])
         elif not runs:
@@ -49,6 +54,13 @@ def tell(opening: Record, records: Sequence[Record]) -> History:
         teller.take(one)
     until = records[-1]["t"] if records else 0.0
     return History(opening, teller.stories, teller.workers, teller.evicted, until)
+
+
+def _begins_a_run(text: str) -> bool:
+    try:
+        return _parse(text, "")["kind"] == "start"
+    except ConfigError:
+        return False
 
 
 def _parse(text: str, where: str) -> Record:

@@ -4,7 +4,7 @@ Decides nothing and never blocks; all methods are called in the event loop's thr
 for its owner's `engine`; one that was never placed counts for engine 0.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import assert_never
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -36,6 +36,7 @@ HELD_BY_WORKER = (
     *("foretoken:kv_held_tokens", "foretoken:kv_reserved_tokens", "foretoken:kv_host_pages"),
     *("foretoken:session_kv_retained_tokens", "foretoken:kv_page_loss_seconds"),
     *("foretoken:window_ttft_seconds", "foretoken:window_itl_seconds"),
+    "foretoken:step_age_seconds",
 )
 """Gauges of what a worker has now, or had in its last seconds."""
 SIGMAS = 2
@@ -213,6 +214,11 @@ class Metrics:
             row = self._row(worker)
             self._values["foretoken:window_ttft_seconds"].set(row, ttft_s or 0.0)
             self._values["foretoken:window_itl_seconds"].set(row, itl_s or 0.0)
+
+    def on_step_ages(self, ages: Mapping[WorkerId, float]) -> None:
+        """For how long (seconds) workers' oldest steps have been out; called before a scrape."""
+        for worker, age_s in ages.items():
+            self._values["foretoken:step_age_seconds"].set(self._row(worker), age_s)
 
     def _on_first_token(self, live: Seen, now: float) -> None:
         live.first = live.last = now

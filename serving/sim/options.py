@@ -8,9 +8,10 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from serving.config import LARGE_STEPS, ConfigError
+from serving.config import ConfigError
 from serving.core.batcher import MAX_LAUNCHED
 from serving.flags import build_config, field_option, flag_name, part_options
+from serving.platforms import LARGE_STEPS
 from serving.sim.build import PREDICTORS, SimulationConfig
 from serving.workload.read import FORMATS, WorkloadChoice
 

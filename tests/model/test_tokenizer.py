@@ -1,7 +1,9 @@
 """Text survives tokens, bytes agree with decoding, and damaged files get one clear line."""
 
 import json
+from itertools import count
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 import pytest
@@ -269,3 +271,21 @@ def test_bad_tokenizer_files(tmp_path: Path):
 
 
 CTC = {"pad_token": "<pad>", "word_delimiter_token": "|", "cleanup": True}
+
+
+def test_other_threads_run_while_a_long_text_is_cut(plain):
+    """A server's other clients get their tokens meanwhile."""
+    text, counted, cut = CORPUS[0] * 50_000, count(), Event()
+
+    def counting() -> None:
+        while not cut.is_set():
+            next(counted)
+
+    other = Thread(target=counting)
+    other.start()
+    before = next(counted)
+    plain.encode(text, add_special_tokens=False)
+    after = next(counted)
+    cut.set()
+    other.join()
+    assert after - before > 1000

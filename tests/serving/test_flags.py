@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from serving.cli import cli
-from serving.config import ConfigError, suited
+from serving.config import ConfigError
 from serving.flags import (
     ACCEPTED_SWITCHES,
     as_typed,
@@ -18,6 +18,7 @@ from serving.flags import (
     read_config_file,
     server_options,
 )
+from serving.platforms import suited
 
 
 @click.command(context_settings={"token_normalize_func": lambda t: t.replace("_", "-")})
@@ -105,10 +106,45 @@ def test_secrets_are_masked():
     assert "api-key is set" in output
 
 
+ORIGINS = 'allowed-origins = ["http://a.example", "http://b.example:3000"]'
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--allowed-origins", "http://a.example", "--allowed-origins", "http://b.example:3000"],
+        ["--allowed-origins", '["http://a.example", "http://b.example:3000"]'],
+    ],
+    ids=["repeated", "as vLLM wants them"],
+)
+def test_origins_are_repeated_or_one_list(flags):
+    assert ORIGINS in shown(*flags)
+
+
+def test_origins_may_be_a_list_in_a_variable_and_in_a_file(tmp_path):
+    listed = '["http://a.example", "http://b.example:3000"]'
+    assert ORIGINS in shown(env={"FORETOKEN_ALLOWED_ORIGINS": listed})
+    (tmp_path / "server.toml").write_text(ORIGINS)
+    assert ORIGINS in shown("--config", str(tmp_path / "server.toml"))
+
+
+@pytest.mark.parametrize("value", ['["http://a.example"', "[1]"])
+def test_what_is_no_list_of_origins_is_named(value):
+    result = run("--allowed-origins", value)
+    assert result.exit_code == 2
+    assert "--allowed-origins" in result.output
+
+
 @pytest.mark.parametrize(
     ("flags", "problem"),
     [
         (["--decode-workers", "0"], "--decode-workers"),
+        (["--api-key", "good", "--api-key", ""], "an --api-key is empty or has spaces"),
+        (["--api-key", " hush"], "an --api-key is empty or has spaces around it, and no client"),
+        (["--step-timeout-seconds", "0"], "--step-timeout-seconds must be positive"),
+        (["--step-timeout-seconds", "nan"], "--step-timeout-seconds must be positive"),
+        (["--allowed-origins", "http://a.example/"], "--allowed-origins http://a.example/: an"),
+        (["--allowed-origins", "a.example"], "--allowed-origins a.example: an origin is"),
         (["--prefill-workers", "-1"], "--prefill-workers"),
         (["--prefill-tp", "2"], "--prefill-tp has no effect"),
         (["--max-model-len", "1"], "--max-model-len"),

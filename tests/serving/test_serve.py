@@ -69,9 +69,9 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def start(*flags: str, checkpoint: Path, stderr: IO[bytes]) -> Served:
+def start(*flags: str, checkpoint: Path, stderr: IO[bytes], module: str = "serving.cli") -> Served:
     port = free_port()
-    command = [sys.executable, "-m", "serving.cli", "serve", str(checkpoint), "--port", str(port)]
+    command = [sys.executable, "-m", module, "serve", str(checkpoint), "--port", str(port)]
     environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
     process = subprocess.Popen(
         [*command, "--served-model-name", "demo", *SMALL, *flags],

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from model.sampling import MAX_LOGPROBS
@@ -139,6 +139,7 @@ class FakeEngine:
         self.resets = 0
         self.cancels: list[tuple[TurnId, str]] = []
         self.seconds: list[WorkerMeans] = []
+        self.ages: dict[WorkerId, float] = {}
         self._replies: dict[TurnId, FakeReply] = {}
 
     def submit(self, turn: Turn) -> FakeReply:
@@ -160,6 +161,9 @@ class FakeEngine:
 
     def means(self) -> Sequence[WorkerMeans]:
         return self.seconds
+
+    def step_ages(self) -> Mapping[WorkerId, float]:
+        return self.ages
 
     def workers(self) -> Sequence[WorkerStatus]:
         return self.fleet

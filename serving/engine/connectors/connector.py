@@ -28,7 +28,7 @@ class Connector(Protocol):
         """Start moving a payload to a worker's mesh; returns its size in bytes. Does not block.
 
         The payload is the caller's own copy: it is never written again. Raises KeyError for a
-        worker that is unknown or lost.
+        worker that is unknown or lost, be it the receiver or the sender.
         """
         ...
 
@@ -44,5 +44,5 @@ class Connector(Protocol):
         ...
 
     def lose(self, worker: WorkerId) -> None:
-        """Let go of what was sent to a worker that is gone, and refuse what comes for it later."""
+        """Let go of what was sent to a worker that is gone; refuse what comes for it or from it."""
         ...

@@ -30,11 +30,12 @@ class InProcessConnector:
                     jax.block_until_ready(_copied(payload, sharding))
 
     def send(self, transfer: TransferId, payload: Payload, to: WorkerId) -> int:
-        """Start the copy. Raises KeyError for a worker that is unknown or lost."""
+        """Start the copy. Raises KeyError for a sender or receiver that is unknown or lost."""
         arrived = _copied(payload, self._shardings[to])
         with self._lock:
-            if to not in self._shardings:  # lost while the copy was started
-                raise KeyError(to)
+            for worker in (transfer.sender, to):
+                if worker not in self._shardings:  # perhaps lost while the copy was started
+                    raise KeyError(worker)
             self._payloads[transfer] = (to, arrived)
         return sum(leaf.nbytes for leaf in jax.tree.leaves(payload))
 

@@ -12,6 +12,7 @@ import pytest
 import uvicorn
 
 from serving.api.app import build_app
+from serving.api.connections import Connection
 from serving.api.service import ServedModel, Service
 from serving.api.tokenizer import Tokenizer
 from serving.config import EndpointConfig
@@ -54,7 +55,12 @@ class Server:
 
 @contextmanager
 def serve(
-    config: EndpointConfig, tokenizer: Tokenizer, model: ServedModel = MODEL
+    config: EndpointConfig,
+    tokenizer: Tokenizer,
+    model: ServedModel = MODEL,
+    *,
+    # A pause between two tests must not let the server close a connection in use.
+    keep_alive_s: float = 600,
 ) -> Iterator[Server]:
     engine = FakeEngine()
     service = Service(engine, tokenizer, config, model, Metrics(LABELS))
@@ -67,8 +73,8 @@ def serve(
             root_path=config.root_path,
             log_level="critical",
             lifespan="off",
-            # A pause between two tests must not let the server close a connection in use.
-            timeout_keep_alive=600,
+            http=Connection,
+            timeout_keep_alive=keep_alive_s,  # type: ignore[arg-type]
         )
     )
     thread = threading.Thread(target=server.run)

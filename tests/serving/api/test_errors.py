@@ -13,7 +13,15 @@ from starlette.types import Message
 
 from serving.api.app import build_app
 from serving.config import EndpointConfig
-from serving.messages import NOT_FINITE, Dropped, EngineState, Failed, Outcome, Rejected
+from serving.messages import (
+    NOT_FINITE,
+    SHUTDOWN,
+    Dropped,
+    EngineState,
+    Failed,
+    Outcome,
+    Rejected,
+)
 from tests.serving.api.conftest import Server, serve
 from tests.serving.api.test_bad_input import CHAT, PATHS, TEXT, error_of
 from tests.support.fake_engine import FakeEngine, Script
@@ -34,9 +42,10 @@ ROWS: list[tuple[Outcome, int, str, str, bool]] = [
     (Failed("engine_dead", "dead"), 503, "ServiceUnavailableError", "engine_dead", False),
     (Failed(NOT_FINITE, "no numbers"), 500, "InternalServerError", "not_finite", False),
     (Failed("surprise", "secret"), 500, "InternalServerError", "internal_error", False),
-    (Dropped("shutdown"), 503, "ServiceUnavailableError", "aborted", False),
+    (Dropped(SHUTDOWN), 503, "ServiceUnavailableError", "aborted", True),
+    (Dropped("by the operator"), 503, "ServiceUnavailableError", "aborted", False),
 ]
-IDS = [row[3] for row in ROWS]
+IDS = [f"{row[3]}-{row[4]}" for row in ROWS]
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -208,7 +217,10 @@ def test_a_client_that_leaves_while_it_uploads_is_no_error(server: Server, path:
     async def send(message: Message) -> None:
         """Nobody is there."""
 
-    asyncio.run(app(scope, receive, send))  # what it raised would be logged with a traceback
+    async def call() -> None:
+        await app(scope, receive, send)
+
+    asyncio.run(call())  # what it raised would be logged with a traceback
     assert arriving == []
     assert server.engine.turns == []
 

@@ -244,6 +244,18 @@ def test_the_loss_of_an_owner_restarts_its_turns_elsewhere():
     assert ToWorker(D1, WorkerLost(D0)) in actions
 
 
+@pytest.mark.parametrize(("overdue_s", "reason"), [(None, "broke"), (300.5, "step_overdue")])
+def test_a_loss_is_written_down_before_what_follows_from_it(overdue_s: float | None, reason: str):
+    coordinator = disaggregated()
+    coordinator.on(Arrived(make_turn("a", [1])), 0.0)
+    first, *rest = coordinator.on(WorkerLost(D0, overdue_s), 1.0)
+    details = {"worker": D0, "overdue_s": overdue_s}
+    assert first == Decision("worker_lost", None, None, "", reason, details)
+    assert [d.reason for d in rest if isinstance(d, Decision) and d.kind == "retry"] == [
+        "worker_lost"
+    ]
+
+
 def test_a_whole_reply_whose_end_was_lost_with_its_worker_is_complete():
     coordinator = disaggregated()
     coordinator.on(Arrived(make_turn("a", [1], max_tokens=2)), 0.0)

@@ -1,8 +1,10 @@
 """Equal meshes share what is compiled, and say the same; whatever is in the way, it compiles."""
 
+import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,7 +16,7 @@ from jaxlib import xla_client
 
 from model.attention.paged import BLOCKED
 from model.sharding import DECODE, TENSOR, param_shardings
-from serving.engine.compile_cache import keep_compiled, on_first_devices
+from serving.engine.compile_cache import cache_directory, keep_compiled, on_first_devices
 from serving.engine.executor import JaxExecutor
 from serving.engine.programs import Site
 from serving.messages import Role
@@ -23,6 +25,13 @@ from tests.support.plans import chunk, plan, row, table
 from tests.support.tiny_cluster import MODEL, PARAMS, SIZES, oracle, prompt
 
 FEW = replace(SIZES, max_rows=1, max_chunk_rows=1)  # every bucket is a program to compile
+
+
+@pytest.fixture(autouse=True)
+def kept_as_before(kept_programs: Path) -> Iterator[None]:
+    """Whatever a test does to the settings of the process, the next one finds the usual ones."""
+    yield
+    keep_compiled(kept_programs, least_seconds=0.0)
 
 
 @pytest.fixture
@@ -123,3 +132,59 @@ def test_devices_stay_in_the_key_of_everything_but_a_cpu(monkeypatch, kept_progr
     nothing: Any = None
     assert internals.get_cache_key(nothing, nothing, given, Backend()) == "key"
     assert seen == [given]
+
+
+def test_what_a_crash_left_broken_is_compiled_once_and_kept(cache, tmp_path):
+    keep_compiled(tmp_path, least_seconds=0.0)
+
+    @jax.jit
+    def program(x: jax.Array) -> jax.Array:
+        return x * 3 + 1
+
+    def start() -> tuple[int, int]:
+        """Run it as a process does that has compiled nothing; returns hits and misses."""
+        jax.clear_caches()
+        cache.clear()
+        assert program(jax.numpy.float32(2)) == 7
+        return cache["cache_hits"], cache["cache_misses"]
+
+    hits, misses = start()
+    assert (hits, misses > 0) == (0, True)
+    assert start() == (misses, 0)
+    entries = list(tmp_path.glob("*-cache"))
+    assert len(entries) == misses
+    for entry in entries:
+        entry.write_bytes(entry.read_bytes()[:100])
+    with pytest.warns(UserWarning, match="Error reading persistent compilation cache entry"):
+        assert start() == (0, misses)
+    assert start() == (misses, 0)
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path, caplog, kept_programs):
+    (tmp_path / "file").touch()
+    keep_compiled(tmp_path / "file" / "compiled", least_seconds=0.0)
+    (line,) = caplog.messages
+    assert line.startswith("programs are compiled at every start: ")
+    assert "Not a directory; set JAX_COMPILATION_CACHE_DIR" in line
+    settings: Any = jax.config
+    assert settings.jax_compilation_cache_dir is None
+
+
+def test_a_folder_that_may_only_be_read_is_read(tmp_path, caplog, monkeypatch, cache):
+    monkeypatch.setattr(os, "access", lambda path, mode: not mode & os.W_OK)
+    keep_compiled(tmp_path, least_seconds=0.0)
+    jax.jit(lambda x: x * 5 + 2)(jax.numpy.float32(2))
+    (line,) = caplog.messages
+    assert line.endswith("are compiled at every start: read-only")
+    assert cache["compile_requests_use_cache"] > 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_user_without_a_home_compiles_at_every_start(caplog, monkeypatch, kept_programs):
+    for name in ("JAX_COMPILATION_CACHE_DIR", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 1_234_567)
+    assert cache_directory() is None
+    keep_compiled(cache_directory(), least_seconds=0.0)
+    (line,) = caplog.messages
+    assert "there is no home directory; set JAX_COMPILATION_CACHE_DIR" in line

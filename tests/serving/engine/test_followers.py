@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from math import inf
 from typing import Any, cast
 
 import pytest
@@ -46,14 +47,16 @@ class ScriptedWorker:
     def __init__(self, engine: EngineLoop) -> None:
         self.id = D0
         self.report = LoadReport(D0, 0, 0, 0, 0, 10, 0, 0, 0)
+        self.owes_since = None
         self.tasks: list[Task] = []
         self._engine = engine
 
     def start(self) -> None:
         """There is no thread."""
 
-    def stop(self) -> None:
+    def stop(self, timeout_s: float) -> bool:
         """There is no thread."""
+        return True
 
     def deliver(self, message: WorkerMessage) -> None:
         if isinstance(message, Prefill):
@@ -84,7 +87,9 @@ class Running:
     def __init__(self, **shape: Any) -> None:
         self.diary = Diary()
         coordinator = replace(Shape(), **shape).coordinator()
-        self.engine = EngineLoop(coordinator, self.diary, lambda: 0.0, flexible_roles=False)
+        self.engine = EngineLoop(
+            coordinator, self.diary, lambda: 0.0, flexible_roles=False, step_timeout_s=inf
+        )
         self.worker = ScriptedWorker(self.engine)
 
     def submit(self, count: int, max_tokens: int) -> list["asyncio.Task[list[Deliver | End]]"]:

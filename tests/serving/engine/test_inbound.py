@@ -180,7 +180,7 @@ def test_the_thread_sleeps_until_the_step_waits_no_longer():
     while len(bench.device.rows) == launched:
         assert time.monotonic() < began + 60, "the thread sleeps on"
         time.sleep(0.001)
-    bench.worker.stop()
+    assert bench.worker.stop(30.0)
     bench.worker.batcher.check()
 
 
@@ -195,5 +195,5 @@ def test_what_a_held_step_waits_for_wakes_the_thread():
     while len(bench.device.rows) == launched:
         assert time.monotonic() < began + 60, "the thread sleeps on"
         time.sleep(0.001)
-    bench.worker.stop()
+    assert bench.worker.stop(30.0)
     assert bench.device.rows[launched] == 2

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from math import inf
 from typing import Any
 
 import pytest
@@ -13,9 +14,11 @@ from serving.core.coordinator import Coordinator
 from serving.core.rules import CoordinatorLimits
 from serving.core.sessions import Sessions
 from serving.costs.correction import WINDOW
+from serving.engine import loop as engine_loop
 from serving.engine.loop import EngineLoop
 from serving.engine.worker import WarmWorker, Worker
 from serving.messages import (
+    SHUTDOWN,
     Completed,
     Decision,
     Deliver,
@@ -27,6 +30,7 @@ from serving.messages import (
     Role,
     StepsTimed,
     StepTime,
+    Tick,
     WorkerId,
 )
 from serving.request import Turn, TurnId
@@ -75,6 +79,7 @@ class Running:
         max_queue_size: int = 100,
         flexible_roles: bool = False,
         diary: Diary | None = None,
+        step_timeout_s: float = inf,
         **limits: Any,
     ) -> None:
         self.cluster, self.limits = cluster, replace(LIMITS, **limits)
@@ -86,7 +91,11 @@ class Running:
             SharpLengths(16),
         )
         self.engine = EngineLoop(
-            coordinator, self.diary, time.monotonic, flexible_roles=flexible_roles
+            coordinator,
+            self.diary,
+            time.monotonic,
+            flexible_roles=flexible_roles,
+            step_timeout_s=step_timeout_s,
         )
 
     async def __aenter__(self) -> EngineLoop:
@@ -212,7 +221,7 @@ def test_a_drain_without_grace_drops_what_still_runs(colocated):
             await engine.drain(0.0)
             items = [item async for item in reply]
             assert isinstance(items[-1], End)
-            assert items[-1].outcome == Dropped("shutdown")
+            assert items[-1].outcome == Dropped(SHUTDOWN)
 
     asyncio.run(main())
 
@@ -293,3 +302,29 @@ def test_an_operator_is_told_that_predicted_step_times_are_wrong(colocated, capl
     (line,) = [r.message for r in caplog.records if r.name == "serving.engine.loop"]
     assert line.startswith("decode steps take 9 times what is predicted")
     assert "--costs" in line
+
+
+def test_a_tick_that_fails_is_told_once_and_the_next_ones_come(colocated, monkeypatch, caplog):
+    async def main() -> None:
+        async with Running(colocated) as engine:
+            coordinator, failed = engine._coordinator, 0
+            on = coordinator.on
+
+            def failing(event: Any, now: float) -> Any:
+                nonlocal failed
+                if isinstance(event, Tick) and failed < 2:
+                    failed += 1
+                    raise ZeroDivisionError
+                return on(event, now)
+
+            monkeypatch.setattr(engine_loop, "TICK_S", 0.001)
+            monkeypatch.setattr(coordinator, "on", failing)
+            async with asyncio.timeout(30):
+                while failed < 2:
+                    await asyncio.sleep(0.001)
+            _, end = await read(engine, turn("t", prompt(9), sampling(5)))
+            assert isinstance(end.outcome, Completed)
+
+    asyncio.run(main())
+    (line,) = caplog.messages
+    assert line.startswith("a tick failed")

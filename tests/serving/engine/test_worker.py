@@ -210,7 +210,7 @@ def test_a_worker_that_breaks_leaves_only_what_it_has_announced():
         sender.worker.deliver(Granted(work.id, D0, 0, None))
     sender.worker.start()
     assert sender.gone.wait(30)
-    sender.worker.stop()
+    assert sender.worker.stop(30.0)
     assert len(sender.messages(Moved)) == 2
     assert [ready.transfer for ready in sender.messages(PagesReady)] == [SECOND]
     assert list(sender.payloads.kept) == [SECOND]

@@ -112,27 +112,95 @@ def test_a_file_that_cannot_be_opened_is_one_clear_error(tmp_path: Path):
         opened(tmp_path)
 
 
-def test_a_disk_that_fails_ends_the_log_and_nothing_else(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-):
-    log = opened(tmp_path / "log.jsonl")
+FULL = Path("/dev/full")
+"""A file on a full disk."""
 
-    class Full:
-        def write(self, text: str) -> int:
-            raise OSError(28, "No space left on device")
 
-        def close(self) -> None:
-            pass
-
-    log._file.close()
-    monkeypatch.setattr(log, "_file", Full())
+@pytest.mark.skipif(not FULL.exists(), reason="this system has no /dev/full")
+def test_a_disk_that_fails_ends_the_log_and_nothing_else(caplog: pytest.LogCaptureFixture):
+    log = opened(FULL)
     for _ in range(2):
         log.on_decision(decided(), 101.0)
         log.flush()
     log.close()
-    assert [one.getMessage() for one in caplog.records] == [
-        "the decision log ends here: No space left on device"
-    ]
+    assert caplog.messages == ["the decision log /dev/full ends here: No space left on device"]
+
+
+def test_a_log_goes_on_in_a_new_file_where_the_old_one_was_moved_or_removed(tmp_path: Path):
+    path, old = tmp_path / "log.jsonl", tmp_path / "log.jsonl.1"
+    log = opened(path)
+    log.on_decision(decided(number=1), 101.0)
+    log.flush()
+    path.rename(old)
+    log.on_decision(decided(number=2), 102.0)
+    log.flush()
+    assert [one["kind"] for one in lines(old)] == ["start", "route"]
+    start, route = lines(path)
+    assert start == lines(old)[0]  # times still count from there
+    assert (route["t"], route["details"]) == (2.0, {"number": 2})
+    path.unlink()
+    log.on_decision(decided(number=3), 103.0)
+    log.close()
+    assert [one["details"]["number"] for one in lines(path)[1:]] == [3]
+
+
+def test_a_log_that_a_full_disk_ended_begins_again_where_it_was_moved(tmp_path: Path):
+    path = tmp_path / "log.jsonl"
+    path.symlink_to(FULL)
+    log = opened(path)
+    path.unlink()
+    log.on_decision(decided(), 101.0)
+    log.close()
+    assert [one["kind"] for one in lines(path)] == ["start", "route"]
+
+
+def test_a_log_that_was_emptied_begins_again(tmp_path: Path):
+    path = tmp_path / "log.jsonl"
+    log = opened(path)
+    log.on_decision(decided(), 101.0)
+    log.flush()
+    path.write_text("")  # as copytruncate does
+    log.on_decision(decided(), 102.0)
+    log.close()
+    assert [one["kind"] for one in lines(path)] == ["start", "route"]
+
+
+def test_where_a_log_cannot_go_on_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    folder = tmp_path / "logs"
+    folder.mkdir()
+    log = opened(folder / "log.jsonl")
+    folder.rename(tmp_path / "away")
+    for _ in range(3):
+        log.on_decision(decided(), 101.0)
+        log.flush()
+    log.close()
+    (line,) = caplog.messages
+    assert line.endswith("log.jsonl ends here: No such file or directory")
+
+
+def test_a_run_begins_on_a_line_of_its_own_behind_one_that_was_cut_short(tmp_path: Path):
+    path = tmp_path / "log.jsonl"
+    opened(path).close()
+    with path.open("a") as file:
+        file.write('{"t":1.0,"ki')  # and the server was killed
+    opened(path).close()
+    *_, half, start = path.read_text().splitlines()
+    assert half == '{"t":1.0,"ki'
+    assert json.loads(start)["kind"] == "start"
+
+
+def test_the_end_waits_for_a_disk_that_does_not_answer_but_not_for_ever(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(decision_log, "CLOSE_S", 0.01)
+    monkeypatch.setattr(decision_log, "FLUSH_S", 0.0)
+    log = opened(tmp_path / "log.jsonl")
+    with log._writing:  # as if the thread were stuck in a write
+        log.close()
+    (line,) = caplog.messages
+    assert line.endswith("lacks its end: the disk does not answer")
+    monkeypatch.setattr(decision_log, "CLOSE_S", 30.0)
+    log.close()
 
 
 def test_a_disk_that_does_not_answer_costs_a_limited_amount_of_memory(

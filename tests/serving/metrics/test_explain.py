@@ -250,6 +250,19 @@ def test_what_a_stop_string_ended_is_no_lost_work():
     assert "ended: 1 completed (stop string), 1 dropped (disconnected)" in text
 
 
+def test_a_worker_that_was_lost_is_named_with_what_it_owed():
+    def lost(t: float, worker: str, reason: str, overdue_s: float | None) -> dict[str, Any]:
+        one = said(t, "worker_lost", "", reason, worker=worker, overdue_s=overdue_s)
+        return {**one, "turn": None, "session": None}
+
+    text = explain_all(
+        told(lost(1.5, "p0", "broke", None), lost(312.25, "d0", "step_overdue", 300.5))
+    )
+    assert "workers: 2 worker_lost" in text
+    assert "  p0 was lost at 1.500 s (broke)" in text
+    assert "  d0 was lost at 312.250 s (step_overdue, its step out for 300.50 s)" in text
+
+
 def write(path: Path, records: Sequence[dict[str, Any]], rest: str = "") -> Path:
     path.write_text("".join(json.dumps(one) + "\n" for one in records) + rest)
     return path
@@ -261,6 +274,19 @@ def test_the_last_run_of_a_file_counts_and_a_line_cut_short_does_not(tmp_path: P
     path = write(tmp_path / "log", records, '{"t": 2.0, "ki')
     assert list(read_history(path).stories) == ["chat-1"]
     assert [list(run.stories) for run in read_runs(path)] == [["old"], ["chat-1"]]
+
+
+def test_what_a_killed_server_left_of_a_line_is_passed_over_where_the_next_run_begins(
+    tmp_path: Path,
+):
+    path = write(tmp_path / "log", [OPENING, ARRIVAL], '{"t": 2.0, "ki\n')
+    with path.open("a") as file:
+        file.write(json.dumps(OPENING) + "\n")
+    assert [list(run.stories) for run in read_runs(path)] == [["chat-1"], []]
+    with path.open("a") as file:
+        file.write("not json\n" + json.dumps(ARRIVAL) + "\n")
+    with pytest.raises(ConfigError, match="log:5: not valid JSON"):
+        read_runs(path)
 
 
 def test_the_command_tells_the_run_that_is_named(tmp_path: Path):

@@ -230,6 +230,7 @@ def test_a_worker_that_is_lost_holds_nothing_and_has_no_role():
     both = [LoadReport(worker, 3, 2, 6, 2, 2, 1, 4, 50, page_loss_s=0.25) for worker in (D0, D1)]
     observer.on_reports(both)
     observer.on_means([WorkerMeans(worker, 0.5, 0.25) for worker in (D0, D1)])
+    observer.on_step_ages({D0: 2.0, D1: 3.0})
     observer.on_reports(both[1:])
     for name in HELD_BY_WORKER:
         assert read(observer, name, engine="1") == 0
@@ -237,6 +238,19 @@ def test_a_worker_that_is_lost_holds_nothing_and_has_no_role():
     for role in Role:
         assert read(observer, "foretoken:worker_role", engine="1", role=role.value) == 0
     assert read(observer, "foretoken:worker_role", engine="2", role="decode") == 1
+
+
+@pytest.mark.parametrize(("reason", "overdue_s"), [("broke", None), ("step_overdue", 300.5)])
+def test_a_loss_is_counted_with_its_reason_before_anybody_has_asked(
+    reason: str, overdue_s: float | None
+):
+    observer = metrics()
+    details = {"worker": D0, "overdue_s": overdue_s}
+    observer.on_decision(Decision("worker_lost", None, None, "", reason, details), 1.0)
+    assert read(observer, "foretoken:workers_lost_total", engine="1", reason=reason) == 1
+    assert read(observer, "foretoken:workers_lost_total") == 1
+    assert read(observer, "foretoken:worker_role", engine="1") == 0
+    assert read(observer, "foretoken:worker_role", engine="2") == 1
 
 
 def test_what_pages_are_there_for():

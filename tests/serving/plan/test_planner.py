@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from serving.cli import cli, run
-from serving.config import ConfigError, suited
+from serving.config import ConfigError
 from serving.flags import build_config, read_config_file
 from serving.plan.answer import report_of, text_of, toml_of
 from serving.plan.demand import Demand, demand_of
@@ -20,6 +20,7 @@ from serving.plan.judge import Court, Verdict
 from serving.plan.options import JUDGE
 from serving.plan.planner import Plan, _most_goodput, make_program, plan
 from serving.plan.request import CLIMBING_GPUS
+from serving.platforms import suited
 from serving.sim.options import simulation_config
 from serving.workload.session import scale_rate
 from tests.serving.plan.requests import ask, short_replies
