@@ -10,6 +10,7 @@
 import asyncio
 import errno
 import gc
+import logging
 import os
 import resource
 import signal
@@ -62,6 +63,7 @@ SWITCH_INTERVAL_S = 0.0005
 of a small model, which a worker would spend waiting for the endpoint's coroutines."""
 
 
+LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
 KEEP_ALIVE_S = 75
 """How long an idle connection is kept; clients that reuse one later than that may see a reset."""
@@ -93,6 +95,7 @@ def run_server(config: ServerConfig, given: Collection[str]) -> int:
     """
     closed = sys.stderr is None
     sys.stderr = forgiving(os.open(os.devnull, os.O_WRONLY) if closed else sys.stderr.fileno())
+    logging.basicConfig(format=LOG_FORMAT, force=True)  # to that standard error
     open_many_files()
     make_cpu_devices(config.mesh.devices_needed)
     config = suited(config, jax.default_backend(), given)

@@ -30,6 +30,9 @@ LEAST = 8  # ratios before a bucket is believed (ours)
 LOWEST, HIGHEST = 1 / 8, 8.0
 """Bounds of a factor (ours): a median beyond them shows a wrong model, or a machine in trouble. A
 described CPU is off by 0.35 to 3 times, by what else runs there (LOG.md)."""
+BACK = 2.0
+"""How far within a bound a median is back, so that one near it is not told every few seconds (ours;
+on two busy cores one was, 13 times in four minutes)."""
 SIGMA_SHARE = 0.1587  # of a normal distribution lies below one standard deviation under its mean
 
 
@@ -133,14 +136,15 @@ class Correction:
     def beyond(self) -> list[tuple[Kind, float]]:
         """Return the kinds whose steps have lately come to be further off than is corrected.
 
-        Each with its median ratio, once a time: what is told again has been within bounds since.
+        Each with its median ratio, once a time: what is told again was well within bounds since.
         """
         found: list[tuple[Kind, float]] = []
         for kind, ratios in self._kinds.items():
             if ratios.unseen < WINDOW:
                 continue
             was, median = ratios.beyond, _median(sorted(ratios.recent))
-            ratios.unseen, ratios.beyond = 0, not LOWEST <= median <= HIGHEST
+            within = BACK if was else 1.0
+            ratios.unseen, ratios.beyond = 0, not within * LOWEST <= median <= HIGHEST / within
             if ratios.beyond and not was:
                 found.append((kind, median))
         return found
