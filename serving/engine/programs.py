@@ -4,6 +4,7 @@ Every program runs under shard_map over the worker's mesh, also when that is one
 nothing of plans or of when a program is called.
 """
 
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -29,7 +30,8 @@ from serving.engine.layout import StepLayout
 from serving.engine.probe import Probe, Trace, row_of, with_row
 from serving.engine.steps import Step, TargetScores, score_samples
 
-COMPILE_THREADS = 4  # XLA compiles without holding the interpreter's lock
+COMPILE_THREADS = max(4, (os.cpu_count() or 1) // 2)
+"""XLA compiles without holding the interpreter's lock; much of a large program by one core."""
 
 Function = Callable[..., Any]
 
