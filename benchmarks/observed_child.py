@@ -24,6 +24,7 @@ import uvloop
 
 from benchmarks.engine import Engines
 from benchmarks.server import MODEL
+from model.sampling_defaults import SamplingDefaults
 from model.tokenizer import load_tokenizer
 from serving.api.app import build_app
 from serving.api.service import ServedModel, Service
@@ -116,7 +117,12 @@ async def serving(
         timed = Timed(observer)
         async with engines.running(timed) as engine:
             model = ServedModel(
-                (MODEL,), deployment.max_model_len, created=0, seed=0, random_weights=False
+                (MODEL,),
+                deployment.max_model_len,
+                created=0,
+                seed=0,
+                random_weights=False,
+                defaults=SamplingDefaults(),
             )
             # The endpoint itself counts one thing per request; that is the same with and without.
             service = Service(

@@ -5,6 +5,7 @@ Field metadata carries the help text; derived values are properties.
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import inf
 from typing import Any
@@ -23,6 +24,11 @@ def require(condition: bool, problem: str) -> None:
     """Raise ConfigError(problem) unless the condition holds."""
     if not condition:
         raise ConfigError(problem)
+
+
+def _require_known(flag: str, value: str, known: Sequence[str]) -> None:
+    *most, last = known
+    require(value in known, f"{flag} {value} is unknown; use {', '.join(most)} or {last}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -351,6 +357,9 @@ class ModelSource:
         "fastest that can serve the model here.",
     )
     chat_template: str | None = setting(None, "A Jinja file instead of the checkpoint's template.")
+    generation_config: str = setting(
+        "auto", "Sampling that requests leave open: auto (by generation_config.json) or none."
+    )
     random_weights: bool = setting(
         False, "Draw random weights of the size that config.json says, to measure speed."
     )
@@ -358,19 +367,11 @@ class ModelSource:
     compilation_cache: bool = setting(True, "Keep compiled steps on disk for the next start.")
 
     def __post_init__(self) -> None:
-        """Raise ConfigError for an unknown precision."""
-        require(
-            self.dtype in ("auto", "float32", "bfloat16"),
-            f"--dtype {self.dtype} is unknown; use auto, float32 or bfloat16",
-        )
-        require(
-            self.quantize in ("none", "int8", "fp8"),
-            f"--quantize {self.quantize} is unknown; use none, int8 or fp8",
-        )
-        require(
-            self.kv_dtype in KV_DTYPES,
-            f"--kv-dtype {self.kv_dtype} is unknown; use one of {', '.join(KV_DTYPES)}",
-        )
+        """Raise ConfigError for a name that there is not."""
+        _require_known("--dtype", self.dtype, ("auto", "float32", "bfloat16"))
+        _require_known("--generation-config", self.generation_config, ("auto", "none"))
+        _require_known("--quantize", self.quantize, ("none", "int8", "fp8"))
+        _require_known("--kv-dtype", self.kv_dtype, tuple(KV_DTYPES))
 
     @property
     def weight_format(self) -> str | None:

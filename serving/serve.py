@@ -30,6 +30,7 @@ import uvicorn
 import uvloop
 from starlette.types import ASGIApp
 
+from model.sampling_defaults import SamplingDefaults, read_sampling_defaults
 from model.tokenizer import TOKENIZER, load_tokenizer
 from serving.api.app import build_app
 from serving.api.connections import Connection
@@ -133,6 +134,7 @@ def run_server(config: ServerConfig, given: Collection[str]) -> int:
         created=int(time.time()),
         seed=config.model.seed,
         random_weights=config.model.random_weights,
+        defaults=find_defaults(config),
     )
     service = Service(engine, tokenizer, config.endpoint, model, metrics)
     known = filled_in(deployment, names)
@@ -144,6 +146,8 @@ def run_server(config: ServerConfig, given: Collection[str]) -> int:
             click.echo(f"costs: {costs_named(known)}", err=True)
             click.echo(f"length head: {deployment.head}", err=True)
             click.echo(f"attention: {deployment.attention}", err=True)
+            if model.defaults != SamplingDefaults():
+                click.echo(f"sampled by default with {model.defaults}", err=True)
             if (notice := route_notice(config.policy)) is not None:
                 click.echo(notice, err=True)
             if config.model.random_weights:
@@ -174,6 +178,13 @@ def find_tokenizer(deployment: Deployment) -> Tokenizer:
         require(template is None, f"--chat-template needs a {TOKENIZER} in {path}; leave it out")
         return IdTokenizer(model.vocab_size, model.eos_ids)
     return load_tokenizer(path, chat_template=template)
+
+
+def find_defaults(config: ServerConfig) -> SamplingDefaults:
+    """Say how to sample where a request does not; raises CheckpointError."""
+    if config.model.generation_config == "none":
+        return SamplingDefaults()
+    return read_sampling_defaults(config.checkpoint)
 
 
 def filled_in(deployment: Deployment, names: tuple[str, ...]) -> ServerConfig:

@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from model.sampling_defaults import SamplingDefaults
 from serving.api.choice import TextRules
 from serving.api.errors import bad_request
 from serving.api.schemas import ChatBody, CompletionBody, GenerationBody
@@ -30,6 +31,7 @@ class Limits:
     vocab_size: int
     eos_ids: tuple[int, ...]
     max_logprobs: int
+    defaults: SamplingDefaults
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +74,11 @@ def wanted(
     sampling = SamplingParams(
         max_tokens=max_tokens,
         min_tokens=min_tokens,
-        temperature=_temperature(body),
+        temperature=_temperature(body, limits.defaults),
         top_k=top_k,
         top_p=top_p,
-        min_p=_or(body.min_p, 0.0),
-        repetition_penalty=_or(body.repetition_penalty, 1.0),
+        min_p=_or(body.min_p, limits.defaults.min_p),
+        repetition_penalty=_or(body.repetition_penalty, limits.defaults.repetition_penalty),
         presence_penalty=_or(body.presence_penalty, 0.0),
         frequency_penalty=_or(body.frequency_penalty, 0.0),
         logit_bias=_logit_bias(body, limits),
@@ -131,18 +133,18 @@ def _or(value: float | None, default: float) -> float:
     return default if value is None else value
 
 
-def _temperature(body: GenerationBody) -> float:
+def _temperature(body: GenerationBody, defaults: SamplingDefaults) -> float:
     """Temperatures too small to divide by are greedy, like 0."""
-    temperature = _or(body.temperature, 1.0)
+    temperature = _or(body.temperature, defaults.temperature)
     return 0.0 if temperature < SMALLEST else temperature
 
 
 def _nucleus(body: GenerationBody, limits: Limits) -> tuple[int | None, float]:
     """`top_k` 0 and -1 mean all tokens; `top_p` 0 leaves exactly the likeliest one."""
-    top_p = _or(body.top_p, 1.0)
+    top_p = _or(body.top_p, limits.defaults.top_p)
     if top_p < SMALLEST:
         return 1, 1.0
-    top_k = body.top_k or 0
+    top_k = limits.defaults.top_k if body.top_k is None else body.top_k
     return (top_k if 0 < top_k < limits.vocab_size else None), top_p
 
 

@@ -11,6 +11,7 @@ from random import Random
 
 from starlette.datastructures import Headers
 
+from model.sampling_defaults import SamplingDefaults
 from serving.api.answer import Manner
 from serving.api.choice import Choice
 from serving.api.detokenize import TokenText
@@ -41,7 +42,8 @@ REMEMBERED_BYTES = 32_000_000
 class ServedModel:
     """The model as clients see it: its names, its limit, when it was loaded (seconds).
 
-    With `random_weights` nothing that it says means anything, and clients are told so.
+    With `random_weights` nothing that it says means anything, and clients are told so. `defaults`:
+    how it is sampled where a request does not say.
     """
 
     names: tuple[str, ...]
@@ -49,6 +51,7 @@ class ServedModel:
     created: int
     seed: int
     random_weights: bool
+    defaults: SamplingDefaults
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +97,7 @@ class Service:
             vocab_size=tokenizer.vocab_size,
             eos_ids=tokenizer.eos_ids,
             max_logprobs=config.max_logprobs,
+            defaults=model.defaults,
         )
         self.running = Running()
         self._seeds = Random(model.seed)

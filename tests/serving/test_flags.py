@@ -151,9 +151,10 @@ def test_what_is_no_list_of_origins_is_named(value):
         (["--port", "70000"], "--port"),
         (["--dtype", "int3"], "--dtype int3 is unknown"),
         (["--quantize", "int4"], "--quantize int4 is unknown; use none, int8 or fp8"),
+        (["--generation-config", "x"], "--generation-config x is unknown; use auto or none"),
         (
             ["--kv-cache-dtype", "int3"],
-            "--kv-dtype int3 is unknown; use one of auto, bfloat16",
+            "--kv-dtype int3 is unknown; use auto, bfloat16 or fp8",
         ),
         (["--memory-fraction", "1.5"], "--memory-fraction"),
         (["--max-num-batched-tokens", "0"], "--max-num-batched-tokens"),

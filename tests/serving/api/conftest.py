@@ -11,6 +11,7 @@ import openai
 import pytest
 import uvicorn
 
+from model.sampling_defaults import SamplingDefaults
 from serving.api.app import build_app
 from serving.api.connections import Connection
 from serving.api.service import ServedModel, Service
@@ -27,6 +28,7 @@ MODEL = ServedModel(
     created=1_700_000_000,
     seed=0,
     random_weights=False,
+    defaults=SamplingDefaults(),
 )
 
 LABELS = ServerLabels(

@@ -8,14 +8,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from model.sampling_defaults import SamplingDefaults
 from serving.api.id_tokenizer import IdTokenizer
 from serving.api.info import RANDOM_HEADER
 from serving.config import EndpointConfig
 from serving.messages import EngineState, LoadReport, WorkerId, WorkerMeans
+from serving.request import SamplingParams
 from tests.serving.api.conftest import MODEL, serve
 from tests.serving.api.test_bad_input import CHAT, HI, TEXT, error_of
 from tests.support.fake_engine import FakeEngine, Script
-from tests.support.fake_tokenizer import BOS, SPECIALS
+from tests.support.fake_tokenizer import BOS, SPECIALS, FakeTokenizer
 
 
 def test_models_are_listed_under_every_name(client: openai.OpenAI, http: httpx.Client):
@@ -55,6 +57,25 @@ def test_random_weights_are_told_and_their_ids_stand_for_text():
             assert refused.status_code == 400
             assert error_of(refused)["code"] == "no_tokenizer"
             assert error_of(refused)["param"] == param
+
+
+def test_what_a_request_does_not_say_of_sampling_the_model_does():
+    model = replace(MODEL, defaults=SamplingDefaults(0.6, 0.95, 20, 0.1, 1.05))
+    with (
+        serve(EndpointConfig(), FakeTokenizer(), model) as server,
+        httpx.Client(base_url=server.url, trust_env=False, timeout=20) as http,
+    ):
+        server.engine.script = lambda turn: Script([[97], [5, 0]])
+        own = {"temperature": 0, "top_p": 1, "top_k": -1, "min_p": 0, "repetition_penalty": 1}
+        for path, body in (("/v1/completions", TEXT), ("/v1/chat/completions", CHAT)):
+            assert http.post(path, json=body).status_code == 200
+            assert http.post(path, json={**body, **own}).status_code == 200
+    said, not_said = (0.0, 1.0, None, 0.0, 1.0), (0.6, 0.95, 20, 0.1, 1.05)
+    assert [sampled(turn.sampling) for turn in server.engine.turns] == [not_said, said] * 2
+
+
+def sampled(by: SamplingParams) -> tuple[float | None, ...]:
+    return by.temperature, by.top_p, by.top_k, by.min_p, by.repetition_penalty
 
 
 def test_a_model_name_may_hold_slashes(client: openai.OpenAI):
