@@ -40,12 +40,19 @@ class Buckets:
 
     def fit(self, *, rows: int, tokens: int, chunks: int) -> Bucket:
         """Return the bucket with the fewest tokens that holds a step; ValueError if none does."""
-        fitting = [
-            b for b in self.steps if b.rows >= rows and b.tokens >= tokens and b.chunks >= chunks
-        ]
+        fitting = self._that_hold(rows, tokens, chunks)
         if not fitting:
             raise ValueError(f"no bucket holds {rows} rows and {tokens} tokens in {chunks} chunks")
         return min(fitting, key=lambda bucket: (bucket.rows + bucket.tokens, bucket.rows))
+
+    def holds(self, *, rows: int, tokens: int, chunks: int) -> bool:
+        """Whether any bucket holds a step."""
+        return bool(self._that_hold(rows, tokens, chunks))
+
+    def _that_hold(self, rows: int, tokens: int, chunks: int) -> list[Bucket]:
+        return [
+            b for b in self.steps if b.rows >= rows and b.tokens >= tokens and b.chunks >= chunks
+        ]
 
     def pad(self, rows: int, tokens: int) -> tuple[int, int]:
         """Return how many rows and tokens a step runs that is one chunk beside rows, or has none.

@@ -37,13 +37,10 @@ def _sizes(buckets: Buckets) -> Iterator[tuple[int, int]]:
     """Yield rows and new tokens of the steps that there are programs for, in doublings."""
     for new_len in (0, *_doublings(max(bucket.tokens for bucket in buckets.steps))):
         for rows in (0, *_doublings(max(bucket.rows for bucket in buckets.steps))):
-            if (rows or new_len) and _is_held(buckets, rows, new_len):
+            if not rows and not new_len:
+                continue
+            if buckets.holds(rows=rows, tokens=new_len, chunks=min(new_len, 1)):
                 yield rows, new_len
-
-
-def _is_held(buckets: Buckets, rows: int, new_len: int) -> bool:
-    chunks = min(new_len, 1)
-    return any(b.rows >= rows and b.tokens >= new_len and b.chunks >= chunks for b in buckets.steps)
 
 
 def _doublings(most: int) -> list[int]:

@@ -9,7 +9,7 @@ from serving.core.holdings import BatcherLimits
 from serving.core.plan import (
     LoadSlot,
 )
-from serving.costs.correction import HIGHEST
+from serving.costs.correction import HIGHEST, LEAST
 from serving.messages import (
     Ack,
     Cancel,
@@ -20,6 +20,7 @@ from serving.messages import (
     PullRequested,
     Refused,
     SampledToken,
+    StepTime,
     TaskId,
     Tick,
     Tokens,
@@ -199,6 +200,26 @@ def test_cached_pages_are_dropped_on_demand_and_held_ones_are_not():
     assert (worker.num_held, worker.batcher.report().pages_cached) == (2, 3)
     assert worker.on(DropCached()) == []
     assert (worker.num_held, worker.batcher.report().pages_cached) == (2, 0)
+
+
+def test_what_steps_took_elsewhere_corrects_what_fetching_is_weighed_against():
+    worker = Worker(num_pages=17, host_pages=20)
+    worker.batcher.correct([StepTime(0, n, 0, 1.0, 3.0) for n in range(1, 19)] * LEAST)
+
+    def run(name: str, tokens: range) -> None:
+        """A step of which nothing is learnt: it takes no time."""
+        worker.on(prefill(task(name, tokens, max_tokens=1), None))
+        while outputs := worker.step():
+            worker.complete(launched(outputs), 1)
+
+    run("first", range(16))
+    for i in range(9):
+        run(str(i), range(100 * i + 100, 100 * i + 108))
+    run("again", range(18))
+    (restore,) = (one for one in worker.decisions if one.kind == "restore")
+    tokens, compute_s = restore.details["tokens"], restore.details["compute_s"]
+    assert isinstance(tokens, int)
+    assert compute_s == pytest.approx(3 * COSTS.prefill(tokens, 16 - tokens).seconds)
 
 
 def test_what_steps_took_corrects_what_fetching_is_weighed_against():

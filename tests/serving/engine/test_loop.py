@@ -80,10 +80,12 @@ class Running:
         flexible_roles: bool = False,
         diary: Diary | None = None,
         step_timeout_s: float = inf,
+        timed: Sequence[StepTime] = (),
         **limits: Any,
     ) -> None:
         self.cluster, self.limits = cluster, replace(LIMITS, **limits)
         self.diary = diary or Diary()
+        self.timed = timed
         coordinator = Coordinator(
             CoordinatorLimits(128, 4, max_queue_size, None, 3, 30.0),
             coordinator_rules(),
@@ -104,7 +106,7 @@ class Running:
         for name, (role, executor) in self.cluster.executors.items():
             batcher = Batcher(name, self.limits, batcher_rules())
             worker = Worker(batcher, executor, connector, self.engine.post, time.monotonic)
-            workers.append(WarmWorker(worker, role, 192, ()))
+            workers.append(WarmWorker(worker, role, 192, self.timed))
         await self.engine.start(workers)
         return self.engine
 
@@ -288,6 +290,19 @@ def test_where_nobody_is_left_to_decode_the_engine_is_dead(split, monkeypatch):
             assert engine.state is EngineState.DEAD
 
     asyncio.run(main())
+
+
+def test_what_steps_took_as_workers_warmed_up_is_known_from_the_start(colocated, caplog):
+    async def main() -> None:
+        step = StepTime(4, 0, 0, 0.001, 0.009)
+        async with Running(colocated, timed=[step] * WINDOW) as engine:
+            (worker,) = [status.worker for status in engine.workers()]
+            engine.post([StepsTimed(worker, (step,), 0.002, 0.1)])
+            await asyncio.sleep(0.01)
+
+    asyncio.run(main())
+    (line,) = [r.message for r in caplog.records if r.name == "serving.engine.loop"]
+    assert line.startswith("decode steps take 9 times what is predicted")
 
 
 def test_an_operator_is_told_that_predicted_step_times_are_wrong(colocated, caplog):
