@@ -1,13 +1,24 @@
 """What steps of padding took speaks for every size that is padded to them."""
 
-import pytest
+import time
 
+import jax
+import numpy as np
+import pytest
+from jax.sharding import Mesh
+
+from model.sharding import DECODE, TENSOR
 from serving.costs.correction import Corrected, Correction
 from serving.costs.padded import Padded
 from serving.engine.buckets import Bucket, make_buckets
+from serving.engine.build import ColdWorker, assemble
+from serving.engine.meshes import WorkerMesh
 from serving.engine.warm_times import warm_times
-from serving.messages import Role
+from serving.messages import Role, WorkerId
 from tests.support.fake_costs import LinearCosts
+from tests.support.one_executor import make
+from tests.support.rules import batcher_rules
+from tests.support.tiny_cluster import LIMITS
 
 SIZES = {"min_rows": 1, "max_rows": 48, "max_tokens": 512, "max_chunks": 4, "max_pages": 0}
 DESCRIBED = LinearCosts(base_s=0.001, new_s=1e-5, row_s=1e-4)
@@ -53,3 +64,18 @@ def test_what_repeats_differ_by_is_the_error_that_is_left():
 
     assert error(0.01) == 0.0
     assert 0.05 < error(0.009, 0.01, 0.011) < 0.15
+
+
+def test_workers_are_assembled_with_the_times_of_their_own_programs():
+    executor = make(Role.BOTH, 0, 1)
+    mesh = WorkerMesh(
+        WorkerId("w"), Role.BOTH, Mesh(np.array(jax.devices()[:1]), (TENSOR,)), DECODE
+    )
+    cold = ColdWorker(mesh, LIMITS, batcher_rules(), executor)
+    (warm,) = assemble([cold], lambda leaving: None, time.monotonic)
+    costs = cold.rules.costs
+    assert list(warm.timed) == warm_times(costs, executor.buckets, executor.padding_s)
+    told = Correction()
+    told.observe_all(warm.timed)
+    known = warm.worker.batcher._state.clock.corrected
+    assert known.decode(1, 1) == Corrected(costs, told).decode(1, 1) != costs.decode(1, 1)
