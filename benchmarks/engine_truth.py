@@ -1,6 +1,7 @@
 """How far is the simulator off this project's own engine? Both play the same sessions.
 
-    1. the steps of a worker are timed without a scheduler (`foretoken profile`)
+    1. the steps of a worker are timed without a scheduler (`foretoken profile`), on one processor;
+       all kinds of workers, and then all again
     2. some sessions under one policy show what the simulator leaves out: `request_s`, the way of a
        request through client, HTTP and endpoint, and `step_s`, what the scheduler, the client and
        the other worker take of a step's time on the same processors; both are named in the result
@@ -8,24 +9,24 @@
        driven by the replay client, and simulated with the same settings; under all of them and
        then under all again, so that what a machine does by the hour falls on each alike
 
-What is reported is of step 3 alone. A worker's step runs on one thread, as if each had a device of
-its own; yet they, the endpoint and the client share this machine's processors, which the simulator
-does not know: the higher the rate, the more is to be added (`--calm` calibrates at a part of the
-rate and shows by how much).
+What is reported is of step 3 alone. The simulator's workers have a device each; here two of them,
+the endpoint and the client share two processors, over which XLA spreads every larger product (and
+`--xla_cpu_multi_thread_eigen=false` keeps it from nothing). A worker that is timed has one of them:
+that is what it has while the other one works. What is left grows with the rate (`--calm` calibrates
+at a part of it and shows by how much).
 
     python -m benchmarks.engine_truth --out benchmarks/results/engine_truth.json
 """
 
 import itertools
 import json
-import os
 import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 import numpy as np
@@ -34,6 +35,14 @@ from benchmarks.machine import describe_machine
 from benchmarks.server import Server, shared_cache
 from serving.core.batcher import MAX_LAUNCHED
 from serving.costs.costs import Costs, Estimate, Link, StepModel
+from serving.costs.measured import (
+    Grid,
+    Measured,
+    StepPoint,
+    TransferPoint,
+    read_measured,
+    write_measured,
+)
 from serving.flags import build_config
 from serving.messages import Role
 from serving.replay.run import replay
@@ -48,7 +57,6 @@ POLICIES = ("replicas", "pd-full", "local", "foretoken")
 CALM_SEED, SEED = 1, 2
 """Of the sessions that are calibrated on, and of those that are reported on."""
 CALIBRATED_TURNS = 150
-ONE_THREAD = "--xla_cpu_multi_thread_eigen=false"
 RANKED = 1.1
 """Policies rank if each run of one shows so many times what any run of the other does."""
 HABITS = {
@@ -60,6 +68,7 @@ HABITS = {
     "think": LogNormal(1.0, 2.5),
 }
 """Prompts that take a step of several milliseconds, so that it is not threads that are compared."""
+Point = TypeVar("Point", StepPoint, TransferPoint)
 MEASURED = ("ttft_turn1", "ttft_later", "tpot", "itl")
 
 
@@ -132,21 +141,40 @@ def workload(rate: float, sessions_turns: int, seed: int) -> Workload:
     return make_sessions(Habits(session_rate=rate, **HABITS), sessions_turns, seed)
 
 
-def one_thread_each(env: Mapping[str, str]) -> dict[str, str]:
-    """Return an environment in which a step does not spread over the processors."""
-    return {**env, "XLA_FLAGS": f"{env.get('XLA_FLAGS', '')} {ONE_THREAD}".strip()}
+def measure(kept: Path, turns: int) -> Path:
+    """Time all workers' steps, `turns` times in turn; returns the file of the means.
+
+    Each in a process of its own, for its own devices; what is timed already is kept.
+    """
+    files = [kept / f"costs_{i}.json" for i in range(turns)]
+    for costs, policy in itertools.product(files, ("local", "replicas")):  # all roles between them
+        program = str(Path(sys.executable).with_name("foretoken"))
+        known = {"route_policy", "rebalance_policy"}
+        flags = written({k: v for k, v in flags_of(policy).items() if k not in known})
+        subprocess.run(
+            ["taskset", "-c", "0", program, "profile", str(DEMO), "--out", costs, *flags],
+            check=True,
+        )
+    out = kept / "costs.json"
+    write_measured(out, averaged([read_measured(path) for path in files]))
+    return out
 
 
-def measure(policy: str, costs: Path) -> None:
-    """Time the steps of this policy's workers; a process of its own, for its own devices."""
-    program = str(Path(sys.executable).with_name("foretoken"))
-    known = {"route_policy", "rebalance_policy"}
-    flags = written({k: v for k, v in flags_of(policy).items() if k not in known})
-    subprocess.run(
-        [program, "profile", str(DEMO), "--out", str(costs), *flags],
-        check=True,
-        env=one_thread_each(os.environ),
-    )
+def averaged(files: Sequence[Measured]) -> Measured:
+    """Return a file of which every point has the mean time of the same point in all of them."""
+    grids = []
+    for same in zip(*(measured.grids for measured in files), strict=True):
+        steps = zip(*(grid.steps for grid in same), strict=True)
+        transfers = zip(*(grid.transfers for grid in same), strict=True)
+        grid = Grid(
+            same[0].worker, tuple(_mean_point(x) for x in steps), tuple(map(_mean_point, transfers))
+        )
+        grids.append(grid)
+    return Measured(files[0].origin, files[0].date, tuple(grids))
+
+
+def _mean_point(points: Sequence[Point]) -> Point:
+    return points[0]._replace(seconds=float(np.mean([point.seconds for point in points])))
 
 
 def written(flags: Mapping[str, Any]) -> list[str]:
@@ -157,7 +185,7 @@ def written(flags: Mapping[str, Any]) -> list[str]:
 def serve(policy: str, sessions: Workload, cache: Path, costs: Path) -> dict[str, Any]:
     """Serve the sessions and return what the client saw."""
     flags = [f"--costs={costs}", "--length-head=none", *written(flags_of(policy))]
-    with Server(DEMO, flags, one_thread_each(shared_cache(cache))) as server:
+    with Server(DEMO, flags, shared_cache(cache)) as server:
         config = ReplayConfig(
             url=f"http://127.0.0.1:{server.port}",
             model=None,
@@ -251,9 +279,7 @@ def _of(found: Mapping[str, float | None], name: str) -> float:
 def main(sessions: int, rate: float, repeats: int, calm: float, work: Path, out: Path) -> None:
     """Serve and simulate under every policy, and write how far they are apart."""
     work.mkdir(parents=True, exist_ok=True)
-    costs = work / "costs.json"
-    for policy in ("local", "replicas"):  # between them all roles; what is timed already is kept
-        measure(policy, costs)
+    costs = measure(work, repeats)
     with tempfile.TemporaryDirectory() as folder:
         cache = Path(folder)
         known = workload(rate * calm, CALIBRATED_TURNS, CALM_SEED)

@@ -6,7 +6,7 @@ when that clock says. Sampled tokens differ from the simulated ones, and no deci
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import cast
 
@@ -21,7 +21,7 @@ from serving.core.rules import CoordinatorLimits
 from serving.core.sessions import Sessions
 from serving.costs.costs import Link
 from serving.engine.worker import Executor, Leaving, Moved, Worker
-from serving.messages import Decision, End, PagesReady, ToWorker, TransferId, WorkerId
+from serving.messages import Decision, End, TransferId, WorkerId
 from serving.metrics.decision_log import line, record
 from serving.request import GREEDY, SessionId, Slo, Turn, TurnId
 from serving.sim.agenda import Agenda
@@ -121,11 +121,26 @@ class Scripted:
 
 
 class Watched:
-    """A connector that knows when each payload was there: behind the steps launched before it."""
+    """One worker's connector: payloads are there when the steps launched before them are over.
 
-    def __init__(self, real, executors: dict[WorkerId, Scripted]) -> None:
-        self._real, self._executors = real, executors
-        self.there: dict[TransferId, float] = {}
+    `there`: when those of all workers are. `came` is called behind whoever waited for one.
+    """
+
+    def __init__(self, real, executor: Scripted, agenda, there, came: Callable[[], None]) -> None:
+        self._real, self._executor, self._agenda = real, executor, agenda
+        self._there: dict[TransferId, float] = there
+        self._came = came
+        self._last: dict[WorkerId, float] = {}
+
+    def when_here(self, transfer: TransferId, then: Callable[[], None]) -> None:
+        def arrived() -> None:
+            then()
+            self._came()
+
+        last = self._last.get(transfer.sender, 0.0)
+        at = max(self._agenda.now, self._there.pop(transfer), last)
+        self._last[transfer.sender] = at
+        self._agenda.at(at, arrived)
 
     def take(self, transfer: TransferId):
         return self._real.take(transfer)
@@ -137,25 +152,30 @@ class Watched:
         self._real.lose(worker)
 
     def send(self, transfer: TransferId, payload, to: WorkerId) -> int:
-        executor = self._executors[transfer.sender]
-        self.there[transfer] = max(executor.now, executor.free) + WIRE.latency_s
+        ends = max(self._executor.now, self._executor.free)
+        self._there[transfer] = ends + WIRE.latency_s
         return self._real.send(transfer, payload, to)
 
 
 class Timed:
     """The engine's own worker, without its thread, on its own clock."""
 
-    def __init__(self, batcher: Batcher, executor: Scripted, wire: Watched, agenda, hall) -> None:
+    def __init__(
+        self, batcher: Batcher, executor: Scripted, connector, there, agenda, hall
+    ) -> None:
         self.id, self.batcher, self.busy_s = batcher.worker, batcher, 0.0
-        self._executor, self._wire, self._agenda, self._hall = executor, wire, agenda, hall
+        self._executor, self._agenda, self._hall = executor, agenda, hall
+        wire = Watched(connector, executor, agenda, there, self._wake)
         self._worker = Worker(
             batcher, cast(Executor, executor), wire, self._post, lambda: executor.now
         )
         self._waits = False
-        self._last: dict[WorkerId, float] = {}
 
     def deliver(self, message) -> None:
         self._worker.deliver(message)
+        self._wake()
+
+    def _wake(self) -> None:
         if not self._waits:
             self._hall.wake(self)
 
@@ -181,11 +201,6 @@ class Timed:
             match item:
                 case Moved():
                     pass
-                case ToWorker(worker, PagesReady() as ready):
-                    known = self._wire.there.pop(ready.transfer)
-                    at = max(now, known, self._last.get(worker, 0.0))
-                    self._last[worker] = at
-                    self._hall.post(item, at)
                 case _:
                     self._hall.post(item, now)
 
@@ -214,12 +229,12 @@ def served(cluster: Cluster, route: str) -> list[str]:
         name: Scripted(real, SimExecutor(COSTS, replies, None, StepNoise(NOISE, name), 0))
         for name, (_, real) in cluster.executors.items()
     }
-    wire = Watched(connector, executors)
+    there: dict[TransferId, float] = {}
     batchers = []
     for name, (role, _) in cluster.executors.items():
         batcher = Batcher(name, LIMITS, rules())
         batchers.append(batcher)
-        hall.join(Timed(batcher, executors[name], wire, agenda, hall), role)
+        hall.join(Timed(batcher, executors[name], connector, there, agenda, hall), role)
 
     def text(number: int, length: int) -> tuple[int, ...]:
         # Unlike any other turn's, as simulated text is: no prefix is shared by chance.

@@ -168,7 +168,16 @@ class Worker:
         self._thread.start()
 
     def deliver(self, message: WorkerMessage) -> None:
-        """Give the worker a message. Safe from any thread."""
+        """Give the worker a message. Safe from any thread.
+
+        It hears of pages when they are here: what its device has to wait for, its rows wait for.
+        """
+        if isinstance(message, PagesReady):
+            self._connector.when_here(message.transfer, lambda: self._put(message))
+        else:
+            self._put(message)
+
+    def _put(self, message: WorkerMessage) -> None:
         with self._wake:
             self._inbox.append(message)
             self._wake.notify()
@@ -315,7 +324,7 @@ class Worker:
             return message
         try:
             self._arrived[message.transfer] = self._connector.take(message.transfer)
-        except KeyError as error:
+        except (RuntimeError, KeyError) as error:
             return TransferFailed(message.task, message.transfer, str(error))
         return message
 

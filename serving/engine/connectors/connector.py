@@ -1,5 +1,6 @@
 """What must a way of moving KV pages offer? Knows nothing of tasks or of how a mesh computes."""
 
+from collections.abc import Callable
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -32,10 +33,18 @@ class Connector(Protocol):
         """
         ...
 
-    def take(self, transfer: TransferId) -> Payload:
-        """Return a payload sent to this worker, on this worker's mesh; KeyError if unknown.
+    def when_here(self, transfer: TransferId, then: Callable[[], None]) -> None:
+        """Call `then` once `take` waits for nothing: a device shall not wait for another's step.
 
-        A payload is taken once.
+        From any thread; at once if the payload is here, unknown, or has failed. Payloads of one
+        sender that are asked for in turn are told in that order. Does not block.
+        """
+        ...
+
+    def take(self, transfer: TransferId) -> Payload:
+        """Return a payload sent to this worker, on this worker's mesh. A payload is taken once.
+
+        Raises KeyError if it is unknown, RuntimeError with what has kept it from arriving.
         """
         ...
 

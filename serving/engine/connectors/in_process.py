@@ -1,12 +1,13 @@
 """How do pages cross between meshes of one process? By `device_put`, which also reshards."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from threading import Lock
 
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from serving.engine.connectors.connector import Payload
+from serving.engine.connectors.courier import Courier
 from serving.messages import TransferId, WorkerId
 
 
@@ -17,6 +18,8 @@ class InProcessConnector:
         """`shardings[worker]` is how pages [L, n, 2, K, page_size, H] lie on its mesh."""
         self._shardings = dict(shardings)
         self._payloads: dict[TransferId, tuple[WorkerId, Payload]] = {}
+        self._failed: dict[TransferId, RuntimeError] = {}  # of those, what never arrives
+        self._couriers: dict[tuple[WorkerId, WorkerId], Courier] = {}  # sender and receiver
         self._lock = Lock()
 
     def warm_up(self, payloads: Iterable[Payload]) -> None:
@@ -39,15 +42,39 @@ class InProcessConnector:
             self._payloads[transfer] = (to, arrived)
         return sum(leaf.nbytes for leaf in jax.tree.leaves(payload))
 
-    def take(self, transfer: TransferId) -> Payload:
-        """Hand a payload over, once."""
+    def when_here(self, transfer: TransferId, then: Callable[[], None]) -> None:
+        """Tell when a payload has been computed and copied, behind earlier ones of its way."""
         with self._lock:
-            return self._payloads.pop(transfer)[1]
+            known = self._payloads.get(transfer)
+            if known is not None:
+                to, payload = known
+                courier = self._couriers.setdefault(
+                    (transfer.sender, to), Courier(f"{transfer.sender} to {to}")
+                )
+        if known is None:
+            then()
+            return
+
+        def told(error: RuntimeError | None) -> None:
+            if error is not None:
+                self._fail(transfer, error)
+            then()
+
+        courier.tell(payload, told)
+
+    def take(self, transfer: TransferId) -> Payload:
+        """Hand a payload over, once; raises what has kept it from arriving."""
+        with self._lock:
+            _, payload = self._payloads.pop(transfer)
+            failed = self._failed.pop(transfer, None)
+        if failed is not None:
+            raise failed
+        return payload
 
     def drop(self, transfer: TransferId) -> None:
         """Forget a payload."""
         with self._lock:
-            self._payloads.pop(transfer, None)
+            self._forget(transfer)
 
     def lose(self, worker: WorkerId) -> None:
         """Forget a worker and the payloads sent to it."""
@@ -55,11 +82,20 @@ class InProcessConnector:
             self._shardings.pop(worker, None)
             for transfer, (to, _) in list(self._payloads.items()):
                 if to == worker:
-                    del self._payloads[transfer]
+                    self._forget(transfer)
 
     def __len__(self) -> int:
         """Count payloads that nobody has taken yet."""
         return len(self._payloads)
+
+    def _fail(self, transfer: TransferId, error: RuntimeError) -> None:
+        with self._lock:
+            if transfer in self._payloads:
+                self._failed[transfer] = error
+
+    def _forget(self, transfer: TransferId) -> None:
+        self._payloads.pop(transfer, None)
+        self._failed.pop(transfer, None)
 
 
 def _copied(payload: Payload, sharding: NamedSharding) -> Payload:

@@ -1,4 +1,6 @@
-"""What the connector inside one process keeps, and for whom."""
+"""What the connector inside one process keeps, and for whom, and when it says that it is here."""
+
+from threading import Event as Signal
 
 import jax
 import jax.numpy as jnp
@@ -6,11 +8,13 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from serving.engine.connectors import in_process
 from serving.engine.connectors.connector import Payload
 from serving.engine.connectors.in_process import InProcessConnector
 from serving.engine.probe import Trace
 from serving.messages import TransferId, WorkerId
 from tests.support.compiles import no_compiles
+from tests.support.underway import Underway
 
 P0, D0, D1 = WorkerId("p0"), WorkerId("d0"), WorkerId("d1")
 FIRST, SECOND = TransferId(P0, 1), TransferId(P0, 2)
@@ -49,6 +53,97 @@ def test_nothing_is_kept_for_a_worker_that_was_lost_before(connector):
     with pytest.raises(KeyError):
         connector.send(FIRST, PAGES, D0)
     assert len(connector) == 0
+
+
+@pytest.fixture
+def uncopied(monkeypatch) -> None:
+    """What is sent is what arrives: an array that is under way until the test says otherwise."""
+    monkeypatch.setattr(in_process, "_copied", lambda payload, sharding: payload)
+
+
+def under_way() -> tuple[Underway, Payload]:
+    pages = Underway()
+    return pages, Payload(pages, None)  # type: ignore[arg-type]
+
+
+def test_a_payload_is_here_when_it_has_been_computed_and_nobody_waits_for_that(uncopied, connector):
+    (pages, payload), here = under_way(), Signal()
+    connector.send(FIRST, payload, D0)
+    connector.when_here(FIRST, here.set)
+    assert not here.is_set()
+    pages.ends()
+    assert here.wait(30)
+    assert connector.take(FIRST).pages is pages
+
+
+def test_what_a_device_has_yet_to_compute_and_copy_is_here_once_it_is(connector):
+    big = jax.device_put(jnp.ones((1000, 1000)), jax.devices()[0])
+    told, here = [], Signal()
+    connector.send(FIRST, Payload(jax.jit(lambda x: x @ x @ x)(big), None), D0)
+
+    def note() -> None:
+        arrived = connector.take(FIRST).pages
+        told.append(arrived.is_ready() and float(arrived[0, 0]) == 1e6)
+        here.set()
+
+    connector.when_here(FIRST, note)
+    assert here.wait(30)
+    assert told == [True]
+
+
+def test_payloads_of_one_way_are_told_in_turn_and_those_of_another_before(uncopied, connector):
+    (pages, payload), told, over = under_way(), [], Signal()
+    other = TransferId(D1, 1)
+    connector.send(FIRST, payload, D0)
+    connector.send(SECOND, PAGES, D0)
+    connector.send(other, PAGES, D0)
+    connector.when_here(FIRST, lambda: told.append(FIRST))
+    connector.when_here(SECOND, lambda: (told.append(SECOND), over.set()))
+    jax.block_until_ready(PAGES.pages)
+    there = Signal()
+    connector.when_here(other, lambda: (told.append(other), there.set()))
+    assert there.wait(30)
+    assert told == [other]
+    pages.ends()
+    assert over.wait(30)
+    assert told == [other, FIRST, SECOND]
+
+
+def test_what_is_unknown_is_told_at_once_and_cannot_be_taken(connector):
+    here = Signal()
+    connector.when_here(FIRST, here.set)
+    assert here.is_set()
+    with pytest.raises(KeyError):
+        connector.take(FIRST)
+
+
+def test_a_payload_whose_step_breaks_is_told_and_taking_it_says_why(uncopied, connector):
+    (pages, payload), here = under_way(), Signal()
+    connector.send(FIRST, payload, D0)
+    connector.when_here(FIRST, here.set)
+    pages.ends(RuntimeError("the step has broken"))
+    assert here.wait(30)
+    with pytest.raises(RuntimeError, match="the step has broken"):
+        connector.take(FIRST)
+    assert len(connector) == 0
+
+
+@pytest.mark.parametrize("let_go", ["dropped", "its receiver is lost"])
+def test_a_payload_that_is_let_go_while_it_is_under_way_leaves_nothing(
+    uncopied, connector, let_go: str
+):
+    (pages, payload), here = under_way(), Signal()
+    connector.send(FIRST, payload, D0)
+    connector.when_here(FIRST, here.set)
+    if let_go == "dropped":
+        connector.drop(FIRST)
+    else:
+        connector.lose(D0)
+    pages.ends(RuntimeError("the step has broken"))
+    assert here.wait(30), "who asked is told all the same"
+    assert len(connector) == 0
+    with pytest.raises(KeyError):
+        connector.take(FIRST)
 
 
 @pytest.mark.parametrize("way", ["1-to-2", "2-to-1"])

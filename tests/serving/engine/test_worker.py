@@ -3,7 +3,7 @@
 Its device and connector are fakes that only remember; the batcher is real.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from threading import Event as Signal
 from typing import Any
 
@@ -15,6 +15,7 @@ from serving.engine.connectors.connector import Payload
 from serving.engine.worker import Leaving, Moved, Worker
 from serving.messages import (
     Ack,
+    Adopted,
     Granted,
     PagesReady,
     Refused,
@@ -77,11 +78,26 @@ class Device:
 
 
 class Payloads:
-    """A connector that keeps what is sent; `lost` are the workers that it has given up."""
+    """A connector that keeps what is sent; `lost` are the workers that it has given up.
+
+    What comes is here at once, but for what is `under_way`: until `arrive`.
+    """
 
     def __init__(self) -> None:
         self.kept: dict[TransferId, Payload] = {}
         self.lost: list[WorkerId] = []
+        self.under_way: set[TransferId] = set()
+        self._asked: dict[TransferId, Callable[[], None]] = {}
+
+    def when_here(self, transfer: TransferId, then: Callable[[], None]) -> None:
+        if transfer in self.under_way:
+            self._asked[transfer] = then
+        else:
+            then()
+
+    def arrive(self, transfer: TransferId) -> None:
+        self.under_way.remove(transfer)
+        self._asked.pop(transfer)()
 
     def send(self, transfer: TransferId, payload: Payload, to: WorkerId) -> int:
         if to in self.lost:
@@ -150,6 +166,33 @@ def test_nothing_is_cached_of_pages_that_never_came(owner, finish):
     assert owner.device.written == []
     report = owner.worker.batcher.report()
     assert (report.pages_used, report.pages_cached) == (0, 0)
+
+
+def test_rows_go_on_while_pages_are_under_way_and_the_turn_joins_them_when_they_are_here(owner):
+    transfer = TransferId(P0, 1)
+    owner.payloads.kept[transfer] = CAME
+    owner.payloads.under_way = {transfer}
+    owner.tell(prefill(task("b", range(100, 104), max_tokens=8)))
+    owner.tell(announced(task("a", range(9)), 1, None))
+    for _ in range(4):
+        owner.worker.round()
+    assert owner.device.steps > 3
+    assert owner.device.written == [], "its device would wait for the sender's step"
+    assert not owner.messages(Adopted)
+    owner.payloads.arrive(transfer)
+    owner.worker.round()
+    assert owner.device.written == ["kv"]
+    assert len(owner.messages(Adopted)) == 1
+
+
+def test_pages_that_break_on_their_way_end_the_attempt_and_not_the_worker(owner):
+    def breaks(transfer: TransferId) -> Payload:
+        raise RuntimeError("the copy has failed")
+
+    owner.payloads.take = breaks
+    owner.tell(announced(task("a", range(9)), 1, None))
+    assert [refused.reason for refused in owner.messages(Refused)] == ["transfer_failed"]
+    assert not owner.messages(WorkerLost)
 
 
 def test_pages_of_a_reply_that_is_over_are_written_and_kept_when_they_came(owner):
