@@ -1,8 +1,9 @@
 """How is paged attention computed on any platform, at a cost that follows the real lengths?
 
 The past is read in blocks of whole pages by loops whose trip counts are data, so one program serves
-every context length: decode rows together, up to the longest; chunks one after the other, each up
-to its own length. A row's result depends neither on its neighbours nor on how long they are.
+every context length: a few decode rows together, up to the longest of them; chunks one after the
+other, each up to its own length. A row's result depends neither on its neighbours nor on how long
+they are.
 """
 
 import jax
@@ -14,6 +15,7 @@ from model.attention.inputs import Places, StepInputs, chunk_offsets
 from model.attention.softmax import Running
 
 BLOCK_POSITIONS = 64  # positions of the past per iteration
+ROW_TILE = 8  # decode rows that attend to a block together: up to their longest, none for padding
 QUERY_TILE = 64  # queries of one chunk that attend to its past at once
 CHUNK_TILE = 256  # queries that attend to the chunk segment at once
 
@@ -125,20 +127,44 @@ def _decode(
     inputs: StepInputs,
 ) -> Float[Array, "R K G H"]:
     """Attend from one token a row; the token itself is the first key it sees."""
+    rows = len(q)
     scaled = _scaled(q)
     own = _dot("rkgh,rkh->rkg", scaled, k)
     values = jnp.broadcast_to(v[:, :, None].astype(jnp.float32), q.shape)
-    position = inputs.decode_position[:, None, None]
-    tables = past.padded(inputs.decode_pages)
-
-    def block(index: jax.Array, running: Running) -> Running:
-        keys, values = past.read(tables, index)
-        scores = past.hide(_dot("rkgh,rksh->rkgs", scaled, keys), index, position, position)
-        return running.add(scores, lambda weights: _dot("rkgs,rksh->rkgh", weights, values))
-
-    first, last = past.span(inputs.decode_position, inputs.decode_position)
     running = Running(own, jnp.ones_like(own), values)
-    return jax.lax.fori_loop(first, last, block, running).result().astype(q.dtype)
+    tile = min(rows, ROW_TILE)
+    # What fills the last tile up has no past, and is cut off in the end.
+    scaled, lengths, tables, running = jax.tree.map(
+        lambda x: jnp.pad(x, [(0, -rows % tile)] + [(0, 0)] * (x.ndim - 1)),
+        (scaled, inputs.decode_position, past.padded(inputs.decode_pages), running),
+    )
+
+    def one_tile(number: jax.Array, running: Running) -> Running:
+        start = number * tile
+
+        def cut(x: jax.Array) -> jax.Array:
+            return jax.lax.dynamic_slice_in_dim(x, start, tile)
+
+        queries, table, length = cut(scaled), cut(tables), cut(lengths)
+        position = length[:, None, None]
+
+        def block(index: jax.Array, state: Running) -> Running:
+            keys, values = past.read(table, index)
+            scores = past.hide(_dot("rkgh,rksh->rkgs", queries, keys), index, position, position)
+            return state.add(scores, lambda weights: _dot("rkgs,rksh->rkgh", weights, values))
+
+        first, last = past.span(length, length)
+        after = jax.lax.fori_loop(first, last, block, jax.tree.map(cut, running))
+        return jax.tree.map(
+            lambda x, y: jax.lax.dynamic_update_slice_in_dim(x, y, start, 0), running, after
+        )
+
+    if tile == rows:
+        running = one_tile(jnp.int32(0), running)
+    else:
+        ends = jnp.where(lengths > 0, jnp.arange(1, len(lengths) + 1, dtype=jnp.int32), 0)
+        running = jax.lax.fori_loop(0, (jnp.max(ends) + tile - 1) // tile, one_tile, running)
+    return Running(*(x[:rows] for x in running)).result().astype(q.dtype)
 
 
 def _chunks(

@@ -35,18 +35,19 @@ def step(
     table_len=TABLE,
     head_dim=H,
     dtype="float32",
+    rows=ROWS,
 ):
     """A random pool and step: `decode` past lengths, `chunks` (past, new) lengths, then padding."""
     rng = np.random.default_rng(seed)
-    free = iter(rng.permutation(2 * (ROWS + CHUNKS) * table_len) + 1)
+    num_pages = 2 * (rows + CHUNKS) * table_len
+    free = iter(rng.permutation(num_pages) + 1)
 
     def table(length):
         used = -(-length // PAGE)
         return [int(next(free)) for _ in range(used)] + [0] * (table_len - used)
 
-    decode_rows = [(p, table(p + 1)) for p in decode] + [(0, [0] * table_len)] * (
-        ROWS - len(decode)
-    )
+    decode_rows = [(p, table(p + 1)) for p in decode]
+    decode_rows += [(0, [0] * table_len)] * (rows - len(decode))
     chunk_rows = [(p, n, table(p + n)) for p, n in chunks]
     chunk_rows += [(0, 0, [0] * table_len)] * (CHUNKS - len(chunks))
     inputs = StepInputs(
@@ -56,20 +57,22 @@ def step(
         chunk_start=jnp.array([p for p, _, _ in chunk_rows], jnp.int32),
         chunk_pages=jnp.array([t for _, _, t in chunk_rows], jnp.int32),
     )
-    total = ROWS + tokens
-    pool = rng.normal(size=(L, 2 * (ROWS + CHUNKS) * table_len + 1, 2, heads, PAGE, head_dim))
+    total = rows + tokens
+    pool = rng.normal(size=(L, num_pages + 1, 2, heads, PAGE, head_dim))
     q = rng.normal(size=(total, heads, group, head_dim))
     k, v = rng.normal(size=(2, total, heads, head_dim))
     return [jnp.array(x, dtype) for x in (pool, q, k, v)], inputs
 
 
-def both(decode, chunks, *, heads=2, group=2, window=None, seed=0, **sizes):
-    (pool, q, k, v), inputs = step(decode, chunks, heads=heads, group=group, seed=seed, **sizes)
+def both(decode, chunks, *, heads=2, group=2, window=None, seed=0, rows=ROWS, **sizes):
+    (pool, q, k, v), inputs = step(
+        decode, chunks, heads=heads, group=group, seed=seed, rows=rows, **sizes
+    )
     outs = [
         attended(pool, jnp.int32(1), q, k, v, inputs, window=window, backend=backend)[1]
         for backend in (BLOCKED, REFERENCE)
     ]
-    real = [*range(len(decode)), *range(ROWS, ROWS + sum(n for _, n in chunks))]
+    real = [*range(len(decode)), *range(rows, rows + sum(n for _, n in chunks))]
     return np.array(outs[0]), np.array(outs[1])[real], np.array(outs[0])[real]
 
 
@@ -85,6 +88,17 @@ def test_blocked_equals_reference_over_ragged_lengths(decode, chunks, seed):
     everything, wanted, got = both(decode, chunks, seed=seed)
     np.testing.assert_allclose(got, wanted, atol=2e-6)
     assert np.isfinite(everything).all()  # padding rows and tokens too
+
+
+@pytest.mark.parametrize("window", [None, 20])
+@pytest.mark.parametrize("num", [0, 1, 8, 9, 16, 19])
+@pytest.mark.parametrize("rows", [8, 9, 16, 20])
+def test_more_rows_than_attend_together_need_not_be_a_multiple_of_them(rows, num, window):
+    """The first ones of every few are the longest; some in between have no past."""
+    decode = [90 - 11 * (i % 8) if i % 5 else 0 for i in range(min(num, rows))]
+    everything, wanted, got = both(decode, [(9, 20)], rows=rows, table_len=30, window=window)
+    np.testing.assert_allclose(got, wanted, atol=2e-6)
+    assert np.isfinite(everything).all()
 
 
 @pytest.mark.parametrize(("heads", "group"), [(1, 4), (4, 1)])
