@@ -455,7 +455,7 @@ class PullRequested:
 
 @dataclass(frozen=True, slots=True)
 class PagesReady:
-    """Pages `first_page` ... of a task are on their way; KV is valid up to token `stop`.
+    """Pages `first_page` ... of a task, heard of when they have come; KV is valid up to `stop`.
 
     `reply` is set on the last batch: the turn's whole reply so far. Decode goes on from its last
     token, or, with `finish`, the reply is over and the pages are only kept for the next turn.
