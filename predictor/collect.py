@@ -8,6 +8,7 @@ on behind its last shard. A program on top of everything: nobody imports it.
 import asyncio
 import itertools
 import json
+import os
 import random
 import time
 from collections import deque
@@ -54,6 +55,7 @@ from serving.engine.build import (
     warm_up,
 )
 from serving.engine.compile_cache import cache_directory, keep_compiled
+from serving.engine.device_memory import claim
 from serving.engine.loop import EngineLoop
 from serving.engine.meshes import MeshError
 from serving.engine.observer import Observers
@@ -343,6 +345,7 @@ def run(
     how: Mapping[str, Any],
 ) -> None:
     """Do what `main` was asked for; raises what its parts raise."""
+    claim(os.environ)
     deployment = settle(build_config(str(checkpoint), PLAINLY))
     keep_compiled(cache_directory(), least_seconds=0.0)
     config = deployment.model

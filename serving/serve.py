@@ -50,6 +50,7 @@ from serving.engine.build import (
     warm_up,
 )
 from serving.engine.compile_cache import cache_directory, keep_compiled
+from serving.engine.device_memory import claim
 from serving.engine.length_head import LengthHead, NoHead
 from serving.engine.loop import EngineLoop
 from serving.engine.meshes import make_cpu_devices
@@ -98,6 +99,7 @@ def run_server(config: ServerConfig, given: Collection[str]) -> int:
     sys.stderr = forgiving(os.open(os.devnull, os.O_WRONLY) if closed else sys.stderr.fileno())
     logging.basicConfig(format=LOG_FORMAT, force=True)  # to that standard error
     open_many_files()
+    claim(os.environ)
     make_cpu_devices(config.mesh.devices_needed)
     config = suited(config, jax.default_backend(), given)
     deployment = settle(config)

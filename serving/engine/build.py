@@ -3,6 +3,7 @@
 Knows nothing of HTTP or of the event loop.
 """
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -41,6 +42,7 @@ from serving.costs.padded import Padded
 from serving.costs.shape import shape_of
 from serving.engine.buckets import least_rows, make_buckets
 from serving.engine.connectors.in_process import InProcessConnector
+from serving.engine.device_memory import share_of, usable_bytes
 from serving.engine.executor import JaxExecutor
 from serving.engine.length_head import AUTO, NONE, LengthHead, NoHead, find_length_head
 from serving.engine.meshes import WorkerMesh, make_meshes
@@ -287,14 +289,15 @@ def _room(deployment: Deployment, mesh: WorkerMesh) -> Room:
     devices = mesh.mesh.devices.flatten().tolist()
     limit = (devices[0].memory_stats() or {}).get("bytes_limit")
     free = free_host_bytes(MEMINFO) / config.mesh.devices_needed
-    each = free if limit is None else float(limit)
-    on_host = limit is None
+    on_host, fraction = limit is None, config.memory.memory_fraction
+    share, platform = share_of(os.environ), devices[0].platform
+    each = free if limit is None else usable_bytes(float(limit), share, fraction, platform)
     narrow = jnp.dtype(model.dtype).itemsize <= jnp.dtype(jnp.bfloat16).itemsize
     prefills = mesh.role is Role.PREFILL
     return Room(
         worker=mesh.worker,
         memory_bytes=each * len(devices),
-        fraction=1.0 if on_host else config.memory.memory_fraction,
+        fraction=1.0 if on_host else fraction,
         on_host=on_host,
         weight_bytes=weight_bytes(model),
         narrow_weight_bytes=weight_bytes(model if narrow else replace(model, dtype="bfloat16")),

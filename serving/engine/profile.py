@@ -5,6 +5,7 @@ points of the same model, device, JAX and buckets are kept. One worker of each r
 server would make it.
 """
 
+import os
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
@@ -34,6 +35,7 @@ from serving.costs.shape import shape_of
 from serving.engine import raw_loop
 from serving.engine.build import ColdWorker, Deployment, load_workers, settle
 from serving.engine.compile_cache import cache_directory, keep_compiled
+from serving.engine.device_memory import claim
 from serving.engine.executor import JaxExecutor
 from serving.engine.meshes import make_cpu_devices
 from serving.engine.profile_grid import Plan, Work, plan_grid
@@ -74,6 +76,7 @@ def profile(config: ServerConfig, given: Collection[str], out: Path, repeats: in
     """
     mesh = config.mesh
     mesh = replace(mesh, prefill_workers=min(1, mesh.prefill_workers), decode_workers=1)
+    claim(os.environ)
     make_cpu_devices(mesh.devices_needed)
     config = suited(config, jax.default_backend(), given)
     deployment = settle(replace(config, mesh=mesh))

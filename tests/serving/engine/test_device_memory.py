@@ -1,0 +1,66 @@
+"""Whose memory is meant by a fraction: the device's, or what JAX was given of it."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from serving.engine.device_memory import claim, share_of, usable_bytes
+
+GIB = 2.0**30
+
+
+def test_nearly_all_is_claimed_where_nobody_said_how_much():
+    env = {"OTHER": "1"}
+    claim(env)
+    assert env == {"OTHER": "1", "XLA_CLIENT_MEM_FRACTION": "0.95"}
+    assert share_of(env) == 0.95
+
+
+@pytest.mark.parametrize("name", ["XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION"])
+def test_what_the_environment_says_is_kept_under_either_name(name: str):
+    env = {name: "0.4"}
+    claim(env)
+    assert env == {name: "0.4"}, "JAX refuses both names at once"
+    assert share_of(env) == 0.4
+
+
+def test_an_empty_variable_says_nothing():
+    env = {"XLA_PYTHON_CLIENT_MEM_FRACTION": ""}
+    claim(env)
+    assert env["XLA_CLIENT_MEM_FRACTION"] == "0.95"
+    assert share_of({"XLA_CLIENT_MEM_FRACTION": ""}) == 0.75
+
+
+def test_a_fraction_is_of_the_whole_gpu_as_far_as_jax_was_given_it():
+    # 24 GiB, of which JAX was given 0.95: 0.9 of the 24 lie within.
+    assert usable_bytes(22.8 * GIB, 0.95, 0.9, "gpu") == pytest.approx(24 * GIB)
+    # Given half of it, 0.9 of the half is meant; so where 0.98 of the whole is more than there is.
+    assert usable_bytes(12 * GIB, 0.5, 0.9, "cuda") == 12 * GIB
+    assert usable_bytes(22.8 * GIB, 0.95, 0.98, "gpu") == 22.8 * GIB
+
+
+def test_other_devices_are_wholly_jaxs():
+    assert usable_bytes(16 * GIB, 0.95, 0.9, "tpu") == 16 * GIB
+
+
+def test_a_share_above_one_of_unified_memory_is_not_the_whole_device():
+    assert usable_bytes(48 * GIB, 2.0, 0.9, "gpu") == 48 * GIB
+
+
+SEEN = """
+import os
+from jaxlib import xla_client
+from serving.engine.device_memory import claim
+claim(os.environ)
+print(xla_client.generate_pjrt_gpu_plugin_options()["memory_fraction"])
+"""
+
+
+def test_jax_takes_what_is_claimed_although_it_was_imported_before():
+    env = {k: v for k, v in os.environ.items() if "MEM_FRACTION" not in k}
+    done = subprocess.run(
+        [sys.executable, "-c", SEEN], capture_output=True, text=True, check=True, env=env
+    )
+    assert float(done.stdout) == 0.95
