@@ -107,6 +107,11 @@ class LiveTurn:
         return self.turn.sampling.max_tokens - self.replied
 
     @property
+    def at_owner(self) -> bool:
+        """Whether its row decodes, and at its owner: no pages of its prompt are still to come."""
+        return self.decoding and self.sender is None
+
+    @property
     def since_curve(self) -> int:
         """Reply tokens emitted since the curve's place; a reading may overtake its tokens."""
         return max(0, self.replied - self.curve_from)

@@ -44,11 +44,15 @@ class Moves:
         self._timeout_s = timeout_s
 
     def begin(self, live: LiveTurn, wanted: WantedMove, now: float) -> bool:
-        """Begin a move if the turn decodes and the worker can take it; else nothing happens."""
+        """Begin a move if the row can leave and the worker can take it; else nothing happens.
+
+        A row whose owner has yet to take its pages is nowhere to leave from: its owner would say
+        that it is gone, as of one that has left already, and the turn would begin anew.
+        """
         record = self._fleet.workers.get(wanted.to)
         if record is None or not record.decodes or not record.takes_work:
             return False
-        if not live.decoding or live.finish is not None or live.move is not None:
+        if not live.at_owner or live.finish is not None or live.move is not None:
             return False
         if live.owner is None or live.owner == wanted.to:
             return False

@@ -137,4 +137,4 @@ class Rebalancer:
     def _is_movable(self, live: LiveTurn, now: float) -> bool:
         rested = now - live.moved_at >= self._rules.cool_down_s
         ending = live.finish is not None or live.expected_left < LEAST_LEFT
-        return live.move is None and rested and not ending
+        return live.at_owner and live.move is None and rested and not ending

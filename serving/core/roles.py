@@ -104,7 +104,7 @@ class Roles:
         for record in self._fleet.workers.values():
             if not record.leaving or not record.decodes:
                 continue
-            movable = [r for r in rows if r.owner == record.id and r.decoding]
+            movable = [r for r in rows if r.owner == record.id and r.at_owner]
             homes = self._fleet.owners()
             if homes and movable and all(row.move is None for row in movable):
                 home = min(homes, key=lambda w: (w.load / w.capacity, w.turns, w.id))

@@ -1,10 +1,10 @@
 """Does a whole deployment do what it should? One coordinator, some batchers, no threads, no clock.
 
-Messages are first-in first-out for each pair of sender and receiver; which pair is served next,
-which worker plans a step and whose results arrive is chosen by a seeded generator, so one seed is
-one history. Steps are launched ahead of their results as an engine does. After every call the
-accounts of the worker are checked and its free pages poisoned; every emitted token is compared with
-the oracle at once.
+Messages come in order for each pair of sender and receiver, pages when they come (`channels`).
+Which pair is served next, which worker plans a step and whose results arrive is chosen by a seeded
+generator, so one seed is one history. Steps are launched ahead of their results as an engine does.
+After every call the accounts of the worker are checked and its free pages poisoned; every emitted
+token is compared with the oracle at once.
 """
 
 import random
@@ -53,6 +53,7 @@ from serving.messages import (
     WorkerMessage,
 )
 from serving.request import Turn, TurnId
+from tests.support.channels import Channels, Way
 from tests.support.fake_client import Reply
 from tests.support.fake_executor import Connector, FakeExecutor
 from tests.support.shape import Shape
@@ -85,9 +86,10 @@ class FakeFleet:
         self.coordinator = shape.coordinator(**rules)
         self.workers: dict[WorkerId, FakeWorker] = {}
         self.connector = Connector()
-        self.channels: dict[tuple[str, str], deque[Event | WorkerMessage]] = {}
-        self.held: set[tuple[str, str]] = set()  # channels whose messages stay on their way
-        self.slow: frozenset[tuple[str, str]] = frozenset()  # those that lag behind the others
+        self.channels = Channels()
+        self.held: set[Way] = set()  # channels whose messages stay on their way
+        self.slow: frozenset[Way] = frozenset()  # those that lag behind the others
+        self.pages_lag = 0.0  # the share of rounds in which pages that are under way stay so
         self.replies: dict[TurnId, Reply] = {}
         self.decisions: list[Decision] = []
         self.log: list[str] | None = None
@@ -154,13 +156,7 @@ class FakeFleet:
         for sender, receiver in list(self.channels):
             if receiver == worker or (silently and sender == worker):
                 del self.channels[sender, receiver]
-        announced = {
-            message.transfer
-            for channel in self.channels.values()
-            for message in channel
-            if isinstance(message, PagesReady)
-        }
-        self.connector.forget(worker, announced)
+        self.connector.forget(worker, self.channels.announced())
         self._post("fleet", COORDINATOR, WorkerLost(worker))
 
     def drop(self, sender: str, receiver: str) -> None:
@@ -208,6 +204,8 @@ class FakeFleet:
         choices = self._choices()
         if not choices:
             return False
+        if self.pages_lag and self.random.random() < self.pages_lag:
+            choices = [c for c in choices if c[0] != self._arrive] or choices
         if self.slow and self.random.random() < QUICK_SHARE:
             choices = [c for c in choices if c[1:] not in self.slow] or choices
         self.rounds += 1
@@ -219,7 +217,8 @@ class FakeFleet:
     # ---- one thing after another ---------------------------------------------------------------
 
     def _choices(self) -> list[tuple[Callable[..., None], *tuple[str, ...]]]:
-        choices: list = [(self._deliver, *pair) for pair in self.channels if pair not in self.held]
+        ways = self.channels.ways(self.held)
+        choices: list = [(self._arrive if pages else self._deliver, *way) for way, pages in ways]
         for name, worker in self.workers.items():
             if worker.may_step and len(worker.launched) < self.shape.depth:
                 choices.append((self._step, name))
@@ -235,21 +234,23 @@ class FakeFleet:
         return steps or any(channel not in self.held for channel in self.channels)
 
     def _post(self, sender: str, receiver: str, message: Event | WorkerMessage) -> None:
-        self.channels.setdefault((sender, receiver), deque()).append(message)
+        self.channels.post(sender, receiver, message)
 
     def _deliver(self, sender: str, receiver: str) -> None:
-        channel = self.channels[sender, receiver]
-        message = channel.popleft()
-        if not channel:
-            del self.channels[sender, receiver]
+        message = self.channels.take((sender, receiver), pages=False)
         if receiver == COORDINATOR:
             self._note(COORDINATOR, message)
             self._act(self.coordinator.on(message, self.now))  # type: ignore[arg-type]
             return
-        worker = self.workers[WorkerId(receiver)]
-        if isinstance(message, PagesReady) and message.transfer not in self.connector.payloads:
+        self._call(self.workers[WorkerId(receiver)], message)  # type: ignore[arg-type]
+
+    def _arrive(self, sender: str, receiver: str) -> None:
+        """Pages have come, or the word that they never will."""
+        message = self.channels.take((sender, receiver), pages=True)
+        assert isinstance(message, PagesReady)
+        if message.transfer not in self.connector.payloads:
             message = TransferFailed(message.task, message.transfer, "no payload")
-        self._call(worker, message)  # type: ignore[arg-type]
+        self._call(self.workers[WorkerId(receiver)], message)
 
     def _step(self, name: str) -> None:
         worker = self.workers[WorkerId(name)]

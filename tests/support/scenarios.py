@@ -16,6 +16,7 @@ from serving.messages import Completed, Dropped, Failed, Rejected, Role, WorkerI
 from serving.policy.order import ORDER_POLICIES
 from serving.policy.rebalance import REBALANCE_POLICIES
 from serving.request import TurnId
+from tests.support.channels import Way
 from tests.support.fake_fleet import FakeFleet, Reply
 from tests.support.fake_model import VOCABULARY
 from tests.support.rules import ROUTES
@@ -70,7 +71,8 @@ class Scenario:
     breaks_at: str = "receiver"
     lost_acks: frozenset[int] = frozenset()
     silent_losses: bool = True
-    slow: frozenset[tuple[str, str]] = frozenset()
+    slow: frozenset[Way] = frozenset()
+    pages_lag: float = 0.0
     twice: bool = False
     expected: frozenset[type] = frozenset({Completed})
 
@@ -98,6 +100,7 @@ class Play:
         self.fleet.break_transfer = self._breaks
         self.fleet.lose_ack = self._loses_ack
         self.fleet.slow = self.scenario.slow
+        self.fleet.pages_lag = self.scenario.pages_lag
         self.fleet.twice = self.scenario.twice
         self.fleet.run()  # the workers join
         for conversation in self.scenario.conversations:
@@ -293,6 +296,10 @@ def conversations(draw: st.DrawFn) -> Conversation:
 
 
 SEEDS = st.integers(0, 2**32 - 1)
+LAGS = st.sampled_from((0.0, 0.9, 0.99))
+"""Pages that take a hundred rounds come behind whatever else there is to hear."""
+PATIENCE = st.sampled_from((30.0, 30.0, 0.3, 0.05))
+"""Seconds for a transfer: in virtual time pages that lag take longer than the last ones."""
 CLIENTS = st.lists(conversations(), min_size=1, max_size=8).map(tuple)
 
 
@@ -307,7 +314,8 @@ CHANGES = st.lists(
 @st.composite
 def calm_scenarios(draw: st.DrawFn) -> Scenario:
     """Nothing goes wrong, though rows move and workers change their roles: all turns complete."""
-    return Scenario(draw(shapes()), draw(CLIENTS), draw(SEEDS), faults=draw(CHANGES))
+    shape, clients, seed, changes = draw(shapes()), draw(CLIENTS), draw(SEEDS), draw(CHANGES)
+    return Scenario(shape, clients, seed, faults=changes, pages_lag=draw(LAGS))
 
 
 @st.composite
@@ -321,6 +329,7 @@ def moving_scenarios(draw: st.DrawFn) -> Scenario:
         prefill_pages=-(-80 // 2) + 1,
         page_size=draw(st.sampled_from((2, 4))),
         max_model_len=80,
+        transfer_timeout_s=draw(PATIENCE),
     )
     new_tokens = st.sampled_from(((1, 2, 3, 4, 5, 6, 7, 8), (1, 2, 3, 4, 5, 6, 9), (7,)))
     ask = st.builds(
@@ -352,6 +361,7 @@ def moving_scenarios(draw: st.DrawFn) -> Scenario:
         silent_losses=draw(st.booleans()),
         twice=draw(st.booleans()),
         slow=draw(st.frozensets(st.tuples(names, names), max_size=6)),
+        pages_lag=draw(LAGS),
         expected=frozenset({Completed, Dropped, Failed, Rejected}),
     )
 
@@ -368,6 +378,7 @@ def faulty_scenarios(draw: st.DrawFn) -> Scenario:
         queue_timeout_s=draw(st.sampled_from((None, None, 0.1, 1.0))),
         max_queue_size=draw(st.sampled_from((1, 3, 1000))),
         max_attempts=draw(st.sampled_from((1, 3))),
+        transfer_timeout_s=draw(PATIENCE),
     )
     return Scenario(
         shape,
@@ -378,6 +389,7 @@ def faulty_scenarios(draw: st.DrawFn) -> Scenario:
         breaks_at=draw(st.sampled_from(("sender", "receiver"))),
         lost_acks=draw(few),
         silent_losses=draw(st.booleans()),
+        pages_lag=draw(LAGS),
         twice=draw(st.booleans()),
         expected=frozenset({Completed, Dropped, Failed, Rejected}),
     )

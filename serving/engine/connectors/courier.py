@@ -1,6 +1,7 @@
 """When have arrays arrived? One thread waits for them, in their order, and tells.
 
-It lives while there is something to wait for. Knows nothing of pages or workers.
+It lives while there is something to wait for, and the process with it: an interpreter aborts
+that ends while a thread of its own waits in JAX. Knows nothing of pages or workers.
 """
 
 from collections import deque
@@ -34,7 +35,7 @@ class Courier:
             if not starts or not _are_ready(arrays):
                 self._under_way.append((arrays, told))
                 if starts:
-                    Thread(target=self._wait, name=self._name, daemon=True).start()
+                    Thread(target=self._wait, name=self._name, daemon=False).start()
                 return
         told(_error_of(arrays))
 

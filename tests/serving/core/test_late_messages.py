@@ -155,25 +155,6 @@ def test_a_row_that_reaches_a_worker_which_leaves_does_not_bring_its_session_the
     assert isinstance(again.end.outcome, Completed)
 
 
-def test_a_late_word_of_the_hand_off_does_not_pass_for_the_return_of_the_row():
-    """d0 took the row from the prefill worker, gave it away, and is asked to take it back."""
-    fleet = FakeFleet(replace(SHAPE, prefill_workers=1))
-    fleet.run()
-    fleet.held.add(("d0", COORDINATOR))
-    fleet.submit(make_turn("a", range(9), max_tokens=100, seed=7))
-    fleet.run_until(lambda: bool(fleet.workers[D0].batcher.report().running))
-    fleet.run_until(lambda: bool(fleet.replies[A].samples))
-    go(fleet, D1)
-    fleet.run_until(lambda: not fleet.workers[D0].batcher.holdings.tasks)
-    fleet.held.add(("d1", "d0"))  # the row is not back before d0 has told the rest
-    begin(fleet, D0)
-    fleet.held.remove(("d0", COORDINATOR))
-    fleet.run_until(lambda: ("d0", COORDINATOR) not in fleet.channels)
-    assert said(fleet, "moved") == [("d1", "test")]
-    complete(fleet)
-    assert said(fleet, "moved") == [("d1", "test"), ("d0", "test")]
-
-
 def test_a_task_that_comes_when_its_grant_is_forgotten_begins_anew():
     """Else it would expect that grant for ever, and its owner its pages."""
     fleet = FakeFleet(replace(SHAPE, prefill_workers=1))
@@ -198,3 +179,44 @@ def test_a_row_is_not_taken_to_be_at_a_worker_that_was_lost():
     assert any(isinstance(m, Adopted) for m in fleet.channels["d1", COORDINATOR])
     complete(fleet)
     assert said(fleet, "moved") == []
+
+
+def handed_over(*, seed: int = 0) -> tuple[FakeFleet, WorkerId, WorkerId]:
+    """Turn `a` has its first token, and its pages are on their way; another fills a worker.
+
+    Returns the owner of `a`, which waits for them, and the worker without room as well.
+    """
+    shape = replace(SHAPE, prefill_workers=1, decode_workers=2, max_rows=1, tick_rounds=20)
+    fleet = FakeFleet(shape, seed=seed)
+    fleet.run()
+    fleet.submit(make_turn("other", [40] * 5, max_tokens=100))
+    fleet.run_until(lambda: len(fleet.replies[TurnId("other")].samples) > 1)
+    ((full, _),) = said(fleet, "place")
+    home = D1 if full == D0 else D0
+    fleet.held.add(("p0", home))
+    fleet.submit(make_turn("a", range(9), max_tokens=20, seed=7))
+    fleet.run_until(lambda: bool(fleet.replies[A].samples))
+    return fleet, home, WorkerId(full)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_row_that_its_owner_has_yet_to_take_is_not_asked_to_leave(seed: int):
+    """The destination refuses, and the owner, asked to keep the row, has not heard of it yet."""
+    fleet, _, full = handed_over(seed=seed)
+    fleet.move(A, full)
+    for _ in range(60):
+        fleet.round()
+    complete(fleet)
+    assert said(fleet, "retry") == []
+    assert said(fleet, "move") == []
+
+
+def test_a_row_leaves_a_worker_that_drains_once_it_is_there():
+    fleet, home, full = handed_over()
+    fleet.cancel(TurnId("other"))
+    fleet.set_role(home, Role.PREFILL)
+    for _ in range(60):
+        fleet.round()
+    complete(fleet)
+    assert said(fleet, "move_failed") == said(fleet, "retry") == []
+    assert said(fleet, "moved") == [(full, "drain")]

@@ -22,7 +22,7 @@ from serving.messages import (
     WorkerLost,
 )
 from serving.policy.rebalance_config import Move
-from serving.policy.route import Local, RouteReason
+from serving.policy.route import History, Local, Remote, RoutePolicy, RouteReason
 from serving.policy.views import RebalanceView
 from serving.request import Slo, TurnId
 from tests.support.coordinating import Desk
@@ -46,14 +46,18 @@ class Spy:
         return self.answer
 
 
-def desk(**roles: Role) -> tuple[Desk, Spy]:
-    spy = Spy()
-    rules = {"rebalance": spy, "rebalance_every_s": EVERY_S, "cool_down_s": 25.0}
-    return Desk(roles or ROLES, route=stay, **rules), spy
-
-
 def stay(turn, owner, prefills, context):
     return Local(RouteReason.COLOCATED, ())
+
+
+def away(turn, owner, prefills, context):
+    return Remote(prefills[0].worker, History.PULL, True, RouteReason.COLOCATED, ())
+
+
+def desk(route: RoutePolicy = stay, **roles: Role) -> tuple[Desk, Spy]:
+    spy = Spy()
+    rules = {"rebalance": spy, "rebalance_every_s": EVERY_S, "cool_down_s": 25.0}
+    return Desk(roles or ROLES, route=route, **rules), spy
 
 
 def decoding(
@@ -126,6 +130,14 @@ def test_a_row_that_has_moved_rests_for_a_while():
     one.on(Adopted(D2, TaskId(TurnId("a"), 0), (1,), 1))
     assert [look(one, spy).movable.tolist() for _ in range(3)] == [[False], [False], [True]]
     assert spy.shown[-1].owner.tolist() == [2]
+
+
+def test_a_row_whose_pages_are_on_their_way_to_its_owner_is_not_movable():
+    one, spy = desk(away)
+    decoding(one, "a", 30)
+    assert look(one, spy).movable.tolist() == [False]
+    one.on(Adopted(D0, TaskId(TurnId("a"), 0), (1,), None))
+    assert look(one, spy).movable.tolist() == [True]
 
 
 def test_a_row_about_to_end_is_not_movable():

@@ -3,6 +3,8 @@
 Arrays are fakes that arrive when the test says so.
 """
 
+import subprocess
+import sys
 from threading import Event as Signal
 from threading import Thread, current_thread
 
@@ -118,3 +120,22 @@ def test_many_are_told_once_each_and_in_order_while_they_come_and_go(courier):
         courier.tell(late, listener.told(str(i)))
     listener.wait_for(2000)
     assert [name for name, _ in listener.heard] == [str(i) for i in range(2000)]
+
+
+AT_THE_END = """
+import jax
+from serving.engine.connectors.courier import Courier
+long = jax.jit(lambda x: jax.lax.fori_loop(0, 200, lambda _, x: x @ x / 800, x))
+ones = jax.numpy.ones((800, 800))
+long(ones).block_until_ready()
+Courier("courier").tell(long(ones), lambda error: print("told", error))
+print("over")
+"""
+
+
+def test_a_process_that_ends_while_something_is_under_way_ends_well():
+    """The interpreter aborts if it ends while a thread of its own waits in JAX."""
+    ended = subprocess.run(
+        [sys.executable, "-c", AT_THE_END], capture_output=True, text=True, check=False
+    )
+    assert (ended.returncode, ended.stdout.split()) == (0, ["over", "told", "None"])
