@@ -152,7 +152,7 @@ def main(
 
 
 def run(records: Path, out: Path, runs: Path, what: Mapping[str, Any]) -> None:
-    """Do what `main` was asked for; raises RecordsError, and ValueError for layers not recorded."""
+    """Do what `main` was asked for; raises ValueError for what cannot be read or trained."""
     manifest, own = read_records(records, "train")
     _, tune = read_records(records, "tune")
     origin = manifest.origin

@@ -21,7 +21,7 @@ import optax
 from tqdm import tqdm
 
 from predictor.head import num_parameters
-from predictor.records import Records, RecordsError, read_records, read_texts
+from predictor.records import Records, read_records, read_texts
 from predictor.text_batches import TextBatch, TextRow, counts_of, text_batches, text_rows
 from predictor.text_model import (
     SEES,
@@ -179,12 +179,12 @@ def main(records: Path, out: Path, runs: Path, **what: Any) -> None:
     """
     try:
         run(records, out, runs, what)
-    except RecordsError as error:
+    except ValueError as error:
         raise click.ClickException(str(error)) from error
 
 
 def run(records: Path, out: Path, runs: Path, what: Mapping[str, Any]) -> None:
-    """Do what `main` was asked for; raises RecordsError."""
+    """Do what `main` was asked for; raises ValueError for what cannot be read or trained."""
     manifest, own = read_records(records, "train")
     _, tune = read_records(records, "tune")
     train_on = told(own, read_texts(records, "train"), what["sees"])
