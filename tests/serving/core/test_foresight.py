@@ -168,6 +168,24 @@ def test_a_quantile_that_the_limit_cuts_teaches_nothing():
     assert foresight.tilt == 0
 
 
+@pytest.mark.parametrize(
+    ("sampling", "teaches"),
+    [
+        ({}, True),
+        ({"stop_ids": ()}, False),
+        ({"min_tokens": 11}, False),
+        ({"min_tokens": 10}, True),
+    ],
+    ids=str,
+)
+def test_a_place_where_a_reply_was_not_free_to_end_teaches_nothing(sampling: dict, teaches: bool):
+    foresight, entry = Foresight(PLAIN), row(replied=10, **sampling)
+    read(foresight, entry, ending_within(20))
+    entry.tokens += range(30)
+    foresight.learn(entry)
+    assert (foresight.tilt > 0) == teaches
+
+
 def test_right_curves_are_not_bent_because_some_lengths_are_certain():
     """Every second reply has five tokens, and its curve says so: every quantile covers it."""
     foresight, random = Foresight(PLAIN), np.random.default_rng(2)
