@@ -374,7 +374,7 @@ def run(
     collector = Collector(deployment, load_tokenizer(checkpoint), params)
     manifest = asyncio.run(collector.run(sessions, manifest, out, per_shard))
     for split in SPLITS:
-        own = [shard for name, shard in manifest.shards.items() if name.startswith(f"{split}-")]
+        own = manifest.shards_of(split).values()
         records, replies = sum(s.records for s in own), sum(s.replies for s in own)
         click.echo(f"{split}: {records} records of {replies} replies")
 

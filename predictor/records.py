@@ -83,6 +83,16 @@ class Manifest:
     families: tuple[str, ...]
     shards: dict[str, Shard]
 
+    def shards_of(self, split: str) -> dict[str, Shard]:
+        """Return the shards of a split, by name."""
+        own = sorted(name for name in self.shards if name.startswith(f"{split}-"))
+        return {name: self.shards[name] for name in own}
+
+    def fingerprint(self, *splits: str) -> str:
+        """Return a digest of all that is in the shards of some splits."""
+        own = {split: [s.digest for s in self.shards_of(split).values()] for split in splits}
+        return digest(json.dumps(own, sort_keys=True).encode())
+
 
 @dataclass(frozen=True, slots=True)
 class Records:
@@ -231,7 +241,7 @@ def _read_shards(
     directory: Path, manifest: Manifest, split: str, what: type[Any], prefix: str
 ) -> Iterator[tuple[Path, Arrays]]:
     """Yield the shards of a split, with the arrays of `what`, whose names begin with `prefix`."""
-    names = sorted(name for name in manifest.shards if name.startswith(f"{split}-"))
+    names = manifest.shards_of(split)
     if not names:
         raise RecordsError(f"{directory}: no shard of the split {split!r}; collect more sessions")
     for path in (directory / name for name in names):

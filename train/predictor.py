@@ -140,7 +140,7 @@ def main(
 ) -> None:
     """Train a head on RECORDS and write it to OUT.
 
-    An interrupted run with the same options goes on from its last pass.
+    An interrupted run with the same options and records goes on from its last pass.
     """
     if linear and widths:
         raise click.UsageError("--linear has no hidden layers: give either it or --width")
@@ -169,7 +169,8 @@ def run(records: Path, out: Path, runs: Path, what: Mapping[str, Any]) -> None:
     )
     recipe = Recipe(**{f.name: what[f.name] for f in fields(Recipe)})
     parts = [spec.kind, _joined(spec.widths) or "linear", f"layers{_joined(spec.layers)}"]
-    parts += [spec.horizon, f"reach{spec.reach}", origin.fingerprint[:8], *astuple(recipe)]
+    known = manifest.fingerprint("train", "tune")
+    parts += [spec.horizon, f"reach{spec.reach}", known[:8], *astuple(recipe)]
     if spec.glance is not None:
         parts += [f"glance{spec.glance.numbers}x{spec.glance.queries}", what["dropout"]]
     tuned_on = data_of(records, "tune", tune, origin, spec)

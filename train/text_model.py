@@ -175,7 +175,7 @@ def _total_loss(
 def main(records: Path, out: Path, runs: Path, **what: Any) -> None:
     """Train a text model on RECORDS and write it to OUT.
 
-    An interrupted run with the same options goes on from its last pass.
+    An interrupted run with the same options and records goes on from its last pass.
     """
     try:
         run(records, out, runs, what)
@@ -201,7 +201,8 @@ def run(records: Path, out: Path, runs: Path, what: Mapping[str, Any]) -> None:
         tokenizer=manifest.origin.tokenizer,
     )
     recipe = Recipe(**{f.name: what[f.name] for f in fields(Recipe)})
-    parts = [spec.sees, spec.horizon, manifest.origin.fingerprint[:8], *astuple(recipe)]
+    known = manifest.fingerprint("train", "tune")
+    parts = [spec.sees, spec.horizon, known[:8], *astuple(recipe)]
     directory = runs / "-".join(str(part) for part in parts)
     steps = num_steps(train_on, recipe)
     began = time.monotonic()
