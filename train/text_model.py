@@ -21,7 +21,7 @@ import optax
 from tqdm import tqdm
 
 from predictor.head import num_parameters
-from predictor.records import Records, read_records, read_texts
+from predictor.records import Records, RecordsError, read_records, read_texts
 from predictor.text_batches import TextBatch, TextRow, counts_of, text_batches, text_rows
 from predictor.text_model import (
     SEES,
@@ -187,12 +187,18 @@ def run(records: Path, out: Path, runs: Path, what: Mapping[str, Any]) -> None:
     """Do what `main` was asked for; raises ValueError for what cannot be read or trained."""
     manifest, own = read_records(records, "train")
     _, tune = read_records(records, "tune")
-    train_on = told(own, read_texts(records, "train"), what["sees"])
-    tune_on = told(tune, read_texts(records, "tune"), what["sees"])
+    texts = {split: read_texts(records, split) for split in ("train", "tune")}
+    vocab_size, largest = what["vocab_size"], max(int(t.tokens.max()) for t in texts.values())
+    if largest >= vocab_size:
+        raise RecordsError(
+            f"{records}: has token {largest}, --vocab-size {vocab_size} ends below it"
+        )
+    train_on = told(own, texts["train"], what["sees"])
+    tune_on = told(tune, texts["tune"], what["sees"])
     spec = TextSpec(
         sees=what["sees"],
         horizon=what["horizon"],
-        vocab_size=what["vocab_size"],
+        vocab_size=vocab_size,
         num_layers=LAYERS,
         hidden_size=HIDDEN,
         intermediate_size=MLP,
@@ -202,7 +208,7 @@ def run(records: Path, out: Path, runs: Path, what: Mapping[str, Any]) -> None:
     )
     recipe = Recipe(**{f.name: what[f.name] for f in fields(Recipe)})
     known = manifest.fingerprint("train", "tune")
-    parts = [spec.sees, spec.horizon, known[:8], *astuple(recipe)]
+    parts = [spec.sees, spec.horizon, spec.vocab_size, known[:8], *astuple(recipe)]
     directory = runs / "-".join(str(part) for part in parts)
     steps = num_steps(train_on, recipe)
     began = time.monotonic()
