@@ -191,10 +191,11 @@ def run(records: Path, out: Path, runs: Path, what: Mapping[str, Any]) -> None:
             directory,
             report,
         )
-    save_head(out, spec, weights)
     prompts = None if tuned_on.asked is None else tuned_on.asked.prompts
     readings = readings_of(spec, weights, manifest, tune, prompts)
     reader = fit_reader(readings, tune, smooths=what["smoothing"], calibrates=what["calibration"])
+    # Both at once, so that a run that is killed before leaves a former head as it was.
+    save_head(out, spec, weights)
     save_reader(out, reader)
     print(f"{reader.smoothing}")
     print(f"trained for {time.monotonic() - began:.0f} s, best after pass {best + 1}")

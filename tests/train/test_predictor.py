@@ -59,3 +59,23 @@ def test_a_run_on_more_records_is_another_run(tmp_path: Path, manifest: Manifest
     assert bias() == first  # nothing was left to do
     add_shard(tmp_path, manifest, "train-00001.npz", made(9, 400), NOTHING)
     assert bias() != first
+
+
+@pytest.mark.usefixtures("manifest")
+def test_a_run_that_is_stopped_before_it_has_a_reader_leaves_the_former_head(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def files() -> dict[Path, bytes]:
+        own = (path for path in (tmp_path / "head").rglob("*") if path.is_file())
+        return {path: path.read_bytes() for path in own}
+
+    assert train(tmp_path).exit_code == 0
+    former = files()
+    assert tmp_path / "head" / "reader.json" in former
+
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(predictor, "fit_reader", stop)
+    assert train(tmp_path, "--seed", "1").exit_code == 1
+    assert files() == former
