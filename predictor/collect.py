@@ -45,7 +45,6 @@ from predictor.records import (
 )
 from predictor.states import Recomputed, Text, Wanted, check_layers, recompute
 from predictor.texts import texts_of
-from serving.config import ConfigError
 from serving.engine.build import (
     Deployment,
     load_workers,
@@ -55,7 +54,6 @@ from serving.engine.build import (
 )
 from serving.engine.compile_cache import cache_directory, keep_compiled
 from serving.engine.loop import EngineLoop
-from serving.engine.meshes import MeshError
 from serving.engine.observer import Observers
 from serving.flags import build_config
 from train.tasks.conversation import draw_script
@@ -330,7 +328,7 @@ def main(
     """Play sessions with CHECKPOINT and write records of the replies to OUT."""
     try:
         run(checkpoint, out, sessions, prompts, shard_sessions, how)
-    except (CheckpointError, ConfigError, MeshError, RecordsError, ValueError) as error:
+    except (CheckpointError, ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error
 
 
@@ -370,6 +368,7 @@ def run(
         raise RecordsError(f"{prompts}: holds {len(sessions)} sessions, {count} are wanted")
     families = tuple(sorted({one.family for one in sessions}))
     manifest = open_manifest(out, origin, families)
+    out.mkdir(parents=True, exist_ok=True)  # what cannot be written is told before the work
     params = load_params(checkpoint, config, _here(config), jnp.dtype(config.dtype), None)
     collector = Collector(deployment, load_tokenizer(checkpoint), params)
     manifest = asyncio.run(collector.run(sessions, manifest, out, per_shard))

@@ -147,7 +147,7 @@ def main(
     what["widths"] = () if linear else tuple(widths) or WIDTHS
     try:
         run(records, out, runs, what)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error
 
 
@@ -174,6 +174,7 @@ def run(records: Path, out: Path, runs: Path, what: Mapping[str, Any]) -> None:
     if spec.glance is not None:
         parts += [f"glance{spec.glance.numbers}x{spec.glance.queries}", what["dropout"]]
     tuned_on = data_of(records, "tune", tune, origin, spec)
+    out.mkdir(parents=True, exist_ok=True)  # what cannot be written is told before the work
     directory = runs / "-".join(str(part) for part in parts)
     began = time.monotonic()
     with tqdm(total=recipe.passes, unit="pass", desc="training") as bar:

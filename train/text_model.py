@@ -179,7 +179,7 @@ def main(records: Path, out: Path, runs: Path, **what: Any) -> None:
     """
     try:
         run(records, out, runs, what)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error
 
 
@@ -209,6 +209,7 @@ def run(records: Path, out: Path, runs: Path, what: Mapping[str, Any]) -> None:
     recipe = Recipe(**{f.name: what[f.name] for f in fields(Recipe)})
     known = manifest.fingerprint("train", "tune")
     parts = [spec.sees, spec.horizon, spec.vocab_size, known[:8], *astuple(recipe)]
+    out.mkdir(parents=True, exist_ok=True)  # what cannot be written is told before the work
     directory = runs / "-".join(str(part) for part in parts)
     steps = num_steps(train_on, recipe)
     began = time.monotonic()

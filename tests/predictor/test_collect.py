@@ -136,6 +136,15 @@ def test_sessions_of_ones_own_come_from_json_lines(tmp_path: Path):
         read_sessions(path)
 
 
+def test_what_cannot_be_written_is_told_before_anything_is_played(tmp_path: Path):
+    demo = Path(__file__).parents[2] / "checkpoints" / "demo"
+    (tmp_path / "file").write_text("")
+    asked = [str(demo), "--out", str(tmp_path / "file" / "records"), "--sessions", "1"]
+    result = CliRunner().invoke(main, asked)
+    assert (result.exit_code, str(tmp_path / "file") in result.output) == (1, True)
+    assert isinstance(result.exception, SystemExit)  # one line, no traceback
+
+
 @pytest.mark.slow
 def test_sessions_are_played_through_the_engine_and_an_interrupted_run_goes_on(tmp_path: Path):
     demo = Path(__file__).parents[2] / "checkpoints" / "demo"

@@ -79,3 +79,12 @@ def test_a_run_that_is_stopped_before_it_has_a_reader_leaves_the_former_head(
     monkeypatch.setattr(predictor, "fit_reader", stop)
     assert train(tmp_path, "--seed", "1").exit_code == 1
     assert files() == former
+
+
+@pytest.mark.usefixtures("manifest")
+def test_what_cannot_be_written_is_told_before_anything_is_trained(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    result = train(tmp_path, "--out", str(tmp_path / "file" / "head"))
+    assert (result.exit_code, str(tmp_path / "file") in result.output) == (1, True)
+    assert isinstance(result.exception, SystemExit)  # one line, no traceback
+    assert not (tmp_path / "runs").exists()
