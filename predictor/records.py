@@ -68,11 +68,17 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """One file: how many records and replies it holds, and its digest."""
+    """One file: how many records and replies it holds, and its digest.
+
+    `sessions`: how many it was collected from, and `asked` what was asked in them
+    (predictor/dealing); None where nobody noted it.
+    """
 
     records: int
     replies: int
     digest: str
+    sessions: int | None = None
+    asked: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,8 +180,12 @@ def add_shard(
     records: Records,
     texts: Texts,
     prompts: Prompts | None = None,
+    of: tuple[int, str] | None = None,
 ) -> Manifest:
-    """Write a shard, then the manifest that names it; each whole or not at all."""
+    """Write a shard, then the manifest that names it; each whole or not at all.
+
+    `of`: from how many sessions it was collected, and a digest of what was asked in them.
+    """
     buffer = io.BytesIO()
     arrays = {f.name: getattr(records, f.name) for f in fields(records)}
     arrays |= {f"text_{f.name}": getattr(texts, f.name) for f in fields(texts)}
@@ -183,7 +193,9 @@ def add_shard(
         arrays |= {f"prompt_{f.name}": getattr(prompts, f.name) for f in fields(prompts)}
     np.savez(buffer, origin=np.array(manifest.origin.fingerprint), **arrays)
     content = buffer.getvalue()
-    shard = Shard(len(records), len(np.unique(records.reply)), digest(content))
+    sessions, asked = (None, None) if of is None else of
+    replies = len(np.unique(records.reply))
+    shard = Shard(len(records), replies, digest(content), sessions, asked)
     manifest = replace(manifest, shards={**manifest.shards, name: shard})
     directory.mkdir(parents=True, exist_ok=True)
     _write(directory / name, content)
