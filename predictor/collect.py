@@ -13,7 +13,6 @@ import random
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from math import exp, log
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from model.errors import CheckpointError
 from model.parameters import Params, abstract_params
 from model.tokenizer import ChatTokenizer, load_tokenizer
 from model.weights import load_params
+from predictor.dealing import Asked, asked_of, missing, shards
 from predictor.fingerprint import checkpoint_fingerprint, tokenizer_fingerprint
 from predictor.play import Reply, Script, play
 from predictor.positions import sampled_places
@@ -42,11 +42,9 @@ from predictor.records import (
     RecordsError,
     add_shard,
     open_manifest,
-    split_of,
 )
 from predictor.states import Recomputed, Text, Wanted, check_layers, recompute
 from predictor.texts import texts_of
-from serving.config import ConfigError
 from serving.engine.build import (
     Deployment,
     load_workers,
@@ -57,7 +55,6 @@ from serving.engine.build import (
 from serving.engine.compile_cache import cache_directory, keep_compiled
 from serving.engine.device_memory import claim
 from serving.engine.loop import EngineLoop
-from serving.engine.meshes import MeshError
 from serving.engine.observer import Observers
 from serving.flags import build_config
 from train.tasks.conversation import draw_script
@@ -76,14 +73,6 @@ PLAINLY = {"prefill_workers": 0, "decode_workers": 1, "length_head": "none"}
 """Settings of the engine that plays: one worker, and no head, which is yet to be trained."""
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """The questions of one session, and the family that they belong to."""
-
-    family: str
-    questions: tuple[str, ...]
-
-
 def task_sessions(seed: int) -> Iterator[Asked]:
     """Yield sessions of the demo model's tasks without end, every family equally often."""
     for number, family in enumerate(itertools.cycle(FAMILIES)):
@@ -98,8 +87,11 @@ def read_sessions(path: Path) -> list[Asked]:
         for number, line in enumerate(lines, 1):
             try:
                 one = json.loads(line)
-                questions = tuple(str(question) for question in one["questions"])
-                sessions.append(Asked(str(one.get("family", "")), questions))
+                questions = one["questions"]
+                if not (isinstance(questions, list) and questions):
+                    raise TypeError("`questions` is a list of at least one")
+                family = str(one.get("family", ""))
+                sessions.append(Asked(family, tuple(str(question) for question in questions)))
             except (json.JSONDecodeError, KeyError, TypeError) as error:
                 raise RecordsError(f"{path}:{number}: no session ({error})") from error
     return sessions
@@ -178,17 +170,6 @@ def records_of(
     )
 
 
-def shards(sessions: int, per_shard: int) -> list[tuple[str, list[int]]]:
-    """Deal session numbers to shards by split: names, and whose sessions each holds."""
-    dealt: list[tuple[str, list[int]]] = []
-    for split in SPLITS:
-        own = [number for number in range(sessions) if split_of(number) == split]
-        for start in range(0, len(own), per_shard):
-            name = f"{split}-{start // per_shard:05}.npz"
-            dealt.append((name, own[start : start + per_shard]))
-    return dealt
-
-
 class Collector:
     """Plays sessions on one engine and writes their records, shard by shard."""
 
@@ -203,8 +184,8 @@ class Collector:
     ) -> Manifest:
         """Collect what no shard holds yet, with a progress bar; returns the manifest."""
         dealt = shards(len(sessions), per_shard)
-        missing = [one for one in dealt if one[0] not in manifest.shards]
-        if not missing:
+        left = missing(dealt, sessions, manifest.shards)
+        if not left:
             return manifest
         engine = EngineLoop(
             make_coordinator(self._deployment),
@@ -214,13 +195,13 @@ class Collector:
             step_timeout_s=self._deployment.config.schedule.step_timeout_seconds,
         )
         await engine.start(warm_up(load_workers(self._deployment), engine.post, time.monotonic))
-        done = len(sessions) - sum(len(numbers) for _, numbers in missing)
+        done = len(sessions) - sum(len(numbers) for _, numbers in left)
         room = asyncio.Semaphore(AT_ONCE)
         playing: deque[asyncio.Task[list[Reply]]] = deque()
         try:
             with tqdm(total=len(sessions), initial=done, desc="collecting", unit="session") as bar:
-                ahead = iter(missing)
-                for name, numbers in missing:
+                ahead = iter(left)
+                for name, numbers in left:
                     # The longest replies of a shard keep few rows busy: later ones play meanwhile.
                     for _, own in itertools.islice(ahead, SHARDS_AT_ONCE - len(playing)):
                         scripts = self._scripts(own, sessions, manifest)
@@ -228,8 +209,9 @@ class Collector:
                     replies = await playing.popleft()
                     first = dealt.index((name, numbers)) * REPLIES_OF_A_SHARD
                     # The engine goes on: what was played is looked at in a thread beside it.
+                    of = len(numbers), asked_of(numbers, sessions)
                     manifest = await asyncio.to_thread(
-                        self._keep, replies, first, manifest, out, name
+                        self._keep, replies, first, manifest, out / name, of
                     )
                     bar.update(len(numbers))
         finally:
@@ -245,7 +227,12 @@ class Collector:
         return await play(engine, self._tokenizer, scripts, max_total=most, room=room)
 
     def _keep(
-        self, replies: Sequence[Reply], first: int, manifest: Manifest, out: Path, name: str
+        self,
+        replies: Sequence[Reply],
+        first: int,
+        manifest: Manifest,
+        path: Path,
+        of: tuple[int, str],
     ) -> Manifest:
         """Write a shard of replies, numbered from `first` on; returns the manifest with it."""
         records, prompts = recomputed(
@@ -256,7 +243,7 @@ class Collector:
             [reply.prompt for reply in replies],
             [reply.tokens for reply in replies],
         )
-        return add_shard(out, manifest, name, records, texts, prompts)
+        return add_shard(path.parent, manifest, path.name, records, texts, prompts, of)
 
     def _scripts(
         self, numbers: Sequence[int], sessions: Sequence[Asked], manifest: Manifest
@@ -332,7 +319,7 @@ def main(
     """Play sessions with CHECKPOINT and write records of the replies to OUT."""
     try:
         run(checkpoint, out, sessions, prompts, shard_sessions, how)
-    except (CheckpointError, ConfigError, MeshError, RecordsError, ValueError) as error:
+    except (CheckpointError, ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error
 
 
@@ -373,11 +360,12 @@ def run(
         raise RecordsError(f"{prompts}: holds {len(sessions)} sessions, {count} are wanted")
     families = tuple(sorted({one.family for one in sessions}))
     manifest = open_manifest(out, origin, families)
+    out.mkdir(parents=True, exist_ok=True)  # what cannot be written is told before the work
     params = load_params(checkpoint, config, _here(config), jnp.dtype(config.dtype), None)
     collector = Collector(deployment, load_tokenizer(checkpoint), params)
     manifest = asyncio.run(collector.run(sessions, manifest, out, per_shard))
     for split in SPLITS:
-        own = [shard for name, shard in manifest.shards.items() if name.startswith(f"{split}-")]
+        own = manifest.shards_of(split).values()
         records, replies = sum(s.records for s in own), sum(s.replies for s in own)
         click.echo(f"{split}: {records} records of {replies} replies")
 

@@ -1,9 +1,9 @@
 """How good is a trained head on sessions that it has not seen, against other predictors?
 
-`python -m predictor.evaluate --records DIR --head DIR --out FILE` measures the split `test` at one
-temperature, writes JSON and prints a table. Several heads and text models may be given; each is
-called by the name of its directory. What needs no model is always beside them. `reduction` says how
-far below each of them the first head's error lies.
+`python -m predictor.evaluate --records DIR --head DIR` measures the split `test` at one
+temperature, prints a table, and with `--out FILE` writes JSON. Several heads and text models may be
+given; each is called by the name of its directory. What needs no model is always beside them.
+`reduction` says how far below each of them the first head's error lies.
 """
 
 import json
@@ -38,8 +38,9 @@ def measure(
 ) -> dict[str, Any]:
     """Measure baselines, heads and text models.
 
-    Raises RecordsError and SavedError for what does not fit.
+    Raises RecordsError and SavedError for what does not fit, or is called like another.
     """
+    _check_names([*heads, *text_models])
     manifest, train = read_records(records, "train")
     _, asked = read_records(records, split)
     asked = asked[np.isclose(asked.temperature, temperature)]
@@ -63,11 +64,19 @@ def measure(
         "censored": float(asked.censored.mean()),
         "parameters": {one.name: one.parameters for one in (first, *others)},
         "predictors": {
-            one.name: report(asked, one.middle, one.high, manifest.families)
+            one.name: report(asked, one.middle, one.high, manifest.families, manifest.origin.stride)
             for one in (first, *others)
         },
         "reduction": _reduction(first, others, asked),
     }
+
+
+def _check_names(paths: Sequence[Path]) -> None:
+    """Raise SavedError for two directories of one name: figures are kept by it."""
+    names = [path.name for path in paths]
+    for path, name in zip(paths, names, strict=True):
+        if names.count(name) > 1:
+            raise SavedError(f"{path}: two of those given are called {name}; rename one of them")
 
 
 def _reduction(
@@ -90,9 +99,9 @@ def _reduction(
 def table(found: dict[str, Any]) -> str:
     """Return the figures as a Markdown table; the first head comes first."""
     lines = [
-        "| predictor | parameters | MAE (95 %) | uncapped | Kendall tau | covered by q90 "
-        "| first's MAE is lower by (95 %) |",
-        "|---|---|---|---|---|---|---|",
+        "| predictor | parameters | MAE (95 %) | uncapped | all places alike | Kendall tau "
+        "| covered by q90 | first's MAE is lower by (95 %) |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for name, figures in found["predictors"].items():
         every, whole = figures["all"], figures["uncapped"]
@@ -100,7 +109,8 @@ def table(found: dict[str, Any]) -> str:
         covered = f"{every['covered_q90']:.1%}" if "covered_q90" in every else "-"
         lines.append(
             f"| {name} | {found['parameters'][name]:,} | {every['mae']:.1f} ({low:.1f}-{high:.1f}) "
-            f"| {whole['mae']:.1f} | {every['tau']:.3f} | {covered} "
+            f"| {whole['mae']:.1f} | {figures['places']['mae']:.1f} | {every['tau']:.3f} "
+            f"| {covered} "
             f"| {_said(found['reduction'].get(name))} |"
         )
     return "\n".join(lines)
@@ -130,7 +140,7 @@ def _said(reduction: dict[str, Any] | None) -> str:
     multiple=True,
     help="May be given several times.",
 )
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True)
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="JSON.")
 @click.option("--temperature", type=float, default=0.8, show_default=True)
 @click.option("--horizon", type=click.IntRange(min=1), default=4096, show_default=True)
 @click.option(
@@ -140,14 +150,17 @@ def _said(reduction: dict[str, Any] | None) -> str:
     show_default=True,
     help="What heads are chosen by is tune; what is reported is test.",
 )
-def main(records: Path, out: Path, **what: Any) -> None:
+def main(records: Path, out: Path | None, **what: Any) -> None:
     """Measure heads on sessions of RECORDS that they were not trained on."""
     try:
+        if out is not None:
+            out.parent.mkdir(parents=True, exist_ok=True)
         found = measure(records, **what)
-    except (RecordsError, SavedError) as error:
+        click.echo(table(found))
+        if out is not None:
+            out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    except (RecordsError, SavedError, OSError) as error:
         raise click.ClickException(str(error)) from error
-    out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    click.echo(table(found))
 
 
 if __name__ == "__main__":

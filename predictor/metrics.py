@@ -1,7 +1,9 @@
 """How good are predictions of remaining lengths? Errors, ranks and coverage, by group.
 
 A capped reply's remaining tokens are those that came: whoever predicts knows the limit, so
-predictions are cut at it before they are compared (papers.md 5.3). Knows no heads.
+predictions are cut at it before they are compared (papers.md 5.3). Early places of replies are
+recorded more often than others; figures are means over records unless they say otherwise. Knows no
+heads.
 """
 
 from collections.abc import Mapping
@@ -11,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import kendalltau
 
+from predictor.positions import EARLY
 from predictor.records import Records
 
 Floats = NDArray[np.float64]
@@ -32,6 +35,14 @@ def position_deciles(records: Records) -> NDArray[np.int64]:
     """Return into which tenth of all places in replies, by tokens before it, each record falls."""
     edges = np.quantile(records.generated, np.arange(1, DECILES) / DECILES)
     return np.searchsorted(edges, records.generated, side="right")
+
+
+def place_weights(records: Records, stride: int) -> Floats:
+    """Return weights [N] with which every place of every reply counts alike.
+
+    Early ones are always recorded, others once in `stride` tokens (predictor/positions).
+    """
+    return np.where(np.isin(records.generated, EARLY), 1 / stride, 1.0)
 
 
 def mean_absolute_error(records: Records, predicted: Floats) -> float:
@@ -66,7 +77,7 @@ def rank_correlation(records: Records, predicted: Floats) -> float:
 
 def coverage(records: Records, stated: Floats) -> float:
     """Return how often the truth is at most the stated quantile, which is cut at the limits."""
-    return float((records.remaining <= np.minimum(stated, records.limit)).mean())
+    return float(_held(records, stated).mean())
 
 
 def by_group(groups: NDArray[np.int64], names: Mapping[int, str]) -> dict[str, NDArray[np.bool_]]:
@@ -76,9 +87,12 @@ def by_group(groups: NDArray[np.int64], names: Mapping[int, str]) -> dict[str, N
 
 
 def report(
-    records: Records, middle: Floats, high: Floats | None, families: tuple[str, ...]
+    records: Records, middle: Floats, high: Floats | None, families: tuple[str, ...], stride: int
 ) -> dict[str, Any]:
-    """Measure one predictor: `middle` its point prediction, `high` its stated 90 % quantile."""
+    """Measure one predictor: `middle` its point prediction, `high` its stated 90 % quantile.
+
+    `stride` is that of the records. `places` are figures with every place of a reply alike.
+    """
     whole = ~records.censored
     tenths = {decile: str(decile) for decile in range(DECILES)}
     groups = {
@@ -104,9 +118,14 @@ def report(
         drawn = resampled_errors(records[mask], middle[mask])
         return {**figures(mask), "mae_interval": interval(drawn)}
 
+    weights = place_weights(records, stride)
+    places = {"mae": float(np.average(_errors(records, middle), weights=weights))}
+    if high is not None:
+        places["covered_q90"] = float(np.average(_held(records, high), weights=weights))
     return {
         "all": with_interval(np.ones(len(records), bool)),
         "uncapped": with_interval(whole),
+        "places": places,
         **{
             kind: {name: figures(mask) for name, mask in masks.items()}
             for kind, masks in groups.items()
@@ -117,3 +136,8 @@ def report(
 def _errors(records: Records, predicted: Floats) -> Floats:
     """Return each prediction's distance from the truth; predictions are cut at the limits."""
     return np.abs(np.minimum(predicted, records.limit) - records.remaining)
+
+
+def _held(records: Records, stated: Floats) -> NDArray[np.bool_]:
+    """Return whether each reply came to no more than was stated, which is cut at the limit."""
+    return records.remaining <= np.minimum(stated, records.limit)

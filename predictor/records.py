@@ -68,11 +68,17 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """One file: how many records and replies it holds, and its digest."""
+    """One file: how many records and replies it holds, and its digest.
+
+    `sessions`: how many it was collected from, and `asked` what was asked in them
+    (predictor/dealing); None where nobody noted it.
+    """
 
     records: int
     replies: int
     digest: str
+    sessions: int | None = None
+    asked: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +88,16 @@ class Manifest:
     origin: Origin
     families: tuple[str, ...]
     shards: dict[str, Shard]
+
+    def shards_of(self, split: str) -> dict[str, Shard]:
+        """Return the shards of a split, by name."""
+        own = sorted(name for name in self.shards if name.startswith(f"{split}-"))
+        return {name: self.shards[name] for name in own}
+
+    def fingerprint(self, *splits: str) -> str:
+        """Return a digest of all that is in the shards of some splits."""
+        own = {split: [s.digest for s in self.shards_of(split).values()] for split in splits}
+        return digest(json.dumps(own, sort_keys=True).encode())
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,8 +180,12 @@ def add_shard(
     records: Records,
     texts: Texts,
     prompts: Prompts | None = None,
+    of: tuple[int, str] | None = None,
 ) -> Manifest:
-    """Write a shard, then the manifest that names it; each whole or not at all."""
+    """Write a shard, then the manifest that names it; each whole or not at all.
+
+    `of`: from how many sessions it was collected, and a digest of what was asked in them.
+    """
     buffer = io.BytesIO()
     arrays = {f.name: getattr(records, f.name) for f in fields(records)}
     arrays |= {f"text_{f.name}": getattr(texts, f.name) for f in fields(texts)}
@@ -173,7 +193,9 @@ def add_shard(
         arrays |= {f"prompt_{f.name}": getattr(prompts, f.name) for f in fields(prompts)}
     np.savez(buffer, origin=np.array(manifest.origin.fingerprint), **arrays)
     content = buffer.getvalue()
-    shard = Shard(len(records), len(np.unique(records.reply)), digest(content))
+    sessions, asked = (None, None) if of is None else of
+    replies = len(np.unique(records.reply))
+    shard = Shard(len(records), replies, digest(content), sessions, asked)
     manifest = replace(manifest, shards={**manifest.shards, name: shard})
     directory.mkdir(parents=True, exist_ok=True)
     _write(directory / name, content)
@@ -231,7 +253,7 @@ def _read_shards(
     directory: Path, manifest: Manifest, split: str, what: type[Any], prefix: str
 ) -> Iterator[tuple[Path, Arrays]]:
     """Yield the shards of a split, with the arrays of `what`, whose names begin with `prefix`."""
-    names = sorted(name for name in manifest.shards if name.startswith(f"{split}-"))
+    names = manifest.shards_of(split)
     if not names:
         raise RecordsError(f"{directory}: no shard of the split {split!r}; collect more sessions")
     for path in (directory / name for name in names):

@@ -23,7 +23,7 @@ from predictor.smoothing import Smoothing
 from predictor.weight_files import SavedError, describe, load, save
 
 VERSION = 1
-FILE = "head.json"
+FILE, READER = "head.json", "reader.json"
 GLANCE = "glance"
 HEADS: dict[str, type[HazardHead] | type[PointHead] | type[BinsHead]] = {
     "hazard": HazardHead,
@@ -75,7 +75,8 @@ class HeadSpec:
 
 
 def save_head(directory: Path, spec: HeadSpec, weights: Weights) -> None:
-    """Write a head, in place of what was there."""
+    """Write a head, in place of what was there. How that one's readings are taken is forgotten."""
+    (directory / READER).unlink(missing_ok=True)
     save(directory, FILE, {"version": VERSION, **asdict(spec)}, weights)
 
 
@@ -96,12 +97,12 @@ def save_reader(directory: Path, reader: Reader) -> None:
         "smoothing": asdict(reader.smoothing),
         "calibration": [[round(share, 7) for share in one] for one in reader.calibration.maps],
     }
-    (directory / "reader.json").write_text(json.dumps(top) + "\n", encoding="utf-8")
+    (directory / READER).write_text(json.dumps(top) + "\n", encoding="utf-8")
 
 
 def load_reader(directory: Path) -> Reader:
     """Read how a head's readings are taken; raises HeadError for what is broken."""
-    path = directory / "reader.json"
+    path = directory / READER
     if not path.exists():
         return PLAIN
     try:

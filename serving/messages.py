@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple, NewType
 
-from serving.forecast.forecast import Forecast, Prediction
+from serving.forecast.forecast import Forecast, Prediction, Stated
 from serving.forecast.survival import Survival
 from serving.request import FinishReason, SessionId, Slo, TokenLogprobs, Turn, TurnId
 
@@ -461,7 +461,7 @@ class PagesReady:
     token, or, with `finish`, the reply is over and the pages are only kept for the next turn.
     `move` is the number of the move that they belong to, None for a hand-off or a pull.
     `forecast` comes with the reply: what the length head said last. `stated` comes with a row that
-    moves: places in its reply, and the 90 % quantile of the rest that was stated there (tokens).
+    moves: the 90 % quantiles that were stated of it.
     """
 
     task: TaskId
@@ -473,7 +473,7 @@ class PagesReady:
     finish: FinishReason | None
     move: int | None
     forecast: Forecast | None = None
-    stated: tuple[tuple[int, int], ...] = ()
+    stated: tuple[Stated, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,7 +67,7 @@ def take_passes(
 
     `take` is given the number of the pass, and `measure` returns the loss on held-out data. Calls
     `report(pass, its loss, held-out loss)` after each. Returns the best weights and the number of
-    their pass.
+    their pass. Raises ValueError if no pass has a held-out loss that is a number.
     """
     with ocp.CheckpointManager(
         directory.absolute(), options=ocp.CheckpointManagerOptions(max_to_keep=1)
@@ -81,11 +81,13 @@ def take_passes(
             state = _judged(State(weights, moments, *state[2:]), tuned, number)
             manager.save(number, args=ocp.args.StandardSave(state))
             report(number, loss, tuned)
+    if int(state.best_pass) < 0:
+        raise ValueError("no pass has a loss on `tune` that is a number; train at a lower --rate")
     return state.best, int(state.best_pass)
 
 
 def _judged(state: State, tuned: float, number: int) -> State:
-    if tuned >= float(state.best_loss):
+    if not tuned < float(state.best_loss):  # what is no number is no better either
         return state
     best = jax.tree.map(jnp.copy, state.weights)
     return state._replace(best=best, best_loss=jnp.float32(tuned), best_pass=jnp.int32(number))

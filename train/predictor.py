@@ -140,19 +140,19 @@ def main(
 ) -> None:
     """Train a head on RECORDS and write it to OUT.
 
-    An interrupted run with the same options goes on from its last pass.
+    An interrupted run with the same options and records goes on from its last pass.
     """
     if linear and widths:
         raise click.UsageError("--linear has no hidden layers: give either it or --width")
     what["widths"] = () if linear else tuple(widths) or WIDTHS
     try:
         run(records, out, runs, what)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error
 
 
 def run(records: Path, out: Path, runs: Path, what: Mapping[str, Any]) -> None:
-    """Do what `main` was asked for; raises RecordsError, and ValueError for layers not recorded."""
+    """Do what `main` was asked for; raises ValueError for what cannot be read or trained."""
     manifest, own = read_records(records, "train")
     _, tune = read_records(records, "tune")
     origin = manifest.origin
@@ -169,10 +169,12 @@ def run(records: Path, out: Path, runs: Path, what: Mapping[str, Any]) -> None:
     )
     recipe = Recipe(**{f.name: what[f.name] for f in fields(Recipe)})
     parts = [spec.kind, _joined(spec.widths) or "linear", f"layers{_joined(spec.layers)}"]
-    parts += [spec.horizon, f"reach{spec.reach}", origin.fingerprint[:8], *astuple(recipe)]
+    known = manifest.fingerprint("train", "tune")
+    parts += [spec.horizon, f"reach{spec.reach}", known[:8], *astuple(recipe)]
     if spec.glance is not None:
         parts += [f"glance{spec.glance.numbers}x{spec.glance.queries}", what["dropout"]]
     tuned_on = data_of(records, "tune", tune, origin, spec)
+    out.mkdir(parents=True, exist_ok=True)  # what cannot be written is told before the work
     directory = runs / "-".join(str(part) for part in parts)
     began = time.monotonic()
     with tqdm(total=recipe.passes, unit="pass", desc="training") as bar:
@@ -190,10 +192,11 @@ def run(records: Path, out: Path, runs: Path, what: Mapping[str, Any]) -> None:
             directory,
             report,
         )
-    save_head(out, spec, weights)
     prompts = None if tuned_on.asked is None else tuned_on.asked.prompts
     readings = readings_of(spec, weights, manifest, tune, prompts)
     reader = fit_reader(readings, tune, smooths=what["smoothing"], calibrates=what["calibration"])
+    # Both at once, so that a run that is killed before leaves a former head as it was.
+    save_head(out, spec, weights)
     save_reader(out, reader)
     print(f"{reader.smoothing}")
     print(f"trained for {time.monotonic() - began:.0f} s, best after pass {best + 1}")

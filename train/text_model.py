@@ -175,24 +175,30 @@ def _total_loss(
 def main(records: Path, out: Path, runs: Path, **what: Any) -> None:
     """Train a text model on RECORDS and write it to OUT.
 
-    An interrupted run with the same options goes on from its last pass.
+    An interrupted run with the same options and records goes on from its last pass.
     """
     try:
         run(records, out, runs, what)
-    except RecordsError as error:
+    except (ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error
 
 
 def run(records: Path, out: Path, runs: Path, what: Mapping[str, Any]) -> None:
-    """Do what `main` was asked for; raises RecordsError."""
+    """Do what `main` was asked for; raises ValueError for what cannot be read or trained."""
     manifest, own = read_records(records, "train")
     _, tune = read_records(records, "tune")
-    train_on = told(own, read_texts(records, "train"), what["sees"])
-    tune_on = told(tune, read_texts(records, "tune"), what["sees"])
+    texts = {split: read_texts(records, split) for split in ("train", "tune")}
+    vocab_size, largest = what["vocab_size"], max(int(t.tokens.max()) for t in texts.values())
+    if largest >= vocab_size:
+        raise RecordsError(
+            f"{records}: has token {largest}, --vocab-size {vocab_size} ends below it"
+        )
+    train_on = told(own, texts["train"], what["sees"])
+    tune_on = told(tune, texts["tune"], what["sees"])
     spec = TextSpec(
         sees=what["sees"],
         horizon=what["horizon"],
-        vocab_size=what["vocab_size"],
+        vocab_size=vocab_size,
         num_layers=LAYERS,
         hidden_size=HIDDEN,
         intermediate_size=MLP,
@@ -201,7 +207,9 @@ def run(records: Path, out: Path, runs: Path, what: Mapping[str, Any]) -> None:
         tokenizer=manifest.origin.tokenizer,
     )
     recipe = Recipe(**{f.name: what[f.name] for f in fields(Recipe)})
-    parts = [spec.sees, spec.horizon, manifest.origin.fingerprint[:8], *astuple(recipe)]
+    known = manifest.fingerprint("train", "tune")
+    parts = [spec.sees, spec.horizon, spec.vocab_size, known[:8], *astuple(recipe)]
+    out.mkdir(parents=True, exist_ok=True)  # what cannot be written is told before the work
     directory = runs / "-".join(str(part) for part in parts)
     steps = num_steps(train_on, recipe)
     began = time.monotonic()

@@ -25,7 +25,7 @@ it was admitted itself (seconds), `kept_out` whether it waited for the rows' pac
 reply tokens. `restored` are the host slots, and the pages to copy them into, that its admission
 found beyond the pool's own.
 `forecast` is the last reading of the length head, `stated` the 90 % quantiles that workers where
-it decoded have stated, with their places in the reply.
+it decoded have stated.
 """
 
 from dataclasses import dataclass, field
@@ -33,7 +33,7 @@ from enum import Enum, auto
 from math import inf
 
 from serving.core.prefix import chain_on, extend, root
-from serving.forecast.forecast import Forecast
+from serving.forecast.forecast import Forecast, Stated
 from serving.forecast.survival import Survival
 from serving.messages import Decode, Prefill, Task, TransferId, WorkerId
 from serving.request import TokenLogprobs
@@ -101,7 +101,7 @@ class WorkerTask:
     deadline: float | None = None
     prompt_logprobs: list[TokenLogprobs] = field(default_factory=list[TokenLogprobs])
     forecast: Forecast | None = None
-    stated: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
+    stated: list[Stated] = field(default_factory=list[Stated])
 
     @property
     def replied(self) -> int:

@@ -21,6 +21,17 @@ class Prediction(NamedTuple):
     high: int
 
 
+class Stated(NamedTuple):
+    """A quantile that was stated of a reply, to be held against what comes.
+
+    After `generated` reply tokens, at most `high` more (tokens), with this `chance` by the curve.
+    """
+
+    generated: int
+    high: int
+    chance: float
+
+
 @dataclass(frozen=True, slots=True)
 class Forecast:
     """The curve of the reply tokens that come after the first `generated`.

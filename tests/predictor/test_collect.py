@@ -9,16 +9,15 @@ import pytest
 from click.testing import CliRunner
 
 from predictor.collect import (
-    Asked,
     main,
     read_sessions,
     recomputed,
     scripts_of,
-    shards,
     task_sessions,
 )
+from predictor.dealing import Asked
 from predictor.play import Reply
-from predictor.records import Origin, RecordsError, add_shard, read_records, split_of
+from predictor.records import Origin, RecordsError, add_shard, read_records
 from predictor.states import Text, Wanted, recompute
 from predictor.texts import texts_of
 from tests.support.tiny_cluster import MODEL, PARAMS
@@ -42,15 +41,6 @@ def test_a_share_of_the_replies_is_capped_at_lengths_of_all_kinds():
     assert len(capped) / len(caps) == pytest.approx(0.5, abs=0.05)
     assert min(capped) >= 16
     assert np.median(capped) == pytest.approx(np.sqrt(16 * 512), rel=0.15)
-
-
-def test_every_session_is_in_one_shard_and_every_shard_in_one_split():
-    dealt = shards(50, 8)
-    assert sorted(n for _, numbers in dealt for n in numbers) == list(range(50))
-    for name, numbers in dealt:
-        assert {split_of(number) for number in numbers} == {name.split("-")[0]}
-        assert 1 <= len(numbers) <= 8
-    assert len({name for name, _ in dealt}) == len(dealt)
 
 
 def test_records_say_what_came_after_them():
@@ -131,9 +121,25 @@ def test_sessions_of_ones_own_come_from_json_lines(tmp_path: Path):
     asked = {"family": "x", "questions": ["a", "b\u2028c"]}
     path.write_text(json.dumps(asked, ensure_ascii=False) + "\n", encoding="utf-8")
     assert read_sessions(path) == [Asked("x", ("a", "b\u2028c"))]
-    path.write_text('{"family": "x"}\n')
+
+
+@pytest.mark.parametrize(
+    "line", ['{"family": "x"}', '{"questions": "What is 1+1?"}', '{"questions": []}', "[]", ""]
+)
+def test_a_line_that_is_no_session_is_named(tmp_path: Path, line: str):
+    path = tmp_path / "sessions.jsonl"
+    path.write_text(line + "\n")
     with pytest.raises(RecordsError, match=r"sessions\.jsonl:1"):
         read_sessions(path)
+
+
+def test_what_cannot_be_written_is_told_before_anything_is_played(tmp_path: Path):
+    demo = Path(__file__).parents[2] / "checkpoints" / "demo"
+    (tmp_path / "file").write_text("")
+    asked = [str(demo), "--out", str(tmp_path / "file" / "records"), "--sessions", "1"]
+    result = CliRunner().invoke(main, asked)
+    assert (result.exit_code, str(tmp_path / "file") in result.output) == (1, True)
+    assert isinstance(result.exception, SystemExit)  # one line, no traceback
 
 
 @pytest.mark.slow
@@ -163,6 +169,9 @@ def test_sessions_are_played_through_the_engine_and_an_interrupted_run_goes_on(t
     again = run()
     assert again.exit_code == 0, again.output
     assert lost.read_bytes() == whole
+    dealt = run("--shard-sessions", "6")
+    assert dealt.exit_code == 1
+    assert "holds other sessions than these" in dealt.output
     other = run("--seed", "1")
     assert other.exit_code == 1
     assert "seed differs" in other.output

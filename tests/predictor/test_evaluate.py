@@ -13,6 +13,7 @@ from predictor.evaluate import main, measure
 from predictor.records import Manifest, Records, RecordsError, add_shard
 from predictor.saved import HeadSpec, save_head
 from predictor.texts import texts_of
+from predictor.weight_files import SavedError
 from tests.predictor.test_records import FAMILIES, ORIGIN, made
 
 SPEC = HeadSpec("hazard", (), 200, ORIGIN.layers, 4, ORIGIN.checkpoint, ORIGIN.tokenizer)
@@ -83,6 +84,30 @@ def test_the_command_writes_json_and_prints_a_table(records: Path, tmp_path: Pat
     assert result.exit_code == 0, result.output
     assert "| mine |" in result.output
     assert json.loads(out.read_text())["temperature"] == 0.8
+    bare = CliRunner().invoke(main, asked[:-2])
+    assert (bare.exit_code, bare.output) == (0, result.output)
     wrong = CliRunner().invoke(main, [*asked, "--temperature", "0.1"])
     assert wrong.exit_code == 1
     assert "Traceback" not in wrong.output
+
+
+def test_two_heads_of_one_name_are_refused(records: Path, tmp_path: Path):
+    """Figures are kept by name: one would stand where the other was."""
+    heads = [saved(tmp_path / "old" / "head"), saved(tmp_path / "new" / "head")]
+    with pytest.raises(SavedError, match="two of those given are called head"):
+        measure(records, heads, [], 0.8, 200, "test")
+
+
+def test_a_file_that_cannot_be_written_is_told_before_anything_is_measured(
+    records: Path, tmp_path: Path
+):
+    (tmp_path / "file").write_text("")
+    out, head = tmp_path / "file" / "found.json", tmp_path / "mine"
+    asked = ["--records", str(records), "--head", str(head), "--out", str(out)]
+    result = CliRunner().invoke(main, asked)
+    assert (result.exit_code, str(tmp_path / "file") in result.output) == (1, True)
+    assert "Traceback" not in result.output
+    deep = tmp_path / "not" / "there" / "found.json"
+    saved(head)
+    assert CliRunner().invoke(main, [*asked[:-1], str(deep)]).exit_code == 0
+    assert deep.exists()

@@ -1,6 +1,7 @@
 """Figures that can be counted by hand."""
 
 from dataclasses import replace
+from random import Random
 
 import numpy as np
 import pytest
@@ -9,13 +10,15 @@ from predictor.metrics import (
     coverage,
     interval,
     mean_absolute_error,
+    place_weights,
     position_deciles,
     progress_deciles,
     rank_correlation,
     report,
     resampled_errors,
 )
-from tests.predictor.test_records import made
+from predictor.positions import sampled_places
+from tests.predictor.test_records import FAMILIES, made
 
 COUNT = 100
 
@@ -62,7 +65,7 @@ def test_tenths_of_all_places_hold_equally_many():
 def test_a_report_leaves_out_groups_that_are_too_small():
     some = records(list(range(COUNT)), [COUNT - i for i in range(COUNT)])
     middle = some.remaining.astype(np.float64)
-    found = report(some, middle, middle, ("even", "odd"))
+    found = report(some, middle, middle, ("even", "odd"), 20)
     assert found["all"] == {
         "records": 100,
         "mae": 0,
@@ -78,10 +81,24 @@ def test_a_report_leaves_out_groups_that_are_too_small():
 def test_a_groups_error_is_also_given_without_what_was_capped():
     some = records([0] * 60, [10] * 60)
     some = replace(some, family=np.zeros(60, np.int32), censored=np.arange(60) < 30)
-    found = report(some, np.where(some.censored, 14.0, 11.0), None, ("only",))
+    found = report(some, np.where(some.censored, 14.0, 11.0), None, ("only",), 20)
     assert found["family"]["only"]["mae"] == 2.5
     assert found["family"]["only"]["mae_uncapped"] == 1
     assert found["uncapped"]["mae"] == 1
+
+
+def test_early_places_are_recorded_more_often_and_can_count_like_others():
+    """Whole replies of 60 tokens, recorded as they are collected; a token counts like any other."""
+    random = Random(1)
+    places = [sampled_places(60, 20, random) for _ in range(2000)]
+    generated = np.concatenate(places)
+    some = records(generated, 60 - generated)
+    assert np.average(some.remaining, weights=place_weights(some, 20)) == pytest.approx(30.5, abs=1)
+    assert some.remaining.mean() > 45
+    wrong_early = np.where(generated == 0, 0.0, some.remaining)
+    found = report(some, wrong_early, wrong_early, FAMILIES, 20)["places"]
+    assert found["mae"] == pytest.approx(60 / 60, rel=0.1)
+    assert found["covered_q90"] == pytest.approx(1 - 1 / 60, abs=2e-3)
 
 
 def drawn_by(session: list[int], error: list[float]) -> np.ndarray:

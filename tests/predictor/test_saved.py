@@ -38,11 +38,13 @@ def test_a_reader_comes_back_as_it_was(tmp_path: Path, reader: Reader):
     assert load_reader(tmp_path) == reader
 
 
-def test_a_head_may_be_replaced(tmp_path: Path):
+def test_a_head_may_be_replaced_and_takes_nothing_over(tmp_path: Path):
     saved(tmp_path)
+    save_reader(tmp_path, Reader(Smoothing(0.6, 0.4), uncalibrated()))
     wider = replace(SPEC, widths=(16,))
     saved(tmp_path, wider)
     assert load_head(tmp_path)[0] == wider
+    assert load_reader(tmp_path) == PLAIN
 
 
 def test_a_directory_without_weights_is_named(tmp_path: Path):

@@ -1,11 +1,13 @@
 """Fitting a head: it learns, stops early, and goes on where it was interrupted."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from predictor.glance import Glance
@@ -13,7 +15,7 @@ from predictor.prompts import prompts_of
 from predictor.saved import HeadSpec
 from train import head
 from train.head import Asked, Data, Examples, batches, fit
-from train.passes import Recipe
+from train.passes import Recipe, begin, take_passes
 
 SPEC = HeadSpec("hazard", (16,), 200, (1,), 3, "weights", "tokens")
 F = SPEC.num_features
@@ -81,6 +83,31 @@ def test_a_run_ends_once_it_has_not_got_better_for_so_long(tmp_path: Path):
     _, number, seen = run(tmp_path, recipe, tune=Data(hopeless, None))
     assert len(seen) == number + 1 + 2
     assert len(seen) < 40
+
+
+def test_a_pass_whose_loss_is_no_number_is_not_the_best(tmp_path: Path):
+    taken = iter([3.0, float("nan"), float("nan")])
+    number, best = passes(tmp_path, taken)
+    assert (number, float(best)) == (0, 1)
+
+
+def test_a_run_without_any_loss_that_is_a_number_is_an_error(tmp_path: Path):
+    with pytest.raises(ValueError, match="lower --rate"):
+        passes(tmp_path, iter([float("nan")] * 3))
+
+
+def passes(directory: Path, losses: Iterator[float]) -> tuple[int, jax.Array]:
+    """Take passes, each of which adds 1 to the only weight; held-out losses are these."""
+    state = begin(jnp.float32(0), optax.sgd(1.0))
+    best, number = take_passes(
+        state,
+        RECIPE,
+        directory,
+        lambda _, weights, moments: (weights + 1, moments, 0.0),
+        lambda _: next(losses),
+        lambda *_: None,
+    )
+    return number, best
 
 
 def test_the_mean_loss_does_not_depend_on_padding(monkeypatch: pytest.MonkeyPatch):

@@ -115,6 +115,11 @@ def test_the_command_trains_and_writes(tmp_path: Path):
     assert result.exit_code == 0, result.output
     spec, _ = load_text_model(out)
     assert (spec.sees, spec.checkpoint, spec.vocab_size) == ("prompt", ORIGIN.checkpoint, 8)
+    few = CliRunner().invoke(text_model.main, [*asked, "--vocab-size", "7"])
+    assert few.exit_code == 1
+    assert "has token 7, --vocab-size 7 ends below it" in few.output
+    more = CliRunner().invoke(text_model.main, [*asked, "--vocab-size", "9"])
+    assert more.exit_code == 0, more.output
     wrong = CliRunner().invoke(text_model.main, ["--records", str(out), *asked[2:]])
     assert wrong.exit_code == 1
     assert "Traceback" not in wrong.output

@@ -10,7 +10,7 @@ from predictor.reading import PLAIN, Reader
 from predictor.smoothing import Smoothing
 from serving.core.foresight import MOST_TILT, TILT_RATE, Foresight
 from serving.core.worker_task import WorkerTask, open_task
-from serving.forecast.forecast import Forecast
+from serving.forecast.forecast import Forecast, Stated
 from tests.support.one_worker import P0, decode, prefill, task
 
 E = 25
@@ -18,9 +18,10 @@ GRID = np.array(EDGES[:E])
 BAYES = replace(PLAIN, smoothing=Smoothing(1.0, 1.0))
 
 
-def row(name: str = "a", *, replied: int = 0, max_tokens: int = 100) -> WorkerTask:
+def row(name: str = "a", *, replied: int = 0, max_tokens: int = 100, **sampling) -> WorkerTask:
     reply = tuple(range(replied))
-    work = task(name, range(4), reply=reply, max_tokens=max_tokens)
+    sampling = {"stop_ids": (63,), **sampling}
+    work = task(name, range(4), reply=reply, max_tokens=max_tokens, **sampling)
     return open_task(prefill(work), 4)
 
 
@@ -121,7 +122,7 @@ def replied(foresight: Foresight, *, length: int) -> None:
     """A reply of `length` tokens, said at its beginning to be at most 18 with 90 %."""
     entry = row()
     read(foresight, entry, ending_within(20))
-    entry.stated = [(0, 18)]
+    entry.stated = [Stated(0, 18, 0.9)]
     entry.tokens += range(length)
     foresight.learn(entry)
 
@@ -139,14 +140,15 @@ def test_replies_within_their_quantiles_lower_the_tilt_by_less():
 
 
 def test_every_quantile_counts_with_its_place():
-    """Said at 0: at most 18; at 10: at most 18 more. 25 tokens are above the first alone."""
+    """Said at 0: at most 19, with 95 %; at 10 the same. 25 tokens are above the first alone."""
     foresight, entry = Foresight(PLAIN), row()
     read(foresight, entry, ending_within(20))
     entry.tokens += range(10)
     read(foresight, entry, ending_within(20))
     entry.tokens += range(15)
+    assert entry.stated == [(place, 19, pytest.approx(0.95)) for place in (0, 10)]
     foresight.learn(entry)
-    assert foresight.tilt == pytest.approx(TILT_RATE * (0.9 - 0.5))
+    assert foresight.tilt == pytest.approx(TILT_RATE * (0.95 - 0.5))
 
 
 def test_a_reply_is_learned_from_once():
@@ -155,15 +157,49 @@ def test_a_reply_is_learned_from_once():
     entry.tokens += range(30)
     foresight.learn(entry)
     foresight.learn(entry)
-    assert foresight.tilt == pytest.approx(0.9 * TILT_RATE)
+    assert foresight.tilt == pytest.approx(0.95 * TILT_RATE)
 
 
-def test_a_reply_that_ends_at_its_limit_is_covered():
+def test_a_quantile_that_the_limit_cuts_teaches_nothing():
     foresight, entry = Foresight(PLAIN), row(max_tokens=10)
     read(foresight, entry, ending_within(40))
     entry.tokens += range(10)
     foresight.learn(entry)
-    assert foresight.tilt < 0
+    assert foresight.tilt == 0
+
+
+@pytest.mark.parametrize(
+    ("sampling", "teaches"),
+    [
+        ({}, True),
+        ({"stop_ids": ()}, False),
+        ({"min_tokens": 11}, False),
+        ({"min_tokens": 10}, True),
+    ],
+    ids=str,
+)
+def test_a_place_where_a_reply_was_not_free_to_end_teaches_nothing(sampling: dict, teaches: bool):
+    foresight, entry = Foresight(PLAIN), row(replied=10, **sampling)
+    read(foresight, entry, ending_within(20))
+    entry.tokens += range(30)
+    foresight.learn(entry)
+    assert (foresight.tilt > 0) == teaches
+
+
+def test_right_curves_are_not_bent_because_some_lengths_are_certain():
+    """Every second reply has five tokens, and its curve says so: every quantile covers it."""
+    foresight, random = Foresight(PLAIN), np.random.default_rng(2)
+    readings = np.concatenate([sharp(5), ending_within(40)])
+    covered: list[bool] = []
+    for _ in range(1500):
+        rows = [row("certain"), row("open")]
+        foresight.read(rows, [0, 0], readings)
+        for entry, length in zip(rows, (5, int(random.integers(1, 41))), strict=True):
+            covered.append(length <= entry.stated[0].high)
+            entry.tokens += range(length)
+            foresight.learn(entry)
+    assert abs(foresight.tilt) < 0.3
+    assert 0.87 < np.mean(covered[1::2]) < 0.93
 
 
 @pytest.mark.parametrize(("length", "bound"), [(1000, MOST_TILT), (1, -MOST_TILT)])
@@ -171,7 +207,7 @@ def test_the_tilt_has_bounds(length: int, bound: float):
     foresight = Foresight(PLAIN)
     for _ in range(2050):
         entry = row()
-        entry.stated = [(0, 18)]
+        entry.stated = [Stated(0, 18, 0.9)]
         entry.tokens += range(length)
         foresight.learn(entry)
     assert foresight.tilt == (bound if length == 1000 else pytest.approx(bound, abs=1e-9))

@@ -189,7 +189,7 @@ def test_nothing_is_reserved_beyond_the_limit_of_the_reply():
 
 def test_a_row_that_ends_above_its_quantiles_raises_the_reported_tilt():
     worker = Read()
-    worker.on(prefill(task("a", range(4), max_tokens=5)))
+    worker.on(prefill(task("a", range(4), max_tokens=5, stop_ids=(63,))))
     worker.turn(sharp(2))
     for _ in range(4):
         worker.turn(sharp(1))
@@ -264,7 +264,7 @@ def ends_here(owner: Read, tokens: int) -> float:
 
 def test_what_was_stated_of_a_row_is_learned_where_it_ends():
     source, owner = Read(D0, move_pages=9), Read(P0, every=100)
-    work = task("a", range(4), max_tokens=20)
+    work = task("a", range(4), max_tokens=20, stop_ids=(63,))
     source.on(prefill(work))
     source.turn(sharp(1))
     source.on(MoveOut(work.id, P0, 3))
@@ -275,14 +275,14 @@ def test_what_was_stated_of_a_row_is_learned_where_it_ends():
         owner.on(message)
     reply = announced[-1].reply
     assert reply is not None
-    # All of the source's quantiles were too low: one token.
-    assert ends_here(owner, 20 - len(reply)) == pytest.approx(0.9 * TILT_RATE)
+    # All of the source's quantiles were too low: one token, and certain.
+    assert ends_here(owner, 20 - len(reply)) == pytest.approx(TILT_RATE)
     assert source.batcher.report().tilt == 0
 
 
 def test_what_a_prefill_worker_stated_is_not_held_against_the_owner():
     owner = Read(D0, every=100)
-    work = task("a", range(4), max_tokens=20)
+    work = task("a", range(4), max_tokens=20, stop_ids=(63,))
     owner.on(decode(work, P0))
     owner.step()
     owner.on(handed_off())
