@@ -66,7 +66,11 @@ def _is_early(remote: Option, local: Option, turn: TurnView) -> bool:
     needed soon in any case. (Without this, 77 of 400 turns of a saturated trace went to the longer
     queue, and 6.7 points of attainment with them; LOG.md.)
     """
-    return turn.ttft_s is None or remote.ttft_s <= max(turn.ttft_s, local.ttft_s)
+    if turn.ttft_s is None:
+        return True
+    left_s = turn.ttft_s - turn.waited_s
+    # One that is late in any case waits for no longer than it might have from the start.
+    return remote.ttft_s <= max(left_s if left_s > 0 else turn.ttft_s, local.ttft_s)
 
 
 def _why_remote(ranked: Sequence[Option]) -> RouteReason:

@@ -95,6 +95,16 @@ def test_pages_are_no_reason_to_be_late():
     assert went(ask(turn(100, ttft_s=300.0), home, late)) == (LOCAL, None, "local_fastest")
 
 
+def test_pages_are_no_reason_for_one_that_has_waited_to_be_late():
+    home, worker = owner(90, pages_available=200), prefill(queued_s=50.0)  # in 11 s, and in 61 s
+    for waited_s, reason in ((35.0, "owner_pages"), (40.0, "local_fastest")):
+        task = turn(100, ttft_s=100.0, waited_s=waited_s)
+        assert went(ask(task, home, worker))[2] == reason
+    lost = turn(100, ttft_s=100.0, waited_s=100.0)
+    assert went(ask(lost, home, worker))[2] == "owner_pages"
+    assert went(ask(lost, home, prefill(queued_s=99.0)))[2] == "local_fastest"
+
+
 def test_pages_up_to_the_watermark_are_not_pressure():
     home = owner(90, pages_available=208)
     assert went(ask(turn(100), home, prefill()))[0] == LOCAL
