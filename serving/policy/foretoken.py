@@ -5,7 +5,8 @@ decode beside it, each relative to its target. Ours: PPD's weighted sum (PPD 2.2
 times in place of a table, and with the others' loss in place of the turn's own.
 
 A worker that decodes rows of its own prefills for another one only where that saves a target: until
-the hand-off the prompt holds memory on both, which no prediction of times shows (LOG.md).
+the hand-off the prompt holds memory on both, which no prediction of times shows (LOG.md). A turn
+that stays for that alone says so (`PEERS_BUSY`).
 """
 
 from collections.abc import Sequence
@@ -46,7 +47,10 @@ def foretoken(
     remote = calm[1] if len(calm) > 1 and _is_early(calm[1], best, turn) else None
     if remote is not None and _under_pressure(turn, owner, context.config):
         return sent_to(first(remote, ranked), RouteReason.OWNER_PAGES)
-    return Local(RouteReason.LOCAL_FASTEST, tuple(ranked))
+    faster = [option for option in ranked if option.ttft_s < best.ttft_s]
+    kept_off = any(option.choice in busy for option in faster)
+    reason = RouteReason.PEERS_BUSY if kept_off else RouteReason.LOCAL_FASTEST
+    return Local(reason, tuple(ranked))
 
 
 def _under_pressure(turn: TurnView, owner: OwnerView, config: RouteConfig) -> bool:

@@ -40,6 +40,7 @@ class RouteReason(StrEnum):
     RESIDENTS_HARMED = "residents_harmed"
     OWNER_PAGES = "owner_pages"
     SAVES_TARGET = "saves_target"
+    PEERS_BUSY = "peers_busy"
     # the owner's KV alone decides (local, ppd)
     FIRST_TURN = "first_turn"
     HISTORY_LOST = "history_lost"

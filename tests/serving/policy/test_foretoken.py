@@ -332,7 +332,7 @@ def test_the_log_holds_the_decision_first_local_once_and_no_option_twice(case):
 
 def test_a_worker_with_rows_is_not_asked_for_speed_alone():
     home, peer = owner(90, queued_s=50.0), prefill("d1", 90, rows=residents(2000.0))
-    assert went(ask(turn(100), home, peer)) == (LOCAL, None, "local_fastest")
+    assert went(ask(turn(100), home, peer)) == (LOCAL, None, "peers_busy")
     assert went(ask(turn(100), home, prefill("d1", 90)))[0] == "d1"
 
 
@@ -340,7 +340,7 @@ def test_a_worker_with_rows_is_asked_where_that_saves_the_turns_target():
     home, peer = owner(90, queued_s=50.0), prefill("d1", 90, rows=residents(2000.0))
     assert went(ask(turn(100, ttft_s=30.0), home, peer)) == ("d1", "cached_there", "saves_target")
     late = ask(turn(100, ttft_s=5.0), home, peer)  # late in either case
-    assert went(late) == (LOCAL, None, "local_fastest")
+    assert went(late) == (LOCAL, None, "peers_busy")
 
 
 def test_a_target_that_its_rows_would_lose_counts_against_a_worker():
@@ -348,7 +348,7 @@ def test_a_target_that_its_rows_would_lose_counts_against_a_worker():
     # Ten steps of a token, of two seconds instead of one. Two rows with five tokens left feel
     # five seconds of that, and each has four to spare.
     tight = prefill("d1", 90, rows=residents(5.0, 5.0, tpot_s=1.8))
-    assert went(ask(turn(100, ttft_s=30.0), home, tight)) == (LOCAL, None, "local_fastest")
+    assert went(ask(turn(100, ttft_s=30.0), home, tight)) == (LOCAL, None, "peers_busy")
 
 
 def test_a_free_worker_goes_before_one_with_rows_that_is_faster_by_a_little():
@@ -389,6 +389,27 @@ def test_a_worker_with_rows_is_chosen_only_if_each_other_option_misses_more(case
         assert all(best.score <= option.score for option in calm) or (
             decision.reason == "owner_pages"
         )
+
+
+@given(BUSY_CASES)
+@settings(max_examples=100, deadline=None)
+def test_the_reason_is_true(case):
+    task, home, workers, costs = case
+    decision = foretoken(task, home, workers, context(costs))
+    busy = {worker.worker for worker in workers if worker.rows}
+    best, *others = decision.options
+    sooner = {option.choice for option in others if option.ttft_s < best.ttft_s * (1 - 1e-9)}
+    match decision.reason:
+        case "local_fastest":
+            assert not sooner
+        case "peers_busy":
+            assert sooner <= busy
+            assert any(o.ttft_s < best.ttft_s for o in others if o.choice in busy)
+        case "remote_fastest" | "residents_harmed":
+            (local,) = (option for option in others if option.choice == LOCAL)
+            faster = best.ttft_s < local.ttft_s
+            assert faster == (decision.reason == "remote_fastest")
+            assert faster or local.harm > 0 or local.missed > best.missed
 
 
 @given(BUSY_CASES)
