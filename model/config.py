@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import assert_never
 
+from model.degrees import Shared
 from model.errors import CheckpointError
 from model.families import FAMILIES, Family
 from model.json_fields import Fields, read_json_object
@@ -86,6 +87,11 @@ class ModelConfig:
     def queries_per_kv(self) -> int:
         """G: query heads that share one key and value head."""
         return self.num_heads // self.num_kv_heads
+
+    @property
+    def shared(self) -> Shared:
+        """The sizes that devices share."""
+        return Shared(self.num_kv_heads, self.intermediate_size, self.vocab_size)
 
     @property
     def kept_as(self) -> str:

@@ -60,13 +60,6 @@ def param_shardings(config: ModelConfig, mesh: Mesh, table: Table) -> Params:
 
 def check_degree(config: ModelConfig, degree: int) -> None:
     """Raise ShardingError unless `degree` devices can share the model evenly."""
-    sizes = {
-        "key-value heads": config.num_kv_heads,
-        "MLP columns": config.intermediate_size,
-        "vocabulary entries": config.vocab_size,
-    }
-    for name, size in sizes.items():
-        if size % degree:
-            raise ShardingError(
-                f"tensor-parallel degree {degree} does not divide the model's {size} {name}"
-            )
+    problem = config.shared.problem(degree)
+    if problem is not None:
+        raise ShardingError(f"tensor-parallel degree {degree} {problem}")

@@ -231,15 +231,13 @@ class PolicyConfig:
         """Raise ConfigError for values outside their range; names are looked up by the engine."""
         for name in ("route_weight_ttft", "rebalance_interval_seconds", "window_seconds"):
             require(getattr(self, name) > 0, f"--{name.replace('_', '-')} must be positive")
-        require(self.route_weight_tpot >= 0, "--route-weight-tpot must not be negative")
-        require(self.route_weight_miss >= 0, "--route-weight-miss must not be negative")
+        for of in ("ttft", "tpot", "miss"):
+            weight = getattr(self, f"route_weight_{of}")
+            require(0 <= weight < inf, f"--route-weight-{of} must be finite and at least 0")
         require(0 <= self.route_late_margin < 1, "--route-late-margin must lie in [0, 1)")
         for name in ("slo_ttft_ms", "slo_tpot_ms"):
-            value = getattr(self, name)
-            require(
-                value is None or 0 < value < inf,
-                f"--{name.replace('_', '-')} must be positive and finite",
-            )
+            value, flag = getattr(self, name), f"--{name.replace('_', '-')}"
+            require(value is None or 0 < value < inf, f"{flag} must be positive and finite")
         require(
             self.order_window is None or self.order_window >= 1, "--order-window must be at least 1"
         )

@@ -55,6 +55,11 @@ class WorkerRecord:
         return self.turns == 0 and not self.booked
 
     @property
+    def rests(self) -> bool:
+        """Whether it has left service for good: nothing is left there, and nothing will come."""
+        return self.leaving and self.next_role is None and self.idle
+
+    @property
     def available_pages(self) -> int | None:
         """Pages that are neither held nor promised, by its last report; None before the first."""
         report = self.report

@@ -57,6 +57,6 @@ class Placer:
                     draining=record.leaving,
                 )
                 for record in self._fleet.workers.values()
-                if record.decodes
+                if record.decodes and not record.rests
             ],
         )

@@ -61,7 +61,8 @@ class Rebalancer:
 
     def look(self, now: float) -> list[WantedMove]:
         """Return the moves wanted now; none before the interval is over, unless pages are short."""
-        workers = [record for record in self._fleet.workers.values() if record.decodes]
+        # One at rest would be the only under-loaded one, and takes nothing.
+        workers = [w for w in self._fleet.workers.values() if w.decodes and not w.rests]
         due = now - self._looked_at >= self._rules.rebalance_every_s
         if len(workers) < 2 or not (due or any(self._is_short(w) for w in workers)):
             return []

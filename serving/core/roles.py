@@ -72,7 +72,8 @@ class Roles:
         rules = self._rules
         if rules.roles is none:
             return  # a large fleet has many views
-        workers = tuple(self._view(record, now) for record in self._fleet.workers.values())
+        serving = [record for record in self._fleet.workers.values() if not record.rests]
+        workers = tuple(self._view(record, now) for record in serving)
         for wanted in rules.roles(RolesView(workers, rules.slo.ttft_s), rules.roles_config):
             self._outbox.decide_for("role_wanted", wanted.worker, wanted.role.value, wanted.reason)
             self.change(SetRole(wanted.worker, wanted.role), now, why="policy")

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from model.config import DTYPE_BYTES, KV_DTYPE_BYTES, load_config
+from model.degrees import Shared
 from serving.config import ConfigError
 from serving.costs.shape import ModelShape, read_bytes, shape_of
 
@@ -16,11 +17,15 @@ BYTES = DTYPE_BYTES["bfloat16"]
 
 @dataclass(frozen=True, slots=True)
 class KnownModel:
-    """A model's sizes: what a step costs, what the weights take, how long a context may be."""
+    """A model's sizes: what a step costs, what the weights take, how long a context may be.
+
+    `shared`: what devices share, and so which degrees there can be.
+    """
 
     shape: ModelShape
     weight_bytes: int
     max_position: int
+    shared: Shared
 
     def with_kv_as(self, kv_dtype: str | None) -> "KnownModel":
         """Return the model with keys and values kept in this dtype; None: as they are."""
@@ -62,7 +67,8 @@ class _Sizes:
             weight_bytes=read_bytes(layers, head, BYTES, quantize),
             kv_bytes_per_token=2 * self.layers * self.kv_heads * head_dim * BYTES,
         )
-        return KnownModel(shape, shape.weight_bytes + head * BYTES, self.max_position)
+        shared = Shared(self.kv_heads, self.mlp, self.vocab)
+        return KnownModel(shape, shape.weight_bytes + head * BYTES, self.max_position, shared)
 
 
 MODELS = {
@@ -90,4 +96,4 @@ def find_model(name: str, quantize: str | None) -> KnownModel:
     shape = shape_of(config)
     embedding = 0 if config.tie_embeddings else config.vocab_size * config.hidden_size
     weights = shape.weight_bytes + embedding * shape.dtype_bytes
-    return KnownModel(shape, weights, config.max_position)
+    return KnownModel(shape, weights, config.max_position, config.shared)

@@ -18,6 +18,10 @@ from serving.sim.run import simulate
 from serving.workload.session import Workload
 
 MOST_STEPS = 12
+MOST_QUEUED = 400
+"""Turns that may come within the target to the first token, as it is judged (ours). A queue of so
+many before a few workers is nearly always one that grows, and a simulation has to be several times
+as long as what it is to show."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +65,14 @@ class Court:
     on_run: Callable[[], object]
 
     def judge(self, deployment: Deployment, rate: float) -> Verdict:
-        """Simulate a deployment at a rate scale; raises ConfigError for what cannot be served."""
+        """Simulate a deployment at a rate scale; raises ConfigError for what cannot be served.
+
+        A target to the first token within which more than `MOST_QUEUED` turns come is judged as the
+        time in which so many do: at least as many turns are within the target itself.
+        """
         part, times = shrink(deployment, self.most_workers)
+        queue_s = MOST_QUEUED * times / (self.demand.turns_per_s * rate)
+        targets = replace(self.targets, ttft_s=min(self.targets.ttft_s, queue_s))
         keep_s = self.demand.rests.keep_s(deployment.idle_room(rate), rate)
         played = steady(
             self.workload,
@@ -70,14 +80,14 @@ class Court:
                 rate=rate / times,
                 token_s=deployment.token_s,
                 keep_s=keep_s,
-                ttft_s=self.targets.ttft_s,
+                ttft_s=targets.ttft_s,
                 least_turns=self.least_turns,
             ),
         )
         outcome = simulate(configure(self.config, part), played.workload, show_progress=False)
         self.on_run()
         counted = [t for t in outcome.turns if played.from_s <= t.arrived < played.to_s]
-        verdict = _verdict(counted, played.to_s - played.from_s, self.targets)
+        verdict = _verdict(counted, played.to_s - played.from_s, targets)
         return replace(verdict, rate=rate, goodput_tps=verdict.goodput_tps * times)
 
 

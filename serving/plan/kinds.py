@@ -37,7 +37,7 @@ def find_kinds(config: ServerConfig, gpus: int, demand: Demand) -> list[WorkerKi
         f"the workload's longest turn has {demand.longest} tokens, more than the {max_len} of a"
         f" context; cut it with --max-context {max_len}",
     )
-    degrees = [d for d in DEGREES if model.shape.num_kv_heads % d == 0]
+    degrees = [d for d in DEGREES if model.shared.problem(d) is None]
     fitting = [d for d in degrees if _pages(config, hardware, model, d) > 0]
     require(bool(fitting), _no_room(config, hardware, model, max_len, degrees[-1]))
     if fitting[0] > gpus:
@@ -136,7 +136,7 @@ def _too_few(
     """Say that a worker needs more accelerators than there are, and what would do instead."""
     memory = config.memory
     max_len = memory.max_model_len or model.max_position
-    at_hand = max(d for d in DEGREES if d <= gpus and model.shape.num_kv_heads % d == 0)
+    at_hand = max(d for d in DEGREES if d <= gpus and model.shared.problem(d) is None)
     ways = [f"raise --gpus from {gpus} to {degree}"]
     if memory.kv_pages is None:
         tokens = (_room(config, hardware, model, at_hand) - 1) * memory.page_size

@@ -5,7 +5,8 @@ decode beside it, each relative to its target. Ours: PPD's weighted sum (PPD 2.2
 times in place of a table, and with the others' loss in place of the turn's own.
 
 A worker that decodes rows of its own prefills for another one only where that saves a target: until
-the hand-off the prompt holds memory on both, which no prediction of times shows (LOG.md).
+the hand-off the prompt holds memory on both, which no prediction of times shows (LOG.md). A turn
+that stays for that alone says so (`PEERS_BUSY`).
 """
 
 from collections.abc import Sequence
@@ -46,7 +47,10 @@ def foretoken(
     remote = calm[1] if len(calm) > 1 and _is_early(calm[1], best, turn) else None
     if remote is not None and _under_pressure(turn, owner, context.config):
         return sent_to(first(remote, ranked), RouteReason.OWNER_PAGES)
-    return Local(RouteReason.LOCAL_FASTEST, tuple(ranked))
+    faster = [option for option in ranked if option.ttft_s < best.ttft_s]
+    kept_off = any(option.choice in busy for option in faster)
+    reason = RouteReason.PEERS_BUSY if kept_off else RouteReason.LOCAL_FASTEST
+    return Local(reason, tuple(ranked))
 
 
 def _under_pressure(turn: TurnView, owner: OwnerView, config: RouteConfig) -> bool:
@@ -66,7 +70,11 @@ def _is_early(remote: Option, local: Option, turn: TurnView) -> bool:
     needed soon in any case. (Without this, 77 of 400 turns of a saturated trace went to the longer
     queue, and 6.7 points of attainment with them; LOG.md.)
     """
-    return turn.ttft_s is None or remote.ttft_s <= max(turn.ttft_s, local.ttft_s)
+    if turn.ttft_s is None:
+        return True
+    left_s = turn.ttft_s - turn.waited_s
+    # One that is late in any case waits for no longer than it might have from the start.
+    return remote.ttft_s <= max(left_s if left_s > 0 else turn.ttft_s, local.ttft_s)
 
 
 def _why_remote(ranked: Sequence[Option]) -> RouteReason:

@@ -7,6 +7,7 @@ one signature, so that they can be compared by changing one word.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from math import inf
 from typing import NamedTuple, TypeAlias
 
 from serving.config import require
@@ -40,6 +41,7 @@ class RouteReason(StrEnum):
     RESIDENTS_HARMED = "residents_harmed"
     OWNER_PAGES = "owner_pages"
     SAVES_TARGET = "saves_target"
+    PEERS_BUSY = "peers_busy"
     # the owner's KV alone decides (local, ppd)
     FIRST_TURN = "first_turn"
     HISTORY_LOST = "history_lost"
@@ -150,8 +152,9 @@ class RouteConfig:
 
     def __post_init__(self) -> None:
         """Raise ConfigError for values that order no options."""
-        require(self.w_ttft > 0, "the route's weight of TTFT must be positive")
-        require(self.w_tpot >= 0, "the route's weight of TPOT must not be negative")
+        require(0 < self.w_ttft < inf, "the route's weight of TTFT must be positive and finite")
+        for of, weight in (("TPOT", self.w_tpot), ("a missed target", self.w_miss)):
+            require(0 <= weight < inf, f"the route's weight of {of} must be finite and at least 0")
         require(0 < self.page_watermark <= 1, "the route's page watermark must lie in (0, 1]")
         require(0 < self.reserve_quantile < 1, "the route's reserve quantile must lie in (0, 1)")
         require(self.min_chunk_len >= 1, "the route's smallest chunk must be at least 1")

@@ -200,12 +200,9 @@ def _limits(
 
 
 def _check_degree(model: KnownModel, role: Role, tp: int) -> None:
-    kv_heads = model.shape.num_kv_heads
     flag = "--prefill-tp" if role is Role.PREFILL else "--decode-tp"
-    require(
-        kv_heads % tp == 0,
-        f"{flag} {tp} does not divide the model's {kv_heads} key and value heads",
-    )
+    problem = model.shared.problem(tp)
+    require(problem is None, f"{flag} {tp} {problem}")
 
 
 def _no_room(

@@ -75,6 +75,7 @@ def lab(
     slo: Slo = Slo(None, None),  # noqa: B008
     read_every: int | None = None,
     executors: type[SimExecutor] = SimExecutor,
+    max_launched: int = 2,
 ) -> Lab:
     """Assemble a simulation; every reply is forecast to have 16 tokens.
 
@@ -95,7 +96,8 @@ def lab(
     sessions = Sessions(max_sessions=100, ttl_s=1e9, page_size=limits.page_size)
     coordinator = Coordinator(own, rules, sessions, SharpLengths(16))
     simulation = Simulation(coordinator, agenda, links, note)
-    world = World(agenda, links, WIRE, limits.page_size * COSTS.kv_bytes_per_token, 2)
+    page_bytes = limits.page_size * COSTS.kv_bytes_per_token
+    world = World(agenda, links, WIRE, page_bytes, max_launched)
     batchers: list[Batcher] = []
     own_rules = replace(batcher_rules(), costs=COSTS)
     readings = None

@@ -43,6 +43,13 @@ def test_a_worker_that_leaves_gets_no_session():
     assert [worker for worker, _ in placed(desk)] == ["d1", "d1"]
 
 
+def test_workers_are_kept_clear_though_another_rests():
+    desk = Desk(BOTH, slo=TIGHT, peers=True)
+    desk.on(SetRole(WorkerId("d3"), None))
+    desk.arrive("a", range(9))
+    assert clear(desk) == [["d0"]]
+
+
 def test_a_session_returns_to_its_owner_whatever_the_load():
     desk = Desk(DECODERS)
     desk.arrive("a", [1] * 9, session="s")

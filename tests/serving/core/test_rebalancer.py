@@ -9,6 +9,7 @@ from serving.forecast.forecast import Forecast, Prediction
 from serving.messages import (
     Adopted,
     Arrived,
+    Finished,
     LoadReport,
     MoveOut,
     MoveWanted,
@@ -21,10 +22,11 @@ from serving.messages import (
     WorkerId,
     WorkerLost,
 )
+from serving.policy.rebalance import current
 from serving.policy.rebalance_config import Move
 from serving.policy.route import History, Local, Remote, RoutePolicy, RouteReason
 from serving.policy.views import RebalanceView
-from serving.request import Slo, TurnId
+from serving.request import FinishReason, Slo, TurnId
 from tests.support.coordinating import Desk
 from tests.support.sharp_lengths import sharp
 from tests.support.turns import make_turn
@@ -120,6 +122,28 @@ def test_a_worker_that_leaves_may_send_and_not_receive():
     view = look(one, spy)
     assert view.may_receive.tolist() == [False, True, True]
     assert view.may_send.tolist()[1:] == [True, True]
+
+
+def test_a_worker_at_rest_takes_no_part():
+    """It would lower the mean and be the only one that is under-loaded, so that nobody moves."""
+    one, spy = desk()
+    one.on(SetRole(D2, None))
+    decoding(one, "a", 30)
+    assert look(one, spy).workers == ("d0", "d1")
+    one.on(SetRole(D2, Role.DECODE))
+    assert look(one, spy).workers == ("d0", "d1", "d2")
+
+
+def test_rows_move_though_a_worker_rests():
+    one = Desk(ROLES, route=stay, rebalance=current, rebalance_every_s=EVERY_S)
+    one.on(SetRole(D2, None))
+    for name in "abcdefgh":  # by turns at d0 and d1
+        decoding(one, name, 50)
+    for name in "bd":  # 3.4 ms a step at d0, 2.2 at d1: the mean of those and the 1.0 at d2
+        one.on(Finished(D1, TaskId(TurnId(name), 0), FinishReason.STOP, 1))
+    one.now += EVERY_S
+    one.on(Tick())
+    assert [(d.turn, d.choice) for d in one.decided("move")] == [(TurnId("a"), "d1")]
 
 
 def test_a_row_that_has_moved_rests_for_a_while():

@@ -232,6 +232,26 @@ def test_a_policy_that_changes_roles_all_the_time_loses_no_turn(seed: int):
     assert {d.reason for d in changed} <= {"policy", "drained"}
 
 
+def test_a_worker_at_rest_keeps_no_other_from_a_change():
+    seen: list[RolesView] = []
+
+    def watching(view: RolesView, config: RolesConfig) -> tuple[RoleChange, ...]:
+        del config
+        seen.append(view)
+        return ()
+
+    fleet = FakeFleet(Shape(prefill_workers=1, decode_workers=3, tick_rounds=1), roles=watching)
+    fleet.run()
+    fleet.set_role(D0, None)
+    fleet.submit(make_turn("a", [1] * 9, max_tokens=9))
+    fleet.run()
+    assert [(w.worker, w.draining) for w in seen[-1].workers] == [
+        ("p0", False),
+        ("d1", False),
+        ("d2", False),
+    ]
+
+
 def test_prefill_that_waits_gets_a_decode_worker_until_decode_is_full():
     """The rule `queue` in a whole deployment: the role goes over, and turns are served by it."""
     shape = Shape(prefill_workers=1, decode_workers=3, roles="queue", tick_rounds=5, ttft_s=0.05)

@@ -1,10 +1,14 @@
 """What cannot be is told in one line, with what could."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from model.config import load_config
+from model.sharding import ShardingError, check_degree
 from serving.config import ConfigError
 from serving.costs.measured import (
     Grid,
@@ -19,9 +23,12 @@ from serving.messages import Role
 from serving.plan.demand import demand_of
 from serving.plan.kinds import find_kinds
 from serving.plan.planner import make_program
+from serving.sim.run import simulate
+from serving.workload.session import within_context
 from tests.serving.plan.requests import CONTEXT, ask, short_replies
 
 DEMAND = demand_of(short_replies())
+DEMO = Path(__file__).parents[3] / "checkpoints" / "demo"
 
 
 def test_kinds_are_the_degrees_that_fit():
@@ -31,6 +38,32 @@ def test_kinds_are_the_degrees_that_fit():
     assert {k.degree for k in large} == {4, 8}
     few_heads = find_kinds(ask(model="qwen2.5-7b").config.server, 8, DEMAND)
     assert {k.degree for k in few_heads} == {1, 2, 4}  # 4 key and value heads
+
+
+@pytest.mark.parametrize(
+    ("sizes", "degrees"),
+    [({}, {1, 2, 4}), ({"vocab_size": 513}, {1}), ({"num_key_value_heads": 2}, {1, 2})],
+)
+def test_degrees_that_no_server_takes_are_not_planned(
+    tmp_path: Path, sizes: dict[str, int], degrees: set[int]
+):
+    """As where somebody has added a word to the vocabulary."""
+    config = json.loads((DEMO / "config.json").read_text()) | sizes
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    workload = within_context(short_replies(), 4096)
+    request = ask(model=str(tmp_path), max_model_len=4096)
+    kinds = find_kinds(request.config.server, 8, demand_of(workload))
+    assert {kind.degree for kind in kinds} == degrees
+    for degree in (1, 2, 4, 8):
+        meshes = replace(request.config.server.mesh, prefill_workers=0, decode_tp=degree)
+        server = replace(request.config.server, mesh=meshes)
+        if degree in degrees:
+            check_degree(load_config(tmp_path), degree)
+            continue
+        with pytest.raises(ShardingError, match=f"degree {degree} does not divide"):
+            check_degree(load_config(tmp_path), degree)
+        with pytest.raises(ConfigError, match=f"--decode-tp {degree} does not divide"):
+            simulate(replace(request.config, server=server), workload, show_progress=False)
 
 
 @pytest.mark.parametrize(

@@ -15,14 +15,17 @@ from serving.config import ConfigError
 from serving.flags import build_config, read_config_file
 from serving.plan.answer import report_of, text_of, toml_of
 from serving.plan.demand import Demand, demand_of
-from serving.plan.deployment import Deployment, configure
+from serving.plan.deployment import Deployment, configure, deploy
 from serving.plan.judge import Court, Verdict
 from serving.plan.options import JUDGE
-from serving.plan.planner import Plan, _most_goodput, make_program, plan
+from serving.plan.planner import Plan, _most_goodput, make_court, make_program, plan
+from serving.plan.program import propose
 from serving.plan.request import CLIMBING_GPUS
 from serving.platforms import suited
+from serving.sim.build import SimulationConfig
 from serving.sim.options import simulation_config
-from serving.workload.session import scale_rate
+from serving.sim.run import Outcome
+from serving.workload.session import Workload, scale_rate
 from tests.serving.plan.requests import ask, short_replies
 
 
@@ -203,3 +206,27 @@ def test_the_search_climbs_to_the_best_split_wherever_the_program_puts_it(best: 
 def test_a_large_fleet_is_split_as_the_program_says():
     _, judge = searched(32, by_split(16))
     assert len(set(judge.asked)) <= 2
+
+
+def test_a_generous_target_takes_no_longer_to_judge_than_a_queue_of_turns_does(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    played: list[int] = []
+
+    def watched(config: SimulationConfig, workload: Workload, *, show_progress: bool) -> Outcome:
+        del config, show_progress
+        played.append(workload.num_turns)
+        return Outcome({}, [], [], [], [])
+
+    monkeypatch.setattr("serving.plan.judge.simulate", watched)
+    workload = short_replies()
+    demand = demand_of(workload)
+    proposal = propose(make_program(ask(), demand), 1)[0]
+    for ttft_s in (0.2, 60.0, 240.0):
+        request = ask(ttft_s=ttft_s)
+        deployment = deploy(proposal, demand, request.targets, 16)
+        make_court(request, workload, demand, lambda: None).judge(deployment, 20.0)
+    tight, generous, more_generous = played
+    assert tight < generous == more_generous
+    # Eight queues of 400 turns count, behind those in which rows fill.
+    assert generous == pytest.approx(8 * 400, rel=0.05)

@@ -2,37 +2,25 @@
 
 from dataclasses import replace
 from itertools import permutations
+from math import inf
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from serving.config import ConfigError
 from serving.costs.costs import Link
+from serving.flags import build_config
 from serving.policy.foretoken import foretoken
 from serving.policy.options import Options, Pulling, shortlist
-from serving.policy.route import LOCAL, History, Local, Remote, RouteConfig, RouteContext
-from serving.policy.views import OwnerView, PrefillView, TurnView
+from serving.policy.route import LOCAL, History, RouteConfig
+from tests.support.asking import ask, context, went
 from tests.support.fake_costs import LinearCosts
-from tests.support.route_cases import BUSY_CASES, CASES, WORKERS
+from tests.support.route_cases import CASES, WORKERS
 from tests.support.route_views import owner, prefill, residents, turn
 
-A_SECOND_A_TOKEN = LinearCosts(base_s=1.0, new_s=1.0)
 SLOW_LINK = Link(latency_s=0.0, bytes_per_s=0.25)  # four seconds a token
-
-
-def context(costs: LinearCosts = A_SECOND_A_TOKEN, **config) -> RouteContext:
-    return RouteContext(costs, RouteConfig(min_chunk_len=1, **config), None)
-
-
-def ask(task: TurnView, home: OwnerView, *workers: PrefillView, costs=A_SECOND_A_TOKEN, **config):
-    return foretoken(task, home, workers, context(costs, **config))
-
-
-def went(decision: Local | Remote) -> tuple[str, str | None, str]:
-    """Where, with which history, and why."""
-    if isinstance(decision, Local):
-        return LOCAL, None, decision.reason
-    return decision.worker, decision.history, decision.reason
 
 
 # ---- where ---------------------------------------------------------------------------------------
@@ -93,6 +81,16 @@ def test_pages_are_no_reason_to_be_late():
     early, late = prefill(queued_s=5.0), prefill(queued_s=500.0)
     assert went(ask(turn(100, ttft_s=300.0), home, early))[2] == "owner_pages"
     assert went(ask(turn(100, ttft_s=300.0), home, late)) == (LOCAL, None, "local_fastest")
+
+
+def test_pages_are_no_reason_for_one_that_has_waited_to_be_late():
+    home, worker = owner(90, pages_available=200), prefill(queued_s=50.0)  # in 11 s, and in 61 s
+    for waited_s, reason in ((35.0, "owner_pages"), (40.0, "local_fastest")):
+        task = turn(100, ttft_s=100.0, waited_s=waited_s)
+        assert went(ask(task, home, worker))[2] == reason
+    lost = turn(100, ttft_s=100.0, waited_s=100.0)
+    assert went(ask(lost, home, worker))[2] == "owner_pages"
+    assert went(ask(lost, home, prefill(queued_s=99.0)))[2] == "local_fastest"
 
 
 def test_pages_up_to_the_watermark_are_not_pressure():
@@ -157,9 +155,26 @@ def test_a_full_tie_goes_to_the_smaller_id_in_any_order():
     assert chosen == {"a"}
 
 
-def test_weights_that_order_nothing_are_refused():
-    with pytest.raises(ValueError, match="weight of TTFT"):
-        RouteConfig(w_ttft=0.0)
+@pytest.mark.parametrize(
+    ("weights", "of"),
+    [
+        ({"w_ttft": 0.0}, "TTFT"),
+        ({"w_ttft": inf}, "TTFT"),
+        ({"w_tpot": inf}, "TPOT"),
+        ({"w_tpot": -1.0}, "TPOT"),
+        ({"w_miss": inf}, "a missed target"),
+        ({"w_miss": -1.0}, "a missed target"),
+    ],
+    ids=str,
+)
+def test_weights_that_order_nothing_are_refused(weights: dict[str, Any], of: str):
+    """Of an infinite one, nothing would be no number, and no score less than another."""
+    with pytest.raises(ValueError, match=f"weight of {of}"):
+        RouteConfig(**weights)
+    ((weight, value),) = weights.items()
+    flag = weight.replace("w_", "route_weight_")
+    with pytest.raises(ConfigError, match=f"--{flag.replace('_', '-')} must be"):
+        build_config("demo", {flag: value})
 
 
 # ---- the log -------------------------------------------------------------------------------------
@@ -315,77 +330,3 @@ def test_the_log_holds_the_decision_first_local_once_and_no_option_twice(case):
     named = [(o.choice, o.history) for o in decision.options]
     assert named.count((LOCAL, None)) == 1
     assert len(set(named)) == len(named)
-
-
-# ---- workers with rows of their own -------------------------------------------------------------
-
-
-def test_a_worker_with_rows_is_not_asked_for_speed_alone():
-    home, peer = owner(90, queued_s=50.0), prefill("d1", 90, rows=residents(2000.0))
-    assert went(ask(turn(100), home, peer)) == (LOCAL, None, "local_fastest")
-    assert went(ask(turn(100), home, prefill("d1", 90)))[0] == "d1"
-
-
-def test_a_worker_with_rows_is_asked_where_that_saves_the_turns_target():
-    home, peer = owner(90, queued_s=50.0), prefill("d1", 90, rows=residents(2000.0))
-    assert went(ask(turn(100, ttft_s=30.0), home, peer)) == ("d1", "cached_there", "saves_target")
-    late = ask(turn(100, ttft_s=5.0), home, peer)  # late in either case
-    assert went(late) == (LOCAL, None, "local_fastest")
-
-
-def test_a_target_that_its_rows_would_lose_counts_against_a_worker():
-    home = owner(90, queued_s=50.0)
-    # Ten steps of a token, of two seconds instead of one. Two rows with five tokens left feel
-    # five seconds of that, and each has four to spare.
-    tight = prefill("d1", 90, rows=residents(5.0, 5.0, tpot_s=1.8))
-    assert went(ask(turn(100, ttft_s=30.0), home, tight)) == (LOCAL, None, "local_fastest")
-
-
-def test_a_free_worker_goes_before_one_with_rows_that_is_faster_by_a_little():
-    home = owner(90, queued_s=50.0)
-    workers = [prefill("d1", 90, rows=residents(2000.0)), prefill("p0", 90, queued_s=2.0)]
-    assert went(ask(turn(100, ttft_s=30.0), home, *workers))[0] == "p0"
-
-
-def test_a_queue_that_is_longer_than_a_prefill_beside_rows_is_priced_all_the_same():
-    home, waits = owner(90, queued_s=100.0), prefill("p0", 90, queued_s=30.0)
-    tight = prefill("d1", 90, rows=residents(5.0, 5.0, tpot_s=1.8))  # done after 20 s, two late
-    assert went(ask(turn(100, ttft_s=60.0), home, tight, waits))[0] == "p0"
-    free = prefill("p1", 90)  # to nobody's harm, and done before p0 begins
-    decision = ask(turn(100, ttft_s=60.0), home, tight, free, waits)
-    assert "p0" not in [option.choice for option in decision.options]
-
-
-def test_pressure_on_the_owners_pages_sends_nobody_to_a_worker_with_rows():
-    home = owner(90, pages_available=0)
-    assert went(ask(turn(100), home, prefill("p0", 90)))[2] == "owner_pages"
-    busy = prefill("d1", 90, rows=residents(2000.0))
-    assert went(ask(turn(100), home, busy)) == (LOCAL, None, "local_fastest")
-
-
-@given(BUSY_CASES)
-@settings(max_examples=100, deadline=None)
-def test_a_worker_with_rows_is_chosen_only_if_each_other_option_misses_more(case):
-    task, home, workers, costs = case
-    decision = foretoken(task, home, workers, context(costs))
-    busy = {worker.worker for worker in workers if worker.rows}
-    best, *others = decision.options
-    calm = [option for option in others if option.choice not in busy]
-    if best.choice in busy:
-        assert decision.reason == "saves_target"
-        assert all(best.score <= option.score for option in others)
-        assert all(best.missed < option.missed for option in calm[:1])
-    else:
-        assert all(best.score <= option.score for option in calm) or (
-            decision.reason == "owner_pages"
-        )
-
-
-@given(BUSY_CASES)
-@settings(max_examples=100, deadline=None)
-def test_a_worker_with_rows_is_never_left_out_of_the_options_before_it_is_priced(case):
-    _, _, workers, _ = case
-    kept = shortlist(workers)
-    assert all(worker in kept for worker in workers if worker.rows)
-    calm = [worker for worker in workers if not worker.rows]
-    assert [worker for worker in kept if not worker.rows] == shortlist(calm)

@@ -135,7 +135,7 @@ def test_pictures_are_drawn(tmp_path: Path):
             "--kv-pages 100000 do not fit beside the weights of llama-3.1-8b on 1 x h100; use 7622"
             " at most",
         ),
-        (["--decode-tp", "3"], "--decode-tp 3 does not divide the model's 8 key and value heads"),
+        (["--decode-tp", "3"], "--decode-tp 3 does not divide the model's 8 key-value heads"),
         (["--link-gib-per-s", "0"], "--link-gib-per-s must be positive"),
         (["--slo-ttft-ms", "0"], "--slo-ttft-ms must be positive"),
         (["--step-noise", "nan"], "--step-noise nan does not lie in 0 to 10"),
