@@ -3,13 +3,14 @@
 Shared by the tests of the engine, because compiling is what they pay for.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from threading import Event as Signal
 
 import jax
 import numpy as np
+from jax.sharding import NamedSharding
 
 from model.attention.paged import BLOCKED
 from model.config import ModelConfig, RopeConfig
@@ -25,7 +26,7 @@ from serving.engine.executor import JaxExecutor
 from serving.engine.meshes import make_meshes
 from serving.engine.probe import Probe
 from serving.engine.programs import ExecutorSizes, Site
-from serving.messages import Role, TransferId
+from serving.messages import Role, TransferId, WorkerId
 from serving.request import SamplingParams
 from tests.support.local_fleet import LocalFleet
 from tests.support.rules import coordinator_rules
@@ -74,6 +75,9 @@ LIMITS = BatcherLimits(
     host_pages=0,
 )
 
+Connects = Callable[[Mapping[WorkerId, NamedSharding]], InProcessConnector]
+"""Makes a connector from how pages lie on each worker."""
+
 
 class Waiting(InProcessConnector):
     """Waits for payloads itself: who drives round by round counts no time, and has no threads."""
@@ -110,10 +114,9 @@ class Cluster:
         for _, executor in self.executors.values():
             connector.warm_up(executor.blank_payloads())
 
-    def reconnect(self) -> InProcessConnector:
+    def reconnect(self, by: Connects = InProcessConnector) -> InProcessConnector:
         """Connect the workers anew: a connector remembers whom it has given up."""
-        shardings = {name: e.payload_sharding for name, (_, e) in self.executors.items()}
-        self.connector = Waiting(shardings)
+        self.connector = by({name: e.payload_sharding for name, (_, e) in self.executors.items()})
         return self.connector
 
     def fleet(
@@ -134,7 +137,7 @@ class Cluster:
             name: (role or planned, executor)
             for name, (planned, executor) in self.executors.items()
         }
-        return LocalFleet(executors, self.reconnect(), own, rules, forecast, reader)
+        return LocalFleet(executors, self.reconnect(Waiting), own, rules, forecast, reader)
 
 
 def prompt(length: int, seed: int = 0) -> list[int]:

@@ -37,7 +37,8 @@ class Connector(Protocol):
         """Call `then` once `take` waits for nothing: a device shall not wait for another's step.
 
         From any thread; at once if the payload is here, unknown, or has failed. Payloads of one
-        sender that are asked for in turn are told in that order. Does not block.
+        sender that are asked for in turn are told in that order, those that are under way when it
+        is lost perhaps never. Does not block.
         """
         ...
 
@@ -53,5 +54,8 @@ class Connector(Protocol):
         ...
 
     def lose(self, worker: WorkerId) -> None:
-        """Let go of what was sent to a worker that is gone; refuse what comes for it or from it."""
+        """Let go of what was sent to a worker that is gone, and of what has yet to come from it.
+
+        Refuse what is sent to it or from it later.
+        """
         ...

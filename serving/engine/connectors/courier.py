@@ -39,6 +39,12 @@ class Courier:
                 return
         told(_error_of(arrays))
 
+    def forget(self) -> None:
+        """Let go of what is under way. Nobody is told of it, except of what is waited for now."""
+        with self._lock:
+            while len(self._under_way) > 1:
+                self._under_way.pop()
+
     def _wait(self) -> None:
         under_way = self._under_way[0]
         while under_way is not None:

@@ -19,6 +19,7 @@ class InProcessConnector:
         self._shardings = dict(shardings)
         self._payloads: dict[TransferId, tuple[WorkerId, Payload]] = {}
         self._failed: dict[TransferId, RuntimeError] = {}  # of those, what never arrives
+        self._under_way: set[TransferId] = set()  # of those, what somebody is to be told of
         self._couriers: dict[tuple[WorkerId, WorkerId], Courier] = {}  # sender and receiver
         self._lock = Lock()
 
@@ -44,18 +45,21 @@ class InProcessConnector:
 
     def when_here(self, transfer: TransferId, then: Callable[[], None]) -> None:
         """Tell when a payload has been computed and copied, behind earlier ones of its way."""
+
+        def told(error: RuntimeError | None) -> None:
+            with self._lock:
+                self._under_way.discard(transfer)
+                if error is not None and transfer in self._payloads:
+                    self._failed[transfer] = error
+            then()
+
         with self._lock:
-            known = self._payloads.get(transfer)
+            if (known := self._payloads.get(transfer)) is not None:
+                self._under_way.add(transfer)
         if known is None:
             then()
             return
         to, payload = known
-
-        def told(error: RuntimeError | None) -> None:
-            if error is not None:
-                self._fail(transfer, error)
-            then()
-
         self._courier(transfer.sender, to).tell(payload, told)
 
     def take(self, transfer: TransferId) -> Payload:
@@ -73,12 +77,19 @@ class InProcessConnector:
             self._forget(transfer)
 
     def lose(self, worker: WorkerId) -> None:
-        """Forget a worker and the payloads sent to it."""
+        """Forget a worker, what was sent to it, and what is still to come from it: never, perhaps.
+
+        Nobody is told of that, and all are told of the loss.
+        """
         with self._lock:
             self._shardings.pop(worker, None)
             for transfer, (to, _) in list(self._payloads.items()):
-                if to == worker:
+                if to == worker or (transfer.sender == worker and transfer in self._under_way):
                     self._forget(transfer)
+            ways = [way for way in self._couriers if worker in way]
+            couriers = [self._couriers.pop(way) for way in ways]
+        for courier in couriers:
+            courier.forget()
 
     def __len__(self) -> int:
         """Count payloads that nobody has taken yet."""
@@ -88,14 +99,10 @@ class InProcessConnector:
         with self._lock:
             return self._couriers.setdefault((sender, to), Courier(f"{sender} to {to}"))
 
-    def _fail(self, transfer: TransferId, error: RuntimeError) -> None:
-        with self._lock:
-            if transfer in self._payloads:
-                self._failed[transfer] = error
-
     def _forget(self, transfer: TransferId) -> None:
         self._payloads.pop(transfer, None)
         self._failed.pop(transfer, None)
+        self._under_way.discard(transfer)
 
 
 def _copied(payload: Payload, sharding: NamedSharding) -> Payload:

@@ -111,6 +111,18 @@ def test_its_thread_ends_when_nothing_is_under_way_and_another_begins(courier):
     assert [name for name, _ in listener.heard] == ["0", "1", "2"]
 
 
+def test_what_is_forgotten_is_told_to_nobody_but_of_the_one_that_is_waited_for(courier):
+    listener, late = Listener(), [Underway() for _ in range(4)]
+    for i in range(3):
+        courier.tell(late[i], listener.told(str(i)))
+    courier.forget()
+    courier.tell(late[3], listener.told("3"))
+    for one in late:
+        one.ends()
+    listener.wait_for(2)
+    assert [name for name, _ in listener.heard] == ["0", "3"]
+
+
 def test_many_are_told_once_each_and_in_order_while_they_come_and_go(courier):
     """The thread's last look meets the next one's first: nothing is lost between them."""
     listener = Listener()

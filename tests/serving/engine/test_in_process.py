@@ -1,5 +1,8 @@
 """What the connector inside one process keeps, and for whom, and when it says that it is here."""
 
+import time
+import weakref
+from collections.abc import Callable
 from threading import Event as Signal
 
 import jax
@@ -59,6 +62,14 @@ def test_nothing_is_kept_for_a_worker_that_was_lost_before(connector):
 def uncopied(monkeypatch) -> None:
     """What is sent is what arrives: an array that is under way until the test says otherwise."""
     monkeypatch.setattr(in_process, "_copied", lambda payload, sharding: payload)
+
+
+def wait_until(done: Callable[[], bool]) -> None:
+    for _ in range(3000):
+        if done():
+            return
+        time.sleep(0.01)
+    raise AssertionError("it did not come about")
 
 
 def under_way() -> tuple[Underway, Payload]:
@@ -144,6 +155,32 @@ def test_a_payload_that_is_let_go_while_it_is_under_way_leaves_nothing(
     assert len(connector) == 0
     with pytest.raises(KeyError):
         connector.take(FIRST)
+
+
+def test_nothing_is_kept_of_what_has_yet_to_come_from_a_lost_worker(uncopied, connector):
+    """Its device may never answer; what it has sent before is there, and is taken."""
+    (pages, payload), told, there = under_way(), [], TransferId(P0, 3)
+    (other, others), own = under_way(), TransferId(D1, 1)
+    connector.send(FIRST, payload, D0)
+    connector.send(SECOND, PAGES, D0)
+    connector.send(there, PAGES, D1)
+    connector.send(own, others, D0)
+    jax.block_until_ready(PAGES.pages)
+    for transfer in (FIRST, SECOND, there, own):
+        connector.when_here(transfer, lambda transfer=transfer: told.append(transfer))
+    left = weakref.ref(payload.pages)
+    connector.lose(P0)
+    assert told == [there]
+    assert connector.take(there).pages.tolist() == [0, 1, 2]
+    assert len(connector) == 1, "what others send is still to come"
+    other.ends()
+    pages.ends()
+    wait_until(lambda: told[1:] in ([own, FIRST], [FIRST, own]))
+    assert connector.take(own).pages is other
+    del pages, payload
+    wait_until(lambda: left() is None)
+    assert told.count(SECOND) == 0, "all are told of the loss, and nobody of it"
+    assert len(connector) == 0
 
 
 @pytest.mark.parametrize("way", ["1-to-2", "2-to-1"])

@@ -11,10 +11,11 @@ import pytest
 
 from serving.core.batcher import Batcher
 from serving.core.coordinator import Coordinator
-from serving.core.rules import CoordinatorLimits
+from serving.core.rules import CoordinatorLimits, CoordinatorRules
 from serving.core.sessions import Sessions
 from serving.costs.correction import WINDOW
 from serving.engine import loop as engine_loop
+from serving.engine.connectors.in_process import InProcessConnector
 from serving.engine.loop import EngineLoop
 from serving.engine.worker import WarmWorker, Worker
 from serving.messages import (
@@ -37,7 +38,7 @@ from serving.request import Turn, TurnId
 from tests.support.local_fleet import sampling, turn
 from tests.support.rules import batcher_rules, coordinator_rules
 from tests.support.sharp_lengths import SharpLengths
-from tests.support.tiny_cluster import LIMITS, Cluster, oracle, prompt
+from tests.support.tiny_cluster import LIMITS, Cluster, Connects, oracle, prompt
 
 
 class Diary:
@@ -81,14 +82,16 @@ class Running:
         diary: Diary | None = None,
         step_timeout_s: float = inf,
         timed: Sequence[StepTime] = (),
+        by: Connects = InProcessConnector,
+        rules: CoordinatorRules | None = None,
         **limits: Any,
     ) -> None:
         self.cluster, self.limits = cluster, replace(LIMITS, **limits)
         self.diary = diary or Diary()
-        self.timed = timed
+        self.timed, self.by = timed, by
         coordinator = Coordinator(
             CoordinatorLimits(128, 4, max_queue_size, None, 3, 30.0),
-            coordinator_rules(),
+            rules or coordinator_rules(),
             Sessions(max_sessions=100, ttl_s=1e9, page_size=4),
             SharpLengths(16),
         )
@@ -102,7 +105,7 @@ class Running:
 
     async def __aenter__(self) -> EngineLoop:
         workers = []
-        connector = self.cluster.reconnect()
+        connector = self.cluster.reconnect(self.by)
         for name, (role, executor) in self.cluster.executors.items():
             batcher = Batcher(name, self.limits, batcher_rules())
             worker = Worker(batcher, executor, connector, self.engine.post, time.monotonic)
