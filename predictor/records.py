@@ -218,7 +218,9 @@ def read_manifest(directory: Path) -> Manifest:
         return Manifest(origin, tuple(top["families"]), shards)
     except OSError as error:
         raise RecordsError(f"{path}: cannot be read ({error.strerror})") from error
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except RecordsError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise RecordsError(f"{path}: no manifest of records ({error})") from error
 
 
@@ -267,11 +269,14 @@ def _read_shard(path: Path, manifest: Manifest, wanted: Sequence[str]) -> Arrays
         content = path.read_bytes()
     except OSError as error:
         raise RecordsError(f"{path}: cannot be read ({error.strerror})") from error
+    # Before it is parsed: what a damaged archive raises is anybody's guess.
+    if digest(content) != manifest.shards[path.name].digest:
+        raise RecordsError(
+            f"{path}: truncated, of another run, or not the file that was written; collect it again"
+        )
     arrays = _arrays(path, content, ["origin", *wanted])
     if str(arrays["origin"]) != manifest.origin.fingerprint:
         raise RecordsError(f"{path}: belongs to another run than the manifest beside it")
-    if digest(content) != manifest.shards[path.name].digest:
-        raise RecordsError(f"{path}: is not the file that was written; collect it again")
     return arrays
 
 
@@ -279,8 +284,8 @@ def _arrays(path: Path, content: bytes, wanted: Sequence[str]) -> Arrays:
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as archive:
             return {name: archive[name] for name in wanted}
-    except (ValueError, KeyError, OSError, EOFError, BadZipFile) as error:
-        raise RecordsError(f"{path}: truncated, or no shard of records ({error})") from error
+    except (ValueError, KeyError, BadZipFile) as error:
+        raise RecordsError(f"{path}: no shard of such records ({error})") from error
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -56,9 +56,9 @@ class Wanted:
 class Recomputed:
     """What the model had of one text.
 
-    `states` f16 [n, L, D] at its places, L layers, not normed; with recent means [n, 2L, D], which
-    follow. `kv` f16 [t, 2, K, H]: keys, rotated, and values at the last tokens of the prompt; t is
-    0 if none were wanted.
+    `states` f16 [n, L, D] at its places, L layers, not normed, `narrowed`; with recent means
+    [n, 2L, D], which follow. `kv` f16 [t, 2, K, H]: keys, rotated, and values at the last tokens of
+    the prompt; t is 0 if none were wanted.
     """
 
     states: NDArray[np.float16]
@@ -91,10 +91,22 @@ def recompute(
             both = np.concatenate([states[:, row, at], mean[:, at]])
             begin = max(0, text.prompt_len - wanted.window)
             found[i] = Recomputed(
-                both.transpose(1, 0, 2).astype(np.float16),
+                narrowed(both.transpose(1, 0, 2)),
                 kv[row, begin : text.prompt_len].copy(),
             )
     return [found[i] for i in range(len(texts))]
+
+
+def narrowed(states: NDArray[np.float32]) -> NDArray[np.float16]:
+    """Return states [*N, D] in float16; one that is too large for it is scaled down as a whole.
+
+    Some models' states are (massive activations); heads do not see it (predictor/features scales
+    all states alike).
+    """
+    largest = float(np.finfo(np.float16).max)
+    states = states.astype(np.float32)
+    most = np.abs(states).max(axis=-1, keepdims=True, initial=largest)
+    return (states * (largest / most)).astype(np.float16)
 
 
 def _longest(texts: Sequence[tuple[int, ...]]) -> tuple[list[tuple[int, ...]], list[int]]:

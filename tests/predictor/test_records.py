@@ -1,5 +1,6 @@
 """Records on disk: what was written comes back, and nothing else does."""
 
+import json
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -113,13 +114,35 @@ def test_a_shard_of_another_run_is_named(written: Path, tmp_path_factory: pytest
     manifest = Manifest(replace(ORIGIN, tokenizer="another"), FAMILIES, {})
     add_shard(other, manifest, "train-00000.npz", made(1), said(1))
     (other / "train-00000.npz").replace(written / "train-00000.npz")
+    with pytest.raises(RecordsError, match=r"train-00000\.npz: .*of another run"):
+        read_records(written, "train")
+
+
+def test_a_manifest_of_another_run_is_found(written: Path):
+    path = written / "manifest.json"
+    path.write_text(path.read_text().replace('"seed": 0', '"seed": 1'))
     with pytest.raises(RecordsError, match=r"train-00000\.npz: belongs to another run"):
         read_records(written, "train")
 
 
+def test_any_damage_to_a_shard_is_told(written: Path):
+    """Wherever it is: a compression that nobody knows, a password, or simply other numbers."""
+    path = written / "train-00001.npz"
+    whole, random = path.read_bytes(), np.random.default_rng(0)
+    directory = whole.rindex(b"PK\x01\x02")  # the last file's entry; its method stands at 10
+    places = [(directory + offset, bit) for offset in (6, 8, 10) for bit in (1, 8)]
+    places += [(int(place), 1) for place in random.integers(0, len(whole), 50)]
+    for place, bit in places:
+        damaged = bytearray(whole)
+        damaged[place] ^= bit
+        path.write_bytes(damaged)
+        with pytest.raises(RecordsError, match=r"not the file that was written"):
+            read_records(written, "train")
+
+
 def test_a_shard_that_was_replaced_by_one_of_the_same_run_is_named(written: Path):
     (written / "train-00000.npz").write_bytes((written / "train-00001.npz").read_bytes())
-    with pytest.raises(RecordsError, match="is not the file that was written"):
+    with pytest.raises(RecordsError, match="not the file that was written"):
         read_records(written, "train")
 
 
@@ -131,11 +154,18 @@ def test_states_that_are_not_numbers_are_named(tmp_path: Path):
         read_records(tmp_path, "train")
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"version": 9}'])
-def test_what_is_no_manifest_is_named(tmp_path: Path, content: str):
-    (tmp_path / "manifest.json").write_text(content)
+@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"version": 9}', b"\xff\xfe"])
+def test_what_is_no_manifest_is_named(tmp_path: Path, content: bytes):
+    (tmp_path / "manifest.json").write_bytes(content)
     with pytest.raises(RecordsError, match=r"manifest\.json"):
         read_records(tmp_path, "train")
+
+
+def test_a_manifest_without_a_table_of_shards_is_named(written: Path):
+    top = json.loads((written / "manifest.json").read_text())
+    (written / "manifest.json").write_text(json.dumps({**top, "shards": 3}))
+    with pytest.raises(RecordsError, match=r"manifest\.json: no manifest of records"):
+        read_records(written, "train")
 
 
 def test_of_twenty_sessions_fourteen_are_trained_on():

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from model.transformer import forward
-from predictor.states import Text, Wanted, recompute
+from predictor.features import normalised
+from predictor.states import Text, Wanted, narrowed, recompute
 from tests.support.tiny_cluster import MODEL, PARAMS
 
 LAST = Wanted((MODEL.num_layers,))
@@ -108,6 +109,25 @@ def test_turns_of_a_conversation_that_run_together_are_told_apart():
 def test_without_a_layer_to_glance_at_nothing_is_kept_of_prompts():
     for one in recompute(PARAMS, TEXTS, LAST, config=MODEL):
         assert one.kv.shape == (0, 2, MODEL.num_kv_heads, MODEL.head_dim)
+
+
+def test_states_that_float16_cannot_hold_look_the_same_to_a_head():
+    large = np.random.default_rng(0).normal(size=(3, 2, 8)).astype(np.float32)
+    large[1, 0] *= 1e6
+    found = narrowed(large)
+    assert np.isfinite(found).all()
+    seen, wanted = (np.asarray(normalised(jnp.asarray(some))) for some in (found, large))
+    assert seen == pytest.approx(wanted, abs=2e-3)
+    whole = np.ones(6, bool).reshape(3, 2)
+    whole[1, 0] = False
+    assert (found[whole] == large[whole].astype(np.float16)).all()
+
+
+def test_a_model_with_massive_activations_can_be_recorded():
+    params = {**PARAMS, "embed": PARAMS["embed"] * 1e8}
+    (found,) = recompute(params, [TEXTS[0]], LAST, config=MODEL)
+    assert np.isfinite(found.states).all()
+    assert np.abs(found.states).max() == np.finfo(np.float16).max
 
 
 @pytest.mark.parametrize(
