@@ -1,7 +1,9 @@
 """Who prefills, by the slack that the last seconds left? AMPD's three cases (AMPD 3.3).
 
-AMPD-style: the cases are the paper's, their formulas the reconstruction in our reference. Targets
-that are missing leave only the third case, which needs none (ours).
+AMPD-style: the cases are the paper's, their formulas the reconstruction in our reference, but that
+a history is read behind the whole queue, as our workers do it, and not behind the task before it
+alone: that favours AMPD. Targets that are missing leave only the third case, which needs none
+(ours).
 """
 
 from collections.abc import Sequence
