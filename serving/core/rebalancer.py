@@ -4,6 +4,7 @@ Looks at an interval, and at once where a worker is short of pages. Changes noth
 of who was over-loaded.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import nan
@@ -93,17 +94,15 @@ class Rebalancer:
             return None, rows
         moving = [row for row in self._turns.values() if row.move is not None]
         sending = {row.owner for row in moving}
-        inbound: dict[WorkerId, int] = {}
-        for row in moving:
-            assert row.move is not None
-            inbound[row.move.to] = inbound.get(row.move.to, 0) + len(row.tokens)
+        to = {row.move.to for row in moving if row.move is not None}
         index = {record.id: i for i, record in enumerate(workers)}
         owner = [index[record.id] for record in workers for _ in record.decoding]
         curves = np.array([row.curve.alive for row in rows], np.float64)
         came = np.array([row.since_curve for row in rows], np.int64)
         # A curve of a running reply may go on beyond what its client asked for.
         most = np.array([row.max_new_len for row in rows], np.float64)[:, None]
-        pinned = [w.booked.total.tokens + inbound.get(w.id, 0) for w in workers]
+        expected = self._expected()
+        pinned = [w.booked.total.tokens + expected[w.id] for w in workers]
         view = RebalanceView(
             workers=tuple(record.id for record in workers),
             step_models=tuple(self._costs[record.role].step_model() for record in workers),
@@ -113,7 +112,7 @@ class Rebalancer:
             evict_s=np.array([self._evict_s(record) for record in workers], np.float64),
             target_s=np.array([self._target_s(record) for record in workers], np.float64),
             may_send=np.array([w.id not in sending for w in workers], np.bool_),
-            may_receive=np.array([w.takes_work and w.id not in inbound for w in workers], np.bool_),
+            may_receive=np.array([w.takes_work and w.id not in to for w in workers], np.bool_),
             owner=np.array(owner, np.int64),
             kv_len=np.array([len(row.tokens) for row in rows], np.float64),
             alive=np.where(self._grid < most, alive_on(curves, came, self._grid), 0.0),
@@ -124,6 +123,19 @@ class Rebalancer:
             was_over=self._was_over,
         )
         return view, rows
+
+    def _expected(self) -> Counter[WorkerId]:
+        """Count the tokens that workers have room for, or wait to have, and that come from others.
+
+        Of rows that move to them, and of prompts that are prefilled elsewhere.
+        """
+        expected: Counter[WorkerId] = Counter()
+        for live in self._turns.values():
+            if live.move is not None:
+                expected[live.move.to] += len(live.tokens)
+            if live.prefill is not None and live.owner is not None:
+                expected[live.owner] += len(live.tokens)
+        return expected
 
     def _blank(self, record: WorkerRecord) -> int:
         return 0 if record.report is None else record.report.pages_free * self._page_size

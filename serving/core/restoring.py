@@ -15,8 +15,12 @@ class Restoring:
         self._host_pages = host_pages
 
     def fetch_s(self, tokens: int) -> float:
-        """Predict how long the KV of so many tokens takes from host memory."""
-        return self._costs.transfer(tokens * self._costs.kv_bytes_per_token, self._link).seconds
+        """Predict how long the KV of so many tokens takes from host memory.
+
+        By the link alone: transfers that were measured are those between workers (costs/profile).
+        """
+        num_bytes = tokens * self._costs.kv_bytes_per_token
+        return self._link.latency_s + num_bytes / self._link.bytes_per_s
 
     def restore_s(self, task: WorkerTask) -> float:
         """Predict what it would take to have a task's KV again: computed, or fetched if faster.

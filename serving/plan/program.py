@@ -16,7 +16,9 @@ so that the program stays linear); c + s x bounds the share of histories that x 
 keep (serving/plan/cache), and `kappa` is what a turn costs more with its history computed again.
 Rows that depend on which option is chosen hold for all others by a large constant. The sum of gpus
 and the pairs of phases follow AMPD (papers.md, section 3.5); y, e and the table of options are
-ours, and so is the objective: its planner minimises the worst worker's latency.
+ours, and so is the objective: its planner minimises the worst worker's latency. Where AMPD counts
+workers of every degree in a phase, x(n) and y(n), all workers of a phase have one degree here, as
+servers have.
 """
 
 from collections.abc import Sequence

@@ -123,13 +123,23 @@ class Options:
         options.sort(key=_BEST_ORDER)
         return options
 
-    def stay(self, reason: RouteReason) -> Local:
-        """Return local prefill as the only option that was priced."""
-        return Local(reason, tuple(self.ranked([self.local()])))
+    def stay(self, reason: RouteReason, remotes: Sequence[Price] = ()) -> Local:
+        """Return local prefill, beside the remote ones that it was weighed against, if any."""
+        ranked = self.ranked([self.local(), *remotes])
+        chosen = next(option for option in ranked if option.choice == LOCAL)
+        return Local(reason, tuple(first(chosen, ranked)))
 
     def leave(self, reason: RouteReason, pulling: Pulling) -> Remote:
         """Return the fastest remote prefill, out of those that were priced."""
-        return sent_to(self.ranked(self.remotes(pulling)), reason)
+        return self.leave_for(self.remotes(pulling), reason)
+
+    def leave_for(
+        self, remotes: Sequence[Price], reason: RouteReason, local: Sequence[Price] = ()
+    ) -> Remote:
+        """Return the best of these, beside the local one if they were weighed against that."""
+        ranked = self.ranked([*remotes, *local])
+        chosen = next(option for option in ranked if option.choice != LOCAL)
+        return sent_to(first(chosen, ranked), reason)
 
     def _sent(self, worker: PrefillView, history: History, pull_s: float | None) -> Price:
         sent = self.times.remote(worker, pull_s)

@@ -26,8 +26,11 @@ class Move:
 class RebalanceConfig:
     """How far to look, whom to relieve, and what a move must bring.
 
-    The start values are those of our reconstruction of STAR-style rescheduling; the paper's own are
-    not known to us. `exact_sets`, and thresholds on step time instead of tokens, are ours.
+    The start values are those of our reconstruction of STAR-style rescheduling (papers.md 4.5); the
+    paper's own are not known to us. `exact_sets`, and thresholds on step time instead of tokens,
+    are ours. Of the reconstruction's hysteresis three things are left out: a worker is over-loaded
+    at once and not only the second time, rows may go back between two workers (each row rests after
+    a move), and a row that rests stays also where memory runs out.
 
     `horizon_steps`: points of the view's grid beyond it are ignored. A step at the horizon weighs
     `decay` times one now. A worker is over-loaded above `1 + th_in` times the mean load, and stays

@@ -250,7 +250,8 @@ class RebalanceView:
     """All decode workers [D] and the rows on them [R], over a grid of future steps [G].
 
     `step_models` says what a step costs on each worker. `capacity`: tokens of KV that fit;
-    `pinned`: tokens held there that do not decode (queued prefills, accepted inbound moves).
+    `pinned`: tokens held there that do not decode (prompts that are queued there, or prefilled
+    elsewhere for rows there, accepted inbound moves).
     `blank`: tokens of pages with nothing in them; any other that a row takes is evicted there,
     which costs `evict_s` a token in prefill to come. `target_s`: the tightest target of a worker's
     rows in seconds per token, nan where none has one.

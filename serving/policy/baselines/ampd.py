@@ -1,13 +1,15 @@
 """Who prefills, by the slack that the last seconds left? AMPD's three cases (AMPD 3.3).
 
-AMPD-style: the cases are the paper's, their formulas the reconstruction in our reference. Targets
-that are missing leave only the third case, which needs none (ours).
+AMPD-style: the cases are the paper's, their formulas the reconstruction in our reference, but that
+a history is read behind the whole queue, as our workers do it, and not behind the task before it
+alone: that favours AMPD. Targets that are missing leave only the third case, which needs none
+(ours).
 """
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from serving.policy.options import Options, Pulling, sent_to, shortlist
+from serving.policy.options import Options, Pulling, shortlist
 from serving.policy.route import Local, Remote, RouteContext, RouteReason
 from serving.policy.views import OwnerView, PrefillView, TurnView
 
@@ -35,7 +37,8 @@ def ampd(
         limit = config.ampd_alpha * turn.ttft_s
         slack = [w for w in prefills if w.ttft_s is None or w.ttft_s <= limit]
         if slack:
-            return _leave(options, _least(options, slack), RouteReason.PREFILL_SLACK)
+            found = options.on(_least(options, slack).worker, Pulling.ALWAYS)
+            return options.leave_for(found, RouteReason.PREFILL_SLACK)
     if turn.tpot_s is not None and (
         owner.itl_s is None or owner.itl_s <= config.ampd_beta * turn.tpot_s
     ):
@@ -43,9 +46,10 @@ def ampd(
     least = _least(options, prefills)
     # The rows that decode beside it are not counted: whether AMPD charges them is not published.
     steps = options.times.alone(owner.cached_len, owner.chunk_len)
+    found = options.on(least.worker, Pulling.ALWAYS)
     if owner.queued_s + steps.total_s <= least.seconds:
-        return options.stay(RouteReason.LESS_TIME_LOCAL)
-    return _leave(options, least, RouteReason.LESS_TIME_REMOTE)
+        return options.stay(RouteReason.LESS_TIME_LOCAL, found)
+    return options.leave_for(found, RouteReason.LESS_TIME_REMOTE, [options.local()])
 
 
 def _least(options: Options, workers: Sequence[PrefillView]) -> Least:
@@ -60,7 +64,3 @@ def _least(options: Options, workers: Sequence[PrefillView]) -> Least:
         seconds = max(worker.queued_s, pull_s) + prefill_s + returned_s
         found.append(Least(seconds, worker))
     return min(found, key=lambda least: least.seconds)
-
-
-def _leave(options: Options, least: Least, reason: RouteReason) -> Remote:
-    return sent_to(options.ranked(options.on(least.worker, Pulling.ALWAYS)), reason)

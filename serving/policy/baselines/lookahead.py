@@ -5,6 +5,10 @@ Bounded lookahead: of all orders of a small window the one that meets the most d
 dynamic programming over the sets of tasks that have run. In a queue that is late as a whole the
 window holds late tasks only, and nothing is left to be won (policy/on_time).
 
+What AMPD does with ties is not published. Ours go to the least total lateness, so that a queue in
+time is served first come, first served; the reconstruction in papers.md takes the least sum of
+finishing times, which would put its shortest task first.
+
 Nothing starves: a task is passed over at most `max_passes` times, so it runs at the latest after
 those in front of it and `max_passes` others. For `passed` rises only when a task behind it is
 started first, and once it has reached `max_passes` nobody behind may be, exhausted too or not. (If

@@ -8,7 +8,7 @@ the rate is windowed, where PPD's code divides by the time since start.
 from collections.abc import Sequence
 
 from serving.policy.interference import delays, tpot_added
-from serving.policy.options import Options, Pulling
+from serving.policy.options import Options, Price, Pulling
 from serving.policy.ppd_table import Cell, PpdTable
 from serving.policy.route import Local, Remote, RouteContext, RouteReason
 from serving.policy.views import OwnerView, PrefillView, TurnView
@@ -30,12 +30,17 @@ def ppd(
         return options.leave(RouteReason.FIRST_TURN, Pulling.NEVER)
     if options.times.uncached_len < config.ppd_bypass_len:
         return options.stay(RouteReason.BYPASS)
-    cell = _predicted(options) if context.table is None else _measured(options, context.table)
-    if cell is None:
-        return options.stay(RouteReason.UNKNOWN_CELL)
-    if cell.score(config.w_ttft, config.w_tpot) > 0:
-        return options.stay(RouteReason.SCORE_LOCAL)
-    return options.leave(RouteReason.SCORE_REMOTE, Pulling.NEVER)
+    if context.table is not None:
+        cell = _measured(options, context.table)
+        if cell is None:
+            return options.stay(RouteReason.UNKNOWN_CELL)
+        if cell.score(config.w_ttft, config.w_tpot) > 0:
+            return options.stay(RouteReason.SCORE_LOCAL)
+        return options.leave(RouteReason.SCORE_REMOTE, Pulling.NEVER)
+    remotes = options.remotes(Pulling.NEVER)
+    if _predicted(options, remotes).score(config.w_ttft, config.w_tpot) > 0:
+        return options.stay(RouteReason.SCORE_LOCAL, remotes)
+    return options.leave_for(remotes, RouteReason.SCORE_REMOTE, [options.local()])
 
 
 def _measured(options: Options, table: PpdTable) -> Cell | None:
@@ -48,14 +53,14 @@ def _measured(options: Options, table: PpdTable) -> Cell | None:
     )
 
 
-def _predicted(options: Options) -> Cell:
+def _predicted(options: Options, remotes: Sequence[Price]) -> Cell:
     """Return what the costs predict, in the place of a measurement.
 
     TPOT is the mean over the owner's rows: the turn's own is the same either way once it decodes.
     """
     owner, times = options.times.owner, options.times
     steps = times.local()
-    remote_s = min(price.ttft_s for price in options.remotes(Pulling.NEVER))
+    remote_s = min(price.ttft_s for price in remotes)
     decode_s = times.decode_s(owner) if owner.rows else 0.0
     added = tpot_added(owner.residents, delays(owner, steps, decode_s))
     added_s = float(added.mean()) if added.size else 0.0

@@ -25,9 +25,10 @@ def threshold(
     uncached = options.times.uncached_len
     if uncached < config.threshold_len and uncached < config.threshold_ratio * turn.prompt_len:
         return options.stay(RouteReason.FEW_UNCACHED)
-    away = options.leave(RouteReason.MANY_UNCACHED, Pulling.CHEAPEST)
+    remotes = options.remotes(Pulling.CHEAPEST)
+    away = options.leave_for(remotes, RouteReason.MANY_UNCACHED)
     if config.threshold_prefill_busy is not None:
         chosen = next(worker for worker in prefills if worker.worker == away.worker)
         if chosen.queued_len > config.threshold_prefill_busy * chosen.chunk_len:
-            return options.stay(RouteReason.PREFILL_BUSY)
+            return options.stay(RouteReason.PREFILL_BUSY, remotes)
     return away

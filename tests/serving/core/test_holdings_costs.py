@@ -2,9 +2,17 @@
 
 from dataclasses import replace
 
+import pytest
+
 from serving.core.holdings import Holdings
+from serving.core.restoring import Restoring
+from serving.costs.costs import Link
+from serving.costs.measured import Grid, StepPoint, TransferPoint, WorkerShape
+from serving.costs.profile import Profile
+from serving.messages import Role
 from serving.request import Slo
 from tests.support.accounts import admitted, computed, crowded, holdings, over, queued
+from tests.support.fake_costs import LinearCosts
 from tests.support.rules import batcher_rules, corrected
 
 AT_ONCE = batcher_rules(wait_for_pages=False)
@@ -48,6 +56,16 @@ def test_where_computing_is_faster_than_fetching_a_row_is_priced_by_that():
     slow = replace(AT_ONCE, host_link=replace(batcher_rules().host_link, latency_s=1.0))
     kept = holdings(slow, num_pages=12, host_pages=20)
     assert victim(kept, 20, 16, 7) == 2
+
+
+def test_the_way_to_host_memory_is_not_the_one_between_workers():
+    """Which was measured, and is so fast here that fetching would always beat computing."""
+    shape = WorkerShape(Role.DECODE, 1, 16, 64, 8, 4, 64)
+    prompt = StepPoint(0, 0, 4, 0, 0.004, 0.0)
+    grid = Grid(shape, (prompt,), (TransferPoint(100, 1e-9, 0.0),))
+    measured = Profile(grid, LinearCosts(new_s=0.001, kv_bytes_per_token=1000))
+    to_host = Restoring(measured, Link(0.5, 1e4), page_size=4, host_pages=20)
+    assert to_host.fetch_s(40) == pytest.approx(0.5 + 40_000 / 1e4)
 
 
 def test_a_row_that_is_never_continued_is_priced_by_computing_it():

@@ -104,6 +104,19 @@ def test_queued_prefills_and_rows_on_their_way_are_pinned():
     assert view.pinned.tolist() == [0, 12, 31]
 
 
+def test_a_prompt_that_is_prefilled_elsewhere_is_pinned_where_it_will_decode():
+    """Its pages are reserved there before the prefill begins."""
+    spy = Spy()
+    one = Desk(ROLES, rebalance=spy, rebalance_every_s=EVERY_S)  # remotely, by the plain rules
+    one.arrive("a", [1] * 9)
+    one.prefilled("a", "p0")
+    one.arrive("b", [2] * 12)
+    assert [d.choice for d in one.decided("place")] == ["d0", "d1"]
+    assert look(one, spy).pinned.tolist() == [0, 12, 0]
+    one.prefilled("b", "p0")
+    assert look(one, spy).pinned.tolist() == [0, 0, 0]
+
+
 def test_a_move_under_way_keeps_both_its_ends_out_of_others():
     one, spy = desk()
     decoding(one, "a", 30)

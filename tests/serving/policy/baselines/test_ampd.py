@@ -83,3 +83,13 @@ def test_history_is_always_read_from_the_owner():
     decision = ampd(TARGETS, owner(90), [slow], CONTEXT)
     assert isinstance(decision, Remote)
     assert decision.history == "pull_from_owner"
+
+
+def test_the_log_shows_what_was_weighed_against_each_other_the_chosen_one_first():
+    def told(home, *workers) -> list[str]:
+        return [option.choice for option in ampd(TARGETS, home, workers, CONTEXT).options]
+
+    assert told(owner(90), prefill("a", ttft_s=9.0), prefill("b", ttft_s=5.0)) == ["b"]
+    assert told(owner(90), LATE) == ["local"]
+    assert told(owner(90, itl_s=1.1), LATE) == ["local", "p0"]
+    assert told(owner(90, itl_s=1.1, queued_s=1.0), LATE) == ["p0", "local"]

@@ -110,3 +110,13 @@ def test_the_mean_rise_of_tpot_is_set_against_the_gain():
     home = owner(500, rows=residents(1000))
     assert ask(HUGE_PASTE, home, costs=costs).reason == "score_remote"
     assert ask(HUGE_PASTE, owner(500, rows=residents(2000)), costs=costs).reason == "score_local"
+
+
+def test_the_log_shows_what_was_weighed_against_each_other_the_chosen_one_first():
+    def told(home: OwnerView, **table_or_costs) -> list[str]:
+        return [option.choice for option in ask(HUGE_PASTE, home, **table_or_costs).options]
+
+    assert told(HOME) == ["local", "p0"]
+    assert told(owner(500, queued_s=501.0)) == ["p0", "local"]
+    assert told(HOME, table=table(LOCAL_WINS)) == ["local"]
+    assert told(HOME, table=table(REMOTE_WINS)) == ["p0"]

@@ -54,3 +54,11 @@ def test_a_worker_with_just_as_much_as_allowed_is_not_busy():
 def test_only_the_worker_they_would_go_to_counts():
     busy, idle = prefill("a", queued_len=99, queued_s=9.0, chunk_len=10), prefill("b", chunk_len=10)
     assert ask(roomy(0), busy, idle, threshold_prefill_busy=2.0) == ("b", "many_uncached")
+
+
+def test_the_log_shows_where_it_would_have_gone_if_not_to_a_busy_worker():
+    rule = RouteConfig(threshold_len=200, threshold_prefill_busy=2.0)
+    context = RouteContext(LinearCosts(new_s=1.0), rule, None)
+    full = prefill(queued_len=21, chunk_len=10)
+    options = threshold(turn(1000), roomy(0), [full], context).options
+    assert [option.choice for option in options] == ["local", "p0"]
