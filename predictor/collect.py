@@ -55,7 +55,6 @@ from serving.engine.build import (
 )
 from serving.engine.compile_cache import cache_directory, keep_compiled
 from serving.engine.loop import EngineLoop
-from serving.engine.meshes import MeshError
 from serving.engine.observer import Observers
 from serving.flags import build_config
 from train.tasks.conversation import draw_script
@@ -330,7 +329,7 @@ def main(
     """Play sessions with CHECKPOINT and write records of the replies to OUT."""
     try:
         run(checkpoint, out, sessions, prompts, shard_sessions, how)
-    except (CheckpointError, ConfigError, MeshError, RecordsError, ValueError) as error:
+    except (CheckpointError, ConfigError, RecordsError, ValueError) as error:
         raise click.ClickException(str(error)) from error
 
 

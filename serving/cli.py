@@ -9,6 +9,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from model.errors import CheckpointError
 from serving.config import ConfigError, ModelSource, PolicyConfig
 from serving.flags import (
     ACCEPTED_SWITCHES,
@@ -294,9 +295,6 @@ def main() -> None:
 
 def run(command: Callable[..., Any]) -> int:
     """Run a click command, turning expected failures into one line on standard error."""
-    from model.errors import CheckpointError
-    from serving.engine.meshes import MeshError
-
     try:
         command(standalone_mode=False)
     except click.ClickException as error:
@@ -304,7 +302,7 @@ def run(command: Callable[..., Any]) -> int:
         return error.exit_code
     except click.exceptions.Exit as stop:
         return stop.exit_code
-    except (ConfigError, CheckpointError, MeshError) as error:
+    except (ConfigError, CheckpointError) as error:
         click.echo(f"foretoken: {as_typed(str(error), sys.argv[1:])}", err=True)
         return USAGE_ERROR
     except (KeyboardInterrupt, click.Abort):
