@@ -9,6 +9,8 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from model.errors import CheckpointError
+from serving.bounds import INT32, INT64, Finite
 from serving.config import ConfigError, ModelSource, PolicyConfig
 from serving.flags import (
     ACCEPTED_SWITCHES,
@@ -25,6 +27,7 @@ from serving.replay.options import replay_options
 from serving.sim.options import OneTarget, simulation_options, workload_options
 
 DEFAULT = ParameterSource.DEFAULT
+MOST_RUNS = 1000
 FAILED = 1
 USAGE_ERROR = 2
 INTERRUPTED = 130
@@ -89,7 +92,7 @@ def flag_key(name: str) -> str:
 )
 @click.option(
     "--repeats",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, MOST_RUNS),
     default=5,
     show_default=True,
     help="Runs of each point; their median counts.",
@@ -127,34 +130,34 @@ def explain(log: Path, turn: str | None, number: int | None) -> None:
 @click.option("--chat/--no-chat", default=False, help="Wrap the prompt in the chat template.")
 @click.option(
     "--max-tokens",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, INT32),
     default=64,
     show_default=True,
     help="Longest reply.",
 )
 @click.option(
     "--temperature",
-    type=click.FloatRange(min=0),
+    type=Finite(min=0),
     default=0.0,
     show_default=True,
     help="0 is greedy.",
 )
 @click.option(
     "--top-p",
-    type=click.FloatRange(min=0, max=1, min_open=True),
+    type=Finite(min=0, max=1, min_open=True),
     default=1.0,
     show_default=True,
     help="Draw from the likeliest tokens that have this share together.",
 )
 @click.option(
     "--top-k",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, INT32),
     default=None,
     help="Draw from so many of the likeliest tokens; all if not given.",
 )
 @click.option(
     "--seed",
-    type=click.IntRange(-(2**63), 2**63 - 1),
+    type=click.IntRange(-INT64 - 1, INT64),
     default=0,
     show_default=True,
     help="64-bit seed of the noise.",
@@ -276,7 +279,13 @@ def replay(*, as_json: bool, **values: Any) -> None:
     required=True,
     help="Measured runs to compare with; the same file is split by rate.",
 )
-@click.option("--seeds", type=click.IntRange(min=1), default=1, help="Simulations of each run.")
+@click.option(
+    "--seeds",
+    type=click.IntRange(1, MOST_RUNS),
+    default=1,
+    show_default=True,
+    help="Simulations of each run.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def validate_simulator(calibrate: Path, measurements: Path, seeds: int, *, as_json: bool) -> None:
     """Say how far simulations are from measured runs that nothing was fitted to."""
@@ -294,9 +303,6 @@ def main() -> None:
 
 def run(command: Callable[..., Any]) -> int:
     """Run a click command, turning expected failures into one line on standard error."""
-    from model.errors import CheckpointError
-    from serving.engine.meshes import MeshError
-
     try:
         command(standalone_mode=False)
     except click.ClickException as error:
@@ -304,9 +310,13 @@ def run(command: Callable[..., Any]) -> int:
         return error.exit_code
     except click.exceptions.Exit as stop:
         return stop.exit_code
-    except (ConfigError, CheckpointError, MeshError) as error:
+    except (ConfigError, CheckpointError) as error:
         click.echo(f"foretoken: {as_typed(str(error), sys.argv[1:])}", err=True)
         return USAGE_ERROR
+    except MemoryError as error:
+        why = f" ({error})" if str(error) else ""
+        click.echo(f"foretoken: this machine has too little memory for it{why}", err=True)
+        return FAILED
     except (KeyboardInterrupt, click.Abort):
         return INTERRUPTED
     return 0

@@ -16,6 +16,7 @@ from typing import Any, get_args
 
 import click
 
+from serving.bounds import check_numbers
 from serving.config import (
     BatchConfig,
     ConfigError,
@@ -93,12 +94,14 @@ def server_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def build_config(checkpoint: str, values: Mapping[str, Any]) -> ServerConfig:
     """Make the tree from parsed flags, with defaults for parts whose flags were not offered.
 
-    Raises ConfigError for what cannot work together.
+    Raises ConfigError for what cannot work together, and for what nobody means.
     """
     parts = {
         name: part(**{f.name: values[f.name] for f in fields(part) if f.name in values})
         for name, part in PARTS.items()
     }
+    for part in parts.values():
+        check_numbers(part)
     return ServerConfig(checkpoint=checkpoint, **parts)
 
 

@@ -22,7 +22,8 @@ class HostStore:
         if capacity < 0:
             raise ValueError(f"a host store holds no fewer than 0 pages, not {capacity}")
         self.capacity = capacity
-        self._free = list(range(capacity - 1, -1, -1))
+        self._fresh = 0  # the first slot that was never handed out
+        self._free: list[int] = []
         self._slot_of: OrderedDict[bytes, int] = OrderedDict()  # least recently used first
 
     def __len__(self) -> int:
@@ -42,6 +43,9 @@ class HostStore:
             return None
         if self._free:
             slot = self._free.pop()
+        elif self._fresh < self.capacity:
+            slot = self._fresh
+            self._fresh += 1
         elif self._slot_of and next(iter(self._slot_of.values())) not in keep:
             _, slot = self._slot_of.popitem(last=False)
         else:
@@ -73,4 +77,4 @@ class HostStore:
     def check(self) -> None:
         """Raise AssertionError unless every slot is free or holds one page."""
         slots = sorted([*self._free, *self._slot_of.values()])
-        assert slots == list(range(self.capacity)), "a slot is lost or holds two pages"
+        assert slots == list(range(self._fresh)), "a slot is lost or holds two pages"

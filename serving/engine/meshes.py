@@ -14,11 +14,11 @@ from jax.sharding import Mesh
 from model.config import ModelConfig
 from model.sharding import DECODE, PREFILL, TENSOR, ShardingError, Table, check_degree
 from serving.assembly import name_workers
-from serving.config import MeshConfig
+from serving.config import ConfigError, MeshConfig
 from serving.messages import Role, WorkerId
 
 
-class MeshError(ValueError):
+class MeshError(ConfigError):
     """The meshes asked for cannot be made; one line for a person."""
 
 

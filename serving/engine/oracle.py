@@ -34,6 +34,11 @@ def generate_text(
     config = load_config(checkpoint, dtype=dtype, quantize=source.weight_format)
     tokenizer = load_tokenizer(checkpoint)
     ids = _prompt_ids(tokenizer, prompt, chat=chat)
+    require(
+        len(ids) + max_tokens <= config.max_position,
+        f"--max-tokens {max_tokens}: with {len(ids)} of the prompt they exceed the model's own"
+        f" limit of {config.max_position} tokens",
+    )
     here = SingleDeviceSharding(jax.devices()[0])
     shardings = jax.tree.map(lambda _: here, abstract_params(config))
     params = load_params(checkpoint, config, shardings, jnp.dtype(config.dtype), None)

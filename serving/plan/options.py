@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from serving.config import require
+from serving.bounds import MOST_WORKERS, Finite
 from serving.core.batcher import MAX_LAUNCHED
 from serving.flags import field_option, part_options
 from serving.plan.capacity import Targets
@@ -14,7 +14,7 @@ from serving.sim.options import ACCELERATOR, HEAD_SIGMA, SECONDS, simulation_con
 
 Command = Callable[..., Any]
 PARTS = ("memory", "schedule", "policy", "costs")
-AT_LEAST_ONE = click.IntRange(min=1)
+MOST_CANDIDATES, MOST_TURNS = 1000, 1_000_000
 TOLERANCE = 0.02
 JUDGE: Mapping[str, Any] = {
     "predictor": "head",
@@ -29,7 +29,10 @@ def plan_options(command: Command) -> Command:
     """Add the planner's flags to a click command."""
     add = [
         click.option(
-            "--gpus", type=AT_LEAST_ONE, required=True, help="Accelerators; the most, for a cost."
+            "--gpus",
+            type=click.IntRange(1, MOST_WORKERS),
+            required=True,
+            help="Accelerators; the most, for a cost.",
         ),
         click.option(
             "--model",
@@ -43,7 +46,7 @@ def plan_options(command: Command) -> Command:
         click.option("--slo-tpot", type=SECONDS, required=True, help="Target per token, s."),
         click.option(
             "--attainment",
-            type=click.FloatRange(min=0.5, max=1, max_open=True),
+            type=Finite(min=0.5, max=1, max_open=True),
             default=0.9,
             show_default=True,
             help="Share of turns that shall meet both targets.",
@@ -55,7 +58,7 @@ def plan_options(command: Command) -> Command:
         ),
         click.option(
             "--candidates",
-            type=AT_LEAST_ONE,
+            type=click.IntRange(1, MOST_CANDIDATES),
             default=4,
             show_default=True,
             help="Deployments that are simulated, of each number of accelerators that is looked at."
@@ -64,14 +67,14 @@ def plan_options(command: Command) -> Command:
         ),
         click.option(
             "--judged-turns",
-            type=AT_LEAST_ONE,
+            type=click.IntRange(1, MOST_TURNS),
             default=300,
             show_default=True,
             help="Turns of a simulation that count, at least.",
         ),
         click.option(
             "--judged-workers",
-            type=click.IntRange(min=2),
+            type=click.IntRange(2, MOST_WORKERS),
             default=4,
             show_default=True,
             help="Most workers of a simulation; of more, a slice is simulated.",
@@ -87,8 +90,6 @@ def plan_options(command: Command) -> Command:
 
 def plan_request(values: Mapping[str, Any]) -> PlanRequest:
     """Take what `plan_options` parsed, and the workload's seed; raises ConfigError."""
-    share = values["attainment"]
-    require(0 <= share < 1, f"--attainment {share} is no share below 1")  # a range lets nan pass
     return PlanRequest(
         gpus=values["gpus"],
         minimise_cost=values["minimise_cost"],

@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from serving.bounds import INT32
 from serving.replay.settings import PROMPTS, TOKENS, ReplayConfig, base_url
 from serving.sim.options import SECONDS
 
@@ -34,7 +35,7 @@ def replay_options(command: Command) -> Command:
         ),
         click.option(
             "--vocab",
-            type=click.IntRange(min=2),
+            type=click.IntRange(2, INT32),
             default=VOCAB,
             show_default=True,
             help="Made-up text has token ids below it.",

@@ -8,6 +8,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from serving.bounds import Finite
 from serving.config import ConfigError
 from serving.core.batcher import MAX_LAUNCHED
 from serving.flags import build_config, field_option, flag_name, part_options
@@ -27,7 +28,7 @@ ACCELERATOR = {
 }
 """Where a simulated server differs from one on a CPU: larger steps and pages, a 50 GB/s link."""
 PARTS = ("mesh", "memory", "batch", "schedule", "policy", "costs")
-SECONDS = click.FloatRange(min=0, min_open=True)
+SECONDS = Finite(min=0, min_open=True)
 IN_SECONDS = {"slo_ttft": "slo_ttft_ms", "slo_tpot": "slo_tpot_ms"}
 """A simulation's own flags of targets, and a server's of the same, which are in milliseconds."""
 HEAD_SIGMA = 0.5

@@ -26,6 +26,10 @@ FORMATS = ("sessions", "mooncake", "azure", "weka", "servegen", "synthetic")
 TRACES_VARIABLE = "FORETOKEN_TRACES"
 DEFAULT_TURNS = 1000
 """Turns made up if neither a number nor a time is asked for."""
+MOST_TURNS = 1_000_000
+"""Turns made up at most: more would take hours to simulate, and the memory of a large machine."""
+MOST_OFTEN = 1e6
+"""Sessions a second, and a scale of them, beyond which a number is taken for a mistake."""
 DRAWN_SECONDS = 600.0
 """Span drawn from a distribution if none is asked for."""
 
@@ -73,10 +77,15 @@ def _check(choice: WorkloadChoice) -> None:
         raise WorkloadError(f"--workload {choice.path} needs the --format of the file: {known}")
     if not 0 < choice.session_rate < float("inf"):
         raise WorkloadError(f"--session-rate {choice.session_rate} must be positive")
+    for flag, often in (("session-rate", choice.session_rate), ("rate-scale", choice.rate_scale)):
+        if often > MOST_OFTEN:
+            raise WorkloadError(f"--{flag} {often} must be at most {MOST_OFTEN:g}")
     if not 0 <= choice.start_s < float("inf"):
         raise WorkloadError(f"--start {choice.start_s} must not be negative")
     if choice.seconds is not None and not 0 < choice.seconds < float("inf"):
         raise WorkloadError(f"--seconds {choice.seconds} must be positive")
+    if choice.max_context is not None and choice.max_context < 2:
+        raise WorkloadError(f"--max-context {choice.max_context} has no room for a turn")
     if choice.limit is not None and choice.limit < 1:
         raise WorkloadError(f"--limit {choice.limit} leaves no turn")
 
@@ -106,8 +115,17 @@ def _make(choice: WorkloadChoice) -> Workload:
     habits = Habits(session_rate=choice.session_rate)
     if choice.seconds is None:
         turns = DEFAULT_TURNS if choice.limit is None else choice.limit
+        _check_made_up(turns, f"--limit {turns}")
         return make_sessions(habits, turns, choice.seed)
-    return make_span(habits, choice.start_s + choice.seconds, choice.seed)
+    end_s = choice.start_s + choice.seconds
+    turns = end_s * habits.session_rate * habits.mean_turns
+    _check_made_up(turns, f"{end_s:g} s of --start and --seconds")
+    return make_span(habits, end_s, choice.seed)
+
+
+def _check_made_up(turns: float, asked: str) -> None:
+    if turns > MOST_TURNS:
+        raise WorkloadError(f"{asked}: {MOST_TURNS:,} turns are made up at most, not {turns:,.0f}")
 
 
 def _find(choice: WorkloadChoice) -> Path:

@@ -41,6 +41,13 @@ def test_the_ends_of_the_ranges_are_served():
     assert generate("--prompt", "1+1", *flags, "--seed", str(-(2**63))).exit_code == 0
 
 
+def test_a_reply_longer_than_the_model_can_go_on_is_one_line():
+    with pytest.raises(
+        ConfigError, match=r"^--max-tokens 4096: .* model's own limit of 4096 tokens$"
+    ):
+        generate("--prompt", "1+1", "--max-tokens", "4096")
+
+
 def test_an_empty_prompt_is_one_line():
     with pytest.raises(ConfigError, match=r"^--prompt has no token .* give it some text$"):
         generate("--prompt", "")

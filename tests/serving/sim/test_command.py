@@ -142,7 +142,7 @@ def test_pictures_are_drawn(tmp_path: Path):
         (["--step-noise", "1e3"], r"--step-noise 1000\.0 does not lie in 0 to 10"),
         (["--head-sigma", "inf"], "--head-sigma inf does not lie in 0 to 10"),
         (["--host-kv-gib", "inf"], "--host-kv-gib must lie in 0 to 1048576"),
-        (["--slo-tpot", "inf"], "--slo-tpot-ms must be positive and finite"),
+        (["--slo-tpot-ms", "inf"], "--slo-tpot-ms must be positive and finite"),
         (
             ["--slo-ttft", "1", "--slo-ttft-ms", "500"],
             "--slo-ttft and --slo-ttft-ms are the same target; leave one out",

@@ -117,6 +117,19 @@ KNOWN = "sessions, mooncake, azure, weka, servegen, synthetic"
         ({"seconds": float("inf")}, "--seconds inf must be positive"),
         ({"limit": 0}, "--limit 0 leaves no turn"),
         ({"format": "synthetic", "limit": -1}, "--limit -1 leaves no turn"),
+        ({"max_context": -1}, "--max-context -1 has no room for a turn"),
+        (
+            {"format": "synthetic", "rate_scale": 2e6},
+            "--rate-scale 2000000.0 must be at most 1e+06",
+        ),
+        (
+            {"format": "synthetic", "limit": 10**7},
+            "--limit 10000000: 1,000,000 turns are made up at most, not 10,000,000",
+        ),
+        (
+            {"format": "synthetic", "start_s": 1e6, "seconds": 1e6},
+            "2e+06 s of --start and --seconds: 1,000,000 turns are made up at most, not 6,200,000",
+        ),
         ({"format": "synthetic", "rate_scale": 0.0}, "--rate-scale 0.0 must be positive"),
         ({"format": "synthetic", "time_scale": -1.0}, "--time-scale -1.0 must be positive"),
         ({"path": Path("none.jsonl")}, "none.jsonl: cannot be read (No such file or directory)"),
