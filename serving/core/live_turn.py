@@ -20,8 +20,9 @@ slowly, and every routing decision reads it for every row)."""
 class PendingMove:
     """A turn's row on its way to worker `to`: the turn's move of this `number`.
 
-    `gain_s` is what the move was predicted to gain. `called_back`: why the source was last asked to
-    keep the row, if it was. `overdue`: it was once for being late.
+    `gain_s` is what the move was predicted to gain. It is `booked` at that worker until that one is
+    lost. `called_back`: why the source was last asked to keep the row, if it was. `overdue`: it was
+    once for being late.
     """
 
     number: int
@@ -30,6 +31,7 @@ class PendingMove:
     gain_s: float
     began: float
     deadline: float
+    booked: bool = True
     called_back: str | None = None
     overdue: bool = False
 

@@ -143,14 +143,15 @@ class Moves:
         A row on its way there may still be at its source, which knows.
         """
         if live.move is not None and live.move.to == worker:
+            live.move.booked = False  # another may join under its name
             self._ask_back(live, "worker_lost")
         return live.replied < live.untold.pop(worker, 0)
 
     def forget(self, live: LiveTurn) -> None:
         """Take a move off the books."""
-        if live.move is not None:
+        if live.move is not None and live.move.booked:
             self._fleet.add_load(live.move.to, -live.expected_len, -1)
-            live.move = None
+        live.move = None
 
     def expire(
         self, turns: Iterable[LiveTurn], now: float, begin_anew: Callable[[LiveTurn], None]

@@ -89,7 +89,7 @@ class FakeFleet:
         self.channels = Channels()
         self.held: set[Way] = set()  # channels whose messages stay on their way
         self.slow: frozenset[Way] = frozenset()  # those that lag behind the others
-        self.pages_lag = 0.0  # the share of rounds in which pages that are under way stay so
+        self.pages_lag = 0.0  # if set, the share of rounds in which no pages come
         self.replies: dict[TurnId, Reply] = {}
         self.decisions: list[Decision] = []
         self.log: list[str] | None = None
@@ -204,8 +204,9 @@ class FakeFleet:
         choices = self._choices()
         if not choices:
             return False
-        if self.pages_lag and self.random.random() < self.pages_lag:
-            choices = [c for c in choices if c[0] != self._arrive] or choices
+        if self.pages_lag:
+            come = self.random.random() >= self.pages_lag
+            choices = [c for c in choices if (c[0] == self._arrive) == come] or choices
         if self.slow and self.random.random() < QUICK_SHARE:
             choices = [c for c in choices if c[1:] not in self.slow] or choices
         self.rounds += 1

@@ -297,7 +297,7 @@ def conversations(draw: st.DrawFn) -> Conversation:
 
 SEEDS = st.integers(0, 2**32 - 1)
 LAGS = st.sampled_from((0.0, 0.9, 0.99))
-"""Pages that take a hundred rounds come behind whatever else there is to hear."""
+"""Pages that come in one of a hundred rounds come behind whatever else there is to hear."""
 PATIENCE = st.sampled_from((30.0, 30.0, 0.3, 0.05))
 """Seconds for a transfer: in virtual time pages that lag take longer than the last ones."""
 CLIENTS = st.lists(conversations(), min_size=1, max_size=8).map(tuple)

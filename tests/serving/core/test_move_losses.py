@@ -5,9 +5,9 @@ from itertools import product
 import pytest
 
 from serving.core.departures import Departures
-from serving.messages import TaskId, WorkerId
+from serving.messages import Role, TaskId, WorkerId
 from serving.request import TurnId
-from tests.support.fake_fleet import FakeFleet
+from tests.support.fake_fleet import COORDINATOR, FakeFleet
 from tests.support.shape import Shape
 from tests.support.turns import make_turn
 
@@ -109,4 +109,20 @@ def test_room_for_a_row_that_nobody_calls_off_is_free_again_after_a_while():
     fleet.run()
     assert there.tasks, "it was called off: the test shows nothing"
     fleet.advance(3 * ROOMY.transfer_timeout_s)
+    fleet.complete_all()
+
+
+def test_a_move_to_a_lost_worker_is_not_booked_at_another_of_its_name():
+    """The source has yet to say that it keeps the row."""
+    fleet = FakeFleet.started(ROOMY)
+    fleet.submit(make_turn("a", HISTORY, max_tokens=60))
+    fleet.run_until(lambda: len(fleet.replies[A].samples) > 2)
+    fleet.held.add(("d0", COORDINATOR))
+    fleet.move(A, D1)
+    fleet.run_until(lambda: fleet.coordinator.fleet.workers[D1].turns == 1)
+    fleet.lose(D1)
+    fleet.join(D1, Role.BOTH)
+    fleet.run()
+    assert fleet.coordinator._turns[A].move is not None
+    fleet.held.clear()
     fleet.complete_all()
