@@ -41,14 +41,16 @@ class Foresight:
     ) -> list[Forecast | None]:
         """Take the readings [N, E] of rows that had `generated[n]` reply tokens then.
 
-        Sets and returns the rows' forecasts. A reading that is no curve is dropped and counted in
-        `unreadable`: the row keeps what was believed before, if anything was.
+        Sets and returns the rows' forecasts. One that begins at 0 is none, and one that is no curve
+        is dropped and counted in `unreadable`: the row keeps what was believed before, if anything
+        was.
         """
         alive = np.minimum.accumulate(np.asarray(readings, np.float64), axis=1)
         at, sound = np.array(generated, np.int64), np.isfinite(np.add.reduce(alive, axis=1))
+        self.unreadable += len(rows) - int(np.count_nonzero(sound))
+        sound &= alive[:, 0] != 0
         kept = rows
         if not sound.all():
-            self.unreadable += int((~sound).sum())
             kept = [row for row, ok in zip(rows, sound, strict=True) if ok]
             at, alive = at[sound], alive[sound]
         if kept:
