@@ -61,13 +61,12 @@ class Foresight:
         """A row's reply is over: compare what was stated of it with what came.
 
         A quantile that the reply's limit cuts holds in any case, and teaches nothing. Neither does
-        one of a place where the reply was not free to end: before `min_tokens`, or anywhere if no
-        token ends it.
+        one of a place where the reply was not free to end.
         """
         stated, row.stated = row.stated, []
         sampling = row.task.turn.sampling
-        stated = [one for one in stated if one.generated >= sampling.min_tokens]
-        if not stated or not sampling.stop_ids:
+        stated = [one for one in stated if sampling.may_end_after(one.generated)]
+        if not stated:
             return
         missed = [one.chance - (row.replied - one.generated <= one.high) for one in stated]
         tilt = self.tilt + TILT_RATE * sum(missed) / len(stated)
