@@ -32,7 +32,7 @@ from model.tokenizer import ChatTokenizer, load_tokenizer
 from model.weights import load_params
 from predictor.dealing import Asked, asked_of, missing, shards
 from predictor.fingerprint import checkpoint_fingerprint, tokenizer_fingerprint
-from predictor.play import Reply, Script, left_open, play
+from predictor.play import LostReply, Reply, Script, left_open, play
 from predictor.positions import sampled_places
 from predictor.prompts import Prompts, prompts_of
 from predictor.records import (
@@ -333,7 +333,7 @@ def main(
     """Play sessions with CHECKPOINT and write records of the replies to OUT."""
     try:
         run(checkpoint, out, sessions, prompts, shard_sessions, how)
-    except (CheckpointError, ValueError, OSError) as error:
+    except (CheckpointError, LostReply, ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error
 
 

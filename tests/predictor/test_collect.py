@@ -18,7 +18,7 @@ from predictor.collect import (
     task_sessions,
 )
 from predictor.dealing import Asked
-from predictor.play import Reply
+from predictor.play import LostReply, Reply
 from predictor.records import Manifest, Origin, RecordsError, add_shard, read_records
 from predictor.states import Text, Wanted, recompute
 from predictor.texts import texts_of
@@ -170,6 +170,17 @@ def test_replies_are_sampled_as_the_checkpoint_wants(
     result = CliRunner().invoke(main, asked)
     assert result.exit_code == 0, result.output
     assert seen == [(replace(GREEDY, top_k=top_k), "top_k 20" if top_k else None)]
+
+
+def test_an_engine_that_fails_a_turn_ends_the_run_with_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    async def fail(*_: object) -> Manifest:
+        raise LostReply("turn 3 was not answered")
+
+    monkeypatch.setattr(Collector, "run", fail)
+    result = CliRunner().invoke(main, [str(DEMO), "--out", str(tmp_path / "r"), "--sessions", "1"])
+    assert (result.exit_code, result.output) == (1, "Error: turn 3 was not answered\n")
 
 
 @pytest.mark.slow
