@@ -18,9 +18,10 @@ import click
 import jax
 
 from benchmarks.machine import describe_code, describe_machine
+from model.sampling_defaults import read_sampling_defaults
 from model.tokenizer import load_tokenizer
 from predictor.collect import task_sessions
-from predictor.play import Script, play
+from predictor.play import Script, left_open, play
 from serving.engine.build import load_workers, make_coordinator, settle, warm_up
 from serving.engine.compile_cache import cache_directory, keep_compiled
 from serving.engine.loop import EngineLoop
@@ -107,6 +108,7 @@ def run(
                 engine,
                 load_tokenizer(checkpoint),
                 scripts,
+                sampling=left_open(read_sampling_defaults(checkpoint)),
                 max_total=MAX_MODEL_LEN,
                 room=asyncio.Semaphore(AT_ONCE),
             )

@@ -13,6 +13,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from math import exp, log
 from pathlib import Path
 from typing import Any
@@ -27,11 +28,12 @@ from tqdm import tqdm
 from model.config import ModelConfig
 from model.errors import CheckpointError
 from model.parameters import Params, abstract_params
+from model.sampling_defaults import read_sampling_defaults
 from model.tokenizer import ChatTokenizer, load_tokenizer
 from model.weights import load_params
 from predictor.dealing import Asked, asked_of, missing, shards
 from predictor.fingerprint import checkpoint_fingerprint, tokenizer_fingerprint
-from predictor.play import Reply, Script, play
+from predictor.play import LostReply, Reply, Script, left_open, play
 from predictor.positions import sampled_places
 from predictor.prompts import Prompts, prompts_of
 from predictor.records import (
@@ -57,6 +59,7 @@ from serving.engine.device_memory import claim
 from serving.engine.loop import EngineLoop
 from serving.engine.observer import Observers
 from serving.flags import build_config
+from serving.request import SamplingParams
 from train.tasks.conversation import draw_script
 from train.tasks.families import FAMILIES
 
@@ -173,9 +176,16 @@ def records_of(
 class Collector:
     """Plays sessions on one engine and writes their records, shard by shard."""
 
-    def __init__(self, deployment: Deployment, tokenizer: ChatTokenizer, params: Params) -> None:
-        """Records are taken with `params`, which are those that the engine serves."""
+    def __init__(
+        self,
+        deployment: Deployment,
+        tokenizer: ChatTokenizer,
+        params: Params,
+        sampling: SamplingParams,
+    ) -> None:
+        """`params` are those that the engine serves, `sampling` is what scripts leave open."""
         self._deployment = deployment
+        self._sampling = sampling
         self._tokenizer = tokenizer
         self._params = params
 
@@ -223,8 +233,14 @@ class Collector:
     async def _play(
         self, engine: EngineLoop, scripts: Sequence[Script], room: asyncio.Semaphore
     ) -> list[Reply]:
-        most = self._deployment.max_model_len
-        return await play(engine, self._tokenizer, scripts, max_total=most, room=room)
+        return await play(
+            engine,
+            self._tokenizer,
+            scripts,
+            sampling=self._sampling,
+            max_total=self._deployment.max_model_len,
+            room=room,
+        )
 
     def _keep(
         self,
@@ -319,7 +335,7 @@ def main(
     """Play sessions with CHECKPOINT and write records of the replies to OUT."""
     try:
         run(checkpoint, out, sessions, prompts, shard_sessions, how)
-    except (CheckpointError, ValueError, OSError) as error:
+    except (CheckpointError, LostReply, ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error
 
 
@@ -339,6 +355,8 @@ def run(
     layers = how["layers"] or (config.num_layers,)
     prompt_layer = how["prompt_layer"]
     check_layers((*layers, *([] if prompt_layer is None else [prompt_layer])), config)
+    # As a server samples where a request names its temperature alone.
+    defaults = replace(read_sampling_defaults(checkpoint), temperature=1.0)
     origin = Origin(
         checkpoint=checkpoint_fingerprint(checkpoint),
         tokenizer=tokenizer_fingerprint(checkpoint),
@@ -353,6 +371,7 @@ def run(
         reach=how["reach"],
         prompt_layer=prompt_layer,
         prompt_window=None if prompt_layer is None else how["prompt_window"],
+        sampling=str(defaults) or None,
     )
     source = task_sessions(how["seed"]) if prompts is None else iter(read_sessions(prompts))
     sessions = list(itertools.islice(source, count))
@@ -362,7 +381,8 @@ def run(
     manifest = open_manifest(out, origin, families)
     out.mkdir(parents=True, exist_ok=True)  # what cannot be written is told before the work
     params = load_params(checkpoint, config, _here(config), jnp.dtype(config.dtype), None)
-    collector = Collector(deployment, load_tokenizer(checkpoint), params)
+    tokenizer = load_tokenizer(checkpoint)
+    collector = Collector(deployment, tokenizer, params, left_open(defaults))
     manifest = asyncio.run(collector.run(sessions, manifest, out, per_shard))
     for split in SPLITS:
         own = manifest.shards_of(split).values()

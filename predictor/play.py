@@ -9,9 +9,18 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
+from model.sampling_defaults import SamplingDefaults
 from model.tokenizer import ChatTokenizer
 from serving.messages import Completed, Deliver, End
-from serving.request import GREEDY, FinishReason, SessionId, Slo, Turn, TurnId
+from serving.request import (
+    GREEDY,
+    FinishReason,
+    SamplingParams,
+    SessionId,
+    Slo,
+    Turn,
+    TurnId,
+)
 
 
 @runtime_checkable
@@ -58,30 +67,47 @@ class LostReply(RuntimeError):
     """A reply ended in a way that says nothing of its length."""
 
 
+def left_open(defaults: SamplingDefaults) -> SamplingParams:
+    """Return how a server samples where requests do not say (serving/api/params), but greedily."""
+    return replace(
+        GREEDY,
+        top_p=defaults.top_p,
+        top_k=defaults.top_k if defaults.top_k > 0 else None,
+        min_p=defaults.min_p,
+        repetition_penalty=defaults.repetition_penalty,
+    )
+
+
 async def play(
     engine: Engine,
     tokenizer: ChatTokenizer,
     scripts: Sequence[Script],
     *,
+    sampling: SamplingParams,
     max_total: int,
     room: asyncio.Semaphore,
 ) -> list[Reply]:
     """Play all scripts, as many at once as `room` lets in; returns the replies by script and turn.
 
+    `sampling` is what scripts leave open: all but temperature, seed and where a reply ends.
     A session ends early where the context of `max_total` tokens leaves no room for another reply.
     Raises LostReply if the engine fails a turn.
     """
 
     async def one(script: Script) -> list[Reply]:
         async with room:
-            return await _play_one(engine, tokenizer, script, max_total)
+            return await _play_one(engine, tokenizer, script, sampling, max_total)
 
     played = await asyncio.gather(*(one(script) for script in scripts))
     return [reply for replies in played for reply in replies]
 
 
 async def _play_one(
-    engine: Engine, tokenizer: ChatTokenizer, script: Script, max_total: int
+    engine: Engine,
+    tokenizer: ChatTokenizer,
+    script: Script,
+    sampling: SamplingParams,
+    max_total: int,
 ) -> list[Reply]:
     messages: list[dict[str, str]] = []
     replies: list[Reply] = []
@@ -93,8 +119,8 @@ async def _play_one(
         if limit < 1:
             break
         name = f"{script.number}.{script.temperature}.{script.seed}"
-        sampling = replace(
-            GREEDY,
+        own = replace(
+            sampling,
             max_tokens=limit,
             temperature=script.temperature,
             stop_ids=tokenizer.eos_ids,
@@ -104,7 +130,7 @@ async def _play_one(
             id=TurnId(f"{name}.{turn}"),
             session=SessionId(name),
             tokens=prompt,
-            sampling=sampling,
+            sampling=own,
             slo=Slo(None, None),
             priority=0,
             salt="",

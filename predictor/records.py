@@ -42,7 +42,8 @@ class Origin:
 
     `checkpoint` and `tokenizer` are fingerprints; `layers` count from 1; `reach`: of how many
     states recent means are, None for none. `prompt_layer`, from 1: whose keys and values are kept
-    at the last `prompt_window` tokens of prompts; None: nothing of prompts is.
+    at the last `prompt_window` tokens of prompts; None: nothing of prompts is. `sampling`: what the
+    checkpoint wants beside a temperature, None if nothing.
     """
 
     checkpoint: str
@@ -58,6 +59,7 @@ class Origin:
     reach: int | None = None
     prompt_layer: int | None = None
     prompt_window: int | None = None
+    sampling: str | None = None
 
     @property
     def fingerprint(self) -> str:

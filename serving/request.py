@@ -64,6 +64,14 @@ class SamplingParams:
         if not -(2**63) <= self.seed < 2**63:
             raise ValueError("seed must fit 64 signed bits")
 
+    def may_end_after(self, replied: int) -> bool:
+        """Say whether a reply of so many tokens is free to end with its next one.
+
+        Clients may want so many at least, or `max_tokens` in any case: then its length says nothing
+        of the model's own.
+        """
+        return bool(self.stop_ids) and replied >= self.min_tokens
+
     @property
     def needs_planes(self) -> bool:
         """Whether sampling reads per-vocabulary state (penalties, bias, allowed or banned ids)."""

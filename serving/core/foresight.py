@@ -41,14 +41,16 @@ class Foresight:
     ) -> list[Forecast | None]:
         """Take the readings [N, E] of rows that had `generated[n]` reply tokens then.
 
-        Sets and returns the rows' forecasts. A reading that is no curve is dropped and counted in
-        `unreadable`: the row keeps what was believed before, if anything was.
+        Sets and returns the rows' forecasts. One that begins at 0 is none, and one that is no curve
+        is dropped and counted in `unreadable`: the row keeps what was believed before, if anything
+        was.
         """
         alive = np.minimum.accumulate(np.asarray(readings, np.float64), axis=1)
         at, sound = np.array(generated, np.int64), np.isfinite(np.add.reduce(alive, axis=1))
+        self.unreadable += len(rows) - int(np.count_nonzero(sound))
+        sound &= alive[:, 0] != 0
         kept = rows
         if not sound.all():
-            self.unreadable += int((~sound).sum())
             kept = [row for row, ok in zip(rows, sound, strict=True) if ok]
             at, alive = at[sound], alive[sound]
         if kept:
@@ -59,13 +61,12 @@ class Foresight:
         """A row's reply is over: compare what was stated of it with what came.
 
         A quantile that the reply's limit cuts holds in any case, and teaches nothing. Neither does
-        one of a place where the reply was not free to end: before `min_tokens`, or anywhere if no
-        token ends it.
+        one of a place where the reply was not free to end.
         """
         stated, row.stated = row.stated, []
         sampling = row.task.turn.sampling
-        stated = [one for one in stated if one.generated >= sampling.min_tokens]
-        if not stated or not sampling.stop_ids:
+        stated = [one for one in stated if sampling.may_end_after(one.generated)]
+        if not stated:
             return
         missed = [one.chance - (row.replied - one.generated <= one.high) for one in stated]
         tilt = self.tilt + TILT_RATE * sum(missed) / len(stated)

@@ -135,7 +135,12 @@ class LiveTurn:
         return self._expected_left
 
     def foresee(self, forecast: Forecast) -> None:
-        """Take a reading of the length head; of two workers' readings the later place counts."""
+        """Take a reading of the length head; of two workers' readings the later place counts.
+
+        Who goes on with a reply may tell once more what was said of it before.
+        """
+        if forecast.prediction in self.predictions:
+            return
         insort(self.predictions, forecast.prediction)
         if self.forecast is not None and forecast.generated < self.forecast.generated:
             return

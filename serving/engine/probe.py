@@ -3,7 +3,9 @@
 A row's recent mean of states is kept in its slot from step to step, because what a head sees is one
 state and that mean. It begins with the state that ends a prompt, in a chunk, and with it the prompt
 is glanced at. A row that goes on at another worker takes both along (`row_of`, `with_row`): a row
-that decodes always has them. Knows no plans; the head's weights are an argument of the step.
+that decodes always has them. One that lost its slot begins a mean anew in the middle of its reply,
+which no head was trained on: until that is long enough it has no reading, and others go on
+believing what they did. Knows no plans; the head's weights are an argument of the step.
 """
 
 from collections.abc import Callable
@@ -20,6 +22,10 @@ from predictor.glance import look
 from predictor.head import Weights
 from predictor.saved import GLANCE, HeadSpec
 
+LONG_ENOUGH = 2
+"""Of how many reaches a mean is that tells as much as one from the reply's beginning (ours: LOG.md
+has the figures)."""
+
 
 class Trace(NamedTuple):
     """What is remembered of rows' states and prompts; S slots, L layers that the head looks at.
@@ -29,7 +35,7 @@ class Trace(NamedTuple):
     """
 
     mean: jax.Array  # f32 [S, L, D]; of normalised states
-    num: jax.Array  # i32 [S]; states that it is of
+    num: jax.Array  # i32 [S]; states since it began
     glanced: jax.Array  # f32 [S, numbers]; what was kept of the prompt
 
 
@@ -102,7 +108,7 @@ class Probe:
         mean = recent_mean(mean, states, count[:, None, None], self.spec.reach)
         return trace._replace(
             mean=trace.mean.at[seen.slot].set(mean),
-            num=trace.num.at[seen.slot].set(jnp.minimum(count, self.spec.reach)),
+            num=trace.num.at[seen.slot].set(count),
         )
 
     def glance(
@@ -136,13 +142,20 @@ class Probe:
     def read(
         self, weights: Weights, trace: Trace | None, states: Float[Array, "R L D"], seen: Seen
     ) -> Float[Array, "R E"]:
-        """Return the rows' curves; `trace` has their newest states in it already."""
+        """Return the rows' curves; `trace` has their newest states in it already.
+
+        All is 0 in that of a row without a reading.
+        """
         looked_at, glanced = states.astype(jnp.float32), None
         if trace is not None:
             looked_at = jnp.concatenate([looked_at, trace.mean[seen.slot]], axis=1)
             glanced = trace.glanced[seen.slot]
         row = features(looked_at, seen.generated, seen.prompt_len, seen.turn, glanced)
-        return self.spec.build().alive(weights, row)
+        alive = self.spec.build().alive(weights, row)
+        if trace is None or self.spec.reach is None:
+            return alive
+        wanted = jnp.minimum(seen.generated + 1, LONG_ENOUGH * self.spec.reach)
+        return jnp.where(trace.num[seen.slot, None] >= wanted[:, None], alive, 0)
 
 
 def row_of(trace: Trace, slot: jax.Array) -> Trace:

@@ -25,6 +25,7 @@ from serving.metrics.catalog import (
 )
 from serving.metrics.engines import Engines, Row
 from serving.policy.routes import ROUTE_REASONS
+from serving.request import SamplingParams
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,7 @@ class Stay:
 class Seen:
     """A turn under way; times in seconds. `stay` is None while its row decodes nowhere."""
 
+    sampling: SamplingParams
     arrived: float
     row: Row
     owner: WorkerId | None

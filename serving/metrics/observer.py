@@ -78,7 +78,9 @@ class Metrics:
     def on_arrival(self, turn: Turn, now: float) -> None:
         """A turn was submitted."""
         row = self._row(None)
-        self._live[turn.id] = Seen(now, row, None, "", turn.prompt_len, None, now, None)
+        self._live[turn.id] = Seen(
+            turn.sampling, now, row, None, "", turn.prompt_len, None, now, None
+        )
         self._observe("vllm:request_params_max_tokens", row, turn.sampling.max_tokens)
 
     def on_tokens(self, turns: Sequence[TurnId], now: float) -> None:
@@ -110,7 +112,8 @@ class Metrics:
             return
         self._decided.on_left(live, end.reply_len)
         if isinstance(end.outcome, Completed):
-            self._predicted.on_reply(live.row, end.predictions, end.reply_len)
+            free = [p for p in end.predictions if live.sampling.may_end_after(p.generated)]
+            self._predicted.on_reply(live.row, free, end.reply_len)
         reason = _finished_reason(end.outcome)
         row = live.row
         self._values["vllm:request_success"].add((*row, reason), 1)

@@ -1,6 +1,7 @@
 """From sessions to records."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from predictor.collect import (
+    Collector,
     main,
     read_sessions,
     recomputed,
@@ -16,14 +18,16 @@ from predictor.collect import (
     task_sessions,
 )
 from predictor.dealing import Asked
-from predictor.play import Reply
-from predictor.records import Origin, RecordsError, add_shard, read_records
+from predictor.play import LostReply, Reply
+from predictor.records import Manifest, Origin, RecordsError, add_shard, read_records
 from predictor.states import Text, Wanted, recompute
 from predictor.texts import texts_of
+from serving.request import GREEDY, SamplingParams
 from tests.support.tiny_cluster import MODEL, PARAMS
 
 ORIGIN = Origin("", "", MODEL.hidden_size, (1, 2), 0, 3, (0.5, 1.0), 20, 512, 0.5)
 ASKED = Asked("adding", ("a", "b"))
+DEMO = Path(__file__).parents[2] / "checkpoints" / "demo"
 
 
 def test_a_session_is_played_at_every_temperature_so_many_times():
@@ -134,18 +138,54 @@ def test_a_line_that_is_no_session_is_named(tmp_path: Path, line: str):
 
 
 def test_what_cannot_be_written_is_told_before_anything_is_played(tmp_path: Path):
-    demo = Path(__file__).parents[2] / "checkpoints" / "demo"
     (tmp_path / "file").write_text("")
-    asked = [str(demo), "--out", str(tmp_path / "file" / "records"), "--sessions", "1"]
+    asked = [str(DEMO), "--out", str(tmp_path / "file" / "records"), "--sessions", "1"]
     result = CliRunner().invoke(main, asked)
     assert (result.exit_code, str(tmp_path / "file") in result.output) == (1, True)
     assert isinstance(result.exception, SystemExit)  # one line, no traceback
 
 
+@pytest.mark.parametrize(
+    ("said", "top_k", "noted"),
+    [({"temperature": 0.6, "top_k": 20}, 20, "top_k 20"), ({}, None, None)],
+)
+def test_replies_are_sampled_as_the_checkpoint_wants(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    said: dict,
+    top_k: int | None,
+    noted: str | None,
+):
+    checkpoint = tmp_path / "checkpoint"
+    shutil.copytree(DEMO, checkpoint, ignore=shutil.ignore_patterns("length_head"))
+    (checkpoint / "generation_config.json").write_text(json.dumps(said))
+    seen: list[tuple[SamplingParams, str | None]] = []
+
+    async def note(self: Collector, sessions: object, manifest: Manifest, *_: object) -> Manifest:
+        seen.append((self._sampling, manifest.origin.sampling))
+        return manifest
+
+    monkeypatch.setattr(Collector, "run", note)
+    asked = [str(checkpoint), "--out", str(tmp_path / "records"), "--sessions", "1"]
+    result = CliRunner().invoke(main, asked)
+    assert result.exit_code == 0, result.output
+    assert seen == [(replace(GREEDY, top_k=top_k), "top_k 20" if top_k else None)]
+
+
+def test_an_engine_that_fails_a_turn_ends_the_run_with_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    async def fail(*_: object) -> Manifest:
+        raise LostReply("turn 3 was not answered")
+
+    monkeypatch.setattr(Collector, "run", fail)
+    result = CliRunner().invoke(main, [str(DEMO), "--out", str(tmp_path / "r"), "--sessions", "1"])
+    assert (result.exit_code, result.output) == (1, "Error: turn 3 was not answered\n")
+
+
 @pytest.mark.slow
 def test_sessions_are_played_through_the_engine_and_an_interrupted_run_goes_on(tmp_path: Path):
-    demo = Path(__file__).parents[2] / "checkpoints" / "demo"
-    asked = [str(demo), "--out", str(tmp_path), "--sessions", "20", "--samples", "1"]
+    asked = [str(DEMO), "--out", str(tmp_path), "--sessions", "20", "--samples", "1"]
 
     def run(*more: str):
         return CliRunner().invoke(main, [*asked, "--shard-sessions", "7", *more])

@@ -2,14 +2,18 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from model.sampling_defaults import SamplingDefaults
 from model.tokenizer import load_tokenizer
-from predictor.play import LostReply, Script, play
+from predictor.play import LostReply, Script, left_open, play
+from serving.api.params import Limits, wanted
+from serving.api.schemas import ChatBody
 from serving.messages import Completed, Deliver, End, Failed, SampledToken
-from serving.request import FinishReason, Turn
+from serving.request import GREEDY, FinishReason, SamplingParams, Turn
 
 CHECKPOINT = Path(__file__).parents[2] / "checkpoints" / "demo"
 TOKENIZER = load_tokenizer(CHECKPOINT)
@@ -49,10 +53,18 @@ def script(number: int = 0, caps: tuple[int, ...] = (100, 100), seed: int = 5) -
     return Script(number, 0, ("What is 1+1?", "again with 17"), caps, 0.8, seed)
 
 
-def played(engine: Echo, *scripts: Script, max_total: int = 1000, at_once: int = 8):
+def played(
+    engine: Echo,
+    *scripts: Script,
+    sampling: SamplingParams = GREEDY,
+    max_total: int = 1000,
+    at_once: int = 8,
+):
     async def work():
         room = asyncio.Semaphore(at_once)
-        return await play(engine, TOKENIZER, scripts, max_total=max_total, room=room)
+        return await play(
+            engine, TOKENIZER, scripts, sampling=sampling, max_total=max_total, room=room
+        )
 
     return asyncio.run(work())
 
@@ -74,6 +86,28 @@ def test_the_turns_of_a_session_share_its_key_and_differ_in_their_seed():
     assert len(sessions) == 2
     assert sorted(turn.sampling.seed for turn in engine.turns) == [5, 6, 99, 100]
     assert len({turn.id for turn in engine.turns}) == 4
+
+
+@pytest.mark.parametrize(
+    "defaults",
+    [
+        SamplingDefaults(),
+        SamplingDefaults(temperature=0.6, top_p=0.8, top_k=20, repetition_penalty=1.05),
+        SamplingDefaults(top_k=-1, min_p=0.1),
+    ],
+    ids=str,
+)
+def test_replies_are_sampled_as_a_server_does_that_is_told_a_temperature(
+    defaults: SamplingDefaults,
+):
+    engine = Echo()
+    played(engine, script(), sampling=left_open(defaults))
+    body = ChatBody.model_validate({"model": "m", "messages": [], "temperature": 0.8})
+    for turn in engine.turns:
+        limits = Limits(1000, 512, TOKENIZER.eos_ids, 0, defaults)
+        served = wanted(body, len(turn.tokens), limits, lambda: 0).sampling
+        own = {"seed": turn.sampling.seed, "max_tokens": turn.sampling.max_tokens}
+        assert turn.sampling == replace(served, **own)
 
 
 def test_a_cap_cuts_a_reply_and_says_so():

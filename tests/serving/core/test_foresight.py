@@ -82,6 +82,17 @@ def test_a_reading_that_is_no_curve_is_dropped_and_counted(broken: float):
     assert foresight.unreadable == 1
 
 
+def test_a_row_without_a_reading_goes_on_with_what_was_believed():
+    foresight, rows = Foresight(BAYES), [row("a"), row("b")]
+    before = [read(foresight, entry, ending_within(20)) for entry in rows]
+    readings = np.concatenate([np.zeros((1, E), np.float32), ending_within(40)])
+    first, second = foresight.read(rows, [9, 9], readings)
+    assert first is None
+    assert rows[0].forecast is before[0]
+    assert second is not None
+    assert foresight.unreadable == 0
+
+
 def test_a_row_without_a_sound_reading_has_no_forecast():
     foresight, entry = Foresight(PLAIN), row()
     assert foresight.read([entry], [0], np.full((1, E), np.nan, np.float32)) == [None]

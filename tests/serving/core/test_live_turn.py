@@ -70,6 +70,18 @@ def test_a_late_reading_of_an_earlier_place_is_told_and_changes_nothing():
     assert [said.generated for said in one.predictions] == [0, 10, 20]
 
 
+def test_a_reading_that_is_told_again_is_kept_once():
+    one = live()
+    one.foresee(reading(0, 64))
+    one.foresee(reading(20, 16))
+    one.tokens += [9] * 24
+    left = one.expected_left
+    for again in (reading(20, 16), reading(0, 64)):
+        one.foresee(again)
+    assert [said.generated for said in one.predictions] == [0, 20]
+    assert one.expected_left == left < 16
+
+
 def test_a_reading_may_overtake_the_tokens_before_it():
     one = live()
     one.foresee(reading(20, 16))

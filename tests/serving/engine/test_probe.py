@@ -15,12 +15,12 @@ from predictor.saved import HeadSpec
 from predictor.states import Text, Wanted, recompute
 from serving.core.plan import LoadSlot
 from serving.engine.executor import JaxExecutor
-from serving.engine.probe import Probe
+from serving.engine.probe import LONG_ENOUGH, Probe
 from serving.engine.programs import ExecutorSizes, Site
 from serving.messages import Role
 from tests.support.plans import NEUTRAL, chunk, plan, row, table
 from tests.support.tiny_cluster import MODEL, PARAMS
-from tests.support.tiny_head import GLANCE, head_spec, head_weights
+from tests.support.tiny_head import GLANCE, REACH, head_spec, head_weights
 
 PAGE, MAX_PAGES = 4, 16
 SIZES = ExecutorSizes(
@@ -193,17 +193,32 @@ def test_a_head_without_means_and_glances_has_nothing_to_take_along():
     assert Probe(head_spec(None)).empty(3) is not None
 
 
-def test_a_prompt_shorter_than_the_window_is_seen_whole_and_a_resumed_one_without_its_reply(
+def test_a_prompt_shorter_than_the_window_is_seen_whole(executor: JaxExecutor):
+    tokens = prompt(4, 6)
+    _, reading = prefill(executor, 0, tokens, pages(1), turn=0)
+    assert reading == pytest.approx(wanted(head_spec(), tokens, 4, 0, 0, 3), abs=3e-3)
+
+
+def test_a_resumed_reply_is_no_part_of_its_prompt_and_is_read_once_its_mean_is_long_enough(
     executor: JaxExecutor,
 ):
-    """Whoever was preempted comes back with its prompt and reply in one; only the prompt counts."""
+    """Whoever was preempted comes back with its prompt and reply in one, and without its mean."""
     tokens = prompt(4, 6)
-    first, reading = prefill(executor, 0, tokens, pages(1), turn=0)
-    assert reading == pytest.approx(wanted(head_spec(), tokens, 4, 0, 0, 3), abs=3e-3)
-    whole = [*tokens, first, *prompt(2, 7)]
+    whole = [*tokens, *prompt(3, 7)]
     executor.load_slot(LoadSlot(1, NEUTRAL, tuple(tokens), tuple(whole[4:]), 0))
     resumed = chunk(1, 0, whole, pages(17), sample=True, reply_index=3)
-    reading = at(run(executor, chunks=[resumed], reads=False).chunk_readings, 0)
-    assert reading == pytest.approx(wanted(head_spec(), whole, 4, 3, 0, 6), abs=3e-3)
+    result = run(executor, chunks=[resumed], reads=False)
+    readings, last = [at(result.chunk_readings, 0)], whole
+    text = [*whole, result.chunk_ids[0]]
+    trace = executor.read_trace(1)
+    assert trace is not None
     mine, all_of_it = (looked_up(GLANCE, head_weights(head_spec()), of) for of in (tokens, whole))
+    assert trace.glanced == pytest.approx(np.asarray(mine)[0], abs=3e-3)
     assert np.abs(mine - all_of_it).max() > 0.1, "the reply must have been there to be seen"
+    for i in range(1, LONG_ENOUGH * REACH):
+        result = run(executor, [row(1, 6 + i, pages(17), reply_index=3 + i)], reads=True)
+        readings.append(at(result.decode_readings, 0))
+        last, text = text, [*text, result.decode_ids[0]]
+    assert [reading.any() for reading in readings] == [False] * (len(readings) - 1) + [True]
+    place = len(last) - 4
+    assert readings[-1] == pytest.approx(wanted(head_spec(), last, 4, place, 0, 6), abs=3e-3)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from serving.forecast.forecast import Prediction
 from serving.messages import (
     NOT_FINITE,
     Completed,
@@ -319,3 +320,22 @@ def test_a_value_on_a_bound_belongs_to_the_bucket_below():
     assert read(observer, "vllm:request_params_n_bucket", le="2.0") == 2
     assert read(observer, "vllm:request_params_n_bucket", le="+Inf") == 3
     assert read(observer, "vllm:request_params_n_sum") == 6
+
+
+@pytest.mark.parametrize(
+    ("sampling", "counted", "held"),
+    [
+        ({"stop_ids": (7,)}, 2, 0.5),
+        ({"stop_ids": (7,), "min_tokens": 9}, 1, 1),
+        ({"stop_ids": ()}, 0, 0),
+    ],
+    ids=str,
+)
+def test_predictions_count_where_a_reply_was_free_to_end(sampling: dict, counted: int, held: float):
+    """At most 2 tokens were to come, then, after 9, at most 10; there came 10 in all."""
+    observer, asked = metrics(), turn()
+    observer.on_arrival(replace(asked, sampling=replace(asked.sampling, **sampling)), 0.0)
+    said = (Prediction(0, 1.0, 1, 2), Prediction(9, 1.0, 1, 10))
+    observer.on_end(End(A, Completed(FinishReason.LENGTH), 4, 10, 0, said), 2.5)
+    assert read(observer, "foretoken:predicted_remaining_tokens_abs_error_count") == counted
+    assert read(observer, "foretoken:predicted_q90_coverage") == held
