@@ -70,6 +70,7 @@ class Rebalancer:
         self._looked_at = now
         view, rows = self._view(workers, now)
         if view is None:
+            self._was_over = frozenset()
             return []
         rules = self._rules
         moves = rules.rebalance(view, rules.rebalance_config)

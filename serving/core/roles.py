@@ -100,7 +100,10 @@ class Roles:
             self.settle(record, now)
 
     def evacuate(self, rows: list[LiveTurn]) -> list[WantedMove]:
-        """Send the rows of workers that leave to the least loaded ones, one a worker at a time."""
+        """Send the rows of workers that leave to the least loaded ones, one a worker at a time.
+
+        One for which there was no room does not keep the others: those asked least go first.
+        """
         wanted: list[WantedMove] = []
         for record in self._fleet.workers.values():
             if not record.leaving or not record.decodes:
@@ -109,7 +112,8 @@ class Roles:
             homes = self._fleet.owners()
             if homes and movable and all(row.move is None for row in movable):
                 home = min(homes, key=lambda w: (w.load / w.capacity, w.turns, w.id))
-                wanted.append(WantedMove(movable[0].turn.id, WorkerId(home.id), "drain", 0.0))
+                row = min(movable, key=lambda row: row.moves)
+                wanted.append(WantedMove(row.turn.id, WorkerId(home.id), "drain", 0.0))
         return wanted
 
     def _take(self, record: WorkerRecord, role: Role, reason: str, now: float) -> None:

@@ -18,10 +18,10 @@ from serving.sim.run import simulate
 from serving.workload.session import Workload
 
 MOST_STEPS = 12
-MOST_QUEUED = 400
-"""Turns that may come within the target to the first token, as it is judged (ours). A queue of so
-many before a few workers is nearly always one that grows, and a simulation has to be several times
-as long as what it is to show."""
+MOST_QUEUED, COUNTED_THEN = 200, 3200
+"""Turns that may come within the target to the first token, as it is judged, and that count where
+more would (ours). A queue of so many before a few workers is nearly always one that grows, which a
+simulation shows that is many times as long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,10 @@ class Court:
         """
         part, times = shrink(deployment, self.most_workers)
         queue_s = MOST_QUEUED * times / (self.demand.turns_per_s * rate)
-        targets = replace(self.targets, ttft_s=min(self.targets.ttft_s, queue_s))
+        targets, least_turns = self.targets, self.least_turns
+        if targets.ttft_s > queue_s:
+            targets = replace(targets, ttft_s=queue_s)
+            least_turns = max(least_turns, COUNTED_THEN)
         keep_s = self.demand.rests.keep_s(deployment.idle_room(rate), rate)
         played = steady(
             self.workload,
@@ -81,7 +84,7 @@ class Court:
                 token_s=deployment.token_s,
                 keep_s=keep_s,
                 ttft_s=targets.ttft_s,
-                least_turns=self.least_turns,
+                least_turns=least_turns,
             ),
         )
         outcome = simulate(configure(self.config, part), played.workload, show_progress=False)

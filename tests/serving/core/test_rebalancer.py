@@ -282,3 +282,8 @@ def test_who_was_over_loaded_is_told_at_the_next_look():
     decoding(one, "b", 9)
     assert look(one, spy).was_over == frozenset()
     assert look(one, spy).was_over == {"d0"}
+    for name, worker in (("a", D0), ("b", D1)):
+        one.on(Finished(worker, TaskId(TurnId(name), 0), FinishReason.STOP, 1))
+    look(one, spy)  # at nobody
+    decoding(one, "c", 9)
+    assert look(one, spy).was_over == frozenset()

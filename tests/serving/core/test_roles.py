@@ -8,8 +8,10 @@ from serving.messages import (
     Adopted,
     Completed,
     Finished,
+    MoveFailed,
     MoveOut,
     MoveWanted,
+    Refused,
     Role,
     SetRole,
     TaskId,
@@ -185,6 +187,19 @@ def test_its_rows_move_to_the_least_loaded_others_one_after_the_other():
     one.on(Adopted(D1, TaskId(TurnId("x"), 0), (1,), 1))
     one.on(SetRole(D0, Role.PREFILL))
     assert role(one, "d0") == (Role.PREFILL, True)
+
+
+def test_a_row_for_which_there_is_no_room_does_not_keep_the_others():
+    one = desk()
+    for name in "abcd":  # d0 has a and c
+        decoding(one, name)
+    one.on(SetRole(D0, None))
+    for number, name in enumerate("aca"):
+        one.on(Tick())
+        asked = one.told("d0", MoveOut)
+        assert [move.task.turn for move in asked][number:] == [name]
+        one.on(Refused(D1, asked[-1].task, "no_room"))
+        one.on(MoveFailed(D0, asked[-1].task, asked[-1].move, "no_room"))
 
 
 def test_a_row_that_arrives_at_a_worker_which_leaves_does_not_bring_its_session():

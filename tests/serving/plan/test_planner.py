@@ -229,5 +229,5 @@ def test_a_generous_target_takes_no_longer_to_judge_than_a_queue_of_turns_does(
         make_court(request, workload, demand, lambda: None).judge(deployment, 20.0)
     tight, generous, more_generous = played
     assert tight < generous == more_generous
-    # Eight queues of 400 turns count, behind those in which rows fill.
-    assert generous == pytest.approx(8 * 400, rel=0.05)
+    # Sixteen queues of 200 turns count, behind those in which rows fill.
+    assert generous == pytest.approx(16 * 200, rel=0.05)
