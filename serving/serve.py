@@ -319,6 +319,7 @@ async def _serve(
     server = DrainingServer(
         uvicorn.Config(
             app,
+            log_config=None,  # its lines go where all others go, and have their times
             log_level=endpoint.uvicorn_log_level,
             root_path=endpoint.root_path,
             lifespan="off",
