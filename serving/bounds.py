@@ -30,15 +30,16 @@ MOST: Mapping[str, int] = {
     "max_prefill_rows": MOST_ROWS,
     "max_num_batched_tokens": MOST_TOKENS,
     "min_prefill_tokens": MOST_TOKENS,
+    "host_kv_gib": 2**20,
     "seed": INT64,
 }
 
 
 def check_numbers(part: Any) -> None:
-    """Raise ConfigError for a whole number of this part of the settings that nobody means."""
+    """Raise ConfigError for a number of this part of the settings that nobody means."""
     for field in fields(part):
         value = getattr(part, field.name)
-        if isinstance(value, int):
+        if isinstance(value, int) or field.name in MOST:
             most = MOST.get(field.name, INT32)
             flag = f"--{field.name.replace('_', '-')}"
             require(value <= most, f"{flag} must be at most {most}")

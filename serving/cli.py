@@ -1,6 +1,7 @@
 """What can a person type? Wires objects together; no logic."""
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from serving.flags import (
     as_typed,
     build_config,
     field_option,
+    mistyped,
     part_options,
     read_config_file,
     server_options,
@@ -48,6 +50,7 @@ def _load_file(context: click.Context, _: click.Parameter, path: Path | None) ->
 
 config_option = click.option(
     "--config",
+    envvar="FORETOKEN_CONFIG",
     type=click.Path(path_type=Path),
     is_eager=True,
     expose_value=False,
@@ -65,6 +68,8 @@ def serve(checkpoint: str, **values: Any) -> None:
     # Imported late: --help and a wrong flag must not wait for JAX.
     from serving.serve import run_server
 
+    for line in mistyped(os.environ):
+        click.echo(f"foretoken: {line}", err=True)
     for name in ACCEPTED_SWITCHES:
         values.pop(flag_key(name))
     sys.exit(run_server(build_config(checkpoint, values), given()))
@@ -306,7 +311,7 @@ def run(command: Callable[..., Any]) -> int:
     try:
         command(standalone_mode=False)
     except click.ClickException as error:
-        error.show()
+        _with_variable(error).show()
         return error.exit_code
     except click.exceptions.Exit as stop:
         return stop.exit_code
@@ -320,6 +325,17 @@ def run(command: Callable[..., Any]) -> int:
     except (KeyboardInterrupt, click.Abort):
         return INTERRUPTED
     return 0
+
+
+def _with_variable(error: click.ClickException) -> click.ClickException:
+    """Let a refusal of a value say which variable brought it: then nobody has typed the flag."""
+    if not isinstance(error, click.BadParameter) or error.ctx is None or error.param is None:
+        return error
+    source = error.ctx.get_parameter_source(error.param.name or "")
+    if source is not ParameterSource.ENVIRONMENT:
+        return error
+    message = f"{error.message} (from {error.param.envvar})"
+    return click.BadParameter(message, error.ctx, error.param)
 
 
 if __name__ == "__main__":

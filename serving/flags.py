@@ -8,8 +8,9 @@ of what the settings mean.
 import json
 import re
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, Field, fields
+from difflib import get_close_matches
 from pathlib import Path
 from types import UnionType
 from typing import Any, get_args
@@ -52,11 +53,26 @@ ACCEPTED_SWITCHES = (
 
 
 NO_DEFAULTS: Mapping[str, Any] = {}
+PREFIX = "FORETOKEN_"
+OTHERS = frozenset(f"{PREFIX}{name}" for name in ("CONFIG", "SESSIONS", "TRACES"))
+"""Variables that are no setting's: of the command line, the notebooks and the workloads."""
+SCALARS: Mapping[type[Any], str] = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+}
+"""What a file's value must be, in words."""
 
 
 def flag_name(field: str) -> str:
     """Spell a field as its flag and file key, without dashes in front."""
     return field.replace("_", "-")
+
+
+def variable_name(field: str) -> str:
+    """Spell a field as its environment variable."""
+    return f"{PREFIX}{field.upper()}"
 
 
 def part_options(
@@ -126,13 +142,51 @@ def read_config_file(path: Path) -> dict[str, Any]:
         name = by_alias.get(name, name)
         where = f"{path}:{_line_of(text, key)}"
         if name not in known:
-            raise ConfigError(f"{where}: unknown setting {key!r}")
+            raise ConfigError(f"{where}: unknown setting {key!r}{_nearest(key, known)}")
         if name in settings:
             raise ConfigError(f"{where}: {key!r} is set twice")
         if isinstance(value, dict):
             raise ConfigError(f"{where}: {key!r} is a table; the file is a flat list of settings")
-        settings[name] = value
+        settings[name] = _of_type(known[name], value, f"{where}: {key!r}")
     return settings
+
+
+def _nearest(key: str, known: Iterable[str]) -> str:
+    near = get_close_matches(flag_name(key), map(flag_name, known), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def _of_type(field: Field[Any], value: Any, where: str) -> Any:
+    """Return a file's value for a setting, of which click converts too much; raises ConfigError."""
+    if isinstance(field.default, tuple):
+        values = [value] if isinstance(value, str) else value
+        wanted, fits = "a text or a list of texts", isinstance(values, list)
+        fits = fits and all(isinstance(one, str) for one in values)
+        value = values
+    else:
+        scalar = _scalar(field.type)
+        wanted = SCALARS[scalar]
+        taken = (int, float) if scalar is float else scalar
+        fits = isinstance(value, taken) and isinstance(value, bool) == (scalar is bool)
+    if not fits:
+        shown = "" if field.metadata.get("secret") else f", not {value!r}"
+        raise ConfigError(f"{where} must be {wanted}{shown}")
+    return value
+
+
+def mistyped(environment: Iterable[str]) -> list[str]:
+    """Say of variables that are almost a setting's that they are not.
+
+    Others are none of our business: systems set variables after the names of services.
+    """
+    known = {variable_name(field.name) for part in PARTS.values() for field in fields(part)}
+    strange = sorted(n for n in environment if n.startswith(PREFIX) and n not in known | OTHERS)
+    near = {name: get_close_matches(name, known, n=1, cutoff=0.85) for name in strange}
+    return [
+        f"{name} is no setting and has no effect; did you mean {found[0]}?"
+        for name, found in near.items()
+        if found
+    ]
 
 
 def describe(config: ServerConfig) -> str:
@@ -202,7 +256,7 @@ def _option(field: Field[Any], default: Any) -> Callable[[Callable[..., Any]], C
         "default": default,
         "help": field.metadata["help"],
         "show_default": default is not None and default != (),
-        "envvar": f"FORETOKEN_{field.name.upper()}",
+        "envvar": variable_name(field.name),
     }
     if field.type is bool:
         return click.option(f"--{name}/--no-{name}", field.name, **shared)

@@ -265,6 +265,12 @@ def listen(listening: socket.socket, endpoint: EndpointConfig) -> None:
         raise _not_had(endpoint, error) from error
 
 
+def address(listening: socket.socket, endpoint: EndpointConfig) -> str:
+    """Return where clients find the server: with the port that the system chose for port 0."""
+    host = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host
+    return f"http://{host}:{listening.getsockname()[1]}"
+
+
 def _not_had(endpoint: EndpointConfig, error: OSError) -> ConfigError:
     where = f"{endpoint.host}:{endpoint.port}"
     no_such_host = isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL
@@ -315,6 +321,7 @@ async def _serve(
     server = DrainingServer(
         uvicorn.Config(
             app,
+            log_config=None,  # its lines go where all others go, and have their times
             log_level=endpoint.uvicorn_log_level,
             root_path=endpoint.root_path,
             lifespan="off",
@@ -331,7 +338,7 @@ async def _serve(
         gc.collect()
         gc.freeze()  # what is here stays: no collection shall look through it and stop everyone
         await engine.start(workers)
-        click.echo(f"ready at http://{endpoint.host}:{endpoint.port}", err=True)
+        click.echo(f"ready at {address(listening, endpoint)}", err=True)
         await asyncio.wait(
             (asyncio.create_task(stopping.wait()), serving), return_when=asyncio.FIRST_COMPLETED
         )

@@ -14,7 +14,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from serving.api.admin import admin
-from serving.api.auth import Auth
+from serving.api.auth import Auth, route_path
 from serving.api.chat import answer_chat
 from serving.api.completions import answer_completion
 from serving.api.errors import ApiError, error_response, internal_error
@@ -25,6 +25,7 @@ from serving.api.load import ANSWERED
 from serving.api.request_ids import REQUEST_ID, RequestIds
 from serving.api.service import Service
 
+API = "/v1"
 SHOWN_TO_PAGES = (
     *("x-request-id", "retry-after", "x-should-retry"),
     *(IGNORED_HEADER, ANSWERED, RANDOM_HEADER),
@@ -98,9 +99,26 @@ async def _api_error(request: Request, error: Exception) -> Response:
 async def _http_error(request: Request, error: Exception) -> Response:
     """Unknown paths and wrong methods, which the router itself refuses."""
     assert isinstance(error, HTTPException)
-    text = {404: f"There is no {request.url.path} here.", 405: "The method is not allowed here."}
-    message = text.get(error.status_code, error.detail)
+    path = route_path(request.scope)
+    match error.status_code:
+        case 404:
+            message = f"There is no {path} here.{_where_it_is(path)}"
+        case 405:
+            allowed = (error.headers or {}).get("Allow", "another method")
+            message = f"{request.method} is not allowed at {path}; use {allowed}."
+        case _:
+            message = error.detail
     return error_response(ApiError(error.status_code, message, headers=error.headers))
+
+
+def _where_it_is(path: str) -> str:
+    """Help clients whose base URL lacks /v1 or has it twice, and those that ask for what is not."""
+    if path.endswith(("/chat/completions", "/completions", "/models")):
+        return f" The API's paths begin with {API}: base URLs end with it, once."
+    if path.startswith(f"{API}/"):
+        served = "POST {0}/chat/completions, POST {0}/completions and GET {0}/models"
+        return f" Served are {served.format(API)}."
+    return ""
 
 
 async def _left(request: Request, error: Exception) -> Response:

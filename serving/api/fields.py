@@ -111,6 +111,8 @@ def ignored(body: GenerationBody, unused: frozenset[str]) -> str | None:
     unknown = sorted(sent - IGNORED - set(REFUSED))
     if body.stream_options is not None and body.stream_options.include_obfuscation is not None:
         names = names | {"stream_options.include_obfuscation"}
+    if body.user is not None:
+        names = names | {"user"}
     values = sorted(names | unused)
     values += [f"unknown={_safe(name)}" for name in unknown[:MAX_UNKNOWN]]
     if len(unknown) > MAX_UNKNOWN:

@@ -160,7 +160,10 @@ def replies_before(body: GenerationBody) -> int:
 
 
 def _explained(error: ValidationError) -> ApiError:
-    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    found = error.errors(include_url=False, include_context=False, include_input=False)
+    # Of a union's members, the one that was meant is the one that got furthest into the value.
+    at_fault = [one for one in found if one["loc"][:1] == found[0]["loc"][:1]]
+    first = max(at_fault, key=lambda one: len(one["loc"]))
     if first["type"] == "json_invalid":
         why = first["msg"].removeprefix("Invalid JSON: ")
         return bad_request(f"The request body is not valid JSON: {why}.", None)

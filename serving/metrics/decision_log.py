@@ -35,6 +35,8 @@ FLUSH_S = 0.5
 """How much of the last decisions a killed process may take with it, in seconds."""
 CLOSE_S = 5.0
 """How long the end of a server waits for a disk that does not answer, in seconds."""
+SIMULATED = "simulated"
+"""What stands in place of the time at which a run began, if it was a simulation."""
 MAX_PENDING = 100_000
 """Records kept while the disk does not take them; later ones are counted and lost."""
 

@@ -9,6 +9,7 @@ from statistics import fmean, median
 
 from serving.config import ConfigError
 from serving.messages import STOPPED
+from serving.metrics.decision_log import SIMULATED
 from serving.metrics.stories import Attempt, History, Move, Record, Room, Story
 
 SLOWEST = 3
@@ -21,7 +22,7 @@ def explain(runs: Sequence[History], number: int | None, turn: str | None) -> st
     Runs count from 1; None: the last one, and for a turn the last one that has it.
     """
     if number is not None and not 1 <= number <= len(runs):
-        raise ConfigError(f"--run {number}: this log has {len(runs)} runs; use 1 to {len(runs)}")
+        raise ConfigError(f"--run {number}: {_how_many(len(runs))}")
     if turn is None:
         at = len(runs) if number is None else number
         return "\n".join([*_which(runs, at), explain_all(runs[at - 1])])
@@ -32,6 +33,10 @@ def explain(runs: Sequence[History], number: int | None, turn: str | None) -> st
             return "\n".join([*_which(runs, at), explain_turn(story)])
     where = "this log" if number is None else f"run {number} of this log"
     raise ConfigError(f"no turn of {where} begins with {turn!r}")
+
+
+def _how_many(runs: int) -> str:
+    return "this log has one run" if runs == 1 else f"this log has {runs} runs; use 1 to {runs}"
 
 
 def _which(runs: Sequence[History], number: int) -> list[str]:
@@ -78,9 +83,10 @@ def explain_all(history: History) -> str:
     stories = list(history.stories.values())
     policies: Record = history.opening["policies"]
     began = min((story.arrived for story in stories), default=history.until)
+    started = history.opening["time"]
     out = [
         f"{len(stories)} turns in {history.until - began:.1f} s; "
-        f"the server started at {history.opening['time']}",
+        + ("simulated" if started == SIMULATED else f"the server started at {started}"),
         f"route {policies['route_policy']}, rebalance {policies['rebalance_policy']}, "
         f"roles {policies['roles_policy']}; "
         + ", ".join(f"{name} {role}" for name, role in history.opening["workers"].items()),

@@ -25,7 +25,9 @@ def read_runs(path: Path) -> list[History]:
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: cannot be read ({error})") from error
     runs: list[list[Record]] = []
     for number, text in enumerate(lines, 1):

@@ -79,7 +79,7 @@ def _latency(outcome: Outcome, figure: Any) -> None:
         (right, slo["tpot_s"], "time per token, s"),
     ):
         if target is not None:
-            axes.axvline(target, color="0.4", ls=":", lw=1)
+            axes.axvline(target, color="0.4", ls=":", lw=1, label="target")
         axes.set_xscale("log")
         axes.set_xlabel(label)
         axes.grid(alpha=0.3, which="both")

@@ -5,7 +5,7 @@ from typing import Any, TextIO
 
 from serving.config import ConfigError
 from serving.messages import Decision, End
-from serving.metrics.decision_log import line, record
+from serving.metrics.decision_log import SIMULATED, line, record
 from serving.request import Turn
 
 
@@ -19,7 +19,7 @@ class SimulatedLog:
         except OSError as error:
             problem = f"--decision-log {path}: cannot be written ({error.strerror})"
             raise ConfigError(problem) from error
-        self._file.write(line({"t": 0.0, "kind": "start", "time": "simulated", **opening}))
+        self._file.write(line({"t": 0.0, "kind": "start", "time": SIMULATED, **opening}))
 
     def note(self, happening: Turn | Decision | End, now: float) -> None:
         """Write one record."""

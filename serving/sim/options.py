@@ -58,7 +58,7 @@ def workload_options(command: Command) -> Command:
             "--workload",
             type=click.Path(path_type=Path),
             default=None,
-            help="File of turns, as given or in the folder FORETOKEN_TRACES; may be .zst.",
+            help="File of turns, as given or in the folder FORETOKEN_TRACES; .zst may be left out.",
         ),
         click.option(
             "--format",

@@ -129,10 +129,10 @@ def _check_made_up(turns: float, asked: str) -> None:
 
 
 def _find(choice: WorkloadChoice) -> Path:
-    """Find the file as given, else in the folder of traces."""
+    """Find the file as given, else in the folder of traces; in both also compressed."""
     if choice.path is None:
         raise WorkloadError(f"--format {choice.format} needs --workload FILE")
     folder = os.environ.get(TRACES_VARIABLE)
-    if not choice.path.exists() and folder is not None:
-        return Path(folder) / choice.path
-    return choice.path
+    places = [choice.path] if folder is None else [choice.path, Path(folder) / choice.path]
+    named = [path for place in places for path in (place, Path(f"{place}.zst"))]
+    return next((path for path in named if path.exists()), places[-1])

@@ -8,12 +8,14 @@ import pytest
 from click.testing import CliRunner, Result
 
 from serving.cli import cli
+from serving.cli import run as cli_run
 from serving.config import ConfigError
 from serving.flags import (
     ACCEPTED_SWITCHES,
     as_typed,
     build_config,
     describe,
+    mistyped,
     part_options,
     read_config_file,
     server_options,
@@ -71,12 +73,24 @@ def test_unknown_flag_is_an_error_that_names_the_nearest():
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("page-size = 16\nmax-model-lem = 5\n", "server.toml:2: unknown setting 'max-model-lem'"),
+        (
+            "page-size = 16\nmax-model-lem = 5\n",
+            "server.toml:2: unknown setting 'max-model-lem'; did you mean 'max-model-len'?",
+        ),
         ("page-size = 16\npage_size = 8\n", "is set twice"),
         ("block-size = 16\npage_size = 8\n", "is set twice"),
         ("[mesh]\npage-size = 16\n", "unknown setting 'mesh'"),
         ("[port]\nx = 16\n", "flat list"),
         ("page-size = \n", "not valid TOML"),
+        ("host = 'x'\npage-size = 16.5\n", ":2: 'page-size' must be a whole number, not 16.5"),
+        ("page-size = true\n", "'page-size' must be a whole number, not True"),
+        ("page-size = [16]\n", "'page-size' must be a whole number, not [16]"),
+        ("port = 2020-01-01\n", "'port' must be a whole number"),
+        ("flexible-roles = 1\n", "'flexible-roles' must be true or false, not 1"),
+        ("memory-fraction = '0.5'\n", "'memory-fraction' must be a number, not '0.5'"),
+        ("memory-fraction = true\n", "'memory-fraction' must be a number, not True"),
+        ("host = 5\n", "'host' must be a text, not 5"),
+        ("served-model-name = [1]\n", "must be a text or a list of texts, not [1]"),
     ],
 )
 def test_a_wrong_file_is_one_line_with_its_place(tmp_path, text, problem):
@@ -86,6 +100,41 @@ def test_a_wrong_file_is_one_line_with_its_place(tmp_path, text, problem):
         read_config_file(file)
     assert problem in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_key_of_a_wrong_type_is_not_shown(tmp_path):
+    file = tmp_path / "server.toml"
+    file.write_text("api-key = 12345\n")
+    with pytest.raises(ConfigError, match=r"'api-key' must be a text or a list of texts$"):
+        read_config_file(file)
+
+
+def test_one_text_in_a_file_is_a_list_of_one(tmp_path):
+    (tmp_path / "server.toml").write_text('served-model-name = "one"\nmemory-fraction = 1\n')
+    lines = shown("--config", str(tmp_path / "server.toml"))
+    assert 'served-model-name = ["one"]' in lines
+    assert "memory-fraction = 1.0" in lines
+
+
+def test_a_variable_that_is_almost_a_settings_is_told():
+    told = "FORETOKEN_PAGE_SIZ is no setting and has no effect; did you mean FORETOKEN_PAGE_SIZE?"
+    others = ("PATH", "FORETOKEN_TRACES", "FORETOKEN_SESSIONS", "FORETOKEN_SERVICE_HOST")
+    assert mistyped(["FORETOKEN_PAGE_SIZE", "FORETOKEN_PAGE_SIZ", *others]) == [told]
+
+
+def test_a_refused_value_of_a_variable_names_it(monkeypatch, capsys):
+    monkeypatch.setenv("FORETOKEN_PAGE_SIZE", "big")
+    monkeypatch.setattr("sys.argv", ["foretoken", "serve", "x"])
+    assert cli_run(cli) == 2
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told.endswith("'big' is not a valid integer. (from FORETOKEN_PAGE_SIZE)")
+
+
+def test_the_file_may_be_named_by_a_variable(monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("FORETOKEN_CONFIG", str(tmp_path / "none.toml"))
+    monkeypatch.setattr("sys.argv", ["foretoken", "serve", "x"])
+    assert cli_run(cli) == 2
+    assert "none.toml: cannot be read" in capsys.readouterr().err
 
 
 def test_an_absent_file_is_one_line(tmp_path):
@@ -149,6 +198,9 @@ def test_what_is_no_list_of_origins_is_named(value):
         (["--prefill-tp", "2"], "--prefill-tp has no effect"),
         (["--max-model-len", "1"], "--max-model-len"),
         (["--port", "70000"], "--port"),
+        (["--root-path", "llm"], "--root-path llm must begin with / and not end with one"),
+        (["--root-path", "/llm/"], "--root-path /llm/ must begin with / and not end with one"),
+        (["--uvicorn-log-level", "loud"], "loud is unknown; use critical, error, warning, info,"),
         (["--dtype", "int3"], "--dtype int3 is unknown"),
         (["--quantize", "int4"], "--quantize int4 is unknown; use none, int8 or fp8"),
         (["--generation-config", "x"], "--generation-config x is unknown; use auto or none"),

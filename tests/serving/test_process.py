@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from serving.config import ConfigError, EndpointConfig
-from serving.serve import bind, listen, open_many_files
+from serving.serve import address, bind, listen, open_many_files
 from tests.serving.test_serve import DEMO, SPLIT, free_port, start
 
 FULL = Path("/dev/full")
@@ -22,6 +22,19 @@ def test_of_two_servers_that_bind_one_port_before_either_listens_the_second_is_t
         with pytest.raises(ConfigError, match=rf"{endpoint.port}: .*in use; choose another --port"):
             listen(second, endpoint)
         socket.create_connection(first.getsockname()).close()
+
+
+@pytest.mark.parametrize(("host", "shown"), [("127.0.0.1", "127.0.0.1"), ("::1", "[::1]")])
+def test_the_address_that_is_told_is_one_to_ask(host: str, shown: str):
+    endpoint = EndpointConfig(host=host, port=0)
+    try:
+        listening = bind(endpoint)
+    except ConfigError:
+        pytest.skip("this system has no such address")
+    with listening:
+        port = listening.getsockname()[1]
+        assert port > 0
+        assert address(listening, endpoint) == f"http://{shown}:{port}"
 
 
 def test_as_many_files_may_be_open_as_the_system_allows():

@@ -225,6 +225,11 @@ def test_what_was_not_set_is_told_once_it_is_worked_out(split):
     assert f"kv-pages: {told}" in lines
 
 
+def test_what_the_http_server_says_has_its_time(split):
+    said = r"20\d\d-\d\d-\d\d [0-9:,]+ INFO uvicorn\.error: Started server process"
+    assert re.search(said, split.said)
+
+
 def test_a_client_that_leaves_frees_everything(split):
     body = {
         "model": "demo",

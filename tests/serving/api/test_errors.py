@@ -280,6 +280,27 @@ def test_a_body_over_the_limit_is_413_whether_declared_or_chunked():
         assert len(server.engine.turns) == 1
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "words"),
+    [
+        ("POST", "/chat/completions", "base URLs end with it, once."),
+        ("POST", "/v1/v1/chat/completions", "base URLs end with it, once."),
+        ("GET", "/models", "There is no /models here. The API's paths begin with /v1:"),
+        ("POST", "/v1/embeddings", "Served are POST /v1/chat/completions, POST"),
+        ("GET", "/nope", "There is no /nope here."),
+        ("GET", "/v1/completions", "GET is not allowed at /v1/completions; use POST."),
+    ],
+)
+def test_who_asks_at_a_wrong_place_is_told_the_right_one(
+    http: httpx.Client, method: str, path: str, words: str
+):
+    answer = http.request(method, path)
+    assert answer.status_code in (404, 405)
+    message = error_of(answer)["message"]
+    assert words in message
+    assert ("here. " in message) == (path != "/nope" and answer.status_code == 404)
+
+
 def test_the_prefix_of_a_proxy_opens_no_door():
     config = EndpointConfig(api_key=("secret",), root_path="/llm")
     with serve(config, FakeTokenizer()) as server:

@@ -272,7 +272,8 @@ def test_a_session_name_has_a_limit(http: httpx.Client):
     ("where", "fields", "header"),
     [
         ("chat", {}, None),
-        ("chat", {"metadata": None, "user": "me"}, None),
+        ("chat", {"metadata": None, "user": None}, None),
+        ("chat", {"user": "me"}, "user"),
         (
             "chat",
             {"metadata": {}, "store": False, "service_tier": "auto"},

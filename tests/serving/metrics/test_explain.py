@@ -240,6 +240,16 @@ def test_a_turn_is_looked_for_in_all_runs_from_the_last_one_back():
 def test_a_run_that_is_not_there_is_one_line():
     with pytest.raises(ConfigError, match="--run 3: this log has 2 runs; use 1 to 2"):
         explain([named("a"), named("b")], 3, None)
+    with pytest.raises(ConfigError, match=r"--run 3: this log has one run$"):
+        explain([named("a")], 3, None)
+
+
+def test_a_simulation_is_told_as_one(tmp_path: Path):
+    path = tmp_path / "log.jsonl"
+    flags = ["simulate", "--limit", "2", "--time-scale", "0.01", "--decision-log", str(path)]
+    assert CliRunner().invoke(cli, flags, catch_exceptions=False).exit_code == 0
+    told = CliRunner().invoke(cli, ["explain", str(path)], catch_exceptions=False).output
+    assert told.splitlines()[0].endswith(" s; simulated")
 
 
 def test_what_a_stop_string_ended_is_no_lost_work():

@@ -141,7 +141,7 @@ def test_pictures_are_drawn(tmp_path: Path):
         (["--step-noise", "nan"], "--step-noise nan does not lie in 0 to 10"),
         (["--step-noise", "1e3"], r"--step-noise 1000\.0 does not lie in 0 to 10"),
         (["--head-sigma", "inf"], "--head-sigma inf does not lie in 0 to 10"),
-        (["--host-kv-gib", "inf"], "--host-kv-gib must lie in 0 to 1048576"),
+        (["--host-kv-gib", "inf"], "--host-kv-gib must be at most 1048576"),
         (["--slo-tpot-ms", "inf"], "--slo-tpot-ms must be positive and finite"),
         (
             ["--slo-ttft", "1", "--slo-ttft-ms", "500"],

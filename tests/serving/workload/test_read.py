@@ -1,6 +1,8 @@
 """Which workload is meant: the format, where the file is, and how it is cut and scaled."""
 
+import subprocess
 from pathlib import Path
+from shutil import which
 from typing import Any
 
 import pytest
@@ -157,6 +159,17 @@ def test_a_file_is_found_here_and_else_in_the_folder_of_traces(
         read(Path("none.jsonl"))
     with pytest.raises(WorkloadError, match=rf"^{here}/none\.jsonl: cannot be read"):
         read(here / "none.jsonl")
+
+
+@pytest.mark.skipif(which("zstd") is None, reason="no zstd here")
+def test_a_compressed_file_is_found_by_its_plain_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv(TRACES_VARIABLE, str(tmp_path))
+    write(tmp_path / "f.jsonl", 0.0, turns=3)
+    subprocess.run(["zstd", "-q", "--rm", str(tmp_path / "f.jsonl")], check=True)
+    assert read(Path("f.jsonl")).num_turns == 3
+    assert read(tmp_path / "f.jsonl").num_turns == 3
 
 
 def test_a_window_that_starts_late_starts_at_its_first_arrival(tmp_path: Path):
