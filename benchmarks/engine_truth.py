@@ -1,13 +1,14 @@
 """How far is the simulator off this project's own engine? Both play the same sessions.
 
-    1. the steps of a worker are timed without a scheduler (`foretoken profile`), on one processor;
-       all kinds of workers, and then all again
+    1. the steps of a worker are timed without a scheduler (`foretoken profile`), on one processor
     2. some sessions under one policy show what the simulator leaves out: `request_s`, the way of a
        request through client, HTTP and endpoint, and `step_s`, what the scheduler, the client and
        the other worker take of a step's time on the same processors; both are named in the result
     3. other sessions at the same rate are served under every policy by the command that users run,
-       driven by the replay client, and simulated with the same settings; under all of them and
-       then under all again, so that what a machine does by the hour falls on each alike
+       driven by the replay client, and simulated with the same settings
+
+All of it is done, and then done again, so that what a machine does by the hour falls on each part
+alike; times of steps and what is fitted are those of all turns together.
 
 What is reported is of step 3 alone. The simulator's workers have a device each; here two of them,
 the endpoint and the client share two processors, over which XLA spreads every larger product (and
@@ -56,7 +57,7 @@ DEMO = Path("checkpoints/demo")
 POLICIES = ("replicas", "pd-full", "local", "foretoken")
 CALM_SEED, SEED = 1, 2
 """Of the sessions that are calibrated on, and of those that are reported on."""
-CALIBRATED_TURNS = 150
+CALIBRATED, CALIBRATED_TURNS = "local", 300
 RANKED = 1.1
 """Policies rank if each run of one shows so many times what any run of the other does."""
 HABITS = {
@@ -141,23 +142,16 @@ def workload(rate: float, sessions_turns: int, seed: int) -> Workload:
     return make_sessions(Habits(session_rate=rate, **HABITS), sessions_turns, seed)
 
 
-def measure(kept: Path, turns: int) -> Path:
-    """Time all workers' steps, `turns` times in turn; returns the file of the means.
-
-    Each in a process of its own, for its own devices; what is timed already is kept.
-    """
-    files = [kept / f"costs_{i}.json" for i in range(turns)]
-    for costs, policy in itertools.product(files, ("local", "replicas")):  # all roles between them
-        program = str(Path(sys.executable).with_name("foretoken"))
-        known = {"route_policy", "rebalance_policy"}
+def measure(costs: Path) -> None:
+    """Time all workers' steps; each kind in a process of its own, for its own devices."""
+    program = str(Path(sys.executable).with_name("foretoken"))
+    known = {"route_policy", "rebalance_policy"}
+    for policy in ("local", "replicas"):  # all roles between them
         flags = written({k: v for k, v in flags_of(policy).items() if k not in known})
         subprocess.run(
             ["taskset", "-c", "0", program, "profile", str(DEMO), "--out", costs, *flags],
             check=True,
         )
-    out = kept / "costs.json"
-    write_measured(out, averaged([read_measured(path) for path in files]))
-    return out
 
 
 def averaged(files: Sequence[Measured]) -> Measured:
@@ -236,12 +230,13 @@ def numbers(report: Mapping[str, Any]) -> dict[str, float | None]:
     }
 
 
-def calibrate(calm: Workload, cache: Path, costs: Path) -> tuple[Additions, dict[str, Any]]:
-    """Fit what is added, on these sessions under one policy."""
-    seen = serve("local", calm, cache, costs)
-    bare = simulate("local", calm, costs, Additions(0.0, 0.0))
+def calibrate(
+    calm: Workload, seen: Mapping[str, float], costs: Path
+) -> tuple[Additions, dict[str, Any]]:
+    """Fit what is added, on these sessions and what was seen of them under `CALIBRATED`."""
+    bare = simulate(CALIBRATED, calm, costs, Additions(0.0, 0.0))
     step_s = max(0.0, _of(seen, "tpot") - _of(bare, "tpot"))
-    slowed = simulate("local", calm, costs, Additions(0.0, step_s))
+    slowed = simulate(CALIBRATED, calm, costs, Additions(0.0, step_s))
     off = [_of(seen, name) - _of(slowed, name) for name in ("ttft_turn1", "ttft_later")]
     return Additions(max(0.0, float(np.mean(off))), step_s), {"served": seen, "bare": bare}
 
@@ -279,17 +274,21 @@ def _of(found: Mapping[str, float | None], name: str) -> float:
 def main(sessions: int, rate: float, repeats: int, calm: float, work: Path, out: Path) -> None:
     """Serve and simulate under every policy, and write how far they are apart."""
     work.mkdir(parents=True, exist_ok=True)
-    costs = measure(work, repeats)
+    known = workload(rate * calm, CALIBRATED_TURNS, CALM_SEED)
+    turns = round(sessions * HABITS["mean_turns"])  # pyright: ignore[reportOperatorIssue]
+    asked = workload(rate, turns, SEED)
+    files = [work / f"costs_{i}.json" for i in range(repeats)]
+    calms: list[dict[str, float | None]] = []
+    runs: dict[str, list[dict[str, float | None]]] = {policy: [] for policy in POLICIES}
     with tempfile.TemporaryDirectory() as folder:
-        cache = Path(folder)
-        known = workload(rate * calm, CALIBRATED_TURNS, CALM_SEED)
-        additions, calibration = calibrate(known, cache, costs)
-        turns = round(sessions * HABITS["mean_turns"])  # pyright: ignore[reportOperatorIssue]
-        asked = workload(rate, turns, SEED)
-        runs: dict[str, list[dict[str, float | None]]] = {policy: [] for policy in POLICIES}
-        for _ in range(repeats):
+        for costs in files:
+            measure(costs)
+            calms.append(serve(CALIBRATED, known, Path(folder), costs))
             for policy, served in runs.items():
-                served.append(serve(policy, asked, cache, costs))
+                served.append(serve(policy, asked, Path(folder), costs))
+    costs = work / "costs.json"
+    write_measured(costs, averaged([read_measured(path) for path in files]))
+    additions, calibration = calibrate(known, mean(calms), costs)
     rows = [
         {
             "policy": policy,
