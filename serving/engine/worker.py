@@ -231,7 +231,7 @@ class Worker:
         return None if until is None else max(0.0, until - self._clock())
 
     def _leave(self, overdue_s: float | None) -> None:
-        """Let go of payloads that nobody will take; what was announced is still taken."""
+        """Let go of payloads that nobody will take; what was announced and is there still is."""
         with self._leaving:
             if self._lost:
                 return

@@ -3,6 +3,8 @@
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
 from serving.core.plan import (
     DropTransfer,
     LoadSlot,
@@ -308,3 +310,18 @@ def test_the_loss_of_the_prefill_worker_frees_what_waits_for_it():
     worker.on(ready(running, 1, 0, 2, 6, reply=(33,)))
     assert worker.on(WorkerLost(P0)) == [Refused(D0, work.id, "worker_lost")]
     assert worker.launch().decode_tasks == (running.id,)
+
+
+@pytest.mark.parametrize(("coming", "late"), [(2, 1), (2, None), (None, 1)])
+def test_late_pages_of_another_move_are_let_go_and_the_row_waits_on(
+    coming: int | None, late: int | None
+):
+    """What an earlier move, a hand-off or a pull has sent says nothing of the pages before it."""
+    worker = Worker(D0)
+    work = task("a", range(9))
+    worker.on(decode(work, P0, move=coming))
+    worker.step()
+    told = worker.on(ready(work, 7, 1, 2, 9, reply=(5,), move=late))
+    assert kinds(told) == ["DropTransfer", "Ack"]
+    told = worker.on(ready(work, 8, 0, 3, 9, reply=(5,), move=coming))
+    assert "Adopted" in kinds(told)

@@ -56,10 +56,14 @@ def away(turn, owner, prefills, context):
     return Remote(prefills[0].worker, History.PULL, True, RouteReason.COLOCATED, ())
 
 
-def desk(route: RoutePolicy = stay, **roles: Role) -> tuple[Desk, Spy]:
+def desk(**roles: Role) -> tuple[Desk, Spy]:
+    return routing(stay, roles or ROLES)
+
+
+def routing(route: RoutePolicy, roles: dict[str, Role]) -> tuple[Desk, Spy]:
     spy = Spy()
     rules = {"rebalance": spy, "rebalance_every_s": EVERY_S, "cool_down_s": 25.0}
-    return Desk(roles or ROLES, route=route, **rules), spy
+    return Desk(roles, route=route, **rules), spy
 
 
 def decoding(
@@ -170,7 +174,7 @@ def test_a_row_that_has_moved_rests_for_a_while():
 
 
 def test_a_row_whose_pages_are_on_their_way_to_its_owner_is_not_movable():
-    one, spy = desk(away)
+    one, spy = routing(away, ROLES)
     decoding(one, "a", 30)
     assert look(one, spy).movable.tolist() == [False]
     one.on(Adopted(D0, TaskId(TurnId("a"), 0), (1,), None))
