@@ -155,6 +155,10 @@ def test_pictures_are_drawn(tmp_path: Path):
         (["--rate-scale", "0"], "--rate-scale"),
         (["--format", "excel"], "--format excel is unknown"),
         (
+            ["--route-table", "t.json"],
+            "--route-table has no effect with --route-policy foretoken; leave it out, or use ppd",
+        ),
+        (
             ["--format", "azure", "--session-rate", "2"],
             "--session-rate has no effect with --format azure, which says when sessions begin; use"
             " --rate-scale",
