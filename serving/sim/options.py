@@ -68,11 +68,26 @@ def workload_options(command: Command) -> Command:
             help=f"Format of the file: {', '.join(FORMATS)} (needs none).",
         ),
         click.option("--limit", type=int, default=None, help="Most turns."),
-        click.option("--max-context", type=int, default=None, help="End sessions that outgrow it."),
         click.option(
-            "--rate-scale", type=float, default=1.0, help="Sessions begin so much oftener."
+            "--max-context",
+            type=int,
+            default=None,
+            help="End sessions that outgrow so many tokens.",
         ),
-        click.option("--time-scale", type=float, default=1.0, help="Users take so much longer."),
+        click.option(
+            "--rate-scale",
+            type=float,
+            default=1.0,
+            show_default=True,
+            help="Sessions begin so much oftener.",
+        ),
+        click.option(
+            "--time-scale",
+            type=float,
+            default=1.0,
+            show_default=True,
+            help="Users take so much longer.",
+        ),
         click.option("--start", "start_s", type=float, default=0.0, help="Skip the first seconds."),
         click.option("--seconds", type=float, default=None, help="Sessions of so many seconds."),
         click.option(
