@@ -110,7 +110,7 @@ def _config(cell: Cell, cluster: Cluster, source: Source, table: str | None) -> 
     order = {"foretoken": "on-time", "ampd": "lookahead"}.get(cell.policy, "arrival")
     policy = PolicyConfig(
         route_policy=cell.policy,
-        route_table=table,
+        route_table=table if cell.policy == "ppd" else None,
         rebalance_policy=changes.pop("rebalance_policy", "predicted" if own else "none"),
         order_policy=changes.pop("order_policy", order),
         max_passes=changes.pop("max_passes", PolicyConfig().max_passes if own else AMPD_PASSES),

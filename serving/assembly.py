@@ -219,6 +219,10 @@ def _route(config: ServerConfig) -> RoutePolicy:
     """
     name, mesh = config.policy.route_policy, config.mesh
     policy = _named("route-policy", name, ROUTE_POLICIES)
+    require(
+        config.policy.route_table is None or name == "ppd",
+        f"--route-table has no effect with --route-policy {name}; leave it out, or use ppd",
+    )
     if not mesh.flexible_roles:
         workers = mesh.prefill_workers + mesh.decode_workers
         require(

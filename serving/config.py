@@ -188,8 +188,8 @@ class PolicyConfig:
     route_table: str | None = setting(
         None, "Measured table of the policy ppd (JSON); without one it goes by predicted times."
     )
-    slo_ttft_ms: float | None = setting(None, "Target of turns that bring none, milliseconds.")
-    slo_tpot_ms: float | None = setting(None, "Target per token of turns that bring none.")
+    slo_ttft_ms: float | None = setting(None, "TTFT target of turns that bring none, in ms.")
+    slo_tpot_ms: float | None = setting(None, "Target per token of such turns, in ms.")
     order_policy: str = setting(
         "on-time", "Who goes first in a queue: on-time, lookahead or arrival."
     )

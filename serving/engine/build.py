@@ -4,7 +4,8 @@ Knows nothing of HTTP or of the event loop.
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -183,10 +184,26 @@ def load_workers(deployment: Deployment) -> list[ColdWorker]:
     head, costs = deployment.head, step_costs(deployment)
     reader = head.reader if isinstance(head, LengthHead) else None
     rules = {role: batcher_rules(deployment.config, known, reader) for role, known in costs.items()}
-    return [
-        ColdWorker(mesh, own, rules[mesh.role], _executor(deployment, mesh, own))
-        for mesh, own in zip(meshes, limits, strict=True)
-    ]
+    with short_memory_told():
+        return [
+            ColdWorker(mesh, own, rules[mesh.role], _executor(deployment, mesh, own))
+            for mesh, own in zip(meshes, limits, strict=True)
+        ]
+
+
+@contextmanager
+def short_memory_told() -> Iterator[None]:
+    """Tell in one line that a device has too little memory, and what to lower: ConfigError."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        problem = str(error).partition("\n")[0]
+        if not problem.startswith("RESOURCE_EXHAUSTED"):
+            raise
+        raise ConfigError(
+            f"a device has too little memory ({problem.removeprefix('RESOURCE_EXHAUSTED: ')});"
+            " lower --max-num-seqs, --max-num-batched-tokens, --kv-pages or --memory-fraction"
+        ) from error
 
 
 def warm_up(cold: Sequence[ColdWorker], post: Post, clock: Callable[[], float]) -> list[WarmWorker]:
@@ -198,7 +215,7 @@ def warm_up(cold: Sequence[ColdWorker], post: Post, clock: Callable[[], float]) 
 def compile_programs(cold: Sequence[ColdWorker]) -> None:
     """Compile every bucket and run it once, with progress on standard error."""
     total = sum(worker.executor.num_programs for worker in cold)
-    with tqdm(total=total, desc="warming up", unit="program") as bar:
+    with short_memory_told(), tqdm(total=total, desc="warming up", unit="program") as bar:
         for worker in cold:
             worker.executor.warm_up(bar.update)
 

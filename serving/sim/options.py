@@ -9,12 +9,12 @@ import click
 from click.core import ParameterSource
 
 from serving.bounds import Finite
-from serving.config import ConfigError
+from serving.config import ConfigError, require
 from serving.core.batcher import MAX_LAUNCHED
 from serving.flags import build_config, field_option, flag_name, part_options
 from serving.platforms import LARGE_STEPS
 from serving.sim.build import PREDICTORS, SimulationConfig
-from serving.workload.read import FORMATS, WorkloadChoice
+from serving.workload.read import FORMATS, TIMED, WorkloadChoice
 
 Command = Callable[..., Any]
 
@@ -68,11 +68,26 @@ def workload_options(command: Command) -> Command:
             help=f"Format of the file: {', '.join(FORMATS)} (needs none).",
         ),
         click.option("--limit", type=int, default=None, help="Most turns."),
-        click.option("--max-context", type=int, default=None, help="End sessions that outgrow it."),
         click.option(
-            "--rate-scale", type=float, default=1.0, help="Sessions begin so much oftener."
+            "--max-context",
+            type=int,
+            default=None,
+            help="End sessions that outgrow so many tokens.",
         ),
-        click.option("--time-scale", type=float, default=1.0, help="Users take so much longer."),
+        click.option(
+            "--rate-scale",
+            type=float,
+            default=1.0,
+            show_default=True,
+            help="Sessions begin so much oftener.",
+        ),
+        click.option(
+            "--time-scale",
+            type=float,
+            default=1.0,
+            show_default=True,
+            help="Users take so much longer.",
+        ),
         click.option("--start", "start_s", type=float, default=0.0, help="Skip the first seconds."),
         click.option("--seconds", type=float, default=None, help="Sessions of so many seconds."),
         click.option(
@@ -138,7 +153,13 @@ def simulation_options(command: Command) -> Command:
 
 
 def workload_choice(values: Mapping[str, Any]) -> WorkloadChoice:
-    """Take what `workload_options` parsed."""
+    """Take what `workload_options` parsed; raises ConfigError for a rate without effect."""
+    source = click.get_current_context().get_parameter_source("session_rate")
+    require(
+        source is ParameterSource.DEFAULT or values["workload_format"] not in TIMED,
+        f"--session-rate has no effect with --format {values['workload_format']}, which says when"
+        " sessions begin; use --rate-scale",
+    )
     return WorkloadChoice(
         path=values["workload"],
         format=values["workload_format"],

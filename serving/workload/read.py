@@ -23,6 +23,8 @@ from serving.workload.synthetic import Habits, make_sessions, make_span
 from serving.workload.weka import read_weka
 
 FORMATS = ("sessions", "mooncake", "azure", "weka", "servegen", "synthetic")
+TIMED = ("sessions", "mooncake", "azure", "servegen")
+"""Formats that say when sessions begin."""
 TRACES_VARIABLE = "FORETOKEN_TRACES"
 DEFAULT_TURNS = 1000
 """Turns made up if neither a number nor a time is asked for."""

@@ -244,7 +244,7 @@ def test_it_looks_at_once_where_pages_are_short():
 
 @pytest.mark.parametrize("roles", [{"d0": Role.BOTH}, {"d0": Role.DECODE, "p0": Role.PREFILL}])
 def test_one_worker_that_decodes_has_nothing_to_balance(roles: dict[str, Role]):
-    one, spy = desk(stay, **roles)
+    one, spy = desk(**roles)
     decoding(one, "a", 30)
     one.now += EVERY_S
     one.on(Tick())

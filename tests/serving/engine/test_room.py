@@ -4,11 +4,13 @@ from dataclasses import replace
 from math import inf
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from serving.assembly import kv_budget
 from serving.config import ConfigError, MemoryConfig
-from serving.engine.build import load_workers, settle
+from serving.engine.build import load_workers, settle, short_memory_told
 from serving.engine.room import (
     CPU_POOL_BYTES,
     GIB,
@@ -147,3 +149,16 @@ def test_a_model_that_is_too_large_is_refused_before_it_is_made(monkeypatch: pyt
     idle = build_config(str(SHAPES / "qwen3-8b"), {"random_weights": True, "host_kv_gib": 5.0})
     with pytest.raises(ConfigError, match="--host-kv-gib 5 for 1 worker"):
         load_workers(settle(idle))
+
+
+def test_a_device_that_runs_out_of_memory_is_one_line():
+    with (
+        pytest.raises(ConfigError, match=r"^a device has too little memory \(Out of .*; lower"),
+        short_memory_told(),
+    ):
+        jnp.zeros(2**45, jnp.int8)
+
+
+def test_what_else_a_device_says_is_left_as_it_is():
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL: a bug"), short_memory_told():
+        raise jax.errors.JaxRuntimeError("INTERNAL: a bug")

@@ -154,6 +154,15 @@ def test_pictures_are_drawn(tmp_path: Path):
         (["--max-model-len", "999999"], "above the model's own limit of 131072"),
         (["--rate-scale", "0"], "--rate-scale"),
         (["--format", "excel"], "--format excel is unknown"),
+        (
+            ["--route-table", "t.json"],
+            "--route-table has no effect with --route-policy foretoken; leave it out, or use ppd",
+        ),
+        (
+            ["--format", "azure", "--session-rate", "2"],
+            "--session-rate has no effect with --format azure, which says when sessions begin; use"
+            " --rate-scale",
+        ),
     ],
 )
 def test_what_cannot_be_simulated_is_one_line(flags: list[str], problem: str):
