@@ -46,12 +46,8 @@ class InProcessConnector:
         """Tell when a payload has been computed and copied, behind earlier ones of its way."""
         with self._lock:
             known = self._payloads.get(transfer)
-            if known is not None:
-                to, payload = known
-                courier = self._couriers.setdefault(
-                    (transfer.sender, to), Courier(f"{transfer.sender} to {to}")
-                )
-        if known is None:
+            courier = None if known is None else self._courier(transfer.sender, known[0])
+        if known is None or courier is None:
             then()
             return
 
@@ -60,7 +56,7 @@ class InProcessConnector:
                 self._fail(transfer, error)
             then()
 
-        courier.tell(payload, told)
+        courier.tell(known[1], told)
 
     def take(self, transfer: TransferId) -> Payload:
         """Hand a payload over, once; raises what has kept it from arriving."""
@@ -87,6 +83,9 @@ class InProcessConnector:
     def __len__(self) -> int:
         """Count payloads that nobody has taken yet."""
         return len(self._payloads)
+
+    def _courier(self, sender: WorkerId, to: WorkerId) -> Courier:
+        return self._couriers.setdefault((sender, to), Courier(f"{sender} to {to}"))
 
     def _fail(self, transfer: TransferId, error: RuntimeError) -> None:
         with self._lock:
