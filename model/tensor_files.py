@@ -18,6 +18,7 @@ _SINGLE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 _WEIGHTS = ("*.safetensors", _INDEX, "pytorch_model*.bin", "*.pth", "*.gguf")
 _READABLE = ("F32", "BF16", "F16", "F64")
+_POINTER = b"version https://git-lfs"
 
 
 def weight_files(directory: Path) -> list[str]:
@@ -28,6 +29,14 @@ def weight_files(directory: Path) -> list[str]:
 def can_be_read(file: str) -> bool:
     """Tell whether a weight file is of the format that is read here."""
     return file == _INDEX or file.endswith(".safetensors")
+
+
+def _is_pointer(path: Path) -> bool:
+    """Tell whether a clone without Git LFS left this in place of the file."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(len(_POINTER)) == _POINTER
 
 
 class TensorFiles:
@@ -112,6 +121,8 @@ class TensorFiles:
             file = self._stack.enter_context(safe_open(path, framework="np"))
         except (SafetensorError, OSError) as error:
             problem = f"not a complete safetensors file: {error}"
+            if _is_pointer(path):
+                problem = "a pointer of Git LFS, not the weights; git lfs pull fetches them"
             raise CheckpointError(path, problem) from None
         for key in list(file.keys()):
             if key in self._paths:

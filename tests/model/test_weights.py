@@ -221,6 +221,13 @@ def test_a_truncated_file(tmp_path: Path, kept: int):
     assert str(refused(directory)).startswith(f"{path}: not a complete safetensors file")
 
 
+def test_a_pointer_in_place_of_the_weights(tmp_path: Path):
+    directory = copied("llama", tmp_path)
+    path = directory / "model.safetensors"
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    assert str(refused(directory)).startswith(f"{path}: a pointer of Git LFS")
+
+
 def test_a_truncated_shard(tmp_path: Path):
     directory = copied("mistral", tmp_path)
     path = directory / "model-00003-of-00004.safetensors"
