@@ -43,7 +43,7 @@ from serving.costs.padded import Padded
 from serving.costs.shape import shape_of
 from serving.engine.buckets import least_rows, make_buckets
 from serving.engine.connectors.in_process import InProcessConnector
-from serving.engine.device_memory import share_of, usable_bytes
+from serving.engine.device_memory import memory_of
 from serving.engine.executor import JaxExecutor
 from serving.engine.length_head import AUTO, NONE, LengthHead, NoHead, find_length_head
 from serving.engine.meshes import WorkerMesh, make_meshes
@@ -304,11 +304,10 @@ def _room(deployment: Deployment, mesh: WorkerMesh) -> Room:
     """Say what a worker's devices have and what they are to hold."""
     config, model = deployment.config, deployment.model
     devices = mesh.mesh.devices.flatten().tolist()
-    limit = (devices[0].memory_stats() or {}).get("bytes_limit")
-    free = free_host_bytes(MEMINFO) / config.mesh.devices_needed
-    on_host, fraction = limit is None, config.memory.memory_fraction
-    share, platform = share_of(os.environ), devices[0].platform
-    each = free if limit is None else usable_bytes(float(limit), share, fraction, platform)
+    fraction = config.memory.memory_fraction
+    own = memory_of(devices[0], fraction, os.environ)
+    on_host = own is None
+    each = free_host_bytes(MEMINFO) / config.mesh.devices_needed if own is None else own
     narrow = jnp.dtype(model.dtype).itemsize <= jnp.dtype(jnp.bfloat16).itemsize
     prefills = mesh.role is Role.PREFILL
     return Room(

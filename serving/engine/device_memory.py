@@ -6,6 +6,7 @@ says how much. `claim` must run before JAX starts its backend. Knows nothing of 
 """
 
 from collections.abc import Mapping, MutableMapping
+from typing import Any
 
 from serving.engine.buckets import GPU_PLATFORMS
 
@@ -27,12 +28,16 @@ def share_of(env: Mapping[str, str]) -> float:
     return next((float(env[name]) for name in VARIABLES if env.get(name)), JAX_SHARE)
 
 
-def usable_bytes(limit: float, share: float, fraction: float, platform: str) -> float:
-    """Return the memory of which `fraction` is to be used, in bytes.
+def memory_of(device: Any, fraction: float, env: Mapping[str, str]) -> float | None:
+    """Return the memory of which `fraction` is to be used, in bytes; None on a host's processor.
 
-    `limit` is what JAX gives out on a device. On a GPU it is `share` of the whole, and `fraction`
-    means the whole, as far as it lies within; where it does not, `fraction` of the limit is meant.
+    On a GPU `fraction` means the whole device, as far as that lies within what JAX gives out. Where
+    it does not, a fraction of what JAX gives out is meant, as on all other devices.
     """
-    if platform in GPU_PLATFORMS and fraction < share <= 1:
+    limit = (device.memory_stats() or {}).get("bytes_limit")
+    if limit is None:
+        return None
+    share = share_of(env)
+    if device.platform in GPU_PLATFORMS and fraction < share <= 1:
         return limit / share
-    return limit
+    return float(limit)

@@ -202,41 +202,37 @@ def test_cached_pages_are_dropped_on_demand_and_held_ones_are_not():
     assert (worker.num_held, worker.batcher.report().pages_cached) == (2, 0)
 
 
+def weighed(worker: Worker, took_s: float) -> tuple[float, float]:
+    """Seconds to compute a prompt that could be fetched: as weighed, and by uncorrected costs.
+
+    `took_s`: what each step takes until then; of one that takes no time nothing is learnt.
+    """
+
+    def run(name: str, tokens: range) -> None:
+        worker.on(prefill(task(name, tokens, max_tokens=1), None))
+        while outputs := worker.step():
+            worker.now += took_s
+            worker.complete(launched(outputs), 1)
+
+    run("first", range(16))
+    for i in range(9):
+        run(str(i), range(100 * i + 100, 100 * i + 108))
+    run("again", range(18))
+    (restore,) = (one for one in worker.decisions if one.kind == "restore")
+    tokens, compute_s = restore.details["tokens"], restore.details["compute_s"]
+    assert isinstance(tokens, int)
+    assert isinstance(compute_s, float)
+    return compute_s, COSTS.prefill(tokens, 16 - tokens).seconds
+
+
 def test_what_steps_took_elsewhere_corrects_what_fetching_is_weighed_against():
     worker = Worker(num_pages=17, host_pages=20)
     worker.batcher.correct([StepTime(0, n, 0, 1.0, 3.0) for n in range(1, 19)] * LEAST)
-
-    def run(name: str, tokens: range) -> None:
-        """A step of which nothing is learnt: it takes no time."""
-        worker.on(prefill(task(name, tokens, max_tokens=1), None))
-        while outputs := worker.step():
-            worker.complete(launched(outputs), 1)
-
-    run("first", range(16))
-    for i in range(9):
-        run(str(i), range(100 * i + 100, 100 * i + 108))
-    run("again", range(18))
-    (restore,) = (one for one in worker.decisions if one.kind == "restore")
-    tokens, compute_s = restore.details["tokens"], restore.details["compute_s"]
-    assert isinstance(tokens, int)
-    assert compute_s == pytest.approx(3 * COSTS.prefill(tokens, 16 - tokens).seconds)
+    compute_s, bare_s = weighed(worker, took_s=0.0)
+    assert compute_s == pytest.approx(3 * bare_s)
 
 
 def test_what_steps_took_corrects_what_fetching_is_weighed_against():
-    worker = Worker(num_pages=17, host_pages=20)
-
-    def run(name: str, tokens: range) -> None:
-        """A step that takes 10 s, although two milliseconds were predicted; the reply is over."""
-        worker.on(prefill(task(name, tokens, max_tokens=1), None))
-        while outputs := worker.step():
-            worker.now += 10.0
-            worker.complete(launched(outputs), 1)
-
-    run("first", range(16))
-    for i in range(9):
-        run(str(i), range(100 * i + 100, 100 * i + 108))
-    run("again", range(18))
-    (restore,) = (one for one in worker.decisions if one.kind == "restore")
-    tokens, compute_s = restore.details["tokens"], restore.details["compute_s"]
-    assert isinstance(tokens, int)
-    assert compute_s == HIGHEST * COSTS.prefill(tokens, 16 - tokens).seconds
+    """They take 10 s, where two milliseconds were predicted."""
+    compute_s, bare_s = weighed(Worker(num_pages=17, host_pages=20), took_s=10.0)
+    assert compute_s == HIGHEST * bare_s

@@ -3,10 +3,11 @@
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
-from serving.engine.device_memory import claim, share_of, usable_bytes
+from serving.engine.device_memory import claim, memory_of, share_of
 
 GIB = 2.0**30
 
@@ -33,20 +34,31 @@ def test_an_empty_variable_says_nothing():
     assert share_of({"XLA_CLIENT_MEM_FRACTION": ""}) == 0.75
 
 
+def memory(limit_gib: float, share: float, fraction: float, platform: str) -> float | None:
+    device = SimpleNamespace(
+        platform=platform, memory_stats=lambda: {"bytes_limit": round(limit_gib * GIB)}
+    )
+    return memory_of(device, fraction, {"XLA_CLIENT_MEM_FRACTION": str(share)})
+
+
 def test_a_fraction_is_of_the_whole_gpu_as_far_as_jax_was_given_it():
     # 24 GiB, of which JAX was given 0.95: 0.9 of the 24 lie within.
-    assert usable_bytes(22.8 * GIB, 0.95, 0.9, "gpu") == pytest.approx(24 * GIB)
+    assert memory(22.8, 0.95, 0.9, "gpu") == pytest.approx(24 * GIB)
     # Given half of it, 0.9 of the half is meant; so where 0.98 of the whole is more than there is.
-    assert usable_bytes(12 * GIB, 0.5, 0.9, "cuda") == 12 * GIB
-    assert usable_bytes(22.8 * GIB, 0.95, 0.98, "gpu") == 22.8 * GIB
+    assert memory(12.0, 0.5, 0.9, "cuda") == 12 * GIB
+    assert memory(22.8, 0.95, 0.98, "gpu") == pytest.approx(22.8 * GIB)
 
 
 def test_other_devices_are_wholly_jaxs():
-    assert usable_bytes(16 * GIB, 0.95, 0.9, "tpu") == 16 * GIB
+    assert memory(16.0, 0.95, 0.9, "tpu") == 16 * GIB
 
 
 def test_a_share_above_one_of_unified_memory_is_not_the_whole_device():
-    assert usable_bytes(48 * GIB, 2.0, 0.9, "gpu") == 48 * GIB
+    assert memory(48.0, 2.0, 0.9, "gpu") == 48 * GIB
+
+
+def test_a_processor_has_no_memory_of_its_own():
+    assert memory_of(SimpleNamespace(platform="cpu", memory_stats=lambda: None), 0.9, {}) is None
 
 
 SEEN = """
