@@ -112,6 +112,13 @@ class Slo:
     ttft_s: float | None
     tpot_s: float | None
 
+    def or_else(self, default: "Slo") -> "Slo":
+        """Return these targets, those of `default` where none is set."""
+        return Slo(
+            default.ttft_s if self.ttft_s is None else self.ttft_s,
+            default.tpot_s if self.tpot_s is None else self.tpot_s,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Turn:

@@ -8,6 +8,7 @@ when that clock says. Sampled tokens differ from the simulated ones, and no deci
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from math import inf
 from typing import cast
 
 import numpy as np
@@ -164,6 +165,7 @@ class Timed:
         self, batcher: Batcher, executor: Scripted, connector, there, agenda, hall
     ) -> None:
         self.id, self.batcher, self.busy_s = batcher.worker, batcher, 0.0
+        self.reports_at = inf  # nothing is put off
         self._executor, self._agenda, self._hall = executor, agenda, hall
         wire = Watched(connector, executor, agenda, there, self._wake)
         self._worker = Worker(

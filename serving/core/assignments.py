@@ -5,7 +5,7 @@
 Knows nothing of tokens or of how turns end.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from serving.core.fleet import Fleet
 from serving.core.live_turn import LiveTurn
@@ -13,11 +13,11 @@ from serving.core.outbox import Outbox
 from serving.core.placement import Placer
 from serving.core.router import Router
 from serving.core.rules import CoordinatorRules
-from serving.core.sessions import Sessions
+from serving.core.sessions import Session, Sessions
 from serving.core.windows import Window
 from serving.costs.costs import Costs
-from serving.messages import Cancel, Decode, Prefill, Role
-from serving.request import TurnId
+from serving.messages import Cancel, Decode, Prefill, Role, WorkerId
+from serving.request import Turn, TurnId
 
 
 class Assignments:
@@ -51,7 +51,7 @@ class Assignments:
         """
         owner = live.session.owner
         if owner is None:
-            placement = self._placer.place(live)
+            placement = self._placer.place(live.session.id, live.names, live.slo.tpot_s)
             if placement is None:
                 return False
             owner, reason, clear = placement.worker, placement.reason, placement.clear
@@ -79,6 +79,24 @@ class Assignments:
         decode = Decode(task, routed.prefill, move=None, reuse=routed.reuse)
         self._outbox.to_worker(owner, decode)
         return True
+
+    def concerned_by(
+        self, turn: Turn, session: Session | None, names: Sequence[bytes], tpot_s: float | None
+    ) -> set[WorkerId] | None:
+        """Name the workers whose rows may count for where a turn of this session goes.
+
+        None: everybody's may. `names` are those of its prompt's pages.
+        """
+        owner = None if session is None else session.owner
+        if owner is None:
+            id = self._sessions.next_id if session is None else session.id
+            placement = self._placer.place(id, names, tpot_s)
+            if placement is None:
+                return set()
+            if placement.by_rows:
+                return None
+            owner = placement.worker
+        return {owner, *self._router.concerned_by(turn.prompt_len, owner)}
 
     def prefilled(self, live: LiveTurn) -> None:
         """A turn's prompt is computed: its row decodes at its owner from now on."""

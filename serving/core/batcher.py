@@ -184,6 +184,11 @@ class Batcher:
             or any(entry.deadline is not None for entry in self.holdings.tasks.values())
         )
 
+    @property
+    def reports_in(self) -> int:
+        """How many steps more have to end before their times are told."""
+        return self._stepper.reports_in
+
     def go_on(
         self, ends: Sequence[float], results: list[StepResult], sample: Sample
     ) -> list[tuple[int, Told]]:

@@ -83,6 +83,7 @@ class Coordinator:
         self._turns: dict[TurnId, LiveTurn] = {}
         self._waiting: dict[TurnId, None] = {}  # no token yet, oldest first
         self._draining = False
+        self._named: tuple[Turn, list[bytes]] | None = None
         self._outbox = Outbox(self.fleet)
         self._corrections = {role: Correction() for role in rules.costs}
         costs = {
@@ -136,17 +137,29 @@ class Coordinator:
             self._outbox.add(End(turn.id, rejected, turn.prompt_len, 0, 0))
             return
         self._assignments.arrived(now)
-        live = open_turn(
-            turn,
-            self.sessions.join(turn, now),
-            now,
-            default_slo=self._rules.slo,
-            curve=self._lengths.curve(),
-            page_size=self.limits.page_size,
-        )
+        names, self._named = self._names(turn), None
+        session, slo = self.sessions.join(turn, now), turn.slo.or_else(self._rules.slo)
+        live = open_turn(turn, session, now, names=names, slo=slo, curve=self._lengths.curve())
         self._turns[turn.id] = live
         self._waiting[turn.id] = None
         self._assign(live, now)
+
+    def concerned_by(self, turn: Turn) -> set[WorkerId] | None:
+        """Name the workers whose rows may count for where a turn goes, if it arrived now.
+
+        For drivers that know beforehand when steps end (`go_on`): of all other rows the coordinator
+        may hear after the arrival. None: everybody's may count.
+        """
+        self._named = turn, self._names(turn)
+        session = self.sessions.find(turn)
+        tpot_s = turn.slo.or_else(self._rules.slo).tpot_s
+        return self._assignments.concerned_by(turn, session, self._named[1], tpot_s)
+
+    def _names(self, turn: Turn) -> list[bytes]:
+        """Name the pages of a prompt: once, though a driver asks who is concerned before."""
+        if self._named is not None and self._named[0] is turn:
+            return self._named[1]
+        return chain(turn.salt, turn.tokens, self.limits.page_size)
 
     def _reason_to_reject(self, turn: Turn, accepted: bool) -> Rejected | None:
         if turn.id in self._turns:

@@ -4,7 +4,6 @@ from bisect import insort
 from dataclasses import dataclass, field
 from math import inf
 
-from serving.core.prefix import chain
 from serving.core.sessions import Session
 from serving.forecast.forecast import Forecast, Prediction
 from serving.forecast.survival import Survival
@@ -167,22 +166,21 @@ class LiveTurn:
 
 
 def open_turn(
-    turn: Turn, session: Session, now: float, *, default_slo: Slo, curve: Survival, page_size: int
+    turn: Turn, session: Session, now: float, *, names: list[bytes], slo: Slo, curve: Survival
 ) -> LiveTurn:
-    """Start the record of a turn that arrives; `curve` is of a reply that nothing cuts off."""
+    """Start the record of a turn that arrives; `curve` is of a reply that nothing cuts off.
+
+    `names` are those of its prompt's pages, `slo` the targets that count.
+    """
     most = turn.sampling.max_tokens
     curve = curve.capped(most)
-    ttft_s, tpot_s = turn.slo.ttft_s, turn.slo.tpot_s
     return LiveTurn(
         turn=turn,
         session=session,
         arrived=now,
         tokens=list(turn.tokens),
-        names=chain(turn.salt, turn.tokens, page_size),
-        slo=Slo(
-            default_slo.ttft_s if ttft_s is None else ttft_s,
-            default_slo.tpot_s if tpot_s is None else tpot_s,
-        ),
+        names=names,
+        slo=slo,
         curve=curve,
         expected_len=turn.prompt_len + min(most, round(curve.expected())),
         task=TaskId(turn.id, 0),

@@ -1,14 +1,14 @@
 """Which worker becomes the owner of a session? The coordinator's books as views of homes."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from serving.core.fleet import Fleet
-from serving.core.live_turn import LiveTurn
 from serving.core.sessions import Sessions
 from serving.costs.costs import Costs
 from serving.messages import Role
 from serving.policy.place import Placement, PlacePolicy
 from serving.policy.views import DecodeView
+from serving.request import SessionId
 
 
 class Placer:
@@ -33,13 +33,17 @@ class Placer:
         self._sessions = sessions
         self._costs = costs
 
-    def place(self, live: LiveTurn) -> Placement | None:
-        """Choose an owner for a turn's session; None if nobody decodes.
+    def place(
+        self, session: SessionId, names: Sequence[bytes], tpot_s: float | None
+    ) -> Placement | None:
+        """Choose an owner for a session; None if nobody decodes.
 
+        `names` are those of its prompt's pages, `tpot_s` is what its turn may take for a token.
         What a worker's live turns are expected to grow to stands for its load over the horizon.
         """
+        models = {role: costs.step_model() for role, costs in self._costs.items()}
         return self._policy(
-            live.session.id,
+            session,
             [
                 DecodeView(
                     worker=record.id,
@@ -47,12 +51,12 @@ class Placer:
                     turns=record.turns,
                     sessions=self._sessions.owned_by(record.id),
                     capacity=record.capacity,
-                    cached_len=record.pages.cached_len(live.names),
+                    cached_len=record.pages.cached_len(names),
                     expected_tokens=float(record.load),
                     expected_rows=float(record.turns),
                     kv_tokens=record.kv_tokens,
-                    step_model=self._costs[record.role].step_model(),
-                    tpot_s=live.slo.tpot_s,
+                    step_model=models[record.role],
+                    tpot_s=tpot_s,
                     peer=self._peers and record.role is Role.BOTH,
                     draining=record.leaving,
                 )

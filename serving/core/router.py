@@ -4,7 +4,7 @@ Turns the coordinator's books into views, asks the policy, and translates its an
 worker is told. Changes nothing. Workers that do both are prefill workers too, for each other.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import nan
 
@@ -64,17 +64,15 @@ class Router:
         context = RouteContext(self._costs[record.role], rules.route_config, rules.table)
         turn = self._turn_view(live, now, arrival_rate)
         owner_view = self._owner_view(record, live, now)
-        peers = self._peers(live, owner) if rules.peers else []
+        # Whoever was refused by a peer stays with its owner.
+        peers = [] if live.task.attempt else self._peers(len(live.tokens), owner)
         able = [*self._fleet.prefillers(), *(peer for peer in peers if not peer.decoding)]
         prefills = [self._prefill_view(w, live, now) for w in able]
         decision = rules.route(turn, owner_view, prefills, context)
         # One with rows may do it where that saves a target, and only there (policy/foretoken); and
         # only at once: a prompt that waits there holds memory of two workers (LOG.md).
-        busy = [peer for peer in peers if peer.decoding and not peer.booked]
-        if busy and any(option.missed for option in decision.options[:1]):
-            busy.sort(key=lambda peer: (len(peer.decoding), peer.id))
-            more = [self._prefill_view(w, live, now) for w in busy[:MOST_PEERS]]
-            prefills = [*prefills, *more]
+        if any(option.missed for option in decision.options[:1]) and (busy := _busy(peers)):
+            prefills = [*prefills, *(self._prefill_view(w, live, now) for w in busy)]
             decision = rules.route(turn, owner_view, prefills, context)
         held = {view.worker: view.cached_len for view in prefills}
         return self._routed(decision, live, owner_view.cached_len, held)
@@ -170,14 +168,14 @@ class Router:
             link=self._rules.link,
         )
 
-    def _peers(self, live: LiveTurn, owner: WorkerId) -> list[WorkerRecord]:
-        """List the workers that have room for a prompt at once: it does not wait there.
+    def concerned_by(self, prompt_len: int, owner: WorkerId) -> list[WorkerId]:
+        """Name the workers beside the owner whose rows may count for where a turn is prefilled."""
+        return [peer.id for peer in _busy(self._peers(prompt_len, owner))]
 
-        Whoever was refused by one stays with its owner.
-        """
-        if live.task.attempt:
+    def _peers(self, prompt_len: int, owner: WorkerId) -> list[WorkerRecord]:
+        """List the workers that have room for a prompt at once: it does not wait there."""
+        if not self._rules.peers:
             return []
-        prompt_len = len(live.tokens)
         return [peer for peer in self._fleet.peers(owner) if self._room(peer) >= prompt_len]
 
     def _room(self, record: WorkerRecord) -> int:
@@ -191,6 +189,12 @@ class Router:
         if live.replied:
             return NOTHING
         return booked.before(live.due, now) if self._rules.late_waits else booked.total
+
+
+def _busy(peers: Sequence[WorkerRecord]) -> list[WorkerRecord]:
+    """List those with rows of their own that are looked at."""
+    busy = [peer for peer in peers if peer.decoding and not peer.booked]
+    return sorted(busy, key=lambda peer: (len(peer.decoding), peer.id))[:MOST_PEERS]
 
 
 def _option(option: Option) -> dict[str, Detail]:

@@ -53,16 +53,26 @@ class Sessions:
         """Count the sessions remembered."""
         return len(self._by_id)
 
+    @property
+    def next_id(self) -> SessionId:
+        """The name of the session that is opened next."""
+        return SessionId(f"s{self._opened + 1}")
+
     def join(self, turn: Turn, now: float) -> Session:
         """Find the turn's session or open one, and count the turn as live in it."""
-        key = None if turn.session is None else (turn.salt, turn.session)
-        session = self._by_prefix(turn) if key is None else self._by_key.get(key)
+        session = self.find(turn)
         if session is None:
-            session = self._open(key, now)
+            session = self._open(None if turn.session is None else (turn.salt, turn.session), now)
         session.live_turns += 1
         session.turns += 1
         self._touch(session, now)
         return session
+
+    def find(self, turn: Turn) -> Session | None:
+        """Find the turn's session, if it is one that was there before."""
+        if turn.session is None:
+            return self._by_prefix(turn)
+        return self._by_key.get((turn.salt, turn.session))
 
     def leave(self, session: Session, now: float) -> None:
         """A turn of the session ended without anything worth remembering."""
@@ -112,8 +122,9 @@ class Sessions:
             oldest = next((s for s in self._by_id.values() if not s.live_turns), None)
             if oldest is not None:
                 self._drop(oldest)
+        session_id = self.next_id
         self._opened += 1
-        session = Session(SessionId(f"s{self._opened}"), key, None, None, (), now, 0, 0)
+        session = Session(session_id, key, None, None, (), now, 0, 0)
         self._by_id[session.id] = session
         if key is not None:
             self._by_key[key] = session

@@ -124,6 +124,11 @@ class StepClock:
         times, self._times = tuple(self._times), []
         return StepsTimed(self._worker, times, believed.seconds, believed.error)
 
+    @property
+    def unreported(self) -> int:
+        """Steps that have ended since the last report."""
+        return len(self._times)
+
     def in_flight_s(self, now: float) -> float:
         """Predict how long the steps launched will still take."""
         if not self._launched:

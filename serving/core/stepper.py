@@ -16,6 +16,7 @@ from serving.core.plan import Chunk, Launch, StepPlan, StepResult
 from serving.core.rules import BatcherRules
 from serving.core.samples import take_decoded, take_first, take_steady
 from serving.core.steady import SteadySteps
+from serving.core.step_clock import REPORT_STEPS
 from serving.core.worker_state import WorkerState
 from serving.core.worker_task import Stage, WorkerTask
 from serving.forecast.forecast import Forecast
@@ -153,6 +154,11 @@ class Stepper:
     def in_flight_s(self, now: float) -> float:
         """Predict how long the steps launched will still take."""
         return self._clock.in_flight_s(now)
+
+    @property
+    def reports_in(self) -> int:
+        """How many steps more have to end before their times are reported."""
+        return REPORT_STEPS - self._clock.unreported
 
     def next_s(self, more_rows: int, more_kv_tokens: int) -> float:
         """Predict a step of the rows that decode now and so many more."""

@@ -27,11 +27,15 @@ CLEAR_MEMORY = 0.7
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """The owner, and why; `clear` are the workers that were kept clear of rows."""
+    """The owner, and why; `clear` are the workers that were kept clear of rows.
+
+    `by_rows`: what the rows attend to now was looked at.
+    """
 
     worker: WorkerId
     reason: str
     clear: tuple[WorkerId, ...] = ()
+    by_rows: bool = False
 
 
 PlacePolicy = Callable[[SessionId, Sequence[DecodeView]], Placement | None]
@@ -60,7 +64,7 @@ def place(session: SessionId, workers: Sequence[DecodeView]) -> Placement | None
     best = min(ready, key=lambda w: _rank(w, w.cached_len))
     least_loaded = min(ready, key=lambda w: _rank(w, 0))
     reason = "least_load" if best is least_loaded else "prefix"
-    return Placement(best.worker, reason, clear)
+    return Placement(best.worker, reason, clear, by_rows=may_keep_clear(workers))
 
 
 def clear_of_rows(workers: Sequence[DecodeView]) -> tuple[WorkerId, ...]:
@@ -69,23 +73,32 @@ def clear_of_rows(workers: Sequence[DecodeView]) -> tuple[WorkerId, ...]:
     As many as the others can do without, at most a quarter and one of few; those with the fewest
     turns. Only where steps leave prompts little time beside rows.
     """
-    ready = [worker for worker in workers if worker.peer and not worker.draining]
-    if len(ready) < 2 or len(ready) < len(workers):
+    if not may_keep_clear(workers):
         return ()
-    model, tpot_s = ready[0].step_model, ready[0].tpot_s
-    if tpot_s is None or model.base_s < CLEAR_FROM * tpot_s:
-        return ()
-    rows = 1.0 + sum(worker.expected_rows for worker in ready)
-    kv_tokens = sum(worker.kv_tokens for worker in ready)
-    filled = sum(worker.load for worker in ready)
-    for count in range(max(1, len(ready) // 4), 0, -1):
-        others = len(ready) - count
+    model, tpot_s, capacity = workers[0].step_model, workers[0].tpot_s, workers[0].capacity
+    rows = 1.0 + sum(worker.expected_rows for worker in workers)
+    kv_tokens = sum(worker.kv_tokens for worker in workers)
+    filled = sum(worker.load for worker in workers)
+    for count in range(max(1, len(workers) // 4), 0, -1):
+        others = len(workers) - count
         per_step_s = model.per_row_s * rows + model.per_token_s * kv_tokens
-        step_s = model.base_s + per_step_s / others
-        if step_s <= CLEAR_UNTIL * tpot_s and filled <= CLEAR_MEMORY * others * ready[0].capacity:
-            fewest = sorted(ready, key=lambda w: (w.turns, w.sessions, w.worker))
+        share = _share(model.base_s + per_step_s / others, tpot_s)
+        if share <= CLEAR_UNTIL and filled <= CLEAR_MEMORY * others * capacity:
+            fewest = sorted(workers, key=lambda w: (w.turns, w.sessions, w.worker))
             return tuple(worker.worker for worker in fewest[:count])
     return ()
+
+
+def may_keep_clear(workers: Sequence[DecodeView]) -> bool:
+    """Say whether any of these may stay without rows, if what the others attend to allows it."""
+    if len(workers) < 2 or not all(w.peer and not w.draining for w in workers):
+        return False
+    return _share(workers[0].step_model.base_s, workers[0].tpot_s) >= CLEAR_FROM
+
+
+def _share(step_s: float, tpot_s: float | None) -> float:
+    """Return the share of a token's time that a step takes; none of a time without a limit."""
+    return 0.0 if tpot_s is None else step_s / tpot_s
 
 
 def place_by_hash(session: SessionId, workers: Sequence[DecodeView]) -> Placement | None:

@@ -81,6 +81,11 @@ class VirtualWorker(Protocol):
         ...
 
     @property
+    def reports_at(self) -> float:
+        """When it next tells what its steps took, if they go on as they do; else inf."""
+        ...
+
+    @property
     def busy_s(self) -> float:
         """How long its steps have taken together."""
         ...
@@ -133,8 +138,8 @@ class Simulation:
         self._ticking = False
         # What the coordinator has yet to hear of. It decides nothing by it alone.
         self._untold: list[Untold] = []
-        # Decisions and ends since all was told: they are noted in the order of their moments.
-        self._unnoted: list[tuple[Moment, Decision | End]] = []
+        # What has happened since all was told: it is noted in the order of its moments.
+        self._unnoted: list[tuple[Moment, Entry]] = []
         # Workers that had no task at their last tick and have got no message since: another tick
         # would change nothing, and a large fleet has many.
         self._resting: dict[WorkerId, LoadReport] = {}
@@ -162,9 +167,9 @@ class Simulation:
 
     def submit(self, turn: Turn) -> None:
         """A client sends a turn now."""
-        self._tell_all()
+        self._tell_before(turn)
         now = self.agenda.now
-        self._note(turn, now)
+        self._unnoted.append((self.agenda.reached, turn))
         self.measurements.on_arrival(turn, now)
         self._take_as_of(self.agenda.reached, Arrived(turn))
         if not self._ticking:
@@ -210,9 +215,27 @@ class Simulation:
         """Let the coordinator hear of all that has happened by now, in its order."""
         for worker in self.workers.values():
             worker.catch_up()
+        self._hear_untold()
+        self._note_all()
+
+    def _hear_untold(self) -> None:
         untold, self._untold = self._untold, []
         self._hear(untold)
-        self._note_all()
+
+    def _tell_before(self, turn: Turn) -> None:
+        """Let the coordinator hear of all that counts for a turn that arrives now.
+
+        In a large fleet most rows do not; what all steps took does, since it corrects predictions.
+        """
+        now = self.agenda.now
+        for worker in self.workers.values():
+            if worker.reports_at <= now:
+                worker.catch_up()
+        self._hear_untold()
+        concerned = self.coordinator.concerned_by(turn)
+        for worker in self.workers if concerned is None else concerned:
+            self.workers[worker].catch_up()
+        self._hear_untold()
 
     def _tell_of(self, worker: WorkerId) -> None:
         """Let the coordinator hear of the tokens of one worker's rows by now.

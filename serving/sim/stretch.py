@@ -8,6 +8,7 @@ something: as many as are over by then, and each as of its own time. Nothing els
 from bisect import bisect_left
 from collections.abc import Sequence
 from itertools import accumulate
+from math import inf
 from typing import overload
 
 from serving.sim.agenda import Moment
@@ -75,6 +76,11 @@ class Stretch:
             over += 1
         self._over, self.next_end = over, self._ends[over]
         return self._ends[first:over], self._seconds[first:over]
+
+    def end_of(self, steps: int) -> float:
+        """Return when so many steps more are over; never, if so many are not taken together."""
+        last = self._over + steps - 1
+        return self._ends.times[last] if last < len(self._seconds) else inf
 
     @property
     def launched(self) -> tuple[Moment, Moment]:

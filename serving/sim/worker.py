@@ -9,6 +9,7 @@ rows merely go on are done together (`stretch`).
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import NamedTuple, Protocol
 
 from serving.core.batcher import Batcher
@@ -108,6 +109,7 @@ class SimWorker:
         self._launched: deque[_Step] = deque()
         self._awaited: Moment | None = None  # the end of a step that is on the agenda
         self._stretch: Stretch | None = None
+        self.reports_at = inf
         self._device_free = 0.0
         self._waits_for_step = False
         self._arrivals: dict[TransferId, float] = {}
@@ -120,6 +122,7 @@ class SimWorker:
                 return  # it would cut short what goes on, and change nothing
             self.catch_up()
             self._stretch = None
+            self.reports_at = inf
             self._await(self._launched[0].ends)
         self._inbox.append(message)
         if not self._waits_for_step:
@@ -131,6 +134,7 @@ class SimWorker:
         if self._launched and self._awaited is None:
             self._stretch = self._look_ahead()
             ends = self._launched[0].ends if self._stretch is None else self._stretch.ends
+            self._look_out()
             self._await(ends)
 
     def catch_up(self) -> None:
@@ -155,6 +159,12 @@ class SimWorker:
         self._launched.append(_Step(running.plan, results[0], first))
         self._launched.append(_Step(queued.plan, results[1], second))
         self._device_free = second.time
+        self._look_out()
+
+    def _look_out(self) -> None:
+        """Find when the steps of the stretch will next be reported."""
+        stretch = self._stretch
+        self.reports_at = inf if stretch is None else stretch.end_of(self.batcher.reports_in)
 
     def _look_ahead(self) -> Stretch | None:
         """Find the rounds to come in which rows merely go on; None if there are few."""
@@ -198,6 +208,7 @@ class SimWorker:
             return  # a message has come since: an earlier step was waited for
         self.catch_up()
         self._stretch = self._awaited = None
+        self.reports_at = inf
         self._waits_for_step = False
         plan, result, _ = self._launched.popleft()
         self._act(self.batcher.complete(plan, result, self._agenda.now))

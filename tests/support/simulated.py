@@ -69,6 +69,7 @@ def lab(
     *,
     route: str = "pd-delta",
     rebalance: str = "none",
+    peers: bool = False,
     noise: float = 0.0,
     wire: Link = WIRE,
     limits: BatcherLimits = LIMITS,
@@ -88,7 +89,7 @@ def lab(
 
     agenda, replies, links = Agenda(), Replies(), Links(wire)
     rules = replace(
-        coordinator_rules(route=route, rebalance=rebalance, slo=slo),
+        coordinator_rules(route=route, rebalance=rebalance, slo=slo, peers=peers),
         costs=dict.fromkeys(Role, COSTS),
         link=wire,
     )

@@ -252,6 +252,25 @@ def test_nobody_stays_clear_without_a_target_with_a_loose_one_and_with_a_hopeles
     assert clear(*(peer(name, tpot_s=tpot_s) for name in "abcd")) == set()
 
 
+@pytest.mark.parametrize(
+    ("views", "by_rows"),
+    [
+        ([peer("a"), peer("b")], True),
+        ([peer("a", rows=99.0), peer("b")], True),  # nobody is kept clear, by the rows there are
+        ([peer("a")], False),
+        ([peer("a"), peer("b", draining=True)], False),
+        ([peer("a", tpot_s=24.5), peer("b", tpot_s=24.5)], False),
+        ([view("a"), view("b")], False),
+    ],
+)
+def test_it_says_whether_rows_decided(views: list[DecodeView], by_rows: bool):
+    placement = place(NEW, views)
+    assert placement is not None
+    assert placement.by_rows is by_rows
+    more = place(NEW, [replace(one, kv_tokens=one.kv_tokens + 900_000) for one in views])
+    assert by_rows or more == placement
+
+
 def test_nobody_stays_clear_where_some_do_not_prefill_for_others():
     assert clear(*(peer(name) for name in "abc"), view("d", model=HEAVY, tpot_s=20.0)) == set()
 

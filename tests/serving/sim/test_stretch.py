@@ -152,6 +152,38 @@ def test_looking_ahead_changes_nothing(
     assert run(SimExecutor) == run(ShortSighted)
 
 
+SHORT = st.builds(
+    turn, new=st.integers(1, 60), reply=st.integers(20, 70), think_s=st.sampled_from([0.0, 0.01])
+)
+CROWDS = st.lists(
+    st.tuples(st.integers(0, 60), st.lists(SHORT, min_size=1, max_size=2)), min_size=6, max_size=14
+).map(lambda made: sessions(*sorted(((at / 500, turns) for at, turns in made), key=lambda s: s[0])))
+MANY_PEERS = tuple((WorkerId(f"b{i}"), Role.BOTH) for i in range(7))
+MANY_SPLIT = (*SPLIT, *((WorkerId(f"d{i}"), Role.DECODE) for i in range(2, 5)))
+
+
+@settings(max_examples=60)
+@given(
+    workload=CROWDS,
+    workers=st.sampled_from([MANY_PEERS, MANY_SPLIT]),
+    route=st.sampled_from(["foretoken", "to-a-peer"]),
+    tpot_s=st.sampled_from([0.005, 0.0014]),
+    noise=st.sampled_from([0.0, 0.3]),
+)
+def test_rows_of_which_the_coordinator_hears_late_count_for_nothing(
+    workload: Workload, workers, route: str, tpot_s: float, noise: float
+):
+    """Others place, route and order by what is told: in a fleet of which few are concerned."""
+    limits = replace(LIMITS, page_size=16, num_pages=60)
+
+    def run(executors: type[SimExecutor]) -> object:
+        slo, how = Slo(0.004, tpot_s), {"route": route, "rebalance": "predicted", "noise": noise}
+        made = lab(workers, limits=limits, slo=slo, executors=executors, peers=True, **how)
+        return seen(made, workload)
+
+    assert run(SimExecutor) == run(ShortSighted)
+
+
 def test_most_steps_of_a_long_reply_are_done_together():
     Counting.together = 0
     one = lab(limits=replace(LIMITS, page_size=64, num_pages=20), executors=Counting)
