@@ -5,7 +5,7 @@ the decoder and the sampling function with the engine, and nothing else: attenti
 here. Knows nothing of text.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -31,7 +31,8 @@ class Sampling:
 
     `temperature` 0 is greedy. `top_k` None keeps the whole vocabulary. `allowed_ids` None forbids
     nothing. A token of `stop_ids` ends the reply as its last token; pass the config's `eos_ids`
-    there. `seed` is a signed 64-bit number.
+    there. `seed` is a signed 64-bit number. `allowed_next` returns the ids that may follow a reply
+    so far, at least one; None forbids nothing.
     """
 
     temperature: float = 0.0
@@ -46,6 +47,7 @@ class Sampling:
     min_tokens: int = 0
     stop_ids: tuple[int, ...] = ()
     seed: int = 0
+    allowed_next: Callable[[Sequence[int]], Collection[int]] | None = None
 
 
 @dataclass(frozen=True)
@@ -167,6 +169,11 @@ def _sample(scores: jax.Array, prompt: list[int], replied: list[int], sampling: 
         bias[list(sampling.allowed_ids)] = 0.0
     for token, amount in sampling.logit_bias:
         bias[token] += amount
+    allowed = np.full(size, sampling.allowed_next is None)
+    if sampling.allowed_next is not None:
+        allowed[list(sampling.allowed_next(replied))] = True
+    allowed = np.packbits(allowed, bitorder="little")
+    allowed = np.pad(allowed, (0, -len(allowed) % 4)).view("<u4")
     stops = np.isin(np.arange(size), sampling.stop_ids)
     rows = SamplingRows(
         temperature=jnp.asarray([sampling.temperature], jnp.float32),
@@ -181,7 +188,8 @@ def _sample(scores: jax.Array, prompt: list[int], replied: list[int], sampling: 
         uses_planes=jnp.asarray([True]),
         reply_index=jnp.asarray([len(replied)], jnp.int32),
     )
-    planes = Planes(*(jnp.asarray(plane[None]) for plane in (counts, in_prompt, bias, stops)))
+    history = (counts, in_prompt, bias, stops, allowed)
+    planes = Planes(*(jnp.asarray(plane[None]) for plane in history))
     return int(_sample_jit(scores[None], rows, planes, jnp.zeros(1, jnp.int32))[0])
 
 

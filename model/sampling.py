@@ -13,10 +13,12 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, UInt32
+from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from model.noise import gumbel
 
+ALL_ALLOWED = 0xFFFFFFFF  # a word of a mask that forbids nothing
+WORD = 32  # ids in one word of a mask
 MAX_LOGPROBS = 20  # alternatives per position; the endpoint's largest `top_logprobs`
 
 
@@ -47,6 +49,7 @@ class Planes(NamedTuple):
     in_prompt: jax.Array  # bool [S, V]
     bias: jax.Array  # f32 [S, V]; added to the scores; -inf forbids
     stops: jax.Array  # bool [S, V]; ids that `min_tokens` bans
+    allowed: jax.Array  # u32 [S, ceil(V / 32)]; bit i of word j: whether id 32 j + i may come
 
 
 class Logprobs(NamedTuple):
@@ -90,7 +93,7 @@ def sample(
 def penalise(
     logits: Float[Array, "R V"], rows: SamplingRows, planes: Planes
 ) -> Float[Array, "R V"]:
-    """Apply repetition, frequency and presence penalties, bias and the minimum length.
+    """Apply repetition, frequency and presence penalties, bias, the minimum length and a mask.
 
     Repetition (CTRL, section 4.1) looks at prompt and reply, the other two at the reply only.
     `planes` has one place a row.
@@ -101,7 +104,13 @@ def penalise(
     scores = scores - rows.frequency_penalty[:, None] * planes.counts
     scores = scores - jnp.where(replied, rows.presence_penalty[:, None], 0.0)
     too_short = (rows.reply_index < rows.min_tokens)[:, None]
-    return jnp.where(too_short & planes.stops, -jnp.inf, scores + planes.bias)
+    banned = (too_short & planes.stops) | ~_unpacked(planes.allowed, logits.shape[1])
+    return jnp.where(banned, -jnp.inf, scores + planes.bias)
+
+
+def _unpacked(words: UInt32[Array, "R W"], vocab_size: int) -> Bool[Array, "R V"]:
+    bits = words[:, :, None] >> jnp.arange(WORD, dtype=jnp.uint32)
+    return (bits & 1).astype(jnp.bool_).reshape(len(words), -1)[:, :vocab_size]
 
 
 def _draw(scores: Float[Array, "R V"], rows: SamplingRows, *, unroll: bool) -> Int[Array, " R"]:
@@ -224,11 +233,17 @@ def seed_halves(seed: int) -> tuple[int, int]:
     return low, high
 
 
+def mask_words(vocab_size: int) -> int:
+    """Return how many words a mask of so many ids has."""
+    return -(-vocab_size // WORD)
+
+
 def empty_planes(places: int, vocab_size: int) -> Planes:
-    """Return planes without history, bias or stop ids."""
+    """Return planes without history, bias, stop ids or mask."""
     return Planes(
         counts=jnp.zeros((places, vocab_size), jnp.int32),
         in_prompt=jnp.zeros((places, vocab_size), jnp.bool_),
         bias=jnp.zeros((places, vocab_size), jnp.float32),
         stops=jnp.zeros((places, vocab_size), jnp.bool_),
+        allowed=jnp.full((places, mask_words(vocab_size)), ALL_ALLOWED, jnp.uint32),
     )

@@ -179,6 +179,8 @@ class MoveFailed:
 
 NOT_FINITE = "not_finite"
 """Why a turn is refused, and fails, whose model computed NaN or an infinity for it."""
+DEAD_END = "grammar_dead_end"
+"""Why a turn is refused, and fails, whose grammar leaves no token to go on with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,9 +189,9 @@ class Refused:
 
     `reason`: preempted, transfer_failed, worker_lost; timeout if it was granted room and never
     came; for a task that was to move there: busy, no_room; and moved_away from a source that has
-    let go of it. The coordinator decides again, except for `NOT_FINITE`, which ends the turn: what
-    was computed for it is no number, and would be none the next time. `computed` counts the
-    positions that were run through the model for it.
+    let go of it. The coordinator decides again, except for `NOT_FINITE` and `DEAD_END`, which end
+    the turn: it would come to the same the next time. `computed` counts the positions that were run
+    through the model for it.
     """
 
     worker: WorkerId

@@ -18,6 +18,26 @@ class FinishReason(StrEnum):
     LENGTH = "length"
 
 
+class GrammarKind(StrEnum):
+    """In what language a grammar is written; the values are vLLM's."""
+
+    JSON = "json"  # a JSON schema
+    REGEX = "regex"  # Rust's regular expressions; the whole reply matches
+    CHOICE = "choice"  # a JSON list of texts, one of which is the reply
+    LARK = "grammar"  # llguidance's Lark, in which `%json {...}` is a rule too
+
+
+@dataclass(frozen=True, slots=True)
+class Grammar:
+    """Which replies are allowed: those that `text`, written in the language `kind`, describes.
+
+    Whoever makes one has seen that it compiles.
+    """
+
+    kind: GrammarKind
+    text: str
+
+
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
     """How one reply is sampled. Every field is explicit; the endpoint owns the defaults.
@@ -27,6 +47,10 @@ class SamplingParams:
     the noise of token i of a reply depends on (seed, i) alone, so it survives chunking, hand-off,
     preemption and batch neighbours. `logprobs` and `prompt_logprobs` are how many alternatives are
     wanted beside the token itself (0: that one only, None: none).
+
+    With a `grammar` every token is one that it allows; where it is complete the `stop_ids` are
+    allowed too, and nothing else where it allows no more. It goes before `min_tokens`, which then
+    only keeps a reply from ending where it could go on.
     """
 
     max_tokens: int
@@ -44,6 +68,7 @@ class SamplingParams:
     seed: int
     logprobs: int | None
     prompt_logprobs: int | None
+    grammar: Grammar | None
 
     def __post_init__(self) -> None:
         """Check what every caller must have ensured; raises ValueError naming the field."""
@@ -63,6 +88,8 @@ class SamplingParams:
             raise ValueError("repetition_penalty must be positive")
         if not -(2**63) <= self.seed < 2**63:
             raise ValueError("seed must fit 64 signed bits")
+        if self.grammar is not None and not self.stop_ids:
+            raise ValueError("a grammar needs stop_ids: one of them ends the reply")
 
     def may_end_after(self, replied: int) -> bool:
         """Say whether a reply of so many tokens is free to end with its next one.
@@ -82,6 +109,7 @@ class SamplingParams:
             or bool(self.logit_bias)
             or self.allowed_ids is not None
             or self.min_tokens > 0
+            or self.grammar is not None
         )
 
 
@@ -101,6 +129,7 @@ GREEDY = SamplingParams(
     seed=0,
     logprobs=None,
     prompt_logprobs=None,
+    grammar=None,
 )
 """One token, the likeliest. Whoever builds parameters in code replaces what differs from it."""
 

@@ -1,6 +1,6 @@
 """When is a reply over? One rule for workers and the coordinator; knows nothing of either."""
 
-from serving.messages import NOT_FINITE, STOPPED, Completed, Dropped, Failed, Outcome
+from serving.messages import DEAD_END, NOT_FINITE, STOPPED, Completed, Dropped, Failed, Outcome
 from serving.request import FinishReason, SamplingParams
 
 
@@ -17,6 +17,9 @@ def failure_after(reason: str, failures: int, most: int) -> Failed | None:
     """Tell whether a turn fails, after so many failed transfers and lost workers."""
     if reason == NOT_FINITE:
         return Failed(NOT_FINITE, "The model computed NaN or an infinity for this turn.")
+    if reason == DEAD_END:
+        message = "The grammar, with what else the request allows, leaves no token to go on with."
+        return Failed(DEAD_END, message)
     if failures >= most:
         message = f"The turn was given up after {failures} failures ({reason})."
         return Failed("engine_dead", message)

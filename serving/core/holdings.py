@@ -298,7 +298,11 @@ class Holdings:
             pages = task.pages[len(match.full) : len(match.full) + len(host_slots)]
             task.restored = (host_slots, tuple(pages))
             task.kv_len = (len(match.full) + len(host_slots)) * self.limits.page_size
-        task.slot = self.rows.open(wants_logprobs=task.task.turn.sampling.logprobs is not None)
+        sampling = task.task.turn.sampling
+        task.slot = self.rows.open(
+            wants_logprobs=sampling.logprobs is not None,
+            constrained=sampling.grammar is not None,
+        )
         self.rows.add_pages(task.slot, task.pages)
         self.by_slot[task.slot] = task
         return verdict, reserved

@@ -4,13 +4,23 @@ Knows nothing of devices: numpy arrays and ids. An executor carries commands out
 each sees the effects of those before it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.messages import Decision, Event, TaskId, ToWorker, TransferId, WorkerId
+from serving.messages import (
+    DEAD_END,
+    NOT_FINITE,
+    Decision,
+    Event,
+    TaskId,
+    ToWorker,
+    TransferId,
+    WorkerId,
+)
 from serving.request import SamplingParams, TokenLogprobs
 
 
@@ -94,7 +104,8 @@ class DecodeRows(NamedTuple):
 
     `position` is where the fed token stands (its KV is written there; it then attends to
     position + 1 tokens). The fed token is the one the slot sampled last, unless `from_host` is set:
-    then it is `token`. `reply_index` is the place in the reply of the token sampled now.
+    then it is `token`, as it always is where there is a grammar. `reply_index` is the place in the
+    reply of the token sampled now.
     `pages[i]` is the row's page table, padded with 0. `kv_tokens` are the tokens that all rows
     attend to together. While the same rows go on, `slot` is the same array.
     """
@@ -168,6 +179,7 @@ class StepResult(NamedTuple):
     included. Present if there is a head and the plan asked, and of chunks if one samples.
     `broken_rows` and `broken_chunks` are indices of those that computed something that is no number
     (NaN or infinite): what they sampled means nothing, nor does the KV that they wrote.
+    `stuck_rows` and `stuck_chunks` are those whose grammar left nothing to sample.
     """
 
     decode_ids: list[int]
@@ -179,6 +191,17 @@ class StepResult(NamedTuple):
     chunk_readings: NDArray[np.float32] | None = None
     broken_rows: tuple[int, ...] = ()
     broken_chunks: tuple[int, ...] = ()
+    stuck_rows: tuple[int, ...] = ()
+    stuck_chunks: tuple[int, ...] = ()
+
+    @property
+    def failed(self) -> Sequence[tuple[str, tuple[int, ...], tuple[int, ...]]]:
+        """List the rows and chunks whose samples mean nothing, with why."""
+        by_reason = (
+            (NOT_FINITE, self.broken_rows, self.broken_chunks),
+            (DEAD_END, self.stuck_rows, self.stuck_chunks),
+        )
+        return [failed for failed in by_reason if failed[1] or failed[2]]
 
 
 class Launch(NamedTuple):

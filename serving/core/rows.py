@@ -3,6 +3,9 @@
 A slot is a row's place on the device from admission to its end. Rows that decode are *active*;
 `advance` makes the decode part of a step for all of them at once, because this is the one place in
 the control plane that runs per token. Knows nothing of tasks or of who may have pages.
+
+What a *constrained* row may sample depends on the token before, which the host must have read: it
+rides in no step while one that samples for it is unread, and is fed by the host.
 """
 
 from math import inf
@@ -37,6 +40,9 @@ class Rows:
         self._targets = 0
         self._active: dict[int, None] = {}
         self._paused: dict[int, None] = {}
+        self._constrained: set[int] = set()
+        self._unread: set[int] = set()  # constrained ones for which a step planned samples
+        self._awaiting: dict[int, None] = {}  # those of them that would be active
         self._active_array: NDArray[np.int32] | None = None
         # From step to step the same rows go on: what is known of all of them together is carried
         # along, until another row joins, one ends, or one needs a page more.
@@ -47,16 +53,20 @@ class Rows:
         """Slots that `open` could hand out."""
         return len(self._free)
 
-    def open(self, *, wants_logprobs: bool) -> int:
+    def open(self, *, wants_logprobs: bool, constrained: bool) -> int:
         """Take a slot. Raises IndexError if none is free."""
         slot = self._free.pop()
         self._room[slot] = 0
         self._wants_logprobs[slot] = wants_logprobs
+        if constrained:
+            self._constrained.add(slot)
         return slot
 
     def close(self, slot: int) -> None:
         """Give a slot back; a row in it stops decoding."""
         self.deactivate(slot)
+        self._constrained.discard(slot)
+        self._unread.discard(slot)
         self._table[slot] = 0
         self._targets -= not np.isnan(self._tpot[slot])
         self._tpot[slot] = np.nan
@@ -86,7 +96,19 @@ class Rows:
         self._left[slot] = left
         self._from_host[slot] = token is not None
         self._token[slot] = token or 0
+        if token is None and slot in self._constrained:
+            self._unread.add(slot)
         self._set_active(slot)
+
+    def read(self, slot: int, token: int) -> None:
+        """Take the token that a row sampled last. A row that is not constrained does without."""
+        if slot not in self._unread:
+            return
+        self._unread.discard(slot)
+        self._from_host[slot] = True
+        self._token[slot] = token
+        if slot in self._awaiting:
+            self._set_active(slot)
 
     def set_target(self, slot: int, *, now: float, tpot_s: float) -> None:
         """From now on a token of this row is due every `tpot_s` seconds."""
@@ -97,11 +119,31 @@ class Rows:
 
     def slack_s(self, now: float) -> float:
         """Return the time until the most urgent row's next token is late; inf without targets."""
-        if not self._targets or not self._active:
+        if not self._targets or not self.num_decoding:
             return inf
         slots = self.active()
         due = self._due_from[slots] + self._tpot[slots] * self._gathered().state[REPLY_INDEX]
-        return float(np.fmin.reduce(due, initial=inf)) - now
+        soonest = float(np.fmin.reduce(due, initial=inf))
+        if self._awaiting:  # what they sample next comes no sooner than this step ends
+            slots = np.fromiter(self._awaiting, np.int32, len(self._awaiting))
+            due = self._due_from[slots] + self._tpot[slots] * self._reply_index[slots]
+            soonest = float(np.fmin.reduce(due, initial=soonest))
+        return soonest - now
+
+    @property
+    def num_decoding(self) -> int:
+        """Rows that decode: active ones, and those whose last token is yet to be read."""
+        return len(self._active) + len(self._awaiting)
+
+    @property
+    def num_awaiting(self) -> int:
+        """Rows whose last token is yet to be read before they can ride in another step."""
+        return len(self._awaiting)
+
+    @property
+    def num_unread(self) -> int:
+        """Constrained rows for which a step samples that has not been read."""
+        return len(self._unread)
 
     def kv_tokens(self) -> int:
         """Count the tokens that the active rows attend to in the next step."""
@@ -124,6 +166,7 @@ class Rows:
     def deactivate(self, slot: int) -> None:
         """Take a row out of the steps to come."""
         self._paused.pop(slot, None)
+        self._awaiting.pop(slot, None)
         if slot in self._active:
             self._settle()
             del self._active[slot]
@@ -135,8 +178,8 @@ class Rows:
         self._set_active(slot)
 
     def goes_on(self, slot: int) -> bool:
-        """Tell whether a row decodes in the next step, or once it has a page for that."""
-        return slot in self._active or slot in self._paused
+        """Tell whether a row decodes on: in the next step, or once it has what it waits for."""
+        return slot in self._active or slot in self._paused or slot in self._awaiting
 
     def room(self, slot: int) -> int:
         """Return how many tokens more a row's pages hold, beyond those of the steps planned."""
@@ -187,7 +230,18 @@ class Rows:
         if ends:
             for slot in slots[left <= 1].tolist():
                 self.deactivate(slot)
+        if self._constrained:
+            self._await(slots)
         return rows
+
+    def _await(self, slots: NDArray[np.int32]) -> None:
+        """Take the constrained ones of the rows of a step out until what they sample is read."""
+        for slot in [slot for slot in slots.tolist() if slot in self._constrained]:
+            goes_on = slot in self._active
+            self.deactivate(slot)
+            self._unread.add(slot)
+            if goes_on:
+                self._awaiting[slot] = None
 
     @property
     def steady_for(self) -> int:
@@ -196,7 +250,9 @@ class Rows:
         The first of them to end then has one token to come at least.
         """
         running = self._gathered()
-        if self._num_wanting or not running.rows or running.starts or self._paused:
+        if self._num_wanting or not running.rows or running.starts:
+            return 0
+        if self._paused or self._awaiting:
             return 0
         return max(0, min(running.room, running.left - 1))
 
@@ -219,7 +275,10 @@ class Rows:
 
     def _set_active(self, slot: int) -> None:
         self._paused.pop(slot, None)
-        if slot not in self._active:
+        self._awaiting.pop(slot, None)
+        if slot in self._unread:
+            self._awaiting[slot] = None
+        elif slot not in self._active:
             self._settle()
             self._active[slot] = None
             self._num_wanting += bool(self._wants_logprobs[slot])

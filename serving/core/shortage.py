@@ -67,7 +67,7 @@ class Shortage:
             quantile=self._quantile,
             num_pages=available + sum(pages),
         )
-        running = max(1, len(self._rows.active()))
+        running = max(1, self._rows.num_decoding)
         step_s = self._costs.decode(running, self._rows.kv_tokens()).seconds
         views = [
             HolderView(

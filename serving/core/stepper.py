@@ -20,7 +20,7 @@ from serving.core.step_clock import REPORT_STEPS
 from serving.core.worker_state import WorkerState
 from serving.core.worker_task import Stage, WorkerTask
 from serving.forecast.forecast import Forecast
-from serving.messages import NOT_FINITE, StepsTimed, TaskId, Tokens
+from serving.messages import StepsTimed, TaskId, Tokens
 from serving.policy.batch import ChunkLimits, batch, room_for
 from serving.policy.views import ChunkView, DecodingView
 from serving.request import TokenLogprobs
@@ -78,7 +78,7 @@ class Stepper:
         rows = self._state.holdings.rows
         kv_tokens = rows.kv_tokens()
         tasks = self._state.prefilling.arranged(now, self._duration_s)
-        shares, held_back = self._shares(tasks, len(decoding), kv_tokens, now)
+        shares, held_back = self._shares(tasks, kv_tokens, now)
         if not decoding and not shares:
             return
         chosen = list(tasks[: len(shares)])
@@ -172,8 +172,8 @@ class Stepper:
         timed = self._clock.ended(now)
         if timed is not None:
             self._state.out.append(timed)
-        if result.broken_rows or result.broken_chunks:
-            self._break_off(decoding, chosen, result)
+        for reason, rows, chunks in result.failed:
+            self._break_off([decoding[i] for i in rows], [chosen[i] for i in chunks], reason)
         if decoding:
             self._complete_decode(decoding, result, now)
         for i, (entry, chunk) in enumerate(zip(chosen, plan.chunks, strict=True)):
@@ -188,14 +188,12 @@ class Stepper:
                     self._state.foresight.read([entry], [entry.replied], readings)
                 self._complete_prefill(entry, result.chunk_ids[i], logprobs, now)
 
-    def _break_off(
-        self, decoding: list[WorkerTask], chosen: list[WorkerTask], result: StepResult
-    ) -> None:
-        """End the tasks that computed no numbers; others find only what earlier steps wrote."""
-        broken = [decoding[i] for i in result.broken_rows if decoding[i].stage is Stage.DECODE]
-        broken += [chosen[i] for i in result.broken_chunks if chosen[i].stage is not Stage.GONE]
-        for entry in broken:
-            self._state.give_up(entry.task.id, NOT_FINITE)
+    def _break_off(self, decoding: list[WorkerTask], chosen: list[WorkerTask], reason: str) -> None:
+        """End tasks whose samples mean nothing; others find only what earlier steps wrote."""
+        failed = [entry for entry in decoding if entry.stage is Stage.DECODE]
+        failed += [entry for entry in chosen if entry.stage is not Stage.GONE]
+        for entry in failed:
+            self._state.give_up(entry.task.id, reason)
 
     def _found_sound(self, entry: WorkerTask, chunk: Chunk) -> None:
         """A chunk has been computed, and with numbers: let others find its pages."""
@@ -206,12 +204,14 @@ class Stepper:
     def _reads(self, rows: int) -> bool:
         """Decide whether this step reads the length head for its rows: all of them at once.
 
-        Each row decodes in every step, so it is read every so many of its own tokens.
+        Each row decodes in every step, so it is read every so many of its own tokens. Those that
+        cannot ride in this one do in the next: it is put off once, or they might never be read.
         """
         if self._state.foresight is None or not rows:
             return False
         self._unread += 1
-        if self._unread < self._read_every:
+        due = self._read_every + (self._state.holdings.rows.num_awaiting > 0)
+        if self._unread < due:
             return False
         self._unread = 0
         return True
@@ -219,19 +219,23 @@ class Stepper:
     def _duration_s(self, entry: WorkerTask) -> float:
         """Say how long a prompt takes beside the rows that decode now, as one chunk."""
         rows, new_len = self._state.holdings.rows, len(entry.tokens) - entry.kv_len
-        costs, decoding = self._clock.corrected, len(rows.active())
+        costs, decoding = self._clock.corrected, rows.num_decoding
         if decoding:
             return costs.mixed(decoding, rows.kv_tokens(), new_len, entry.kv_len).seconds
         return costs.prefill(new_len, entry.kv_len).seconds
 
     def _shares(
-        self, tasks: Sequence[WorkerTask], rows: int, kv_tokens: int, now: float
+        self, tasks: Sequence[WorkerTask], kv_tokens: int, now: float
     ) -> tuple[list[int], int]:
-        """Decide how many tokens of which prompts ride in the next step; count those held back."""
-        slack_s = self._state.holdings.rows.slack_s(now) - self._clock.in_flight_s(now)
+        """Decide how many tokens of which prompts ride in the next step; count those held back.
+
+        Rows that cannot ride in it wait for its end, and count like those that do.
+        """
+        rows = self._state.holdings.rows
+        slack_s = rows.slack_s(now) - self._clock.in_flight_s(now)
         waiting = [ChunkView(len(e.tokens) - e.kv_len, e.kv_len) for e in tasks]
         limits = self._chunk_limits
-        decoding = DecodingView(rows, kv_tokens, slack_s)
+        decoding = DecodingView(rows.num_decoding, kv_tokens, slack_s)
         shares = batch(waiting, decoding, costs=self._clock.corrected, limits=limits)
         return shares, room_for(waiting, limits) - sum(shares)
 
@@ -287,6 +291,11 @@ class Stepper:
             self._state.holdings.judge_pace(entry, now)
             self._end(entry)
             self._state.out.append(finished)
+        rows = self._state.holdings.rows
+        if rows.num_unread:
+            for entry, token in zip(decoding, result.decode_ids, strict=True):
+                if entry.stage is Stage.DECODE and entry.slot is not None:
+                    rows.read(entry.slot, token)
         if self._state.departures:
             for entry in decoding:
                 self._state.out += self._state.departures.settle(entry, now)
@@ -322,6 +331,11 @@ class Stepper:
             entry.since = now, entry.replied
             if reason is not None:
                 self._end(entry)
+                return
+            assert entry.slot is not None
+            self._state.holdings.rows.read(entry.slot, token)
+            # A row may leave before its first token is known.
+            self._state.out += self._state.departures.settle(entry, now)
             return
         self._state.out.append(announce(entry, entry.owner, reason))
         entry.deadline = now + self._limits.transfer_timeout_s

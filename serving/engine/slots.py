@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from model.sampling import Planes, SamplingRows, seed_halves
+from model.sampling import ALL_ALLOWED, Planes, SamplingRows, mask_words, seed_halves
 from serving.core.plan import LoadSlot
 from serving.engine.probe import Trace
 
@@ -30,13 +30,14 @@ class History(NamedTuple):
 
 
 class Settings(NamedTuple):
-    """What only `load_scalars` and `load_planes` change."""
+    """What only `load_scalars`, `load_planes` and `load_masks` change."""
 
     floats: jax.Array  # f32 [S, 6]; _FLOATS and the frequency penalty
     ints: jax.Array  # i32 [S, 6]; top_k, min_tokens, seed (two halves), uses_planes, turn number
     in_prompt: jax.Array  # bool [S, V]
     bias: jax.Array  # f32 [S, V]
     stops: jax.Array  # bool [S, V]
+    allowed: jax.Array  # u32 [S, ceil(V / 32)]; what a grammar leaves, in bits
 
 
 def empty(num_slots: int, vocab_size: int, trace: Trace | None) -> tuple[History, Settings]:
@@ -49,6 +50,7 @@ def empty(num_slots: int, vocab_size: int, trace: Trace | None) -> tuple[History
         in_prompt=jnp.zeros(plane, jnp.bool_),
         bias=jnp.zeros(plane, jnp.float32),
         stops=jnp.zeros(plane, jnp.bool_),
+        allowed=jnp.full((num_slots, mask_words(vocab_size)), ALL_ALLOWED, jnp.uint32),
     )
     return history, settings
 
@@ -74,7 +76,9 @@ def sampling_rows(settings: Settings, slot: jax.Array, reply_index: jax.Array) -
 
 def planes(history: History, settings: Settings) -> Planes:
     """Return all slots' planes, for rows to look up."""
-    return Planes(history.counts, settings.in_prompt, settings.bias, settings.stops)
+    return Planes(
+        history.counts, settings.in_prompt, settings.bias, settings.stops, settings.allowed
+    )
 
 
 def remember(history: History, rows: SamplingRows, slot: jax.Array, ids: jax.Array) -> History:
@@ -103,15 +107,21 @@ def load_scalars(settings: Settings, packed: jax.Array) -> Settings:
 def load_planes(
     history: History, settings: Settings, slot: jax.Array, packed: jax.Array
 ) -> tuple[History, Settings]:
-    """Set one slot's planes from `pack_planes`, i32 [3, V]."""
+    """Set one slot's planes from `pack_planes`, i32 [3, V]; its mask forbids nothing then."""
     flags, bias = packed[1], jax.lax.bitcast_convert_type(packed[2], jnp.float32)
     history = history._replace(counts=history.counts.at[slot].set(packed[0]))
     settings = settings._replace(
         in_prompt=settings.in_prompt.at[slot].set(flags & _IN_PROMPT > 0),
         bias=settings.bias.at[slot].set(bias),
         stops=settings.stops.at[slot].set(flags & _IS_STOP > 0),
+        allowed=settings.allowed.at[slot].set(jnp.uint32(ALL_ALLOWED)),
     )
     return history, settings
+
+
+def load_masks(settings: Settings, slot: jax.Array, masks: jax.Array) -> Settings:
+    """Set the masks of slots [n], u32 [n, ceil(V / 32)]."""
+    return settings._replace(allowed=settings.allowed.at[slot].set(masks))
 
 
 def pack_scalars(load: LoadSlot, vocab_size: int) -> NDArray[np.int32]:
@@ -119,7 +129,9 @@ def pack_scalars(load: LoadSlot, vocab_size: int) -> NDArray[np.int32]:
     sampling = load.sampling
     floats = [getattr(sampling, name) for name in _FLOATS] + [sampling.frequency_penalty]
     top_k = vocab_size if sampling.top_k is None else min(sampling.top_k, vocab_size)
-    ints = [top_k, sampling.min_tokens, *seed_halves(sampling.seed), int(sampling.needs_planes)]
+    # Where there is a grammar, its masks see to the least length too (`masks`).
+    min_tokens = 0 if sampling.grammar is not None else sampling.min_tokens
+    ints = [top_k, min_tokens, *seed_halves(sampling.seed), int(sampling.needs_planes)]
     ints.append(load.turn_number)
     bits = np.array(floats, np.float32).view(np.int32)
     packed = np.concatenate([np.array([load.slot], np.int32), bits, np.array(ints, np.int32)])

@@ -100,6 +100,7 @@ def _ask(random: Random) -> Ask:
         priority=0,
         logprobs=random.choice((None, 0)),
         prompt_logprobs=random.choice((None, None, None, 0)),
+        constrained=random.random() < 0.3,
     )
 
 

@@ -4,7 +4,7 @@ Commands take effect at once and in order, as a device's queue makes it appear; 
 steps are kept back by the driver. Whatever would be silent corruption on a device is an
 AssertionError here: reading a page that was freed, writing one that somebody else reads, a row
 through page 0, a slot that was never loaded, a payload that is not there, a length head that has
-not seen every token of a row.
+not seen every token of a row, a row with a grammar that samples before its last token is known.
 """
 
 from collections.abc import Callable
@@ -26,7 +26,7 @@ from serving.core.plan import (
 )
 from serving.messages import TaskId, TransferId, WorkerId
 from serving.request import SamplingParams, TokenLogprobs
-from tests.support.fake_model import kv_of, sample, score
+from tests.support.fake_model import constrained, kv_of, sample, score
 
 POISON = None
 NO_NUMBER = -1  # stands for NaN: whoever reads it says something else than the oracle
@@ -41,7 +41,15 @@ class Slot:
 
     sampling: SamplingParams
     seen: list[int]
+    reply: list[int]  # what the host knows of it: its grammar's place
     last: int | None = None
+
+    def constrain(self, token: int, place: int) -> int:
+        """What the row samples in place of `token`, if there is a grammar."""
+        if self.sampling.grammar is None:
+            return token
+        assert len(self.reply) == place, "a row samples before its last token was read"
+        return constrained(token, self.sampling.grammar, self.reply)
 
 
 @dataclass
@@ -108,7 +116,7 @@ class FakeExecutor:
     def execute(self, command: Command) -> None:
         match command:
             case LoadSlot(slot, sampling, prompt, reply, _):
-                self.slots[slot] = Slot(sampling, [*prompt, *reply])
+                self.slots[slot] = Slot(sampling, [*prompt, *reply], list(reply))
             case SendPages():
                 self._send(command)
             case ReceivePages():
@@ -209,7 +217,11 @@ class FakeExecutor:
             task, place = plan.decode_tasks[i], int(rows.reply_index[i])
             assert self.traces[index] == (task, place - 1), "the length head has missed a token"
             self.traces[index] = (task, place)
+            if slot.sampling.grammar is not None and len(slot.reply) == place - 1:
+                assert rows.from_host[i], "the host does not know what a constrained row sampled"
+                slot.reply.append(fed)
             token = sample(history, slot.seen, slot.sampling.seed, place)
+            token = slot.constrain(token, place)
             slot.last = token
             slot.seen.append(token)
             feeds.append(fed)
@@ -223,6 +235,7 @@ class FakeExecutor:
         if not chunk.sample:
             return -1
         token = sample(history, slot.seen, slot.sampling.seed, chunk.reply_index)
+        token = slot.constrain(token, chunk.reply_index)
         slot.last = token
         slot.seen.append(token)
         return token

@@ -2,14 +2,16 @@
 
 The KV of a position is a number made of everything before it, so a page under a wrong prefix is as
 wrong here as in a transformer. A sampled token is a number made of the whole history, the seed and
-its place in the reply. `reply_to` is the oracle: plain lists, no pages, no steps, no workers.
+its place in the reply, or where there is a grammar the next one that it allows after the reply so
+far. `reply_to` is the oracle: plain lists, no pages, no steps, no workers.
 """
 
 from collections.abc import Sequence
 
-from serving.request import FinishReason, TokenLogprobs, Turn
+from serving.request import FinishReason, Grammar, GrammarKind, TokenLogprobs, Turn
 
 VOCABULARY = 50
+GRAMMAR = Grammar(GrammarKind.REGEX, "made up")
 
 
 def kv_of(history: Sequence[int], token: int, position: int) -> int:
@@ -20,6 +22,15 @@ def kv_of(history: Sequence[int], token: int, position: int) -> int:
 def sample(history: Sequence[int], seen: Sequence[int], seed: int, reply_index: int) -> int:
     """The token that follows KV `history`; `seen` is what penalties look at."""
     return hash((tuple(history), tuple(seen), seed, reply_index)) % VOCABULARY
+
+
+def constrained(token: int, grammar: Grammar | None, reply: Sequence[int]) -> int:
+    """The next token from `token` on that may follow a reply: a grammar allows one in three."""
+    if grammar is None:
+        return token
+    while hash((*reply, token % VOCABULARY)) % 3:
+        token += 1
+    return token % VOCABULARY
 
 
 def score(history: Sequence[int], token: int) -> TokenLogprobs:
@@ -42,6 +53,7 @@ def reply_to(turn: Turn) -> tuple[list[int], FinishReason]:
     reply: list[int] = []
     while True:
         token = sample(history, tokens, turn.sampling.seed, len(reply))
+        token = constrained(token, turn.sampling.grammar, reply)
         history.append(kv_of(history, token, len(tokens)))
         tokens.append(token)
         reply.append(token)

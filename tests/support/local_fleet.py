@@ -53,6 +53,7 @@ def sampling(max_tokens: int, **changes) -> SamplingParams:
         "seed": 0,
         "logprobs": None,
         "prompt_logprobs": None,
+        "grammar": None,
     }
     return SamplingParams(max_tokens=max_tokens, **{**neutral, **changes})
 

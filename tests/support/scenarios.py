@@ -18,7 +18,7 @@ from serving.policy.rebalance import REBALANCE_POLICIES
 from serving.request import TurnId
 from tests.support.channels import Way
 from tests.support.fake_fleet import FakeFleet, Reply
-from tests.support.fake_model import VOCABULARY
+from tests.support.fake_model import GRAMMAR, VOCABULARY
 from tests.support.rules import ROUTES
 from tests.support.shape import Shape
 from tests.support.turns import make_turn
@@ -39,6 +39,16 @@ class Ask:
     priority: int
     logprobs: int | None
     prompt_logprobs: int | None
+    constrained: bool
+
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """What the turn samples by; a grammar needs something that ends it."""
+        fields = {"seed": self.seed, "stop_ids": self.stop_ids, "logprobs": self.logprobs}
+        fields["prompt_logprobs"] = self.prompt_logprobs
+        if self.constrained:
+            fields |= {"grammar": GRAMMAR, "stop_ids": self.stop_ids or (VOCABULARY,)}
+        return fields
 
 
 @dataclass(frozen=True)
@@ -135,10 +145,7 @@ class Play:
             salt=conversation.salt,
             priority=ask.priority,
             max_tokens=min(left, ask.max_tokens),
-            stop_ids=ask.stop_ids,
-            seed=ask.seed,
-            logprobs=ask.logprobs,
-            prompt_logprobs=ask.prompt_logprobs,
+            **ask.sampling,
         )
         self.asking[turn.id] = (conversation, asks)
         self.fleet.submit(turn)
@@ -279,6 +286,7 @@ def asks(draw: st.DrawFn, system: tuple[int, ...] = ()) -> Ask:
         priority=draw(st.sampled_from((0, 0, 1))),
         logprobs=draw(st.sampled_from((None, None, 0))),
         prompt_logprobs=draw(st.sampled_from((None, None, None, 0))),
+        constrained=draw(st.sampled_from((False, False, True))),
     )
 
 
@@ -341,6 +349,7 @@ def moving_scenarios(draw: st.DrawFn) -> Scenario:
         priority=st.just(0),
         logprobs=st.sampled_from((None, 0)),
         prompt_logprobs=st.sampled_from((None, None, 0)),
+        constrained=st.booleans(),
     )
     client = st.builds(
         Conversation,

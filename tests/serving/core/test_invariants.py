@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from serving.messages import Completed, Failed, WorkerId
 from serving.request import Turn
 from tests.support.fake_fleet import FakeFleet
+from tests.support.fake_model import GRAMMAR
 from tests.support.scenarios import (
     Scenario,
     calm_scenarios,
@@ -81,6 +82,7 @@ TURNS = [
         logprobs=0 if i % 2 else None,
         prompt_logprobs=0 if i == 3 else None,
         stop_ids=(1, 2, 3) if i % 3 else (),
+        grammar=GRAMMAR if i % 3 == 2 else None,
     )
     for i in range(6)
 ]

@@ -8,7 +8,7 @@ def new_rows(slots: int = 3) -> Rows:
 
 
 def activate(rows: Rows, pages: list[int], *, position: int, left: int = 9, token: int | None = 5):
-    slot = rows.open(wants_logprobs=False)
+    slot = rows.open(wants_logprobs=False, constrained=False)
     rows.add_pages(slot, pages)
     rows.activate(slot, position=position, reply_index=1, left=left, token=token)
     return slot
@@ -55,7 +55,7 @@ def test_a_closed_slot_leaves_nothing_to_its_next_row():
     rows = new_rows(slots=1)
     slot = activate(rows, [7, 8], position=3)
     rows.close(slot)
-    assert rows.open(wants_logprobs=False) == slot
+    assert rows.open(wants_logprobs=False, constrained=False) == slot
     rows.add_pages(slot, [9])
     assert rows.pages(slot).tolist() == [9, 0, 0, 0]
     assert len(rows.active()) == 0
@@ -75,7 +75,7 @@ def test_plans_do_not_change_when_rows_move_on():
 
 def test_rows_want_log_probabilities_only_while_one_that_does_is_active():
     rows = new_rows()
-    slot = rows.open(wants_logprobs=True)
+    slot = rows.open(wants_logprobs=True, constrained=False)
     assert not rows.wants_logprobs()
     rows.activate(slot, position=0, reply_index=1, left=1, token=1)
     assert rows.wants_logprobs()
@@ -85,10 +85,10 @@ def test_rows_want_log_probabilities_only_while_one_that_does_is_active():
 
 def test_no_slot_is_handed_out_twice():
     rows = new_rows(slots=2)
-    assert {rows.open(wants_logprobs=False) for _ in range(2)} == {0, 1}
+    assert {rows.open(wants_logprobs=False, constrained=False) for _ in range(2)} == {0, 1}
     assert rows.num_free == 0
     with pytest.raises(IndexError):
-        rows.open(wants_logprobs=False)
+        rows.open(wants_logprobs=False, constrained=False)
 
 
 def test_rows_do_not_merely_go_on_while_one_of_them_waits_for_a_page():
