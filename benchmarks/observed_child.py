@@ -126,7 +126,7 @@ async def serving(
             )
             # The endpoint itself counts one thing per request; that is the same with and without.
             service = Service(
-                engine, load_tokenizer(checkpoint), deployment.config.endpoint, model, metrics
+                engine, load_tokenizer(checkpoint), deployment.config.endpoint, model, metrics, None
             )
             app = build_app(service, version=version("foretoken"), settings={})
             server = uvicorn.Server(

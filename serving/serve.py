@@ -51,6 +51,7 @@ from serving.engine.build import (
 )
 from serving.engine.compile_cache import cache_directory, keep_compiled
 from serving.engine.device_memory import claim
+from serving.engine.grammars import Grammars
 from serving.engine.length_head import LengthHead, NoHead
 from serving.engine.loop import EngineLoop
 from serving.engine.meshes import make_cpu_devices
@@ -138,7 +139,8 @@ def run_server(config: ServerConfig, given: Collection[str]) -> int:
         random_weights=config.model.random_weights,
         defaults=find_defaults(config),
     )
-    service = Service(engine, tokenizer, config.endpoint, model, metrics)
+    grammars = find_grammars(tokenizer)
+    service = Service(engine, tokenizer, config.endpoint, model, metrics, grammars)
     known = filled_in(deployment, names)
     settings = masked(known) | {"costs": costs_named(known)}
     app = build_app(service, version=version("foretoken"), settings=settings)
@@ -154,7 +156,7 @@ def run_server(config: ServerConfig, given: Collection[str]) -> int:
                 click.echo(notice, err=True)
             if config.model.random_weights:
                 click.echo(random_notice(config, tokenizer), err=True)
-            cold = load_workers(deployment)
+            cold = load_workers(deployment, grammars)
             pages = {worker.mesh.worker: worker.limits.num_pages for worker in cold}
             settings["kv-pages"] = pages
             click.echo(f"kv-pages: {', '.join(f'{w} {n}' for w, n in pages.items())}", err=True)
@@ -180,6 +182,14 @@ def find_tokenizer(deployment: Deployment) -> Tokenizer:
         require(template is None, f"--chat-template needs a {TOKENIZER} in {path}; leave it out")
         return IdTokenizer(model.vocab_size, model.eos_ids)
     return load_tokenizer(path, chat_template=template)
+
+
+def find_grammars(tokenizer: Tokenizer) -> Grammars | None:
+    """Make grammars over a tokenizer's tokens; without one replies have no text to constrain."""
+    if isinstance(tokenizer, IdTokenizer):
+        return None
+    pieces = [tokenizer.token_bytes(token) for token in range(tokenizer.vocab_size)]
+    return Grammars(pieces, tokenizer.special_ids)
 
 
 def find_defaults(config: ServerConfig) -> SamplingDefaults:

@@ -148,7 +148,10 @@ class Rig:
             return self.clock() - start
 
         shapes = {name: self._shapes(works) for name, works in steps.items()}
-        programs = {n: Programs(self.site(sizes), own) for n, (sizes, own) in shapes.items()}
+        programs = {
+            n: Programs(self.site(sizes), own, constrains=False)
+            for n, (sizes, own) in shapes.items()
+        }
         seconds: dict[str, float] = {}
         with ThreadPoolExecutor(max(2, usable_cores() // 2)) as threads:
             futures = {name: threads.submit(compiled, own) for name, own in programs.items()}

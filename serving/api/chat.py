@@ -16,6 +16,7 @@ from serving.api.exchange import Strand
 from serving.api.fields import refuse
 from serving.api.schemas import ChatBody, parse
 from serving.api.service import Service, Shown
+from serving.api.structured import structured
 from serving.api.text import away
 from serving.api.wire import (
     Events,
@@ -38,7 +39,8 @@ async def answer_chat(service: Service, request: Request) -> Response:
     refuse(body)
     identity = service.identity(request.headers, body)
     ids, unused = await away(len(raw), lambda: service.prompts.chat(body, identity.tenant))
-    exchange = service.exchange(body, identity, [ids])
+    grammar = await structured(body, service.grammars)
+    exchange = service.exchange(body, identity, [ids], grammar)
     head = Head(exchange.id, "chat.completion", service.now(), body.model)
     shown = service.shown(body, logprobs=(body.top_logprobs or 0) if body.logprobs else None)
     wire = ChatWire(head, service.stream_usage(body), shown, exchange.strands)

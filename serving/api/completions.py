@@ -18,6 +18,7 @@ from serving.api.fields import refuse
 from serving.api.offsets import TextOffsets, prompt_offsets
 from serving.api.schemas import CompletionBody, parse
 from serving.api.service import Service, Shown
+from serving.api.structured import structured
 from serving.api.text import away
 from serving.api.wire import (
     Events,
@@ -41,7 +42,8 @@ async def answer_completion(service: Service, request: Request) -> Response:
     refuse(body)
     identity = service.identity(request.headers, body)
     prompts = await away(len(raw), lambda: service.prompts.completion(body))
-    exchange = service.exchange(body, identity, prompts)
+    grammar = await structured(body, service.grammars)
+    exchange = service.exchange(body, identity, prompts, grammar)
     head = Head(exchange.id, "text_completion", service.now(), body.model)
     shown = service.shown(body, logprobs=body.logprobs)
     echo = service.prompts.text if body.echo else None

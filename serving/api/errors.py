@@ -9,7 +9,16 @@ from typing import assert_never
 from pydantic_core import to_json
 from starlette.responses import Response
 
-from serving.messages import NOT_FINITE, SHUTDOWN, Completed, Dropped, Failed, Outcome, Rejected
+from serving.messages import (
+    DEAD_END,
+    NOT_FINITE,
+    SHUTDOWN,
+    Completed,
+    Dropped,
+    Failed,
+    Outcome,
+    Rejected,
+)
 
 RETRY_AFTER_SECONDS = 1
 """What a client is told to wait: one turn's typical queueing; clients add their own back-off."""
@@ -80,6 +89,8 @@ def of_outcome(outcome: Outcome, request_id: str) -> ApiError | None:
         case Failed(code, message):
             if code in ("no_decode_capacity", "engine_dead"):
                 return unavailable(message, code)
+            if code == DEAD_END:
+                return bad_request(message, None, code)
             if code == NOT_FINITE:  # and would be again: clients shall not repeat the request
                 return ApiError(500, message, code=code, headers={"x-should-retry": "false"})
             return internal_error(request_id)

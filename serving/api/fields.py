@@ -77,7 +77,6 @@ REFUSED: Mapping[str, Callable[[Any], bool]] = {
     "modalities": _audio,
     "prompt_embeds": _given,
     "regex": _given,
-    "structured_outputs": _given,
     "thinking_token_budget": _given,
     "use_beam_search": _given,
     "vllm_xargs": _given,
@@ -91,7 +90,6 @@ def refuse(body: GenerationBody) -> None:
     for name, changes in REFUSED.items():
         if extra.get(name) is not None and changes(extra[name]):
             raise bad_request(f"`{name}` is not supported with this value.", name)
-    _refuse_format(body.response_format)
     n = body.n or 1
     if body.best_of and body.best_of != n:
         raise bad_request("`best_of` other than `n` is not supported.", "best_of")
@@ -123,19 +121,6 @@ def ignored(body: GenerationBody, unused: frozenset[str]) -> str | None:
 def _safe(name: str) -> str:
     """Client text gets into a header only as the characters of a field's name."""
     return re.sub(r"[^A-Za-z0-9_.-]", "?", name[:MAX_NAME])
-
-
-def _refuse_format(response_format: Mapping[str, Any] | None) -> None:
-    if response_format is None or response_format.get("type") == "text":
-        return
-    raise bad_request(
-        # OpenAI's words for a model that has none: clients look for them.
-        "'response_format' of type 'json_schema' is not supported with this model: there is no "
-        "structured output, only the type 'text'."
-        if response_format.get("type") == "json_schema"
-        else "`response_format`: there is no structured output, only the type `text`.",
-        "response_format",
-    )
 
 
 def _refuse_chat(body: ChatBody, extra: Mapping[str, Any]) -> None:

@@ -11,7 +11,7 @@ from model.sampling_defaults import SamplingDefaults
 from serving.api.choice import TextRules
 from serving.api.errors import bad_request
 from serving.api.schemas import ChatBody, CompletionBody, GenerationBody
-from serving.request import SamplingParams
+from serving.request import Grammar, SamplingParams
 
 COMPLETION_MAX_TOKENS = 16
 """OpenAI's default of `max_tokens` for completions; chat defaults to the rest of the context."""
@@ -59,7 +59,11 @@ def choice_seed(seed: int, index: int) -> int:
 
 
 def wanted(
-    body: GenerationBody, prompt_len: int, limits: Limits, fresh_seed: Callable[[], int]
+    body: GenerationBody,
+    prompt_len: int,
+    limits: Limits,
+    fresh_seed: Callable[[], int],
+    grammar: Grammar | None,
 ) -> Wanted:
     """Return how to sample; raises the 400 that names the field that cannot be honoured."""
     limit = _limit(body, prompt_len, limits)
@@ -70,6 +74,11 @@ def wanted(
     stop_ids = _ids(body.stop_token_ids or (), "stop_token_ids", limits)
     eos_ids = () if body.ignore_eos else limits.eos_ids
     all_stops = tuple(dict.fromkeys((*eos_ids, *stop_ids)))
+    if grammar is not None and not all_stops:
+        raise bad_request(
+            "This model has no token that ends a reply: with a grammar, name one here.",
+            "stop_token_ids",
+        )
     top_k, top_p = _nucleus(body, limits)
     sampling = SamplingParams(
         max_tokens=max_tokens,
@@ -87,6 +96,7 @@ def wanted(
         seed=fresh_seed() if body.seed is None else body.seed,
         logprobs=_logprobs(body, limits),
         prompt_logprobs=_prompt_logprobs(body, limits),
+        grammar=grammar,
     )
     rules = TextRules(
         stop=_stops(body),

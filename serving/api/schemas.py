@@ -79,6 +79,7 @@ class GenerationBody(Body):
     user: str | None = None
     nvext: dict[str, Any] | None = None
     response_format: dict[str, Any] | None = None
+    structured_outputs: dict[str, Any] | None = None
     foretoken_predictions: bool | None = None
 
 

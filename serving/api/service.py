@@ -26,13 +26,14 @@ from serving.api.params import Limits, choice_seed, wanted
 from serving.api.replies import ReplyStore, Tenant
 from serving.api.running import Running
 from serving.api.schemas import ChatBody, GenerationBody, replies_before
+from serving.api.structured import Compiler
 from serving.api.text import Prompts
 from serving.api.tokenizer import Tokenizer
 from serving.api.wire import StreamUsage
 from serving.config import EndpointConfig
 from serving.messages import EngineState
 from serving.metrics import Metrics
-from serving.request import Turn, TurnId
+from serving.request import Grammar, Turn, TurnId
 
 REMEMBERED_BYTES = 32_000_000
 """Memory for replies kept for splicing: some 14,000 of 200 tokens, a day of a small server."""
@@ -83,12 +84,15 @@ class Service:
         config: EndpointConfig,
         model: ServedModel,
         metrics: Metrics,
+        grammars: Compiler | None,
     ) -> None:
+        """`grammars` None: no reply can follow one, because the model has no tokenizer."""
         self.engine = engine
         self.tokenizer = tokenizer
         self.config = config
         self.model = model
         self.metrics = metrics
+        self.grammars = grammars
         self.replies = ReplyStore(REMEMBERED_BYTES)
         self.prompts = Prompts(tokenizer, self.replies)
         self.text = TokenText(tokenizer)
@@ -135,7 +139,11 @@ class Service:
         return identity(headers, body)
 
     def exchange(
-        self, body: GenerationBody, who: Identity, prompts: Sequence[tuple[int, ...]]
+        self,
+        body: GenerationBody,
+        who: Identity,
+        prompts: Sequence[tuple[int, ...]],
+        grammar: Grammar | None,
     ) -> Exchange:
         """Return the turns of a request; choices are numbered prompt by prompt."""
         kind = "chatcmpl" if isinstance(body, ChatBody) else "cmpl"
@@ -145,7 +153,7 @@ class Service:
         strands: list[Strand] = []
         for whole in prompts:
             prompt = whole[-(body.truncate_prompt_tokens or 0) :]
-            want = wanted(body, len(prompt), self.limits, self._fresh_seed)
+            want = wanted(body, len(prompt), self.limits, self._fresh_seed, grammar)
             leader: Strand | None = None
             for i in range(n):
                 index = len(strands)

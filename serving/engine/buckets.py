@@ -65,6 +65,15 @@ class Buckets:
             return rows, tokens
         return bucket.rows, bucket.tokens
 
+    @property
+    def masks(self) -> tuple[int, ...]:
+        """How many rows with grammars get their masks at once."""
+        return _ladder(1, max((b.rows + b.chunks for b in self.steps), default=1), ROW_FACTOR)
+
+    def fit_masks(self, count: int) -> int:
+        """Return the smallest number of masks that holds `count`, of rows of one step."""
+        return min(masks for masks in self.masks if masks >= count)
+
     def fit_pages(self, count: int) -> int:
         """Return the smallest number of pages that holds `count`; ValueError if none does."""
         fitting = [pages for pages in self.pages if pages >= count]

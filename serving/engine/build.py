@@ -45,6 +45,7 @@ from serving.engine.buckets import least_rows, make_buckets
 from serving.engine.connectors.in_process import InProcessConnector
 from serving.engine.device_memory import memory_of
 from serving.engine.executor import JaxExecutor
+from serving.engine.grammars import Grammars
 from serving.engine.length_head import AUTO, NONE, LengthHead, NoHead, find_length_head
 from serving.engine.meshes import WorkerMesh, make_meshes
 from serving.engine.probe import Probe
@@ -172,8 +173,10 @@ class ColdWorker:
     executor: JaxExecutor
 
 
-def load_workers(deployment: Deployment) -> list[ColdWorker]:
+def load_workers(deployment: Deployment, grammars: Grammars | None) -> list[ColdWorker]:
     """Load the weights to every mesh and make the pools, with progress on standard error.
+
+    `grammars` are those of the model's tokenizer; None if no turn will have one.
 
     Whatever can be wrong with a checkpoint or with the meshes shows here: raises CheckpointError,
     ConfigError or MeshError.
@@ -186,7 +189,7 @@ def load_workers(deployment: Deployment) -> list[ColdWorker]:
     rules = {role: batcher_rules(deployment.config, known, reader) for role, known in costs.items()}
     with short_memory_told():
         return [
-            ColdWorker(mesh, own, rules[mesh.role], _executor(deployment, mesh, own))
+            ColdWorker(mesh, own, rules[mesh.role], _executor(deployment, mesh, own, grammars))
             for mesh, own in zip(meshes, limits, strict=True)
         ]
 
@@ -256,7 +259,9 @@ def _limits(deployment: Deployment, mesh: WorkerMesh) -> BatcherLimits:
     )
 
 
-def _executor(deployment: Deployment, mesh: WorkerMesh, limits: BatcherLimits) -> JaxExecutor:
+def _executor(
+    deployment: Deployment, mesh: WorkerMesh, limits: BatcherLimits, grammars: Grammars | None
+) -> JaxExecutor:
     """Load one worker's weights and allocate its pool."""
     model = deployment.model
     sizes = ExecutorSizes(
@@ -289,6 +294,7 @@ def _executor(deployment: Deployment, mesh: WorkerMesh, limits: BatcherLimits) -
         role,
         moves_pages=moves or limits.host_pages > 0,
         head_weights=head.weights if isinstance(head, LengthHead) else None,
+        grammars=grammars,
     )
 
 

@@ -23,13 +23,16 @@ from numpy.typing import NDArray
 
 from model import kv_pages
 from model.parameters import Params
+from model.sampling import ALL_ALLOWED
 from predictor.head import Weights
 from serving.core.batcher import MAX_LAUNCHED
 from serving.core.plan import LoadSlot, StepPlan, StepResult
 from serving.engine import slots
 from serving.engine.buckets import Bucket, Buckets, least_rows, make_buckets
 from serving.engine.connectors.connector import Payload
+from serving.engine.grammars import Grammars
 from serving.engine.host_memory import HostMemory
+from serving.engine.masks import Masks, StepMasks
 from serving.engine.probe import Trace, row_of, with_row
 from serving.engine.programs import ExecutorSizes, Programs, Site, of_head
 from serving.engine.steps import StepOutput
@@ -56,6 +59,7 @@ class Pending:
     readings: jax.Array
     scores: jax.Array | None
     target_scores: jax.Array | None
+    masks: StepMasks | None
 
 
 class JaxExecutor:
@@ -70,6 +74,7 @@ class JaxExecutor:
         moves_pages: bool,
         head_weights: Weights | None = None,
         buckets: Buckets | None = None,
+        grammars: Grammars | None = None,
     ) -> None:
         """Allocate the pool and the slots. `params` lie on the site's mesh as its table says.
 
@@ -77,6 +82,7 @@ class JaxExecutor:
         `head_weights` belong to the site's probe, if it has one, and may lie anywhere. Without
         `moves_pages` none of `gather`, `read_trace` and `offload` can be called, nor what undoes
         them. With `buckets`, as measurements want them, it has these in place of those of its role.
+        Without `grammars` no turn may have one.
         """
         sizes = site.sizes
         self._params = params
@@ -91,7 +97,8 @@ class JaxExecutor:
             max_pages=sizes.max_pages if moves_pages else 0,
         )
         self._host = HostMemory()
-        self._programs = Programs(site, self._buckets)
+        self._programs = Programs(site, self._buckets, constrains=grammars is not None)
+        self._masks = Masks(grammars, site.config.vocab_size)
         self._layouts = {bucket: site.layout(bucket) for bucket in self._buckets.steps}
         allocate = jax.jit(
             lambda: jnp.zeros(site.pool_shape, site.config.kept_as),
@@ -151,9 +158,11 @@ class JaxExecutor:
             nowhere = [kv_pages.WRITE_OFF_PAGE] * count
             self.scatter(self.gather(nowhere), nowhere)
         scratch = self._site.sizes.num_slots - 1
+        for count in self._programs.masks:
+            self._load_masks([scratch] * count, [np.array([ALL_ALLOWED], np.uint32)] * count)
         if self._buckets.pages and (trace := self.read_trace(scratch)) is not None:
             self.write_trace(scratch, trace)
-        jax.block_until_ready((self._pool, self._history))
+        jax.block_until_ready((self._pool, self._history, self._settings))
 
     def blank_payloads(self) -> Iterator[Payload]:
         """Make a payload of every size in which pages move; what is in them means nothing."""
@@ -164,6 +173,7 @@ class JaxExecutor:
 
     def load_slot(self, load: LoadSlot) -> None:
         """Prepare a slot for a new row. What it holds already is not sent again."""
+        self._masks.load(load)
         vocab_size = self._site.config.vocab_size
         scalars = load.sampling, load.turn_number
         if self._loaded.get(load.slot) != scalars:
@@ -184,6 +194,9 @@ class JaxExecutor:
             tokens=plan.num_new_tokens - plan.num_decode,
             chunks=len(plan.chunks),
         )
+        masks = self._masks.of(plan)
+        if masks is not None and masks.slots:
+            self._load_masks(masks.slots, masks.masks)
         output = self._run(bucket, self._layouts[bucket].pack(plan))
         output.sampled.copy_to_host_async()
         scores = targets = None
@@ -195,7 +208,7 @@ class JaxExecutor:
             targets.copy_to_host_async()
         if self._is_read(plan):
             output.readings.copy_to_host_async()
-        return Pending(plan, bucket, output.sampled, output.readings, scores, targets)
+        return Pending(plan, bucket, output.sampled, output.readings, scores, targets, masks)
 
     def has_run(self, pending: Pending) -> bool:
         """Say whether `collect` would return at once."""
@@ -223,6 +236,8 @@ class JaxExecutor:
             None if readings is None else readings[rows : rows + len(plan.chunks)],
             broken_rows=_marked(broken[: plan.num_decode]),
             broken_chunks=_marked(broken[rows : rows + len(plan.chunks)]),
+            stuck_rows=() if pending.masks is None else tuple(pending.masks.stuck_rows),
+            stuck_chunks=() if pending.masks is None else tuple(pending.masks.stuck_chunks),
         )
 
     def _is_read(self, plan: StepPlan) -> bool:
@@ -269,6 +284,15 @@ class JaxExecutor:
             self._pool, self._history, self._params, self._head_weights, self._settings, packed
         )
         return output
+
+    def _load_masks(self, slots_of: Sequence[int], masks: Sequence[NDArray[np.uint32]]) -> None:
+        """Set the masks of slots; padding sets the scratch slot's to what forbids nothing."""
+        count = self._buckets.fit_masks(len(slots_of))
+        places = np.full(count, self._site.sizes.num_slots - 1, np.int32)
+        places[: len(slots_of)] = slots_of
+        words = np.full((count, self._settings.allowed.shape[1]), ALL_ALLOWED, np.uint32)
+        words[: len(masks)] = masks
+        self._settings = self._programs.masks[count](self._settings, places, words)
 
     def _timed(self, bucket: Bucket, packed: NDArray[np.int32]) -> Sequence[float]:
         """Run a step a few times and return the seconds of each; of one that is slow only once.

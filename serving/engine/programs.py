@@ -137,14 +137,16 @@ def of_head(params: Params) -> Params:
 class Programs:
     """The compiled programs of one worker; each is absent until `compile` has run."""
 
-    def __init__(self, site: Site, buckets: Buckets) -> None:
-        """Plan the programs; compiles nothing."""
+    def __init__(self, site: Site, buckets: Buckets, *, constrains: bool) -> None:
+        """Plan the programs; compiles nothing. Whether it `constrains`: loads rows' masks."""
         self._site = site
         self.buckets = buckets
+        self._constrains = constrains
         self.step: dict[Bucket, Compiled] = {}
         self.gather: dict[int, Compiled] = {}
         self.scatter: dict[int, Compiled] = {}
         self.slot: dict[Function, Compiled] = {}
+        self.masks: dict[int, Compiled] = {}  # by rows
         self.scores: dict[int, Compiled] = {}  # by rows and chunks together
         self.targets: dict[int, Compiled] = {}  # by tokens of chunks
 
@@ -169,6 +171,8 @@ class Programs:
         jobs += [lambda count=count: self._compile_scores(count) for count in sorted(samples)]
         tokens = {bucket.tokens for bucket in steps} - {0}
         jobs += [lambda count=count: self._compile_targets(count) for count in sorted(tokens)]
+        masks = self.buckets.masks if self._constrains else ()
+        jobs += [lambda count=count: self._compile_masks(count) for count in masks]
         return [*jobs, self._compile_loads]
 
     def _compile_step(self, bucket: Bucket) -> None:
@@ -236,6 +240,14 @@ class Programs:
         )
         if history.trace is not None and self.buckets.pages:
             self._compile_trace_moves(history.trace, slot)
+
+    def _compile_masks(self, count: int) -> None:
+        _, settings = self._abstract_slots()
+        slot = self._abstract((count,), np.int32, P())
+        masks = self._abstract((count, settings.allowed.shape[1]), np.uint32, P())
+        self.masks[count] = self._compiled(
+            slots.load_masks, (settings, slot, masks), out_specs=P(), donated=(0,)
+        )
 
     def _compile_trace_moves(self, trace: Trace, slot: jax.ShapeDtypeStruct) -> None:
         shapes = jax.eval_shape(row_of, trace, slot)

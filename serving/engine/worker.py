@@ -3,8 +3,9 @@
 One round: take the messages that have come, plan and dispatch a step, then read the step before
 it. The device always has the next step queued while the host reads the last one's tokens, but while
 a row is about to arrive from another worker: it shall ride in the very next step, which is queued
-as soon as the row is here. The thread sleeps only when nothing is queued, nothing runs and no
-message waits, or for the moment in which the batcher holds a step back for such a row.
+as soon as the row is here. The thread sleeps only when nothing is queued, nothing runs, no message
+waits and the last round changed nothing, or for the moment in which the batcher holds a step back
+for such a row.
 
 A thread whose device never answers cannot be ended. It is given up: what it held is lost as if it
 had broken, and nothing leaves it any more, should its step come back one day.
@@ -204,8 +205,9 @@ class Worker:
 
     def _run(self) -> None:
         try:
-            while self._wait():
-                self.round()
+            worked = False
+            while self._wait(worked):
+                worked = self.round()
         except Exception:
             # Whatever broke, this worker's pages and rows are gone: the coordinator must know.
             if not self._lost:
@@ -217,10 +219,13 @@ class Worker:
         if self._lost:
             LOG.warning("worker %s was given up; its step has come to an end, unused", self.id)
 
-    def _wait(self) -> bool:
-        """Sleep until there is something to do; False when the worker is to end."""
+    def _wait(self, worked: bool) -> bool:
+        """Sleep until there is something to do; False when the worker is to end.
+
+        Not if the last round `worked`: what it completed may let somebody run who could not before.
+        """
         with self._wake:
-            while not (self._inbox or self._launched or self._stopping):
+            while not (worked or self._inbox or self._launched or self._stopping):
                 if not self._wake.wait(self._pause_s()):
                     break  # no message came for which the next step was held back
             return not self._stopping

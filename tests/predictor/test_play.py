@@ -105,7 +105,7 @@ def test_replies_are_sampled_as_a_server_does_that_is_told_a_temperature(
     body = ChatBody.model_validate({"model": "m", "messages": [], "temperature": 0.8})
     for turn in engine.turns:
         limits = Limits(1000, 512, TOKENIZER.eos_ids, 0, defaults)
-        served = wanted(body, len(turn.tokens), limits, lambda: 0).sampling
+        served = wanted(body, len(turn.tokens), limits, lambda: 0, None).sampling
         own = {"seed": turn.sampling.seed, "max_tokens": turn.sampling.max_tokens}
         assert turn.sampling == replace(served, **own)
 

@@ -14,6 +14,7 @@ import uvicorn
 from model.sampling_defaults import SamplingDefaults
 from serving.api.app import build_app
 from serving.api.connections import Connection
+from serving.api.id_tokenizer import IdTokenizer
 from serving.api.service import ServedModel, Service
 from serving.api.tokenizer import Tokenizer
 from serving.config import EndpointConfig
@@ -21,6 +22,7 @@ from serving.messages import Role, WorkerId
 from serving.metrics import Metrics, ServerLabels
 from tests.support.fake_engine import FakeEngine
 from tests.support.fake_tokenizer import FakeTokenizer
+from tests.support.grammars import grammars_over
 
 MODEL = ServedModel(
     names=("org/fake", "alias"),
@@ -65,7 +67,8 @@ def serve(
     keep_alive_s: float = 600,
 ) -> Iterator[Server]:
     engine = FakeEngine()
-    service = Service(engine, tokenizer, config, model, Metrics(LABELS))
+    grammars = None if isinstance(tokenizer, IdTokenizer) else grammars_over(tokenizer)
+    service = Service(engine, tokenizer, config, model, Metrics(LABELS), grammars)
     app = build_app(service, version="1.2.3", settings={"port": 8000})
     server = uvicorn.Server(
         uvicorn.Config(

@@ -56,7 +56,7 @@ async def streamed(running: Running, mover: Mover, body: dict[str, Any]) -> list
     """The chunks with which the endpoint answers."""
     async with running as engine:
         mover.post = engine.post
-        service = Service(engine, TOKENIZER, EndpointConfig(), MODEL, Metrics(LABELS))
+        service = Service(engine, TOKENIZER, EndpointConfig(), MODEL, Metrics(LABELS), None)
         app = build_app(service, version="1.2.3", settings={})
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:

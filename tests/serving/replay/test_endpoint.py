@@ -28,7 +28,7 @@ def engine() -> FakeEngine:
 
 @pytest.fixture
 def transport(engine: FakeEngine) -> httpx.AsyncBaseTransport:
-    service = Service(engine, FakeTokenizer(), EndpointConfig(), MODEL, Metrics(LABELS))
+    service = Service(engine, FakeTokenizer(), EndpointConfig(), MODEL, Metrics(LABELS), None)
     return httpx.ASGITransport(build_app(service, version="1.2.3", settings={"port": 8000}))
 
 
