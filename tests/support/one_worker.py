@@ -58,8 +58,10 @@ class Worker:
         *ids: int,
         broken_rows: tuple[int, ...] = (),
         broken_chunks: tuple[int, ...] = (),
+        stuck_rows: tuple[int, ...] = (),
+        stuck_chunks: tuple[int, ...] = (),
     ) -> list[Output]:
-        """Complete a step, of which these rows and chunks computed no numbers."""
+        """Complete a step, of which these rows and chunks have failed."""
         result = StepResult(
             list(ids[: plan.num_decode]),
             list(ids[plan.num_decode :]),
@@ -68,6 +70,8 @@ class Worker:
             {},
             broken_rows=broken_rows,
             broken_chunks=broken_chunks,
+            stuck_rows=stuck_rows,
+            stuck_chunks=stuck_chunks,
         )
         return self._checked(self.batcher.complete(plan, result, self.now))
 

@@ -30,6 +30,7 @@ from serving.messages import Role, TransferId, WorkerId
 from serving.request import SamplingParams
 from tests.support.local_fleet import LocalFleet
 from tests.support.rules import coordinator_rules
+from tests.support.tiny_grammar import LIST, allowed_after, grammars
 from tests.support.tiny_head import HIDDEN_SIZE, head_weights
 
 MODEL = ModelConfig(
@@ -55,6 +56,7 @@ MODEL = ModelConfig(
     bos_id=None,
 )
 PARAMS = init_params(MODEL, jax.random.key(7))
+GRAMMARS = grammars()
 SIZES = ExecutorSizes(
     num_pages=49,
     page_size=4,
@@ -107,7 +109,14 @@ class Cluster:
             site = Site(MODEL, one.mesh, one.table, SIZES, BLOCKED, probe)
             params = jax.device_put(PARAMS, param_shardings(MODEL, one.mesh, one.table))
             role = Role.BOTH if any_role else one.role
-            executor = JaxExecutor(params, site, role, moves_pages=True, head_weights=weights)
+            executor = JaxExecutor(
+                params,
+                site,
+                role,
+                moves_pages=True,
+                head_weights=weights,
+                grammars=GRAMMARS,
+            )
             executor.warm_up(lambda _: None)
             self.executors[one.worker] = (one.role, executor)
         connector = self.reconnect()
@@ -150,6 +159,9 @@ def oracle(tokens: Sequence[int], wanted: SamplingParams) -> tuple[int, ...]:
 
 @cache
 def _oracle(tokens: tuple[int, ...], wanted: SamplingParams) -> tuple[int, ...]:
-    names = Sampling.__dataclass_fields__.keys()
-    how = Sampling(**{name: getattr(wanted, name) for name in names})
+    names = Sampling.__dataclass_fields__.keys() - {"allowed_next"}
+    assert wanted.grammar in (None, LIST)
+    allowed_next = None if wanted.grammar is None else allowed_after
+    fields = {name: getattr(wanted, name) for name in names}
+    how = Sampling(**fields, allowed_next=allowed_next)
     return generate(PARAMS, MODEL, tokens, how, wanted.max_tokens).tokens

@@ -6,6 +6,7 @@ compiled after warm-up.
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -25,6 +26,7 @@ from serving.request import SamplingParams, TurnId
 from tests.support.compiles import no_compiles
 from tests.support.local_fleet import Answer, LocalFleet, sampling, turn
 from tests.support.tiny_cluster import Cluster, oracle, prompt
+from tests.support.tiny_grammar import END, LIST, LONG
 
 SEEDED = {
     "temperature": 0.8,
@@ -34,7 +36,11 @@ SEEDED = {
     "frequency_penalty": 0.4,
     "seed": 2**40 + 1,
 }
-WAYS = {"greedy": sampling(12), "seeded": sampling(12, **SEEDED)}
+WAYS = {
+    "greedy": sampling(12),
+    "seeded": sampling(12, **SEEDED),
+    "constrained": sampling(12, **SEEDED, grammar=LIST, stop_ids=(END,), logit_bias=LONG),
+}
 CLIENTS = 3
 D0, D1 = WorkerId("decode-0"), WorkerId("decode-1")
 P0 = WorkerId("prefill-0")
@@ -212,11 +218,11 @@ CROSSINGS = {
 
 
 @pytest.mark.parametrize("crossing", CROSSINGS)
-@pytest.mark.parametrize("way", ["greedy", "seeded"])
+@pytest.mark.parametrize("way", ["greedy", "seeded", "constrained"])
 def test_a_row_crosses_meshes_again_and_again(request, crossing: str, way: str):
     """Back and forth, and between degrees of tensor parallelism, log-probabilities included."""
     cluster, role, homes = CROSSINGS[crossing]
-    wanted = sampling(40, **(SEEDED if way == "seeded" else {}), logprobs=2)
+    wanted = replace(WAYS[way], max_tokens=40, logprobs=2)
     plain = stay(request.getfixturevalue(cluster), role, wanted)
     assert plain.tokens == oracle(prompt(11), wanted)
     fleet = request.getfixturevalue(cluster).fleet(role=role)

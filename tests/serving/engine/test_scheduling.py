@@ -12,6 +12,7 @@ from serving.request import FinishReason
 from tests.support.compiles import no_compiles
 from tests.support.local_fleet import sampling, turn
 from tests.support.tiny_cluster import MODEL, PARAMS, oracle, prompt
+from tests.support.tiny_grammar import END, LIST, LONG
 
 SAMPLED = {"temperature": 1.0, "top_p": 0.9, "seed": -(2**62) - 5}
 PENALISED = {
@@ -24,7 +25,8 @@ PENALISED = {
     "stop_ids": (9, 10, 11, 12),
     "seed": 2**40 + 1,
 }
-WAYS = {"greedy": {}, "sampled": SAMPLED, "penalised": PENALISED}
+CONSTRAINED = {"temperature": 1.0, "seed": 11, "grammar": LIST, "stop_ids": (END,)}
+WAYS = {"greedy": {}, "sampled": SAMPLED, "penalised": PENALISED, "constrained": CONSTRAINED}
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -68,11 +70,12 @@ def test_a_shared_prefix_is_computed_once_and_changes_nothing(request, cluster):
 
 
 @pytest.mark.parametrize("cluster", ["colocated", "split"])
-@pytest.mark.parametrize("way", ["greedy", "penalised"])
+@pytest.mark.parametrize("way", ["greedy", "penalised", "constrained"])
 def test_preempted_turns_say_what_the_oracle_says(request, cluster, way):
     # Four rows grow to 17 pages each and promise nothing, in a pool of 48: some must be stopped.
     fleet = request.getfixturevalue(cluster).fleet(forecast=0)
-    wanted = sampling(60, **{**WAYS[way], "stop_ids": (), "min_tokens": 0})
+    longer = {"logit_bias": LONG} if way == "constrained" else {"stop_ids": (), "min_tokens": 0}
+    wanted = sampling(60, **{**WAYS[way], **longer})
     prompts = [prompt(7, seed=i) for i in range(8)]
     answers = [fleet.submit(turn(f"t{i}", tokens, wanted)) for i, tokens in enumerate(prompts)]
     fleet.run()
@@ -80,9 +83,10 @@ def test_preempted_turns_say_what_the_oracle_says(request, cluster, way):
     assert any(one.kind == "retry" and one.reason == "preempted" for one in fleet.decisions)
 
 
-def test_turns_of_a_lost_worker_go_on_elsewhere_with_the_same_tokens(split):
+@pytest.mark.parametrize("way", ["sampled", "constrained"])
+def test_turns_of_a_lost_worker_go_on_elsewhere_with_the_same_tokens(split, way):
     fleet = split.fleet()
-    wanted = sampling(30, **SAMPLED)
+    wanted = sampling(30, **WAYS[way])
     prompts = [prompt(10, seed=i) for i in range(4)]
     answers = [fleet.submit(turn(f"t{i}", tokens, wanted)) for i, tokens in enumerate(prompts)]
 
@@ -149,6 +153,6 @@ def test_nothing_compiles_after_warm_up_whatever_the_mixture(request, cluster):
     ways = [*WAYS.values(), {"logprobs": 2, "prompt_logprobs": 1}]
     with no_compiles():
         for i in range(24):
-            tokens, wanted = prompt(1 + 3 * i, seed=i), sampling(1 + i, **ways[i % 4])
+            tokens, wanted = prompt(1 + 3 * i, seed=i), sampling(1 + i, **ways[i % len(ways)])
             fleet.submit(turn(f"t{i}", tokens, wanted))
         fleet.run()

@@ -4,6 +4,7 @@ Its device and connector are fakes that only remember; the batcher is real.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from threading import Event as Signal
 from typing import Any
 
@@ -16,6 +17,7 @@ from serving.engine.worker import Leaving, Moved, Worker
 from serving.messages import (
     Ack,
     Adopted,
+    Finished,
     Granted,
     PagesReady,
     Refused,
@@ -25,6 +27,7 @@ from serving.messages import (
     WorkerLost,
 )
 from serving.request import FinishReason
+from tests.support.fake_model import GRAMMAR
 from tests.support.one_worker import D0, LIMITS, P0, decode, prefill, task
 from tests.support.rules import batcher_rules
 
@@ -118,23 +121,26 @@ class Payloads:
 class Bench:
     """One worker without its thread, and what has left it."""
 
-    def __init__(self, name: WorkerId, device: Device | None = None) -> None:
+    def __init__(self, name: WorkerId, device: Device | None = None, **limits: int) -> None:
         self.left: list[Leaving] = []
         self.gone = Signal()
         self.device = device or Device()
         self.payloads = Payloads()
         self.worker = Worker(
-            Batcher(name, LIMITS, batcher_rules()),
+            Batcher(name, replace(LIMITS, **limits), batcher_rules()),
             self.device,
             self.payloads,
             self._post,
             lambda: 0.0,
         )
+        self.over = Signal()
 
     def _post(self, leaving: Sequence[Leaving]) -> None:
         self.left += leaving
         if any(isinstance(item, WorkerLost) for item in leaving):
             self.gone.set()
+        if any(isinstance(item, Finished) for item in leaving):
+            self.over.set()
 
     def tell(self, message: Any) -> None:
         self.worker.deliver(message)
@@ -259,3 +265,28 @@ def test_a_worker_that_breaks_leaves_only_what_it_has_announced():
     assert list(sender.payloads.kept) == [SECOND]
     assert sender.payloads.lost == [P0]
     assert sender.left[-1] == WorkerLost(P0)
+
+
+WITHOUT_A_STEP_AHEAD = {
+    "a token that must be read first": [
+        task("a", range(4), max_tokens=9, grammar=GRAMMAR, stop_ids=(50,))
+    ],
+    "a slot that the last step of another frees": [
+        task("b", range(4), max_tokens=1),
+        task("a", range(20, 24), max_tokens=3),
+    ],
+}
+
+
+@pytest.mark.parametrize("why", WITHOUT_A_STEP_AHEAD)
+def test_what_a_step_makes_possible_is_done_without_another_message(why: str):
+    bench = Bench(P0, max_rows=1)
+    works = WITHOUT_A_STEP_AHEAD[why]
+    for work in works:
+        bench.worker.deliver(prefill(work))
+    bench.worker.start()
+    last = works[-1].id
+    while last not in [finished.task for finished in bench.messages(Finished)]:
+        assert bench.over.wait(30), "the worker sleeps, though there is work"
+        bench.over.clear()
+    assert bench.worker.stop(30.0)
