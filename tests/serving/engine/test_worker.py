@@ -272,8 +272,8 @@ WITHOUT_A_STEP_AHEAD = {
         task("a", range(4), max_tokens=9, grammar=GRAMMAR, stop_ids=(50,))
     ],
     "a slot that the last step of another frees": [
-        task("b", range(4), max_tokens=1),
-        task("a", range(20, 24), max_tokens=3),
+        task("a", range(4), max_tokens=1),
+        task("b", range(20, 24), max_tokens=3),
     ],
 }
 
