@@ -41,7 +41,7 @@ class Engines:
         self._deployment = settle(config)
         keep_compiled(cache_directory(), least_seconds=0.0)
         sys.setswitchinterval(SWITCH_INTERVAL_S)
-        self._workers = load_workers(self._deployment, None)
+        self._workers = load_workers(self._deployment)
         compile_programs(self._workers)
 
     @property

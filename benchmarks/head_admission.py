@@ -101,7 +101,7 @@ def run(
             flexible_roles=False,
             step_timeout_s=deployment.config.schedule.step_timeout_seconds,
         )
-        await engine.start(warm_up(load_workers(deployment, None), engine.post, time.monotonic))
+        await engine.start(warm_up(load_workers(deployment), engine.post, time.monotonic))
         began = time.monotonic()
         try:
             await play(

@@ -204,9 +204,7 @@ class Collector:
             flexible_roles=False,
             step_timeout_s=self._deployment.config.schedule.step_timeout_seconds,
         )
-        await engine.start(
-            warm_up(load_workers(self._deployment, None), engine.post, time.monotonic)
-        )
+        await engine.start(warm_up(load_workers(self._deployment), engine.post, time.monotonic))
         done = len(sessions) - sum(len(numbers) for _, numbers in left)
         room = asyncio.Semaphore(AT_ONCE)
         playing: deque[asyncio.Task[list[Reply]]] = deque()

@@ -173,10 +173,10 @@ class ColdWorker:
     executor: JaxExecutor
 
 
-def load_workers(deployment: Deployment, grammars: Grammars | None) -> list[ColdWorker]:
+def load_workers(deployment: Deployment, grammars: Grammars | None = None) -> list[ColdWorker]:
     """Load the weights to every mesh and make the pools, with progress on standard error.
 
-    `grammars` are those of the model's tokenizer; None if no turn will have one.
+    `grammars` are those of the model's tokenizer; without them no turn may have one.
 
     Whatever can be wrong with a checkpoint or with the meshes shows here: raises CheckpointError,
     ConfigError or MeshError.

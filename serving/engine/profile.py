@@ -209,7 +209,7 @@ def _repeat(work: Callable[[], None], repeats: int, clock: Callable[[], float]) 
 
 def _warm(deployment: Deployment) -> list[ColdWorker]:
     """Load the workers and compile their programs."""
-    workers = load_workers(deployment, None)
+    workers = load_workers(deployment)
     total = sum(worker.executor.num_programs for worker in workers)
     with tqdm(total=total, desc="warming up", unit="program") as bar:
         for worker in workers:

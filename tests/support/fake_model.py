@@ -12,6 +12,8 @@ from serving.request import FinishReason, Grammar, GrammarKind, TokenLogprobs, T
 
 VOCABULARY = 50
 GRAMMAR = Grammar(GrammarKind.REGEX, "made up")
+NEVER = VOCABULARY
+"""A token that no row samples: something must end a reply with a grammar."""
 
 
 def kv_of(history: Sequence[int], token: int, position: int) -> int:

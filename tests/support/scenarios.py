@@ -18,7 +18,7 @@ from serving.policy.rebalance import REBALANCE_POLICIES
 from serving.request import TurnId
 from tests.support.channels import Way
 from tests.support.fake_fleet import FakeFleet, Reply
-from tests.support.fake_model import GRAMMAR, VOCABULARY
+from tests.support.fake_model import GRAMMAR, NEVER, VOCABULARY
 from tests.support.rules import ROUTES
 from tests.support.shape import Shape
 from tests.support.turns import make_turn
@@ -43,12 +43,10 @@ class Ask:
 
     @property
     def sampling(self) -> dict[str, Any]:
-        """What the turn samples by; a grammar needs something that ends it."""
-        fields = {"seed": self.seed, "stop_ids": self.stop_ids, "logprobs": self.logprobs}
-        fields["prompt_logprobs"] = self.prompt_logprobs
-        if self.constrained:
-            fields |= {"grammar": GRAMMAR, "stop_ids": self.stop_ids or (VOCABULARY,)}
-        return fields
+        """What the turn samples by."""
+        names = ("seed", "stop_ids", "logprobs", "prompt_logprobs")
+        follows = {"grammar": GRAMMAR, "stop_ids": self.stop_ids or (NEVER,)}
+        return {n: getattr(self, n) for n in names} | (follows if self.constrained else {})
 
 
 @dataclass(frozen=True)
@@ -309,8 +307,6 @@ LAGS = st.sampled_from((0.0, 0.9, 0.99))
 PATIENCE = st.sampled_from((30.0, 30.0, 0.3, 0.05))
 """Seconds for a transfer: in virtual time pages that lag take longer than the last ones."""
 CLIENTS = st.lists(conversations(), min_size=1, max_size=8).map(tuple)
-
-
 CHANGES = st.lists(
     st.builds(
         Fault, st.integers(0, 600), st.sampled_from(("move", "move", "role")), st.integers(0, 63)

@@ -145,10 +145,10 @@ def test_a_model_that_is_too_large_is_refused_before_it_is_made(monkeypatch: pyt
     monkeypatch.setattr("serving.engine.build.free_host_bytes", lambda path: 4 * GIB)
     config = build_config(str(SHAPES / "qwen3-8b"), {"random_weights": True})
     with pytest.raises(ConfigError, match=r"both-0: weights of 15.26 GiB .* are missing"):
-        load_workers(settle(config), None)
+        load_workers(settle(config))
     idle = build_config(str(SHAPES / "qwen3-8b"), {"random_weights": True, "host_kv_gib": 5.0})
     with pytest.raises(ConfigError, match="--host-kv-gib 5 for 1 worker"):
-        load_workers(settle(idle), None)
+        load_workers(settle(idle))
 
 
 def test_a_device_that_runs_out_of_memory_is_one_line():
