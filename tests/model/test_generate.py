@@ -89,6 +89,12 @@ def test_allowed_ids_and_bias(model: Any):
     assert set(reply(model, logit_bias=((9, 100.0),)).tokens) == {9}
 
 
+def test_what_may_come_next_may_depend_on_the_reply(model: Any):
+    counting = reply(model, 6, temperature=1.0, allowed_next=lambda replied: {3 + len(replied), 90})
+    assert all(token in (3 + i, 90) for i, token in enumerate(counting.tokens))
+    assert len(set(counting.tokens)) > 1
+
+
 @pytest.mark.parametrize("penalty", [{"frequency_penalty": 100.0}, {"presence_penalty": 100.0}])
 def test_penalties_on_the_reply_forbid_repeating_it(model: Any, penalty: dict[str, Any]):
     tokens = reply(model, 40, **penalty).tokens

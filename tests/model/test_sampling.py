@@ -13,6 +13,7 @@ from model.sampling import (
     empty_planes,
     filtered,
     logprobs,
+    mask_words,
     penalise,
     sample,
     seed_halves,
@@ -142,6 +143,20 @@ def test_stop_ids_are_banned_until_the_minimum_length_is_reached():
     greedy = {"temperature": 0.0, "min_tokens": 2, "uses_planes": True}
     drawn = [pick(scores, rows(reply_index=i, **greedy), planes)[0] for i in range(4)]
     assert drawn == [5, 5, 3, 3]
+
+
+@pytest.mark.parametrize("size", [31, 32, 33, 70])
+def test_a_mask_leaves_just_the_ids_whose_bits_are_set(size: int):
+    allowed = np.random.default_rng(size).random(size) < 0.4
+    allowed[size - 1] = True
+    bits = np.pad(np.packbits(allowed, bitorder="little"), (0, 8))
+    words = bits[: 4 * mask_words(size)].view("<u4")
+    planes = empty_planes(1, size)._replace(allowed=jnp.array(words[None]))
+    scores = jnp.linspace(-1, 1, size)[None]
+    left = penalise(scores, rows(uses_planes=True), planes)
+    np.testing.assert_array_equal(np.isfinite(left[0]), allowed)
+    np.testing.assert_allclose(left[0][allowed], scores[0][allowed])
+    assert bool(jnp.all(penalise(scores, rows(), empty_planes(1, size)) == scores))
 
 
 def test_rows_read_the_planes_of_their_place_and_only_if_they_use_them():

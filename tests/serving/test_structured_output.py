@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from tests.serving.test_serve import SPLIT, Served, serving
 
-QUESTION = [{"role": "user", "content": "Count from 3 to 9"}]
+QUESTION: list[Any] = [{"role": "user", "content": "Count from 3 to 9"}]
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ class Answer(BaseModel):
     note: Literal["none"] | None
 
 
-def of_schema(schema: dict[str, Any]) -> dict[str, Any]:
+def of_schema(schema: dict[str, Any]) -> Any:
     described = {"name": "answer", "schema": schema, "strict": True}
     return {"type": "json_schema", "json_schema": described}
 
@@ -59,7 +59,7 @@ def test_every_seed_gives_json_of_the_schema_and_the_pydantic_model_of_it(client
     for seed in range(12):
         answer = client.chat.completions.parse(
             model="demo",
-            messages=QUESTION,  # type: ignore[arg-type]
+            messages=QUESTION,
             response_format=Answer,
             temperature=1.0,
             seed=seed,
@@ -97,7 +97,7 @@ def test_any_object_is_one_or_is_cut(client: openai.OpenAI):
     for seed in range(12):
         answer = client.chat.completions.create(
             model="demo",
-            messages=QUESTION,  # type: ignore[arg-type]
+            messages=QUESTION,
             response_format={"type": "json_object"},
             temperature=1.0,
             seed=seed,
@@ -144,7 +144,7 @@ def test_a_turn_without_a_grammar_says_what_it_says_beside_many_that_have_one(
     def ask(**fields: Any) -> Any:
         return client.chat.completions.create(
             model="demo",
-            messages=QUESTION,  # type: ignore[arg-type]
+            messages=QUESTION,
             max_tokens=120,
             **fields,
         )
@@ -174,7 +174,7 @@ def test_nothing_was_compiled_for_any_of_it(served: Served, client: openai.OpenA
     for n in (1, 4):
         client.chat.completions.create(
             model="demo",
-            messages=QUESTION,  # type: ignore[arg-type]
+            messages=QUESTION,
             response_format=of_schema(Answer.model_json_schema()),
             n=n,
             max_tokens=20,

@@ -20,7 +20,7 @@ class FakeTokenizer:
     """
 
     vocab_size = 300
-    eos_ids = (EOS,)
+    eos_ids: tuple[int, ...] = (EOS,)
     special_ids = frozenset(SPECIALS)
 
     def __init__(self, takes_tools: bool = True, trims: bool = False) -> None:

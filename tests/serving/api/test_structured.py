@@ -169,11 +169,15 @@ def test_without_a_tokenizer_there_is_no_text_to_constrain():
         assert server.engine.turns == []
 
 
+class Endless(FakeTokenizer):
+    """Nothing of it ends a reply by itself."""
+
+    eos_ids: tuple[int, ...] = ()
+
+
 def test_a_model_without_an_end_needs_a_token_that_ends_the_reply():
-    tokenizer = FakeTokenizer()
-    tokenizer.eos_ids = ()
     with (
-        serve(EndpointConfig(), tokenizer) as server,
+        serve(EndpointConfig(), Endless()) as server,
         httpx.Client(base_url=server.url, trust_env=False, timeout=20) as http,
     ):
         answer = http.post("/v1/chat/completions", json={**CHAT, **outputs(regex="a")})

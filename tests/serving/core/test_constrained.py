@@ -291,7 +291,7 @@ def test_no_row_has_two_samples_that_are_unread(depth: int, prefill_workers: int
     fleet = FakeFleet(Shape(depth=depth, prefill_workers=prefill_workers, decode_workers=2))
     fleet.run()
     for i in range(6):
-        how = FOLLOWED if i % 3 else {"max_tokens": 20}
+        how: dict[str, Any] = FOLLOWED if i % 3 else {"max_tokens": 20}
         fleet.submit(make_turn(f"t{i}", range(10 * i, 10 * i + 5), **how))
     most: dict[bool, int] = {True: 0, False: 0}
     while fleet.round():

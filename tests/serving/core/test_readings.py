@@ -1,6 +1,7 @@
 """What a batcher does with the readings of a length head, message by message and in a fleet."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ from serving.messages import (
 )
 from serving.request import TurnId
 from tests.support.fake_fleet import FakeFleet
+from tests.support.fake_model import GRAMMAR, NEVER
 from tests.support.one_worker import D0, LIMITS, P0, Worker, at, decode, prefill, task
 from tests.support.rules import batcher_rules
 from tests.support.shape import Shape
@@ -115,6 +117,25 @@ def test_rows_are_read_every_so_many_of_their_steps():
     # The first step is the prompt's; tokens 1 and 2 are sampled unread.
     read = [[forecast.generated for forecast in step] for step in steps]
     assert read == [[], [], [], [3], [], [], [6], []]
+
+
+@pytest.mark.parametrize("every", [2, 3])
+def test_rows_that_ride_in_every_second_step_are_read_as_well(every: int):
+    """Whatever the parity: a reading is put off by one step for those who cannot ride in it."""
+    worker = Read(every=every)
+    worker.on(prefill(task("free", range(4), max_tokens=60)))
+    worker.complete_read(worker.launch(), sharp(30))
+    how: dict[str, Any] = {"grammar": GRAMMAR, "stop_ids": (NEVER,), "max_tokens": 60}
+    worker.on(prefill(task("a", range(20, 24), **how)))
+    plans, read = [worker.launch()], {"free": 0, "a": 0}
+    for _ in range(40):
+        plans.append(worker.launch())
+        plan = plans.pop(0)
+        for task_id in plan.decode_tasks if plan.reads else ():
+            read[str(task_id.turn)] += 1
+        worker.complete_read(plan, sharp(30))
+    assert read["free"] > 8
+    assert read["a"] > 4
 
 
 def test_a_step_ahead_of_its_results_is_read_at_its_own_place():

@@ -81,6 +81,15 @@ def test_pages_are_padded_to_a_bucket():
         buckets.fit_pages(71)
 
 
+@pytest.mark.parametrize("role", Role)
+def test_the_masks_of_any_step_fit_a_bucket(role: Role):
+    buckets = make_buckets(role, **LIMITS)
+    most = max(bucket.rows + bucket.chunks for bucket in buckets.steps)
+    assert [buckets.fit_masks(n) >= n for n in range(1, most + 1)] == [True] * most
+    assert buckets.masks[0] == 1
+    assert buckets.masks[-1] == most
+
+
 def test_what_fits_nowhere_is_an_error():
     with pytest.raises(ValueError, match="no bucket holds 21 rows and 0 tokens"):
         make_buckets(Role.DECODE, **LIMITS).fit(rows=21, tokens=0, chunks=0)

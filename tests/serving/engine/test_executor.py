@@ -103,7 +103,7 @@ SAMPLED = replace(
 
 
 def oracle_sampling(wanted):
-    names = Sampling.__dataclass_fields__
+    names = Sampling.__dataclass_fields__.keys() - {"allowed_next"}
     values = {name: getattr(wanted, name) for name in names}
     # The oracle would stop at a stop id; the executor leaves that to the batcher.
     return Sampling(**values)
