@@ -1,5 +1,6 @@
 """A row with a grammar rides in a step only once its last token is known, whatever happens."""
 
+from dataclasses import replace
 from math import inf
 from typing import Any
 
@@ -22,6 +23,7 @@ from serving.messages import (
     TaskId,
     ToWorker,
 )
+from serving.request import Slo
 from tests.support.fake_fleet import FakeFleet
 from tests.support.fake_model import GRAMMAR, VOCABULARY
 from tests.support.one_worker import D0, P0, Worker, at, kinds, prefill, task
@@ -227,6 +229,18 @@ def test_what_a_cancelled_row_samples_feeds_nobody_who_has_its_slot():
     assert goes(worker) is None
     worker.complete(chunk, 13)
     assert worker.launch().decode.token.tolist() == [13]
+
+
+@pytest.mark.parametrize("follows", [True, False])
+def test_a_prompt_is_cut_as_small_beside_a_row_that_waits_as_beside_one_that_rides(follows: bool):
+    worker = Worker(max_chunk_tokens=100)
+    work = constrained("a") if follows else task("a", range(5), max_tokens=20)
+    worker.on(prefill(replace(work, slo=Slo(None, 0.004))))
+    worker.complete(worker.launch(), 11)
+    worker.launch()
+    worker.on(prefill(task("long", range(100, 160))))
+    (chunk,) = worker.launch().chunks
+    assert len(chunk.tokens) < 60
 
 
 # ---- moves --------------------------------------------------------------------------------------
