@@ -294,7 +294,7 @@ class Stepper:
         rows = self._state.holdings.rows
         if rows.num_unread:
             for entry, token in zip(decoding, result.decode_ids, strict=True):
-                if entry.stage is Stage.DECODE and entry.slot is not None:
+                if entry.slot is not None:  # it has not ended or left
                     rows.read(entry.slot, token)
         if self._state.departures:
             for entry in decoding:

@@ -151,6 +151,14 @@ def test_forced_text_may_be_cut_into_any_tokens():
     assert len(hello) > 1
 
 
+@pytest.mark.parametrize("size", [299, 300, 318, 319, 320])
+def test_what_ends_a_grammar_is_no_token(size: int):
+    pieces = [FakeTokenizer().token_bytes(token) for token in range(size)]
+    matcher = Grammars(pieces, []).start(Grammar(GrammarKind.REGEX, "a"))
+    assert matcher.consume([ord("a")])
+    assert ids_of(matcher) == ([], True)
+
+
 def test_special_tokens_are_no_text():
     text = Grammar(GrammarKind.REGEX, "(?s:.)*")
     ids, complete = ids_of(BYTES.start(text))
