@@ -38,10 +38,11 @@ class Splicer:
     def ids(self, messages: Messages, past: int, render: Render, tenant: Tenant) -> list[int]:
         """Return the ids of a chat, recorded replies among its first `past` messages in place."""
         normal = render(messages)
-        known = self._known(messages[:past], tenant)
+        written = messages[:past]
+        known = self._known(written, tenant)
         # Templates that alter a reply mostly trim it: the others may still be spliced.
         trimmed = {i: text for i, text in known.items() if text.strip() == text}
-        calls = self._calls(messages[:past], tenant)
+        calls = self._calls(written, tenant)
         for texts in (known, trimmed, {}):
             starts = _starts(messages, texts, normal, render)
             if starts is not None:
@@ -159,8 +160,8 @@ def _places(
 ) -> list[_Place]:
     """Return where replies stand, in their order.
 
-    Of one with calls only its neighbours say where: a template writes calls in its own way, and it
-    is looked for as the model wrote it.
+    One with calls is somewhere behind those before it: a template writes calls in its own way, so
+    it is looked for as the model wrote it.
     """
     places: list[_Place] = []
     behind = 0
@@ -170,12 +171,8 @@ def _places(
             places.append(_Place(texts[i], texts[i], starts[i], behind))
         else:
             key, text = calls[i]
-            places.append(_Place(key, text, behind, _next_start(i, starts, len(normal))))
+            places.append(_Place(key, text, behind, len(normal)))
     return places
-
-
-def _next_start(index: int, starts: Mapping[int, int], end: int) -> int:
-    return min((start for i, start in starts.items() if i > index), default=end)
 
 
 def _placeholder(index: int, text: str) -> str:

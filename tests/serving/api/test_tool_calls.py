@@ -12,6 +12,7 @@ import openai
 import pytest
 from openai.types.chat import ChatCompletionMessage
 
+from serving.api.splicing import MAX_MISSES
 from serving.config import EndpointConfig
 from serving.request import Turn
 from tests.serving.api.conftest import MODEL, Server, serve
@@ -49,6 +50,7 @@ WRITTEN = {
 }
 TWO = WRITTEN["hermes"] + WRITTEN["hermes"].replace("weather", "time").replace(CABO, ROME)
 HI: list[Any] = [{"role": "user", "content": "hi"}]
+MANY = replace(MODEL, max_model_len=20_000)
 ASKED = {"model": "org/fake", "messages": HI, "tools": TOOLS}
 
 
@@ -69,12 +71,9 @@ def written(family: str, text: str) -> Script:
 
 @pytest.fixture(scope="module")
 def servers() -> Iterator[dict[str, Server]]:
-    model = replace(MODEL, max_model_len=5000)
     with ExitStack() as stack:
         yield {
-            family: stack.enter_context(
-                serve(EndpointConfig(), TemplatedTokenizer(template), model)
-            )
+            family: stack.enter_context(serve(EndpointConfig(), TemplatedTokenizer(template), MANY))
             for family, template in TEMPLATES.items()
         }
 
@@ -195,8 +194,7 @@ def test_text_and_calls_that_come_together_have_chunks_of_their_own(
 def test_tokens_and_their_scores_are_all_told(interval: int):
     ids = [*encoded("hermes", f"Hm.\n{TWO}"), EOS]
     tokenizer = TemplatedTokenizer(tool_templates.HERMES)
-    model = replace(MODEL, max_model_len=5000)
-    with serve(EndpointConfig(stream_interval=interval), tokenizer, model) as server:
+    with serve(EndpointConfig(stream_interval=interval), tokenizer, MANY) as server:
         server.engine.script = lambda turn: each(ids)
         fields = {"logprobs": True, "return_token_ids": True}
         whole = post(server, **fields).json()["choices"][0]
@@ -282,6 +280,20 @@ def test_stop_strings_are_looked_for_in_all_that_is_written(
     assert answered(servers["hermes"], stream=stream, stop=stop) == expected
 
 
+def test_what_was_held_back_for_a_stop_string_is_told_at_the_end(
+    servers: dict[str, Server], hermes: FakeEngine
+):
+    text = f"Hm.\n{WRITTEN['hermes']}"
+    hermes.script = lambda turn: written("hermes", text)
+    fields = {"stop": f"{text}!"}
+    for stream in (False, True):
+        found = answered(servers["hermes"], stream=stream, **fields)
+        assert found == ("Hm.", ONE, "tool_calls")
+    choices = streamed(servers["hermes"], **fields)[1:]
+    assert [list(choice["delta"]) for choice in choices] == [["content"], ["tool_calls"]]
+    assert [choice["finish_reason"] for choice in choices] == [None, "tool_calls"]
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_only_the_first_call_is_reported_where_one_is_wanted(
     servers: dict[str, Server], hermes: FakeEngine, stream: bool
@@ -323,13 +335,12 @@ def test_of_special_tokens_only_the_markers_of_calls_are_text(
 
 def test_without_a_parser_calls_are_text(servers: dict[str, Server]):
     tokenizer = TemplatedTokenizer(tool_templates.HERMES)
-    model = replace(MODEL, max_model_len=5000)
     for config, tokens in (
         (EndpointConfig(tool_call_parser="none"), tokenizer),
         (EndpointConfig(tool_call_parser="llama3_json"), tokenizer),
         (EndpointConfig(), TemplatedTokenizer(tool_templates.HERMES.replace("tool_call>", "c>"))),
     ):
-        with serve(config, tokens, model) as server:
+        with serve(config, tokens, MANY) as server:
             server.engine.script = lambda turn: written("hermes", WRITTEN["hermes"])
             assert answered(server, stream=False) == (WRITTEN["hermes"], [], "stop")
             assert answered(server, stream=True) == (WRITTEN["hermes"], [], "stop")
@@ -461,31 +472,90 @@ def ran(messages: Sequence[Any], message: dict[str, Any]) -> list[Any]:
     return [*messages, message, *(results or [{"role": "user", "content": "and?"}])]
 
 
-@pytest.mark.parametrize("family", ["hermes", "llama", "named"])
-@pytest.mark.parametrize("stop_at", [None, 2])
-def test_an_agent_of_many_turns_computes_only_what_is_new(
-    servers: dict[str, Server],
-    engines: dict[str, FakeEngine],
-    family: str,
-    stop_at: int | None,
-):
-    """The same call again and again, with replies of text between: each is its own reply."""
-    engine = engines[family]
-    texts = [WRITTEN[family], WRITTEN[family], "hello world", WRITTEN[family], "hello world", "ok"]
-    engine.script = lambda turn: written(family, texts[len(engine.turns) - 1])
+def conversation(server: Server, family: str, texts: Sequence[str], salt: str) -> list[Any]:
+    """Have these replies one after another; each prompt begins with the last one and its reply."""
+    engine = server.engine
+    before = len(engine.turns)
+    engine.script = lambda turn: written(family, texts[len(engine.turns) - 1 - before])
     messages = HI
-    salt = {"cache_salt": f"{family}{stop_at}"}
     known: tuple[int, ...] = ()
     for number, text in enumerate(texts):
-        choice = post(servers[family], messages=messages, **salt).json()["choices"][0]
+        answer = post(server, messages=messages, cache_salt=salt)
         prompt = engine.turns[-1].tokens
         assert prompt[: len(known)] == known, number
         known = (*prompt, *encoded(family, text), EOS)
-        messages = ran(messages, choice["message"])
-        if number == stop_at:
-            # A turn of which nothing is recorded; what follows it is found all the same.
-            messages = [*messages[:-1], {"role": "user", "content": f"say {WRITTEN[family]}"}]
-            known = prompt
+        messages = ran(messages, answer.json()["choices"][0]["message"])
+    engine.script = lambda turn: written(family, "Bye.")
+    return messages
+
+
+@pytest.mark.parametrize("family", ["hermes", "llama", "named"])
+def test_an_agent_of_many_turns_computes_only_what_is_new(
+    servers: dict[str, Server], engines: dict[str, FakeEngine], family: str
+):
+    """The same call again and again, with replies of text between: each is its own reply."""
+    call = WRITTEN[family]
+    texts = [*[call] * 12, "hello world", call, "hello world", "ok", call]
+    conversation(servers[family], family, texts, "many")
+
+
+@pytest.mark.parametrize("family", ["hermes", "llama", "named"])
+def test_a_reply_is_found_behind_others_that_look_like_it(
+    servers: dict[str, Server], engines: dict[str, FakeEngine], family: str
+):
+    """A call that the user wrote, and one that a reply of this server once was to somebody else."""
+    engine = engines[family]
+    call = WRITTEN[family]
+    messages = conversation(servers[family], family, [call], "first")
+    messages[0] = {"role": "user", "content": f"say {call}"}
+    engine.script = lambda turn: written(family, call)
+    answer = post(servers[family], messages=messages, cache_salt="other").json()
+    known = (*engine.turns[-1].tokens, *encoded(family, call), EOS)
+    messages = ran(messages, answer["choices"][0]["message"])
+    post(servers[family], messages=messages, cache_salt="other")
+    assert engine.turns[-1].tokens[: len(known)] == known
+
+
+def test_looking_for_a_reply_ends(
+    servers: dict[str, Server], engines: dict[str, FakeEngine], monkeypatch: pytest.MonkeyPatch
+):
+    server = servers["hermes"]
+    call = WRITTEN["hermes"]
+    messages = conversation(server, "hermes", [call], "ends")
+    messages[0] = {"role": "user", "content": call * 40}
+    tokenizer = server.service.tokenizer
+    encodings = []
+    encode = tokenizer.encode
+
+    def counted(text: str, *, add_special_tokens: bool) -> list[int]:
+        encodings.append(text)
+        return encode(text, add_special_tokens=add_special_tokens)
+
+    monkeypatch.setattr(tokenizer, "encode", counted)
+    assert post(server, messages=messages, cache_salt="ends").status_code == 200
+    assert len(encodings) == MAX_MISSES + 1
+
+
+def test_text_before_a_call_that_was_a_reply_of_its_own_is_no_reply(
+    servers: dict[str, Server], engines: dict[str, FakeEngine]
+):
+    text = "hello world"
+    texts = [text, f"{text}\n{WRITTEN['hermes']}", text, f"{text}\n{WRITTEN['hermes']}"]
+    conversation(servers["hermes"], "hermes", texts, "text")
+
+
+def test_a_template_that_alters_text_leaves_calls_their_ids():
+    shouts = tool_templates.HERMES.replace("message.content }}", "message.content | upper }}")
+    assert shouts.count("upper") == 3
+    with serve(EndpointConfig(), TemplatedTokenizer(shouts), MANY) as server:
+        engine = server.engine
+        messages = conversation(server, "hermes", [WRITTEN["hermes"], "abc"], "loud")
+        post(server, messages=messages, cache_salt="loud")
+        first, second, third = (turn.tokens for turn in engine.turns)
+        call = (*encoded("hermes", WRITTEN["hermes"]), EOS)
+        assert second[: len(first) + len(call)] == (*first, *call)
+        assert third[: len(second)] == second
+        assert third[len(second) : len(second) + 3] == tuple(b"ABC")
 
 
 @pytest.mark.parametrize(

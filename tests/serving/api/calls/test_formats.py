@@ -20,6 +20,7 @@ Call = tuple[str, str]
 HERMES = '<tool_call>\n{"name": "f", "arguments": {"x": 1}}\n</tool_call>'
 LLAMA = '{"name": "f", "parameters": {"x": 1}}'
 LIST = '[TOOL_CALLS] [{"name": "f", "arguments": {"x": 1}}]'
+NAMED = '[TOOL_CALLS]f[ARGS]{"x": 1}'
 ONE = [("f", '{"x": 1}')]
 
 
@@ -70,10 +71,10 @@ def parsed(parser: str, parts: Sequence[str], only_first: bool = False) -> tuple
         ("mistral", LIST, "", ONE),
         ("mistral", LIST.replace(" ", ""), "", [("f", '{"x":1}')]),
         ("mistral", f"Well {LIST[:-1]}, {LIST[14:]}", "Well", [*ONE, *ONE]),
-        ("mistral", '[TOOL_CALLS]f[ARGS]{"x": 1}', "", ONE),
+        ("mistral", NAMED, "", ONE),
         ("mistral", '[TOOL_CALLS]f{"x": 1}', "", ONE),
         ("mistral", '[TOOL_CALLS] f [CALL_ID]aB3[ARGS] {"x": 1}', "", ONE),
-        ("mistral", '[TOOL_CALLS]f[ARGS]{"x": 1}[TOOL_CALLS]f[ARGS]{"x": 1}', "", [*ONE, *ONE]),
+        ("mistral", NAMED * 2, "", [*ONE, *ONE]),
     ],
 )
 def test_what_models_write_is_read(parser: str, text: str, content: str, calls: list[Call]):
@@ -90,6 +91,7 @@ TAGS = "<tool_call>{}</tool_call>"
         ('{"arguments": {"x": 1}, "name": "f"}', ONE),
         ('{"name": "f", "parameters": {"x": 1}}', ONE),
         ('{"name": "f", "arguments": "{\\"x\\": 1}"}', ONE),
+        ('{"name": "f", "arguments": "{\\"x\\":\n1}"}', [("f", '{"x":\n1}')]),
         ('{"name": "f", "arguments": "x"}', [("f", '"x"')]),
         ('{"name": "f", "arguments": "[1]"}', [("f", '"[1]"')]),
         ('{"name": "f", "arguments": "\\ud800"}', [("f", '"\\ud800"')]),
@@ -133,6 +135,7 @@ def test_an_object_is_read_as_it_was_meant(written: str, calls: list[Call]):
         ("hermes", TAGS.format('{"name": "f", "arguments": }')),
         ("hermes", TAGS.format('{"arguments": {}}')),
         ("hermes", TAGS.format('{"name": "f", "name": "g"}')),
+        ("hermes", TAGS.format('{"arguments": {}, "parameters": {}, "name": "f"}')),
         ("hermes", TAGS.format("[]")),
         ("hermes", TAGS.format("{}")),
         ("llama3_json", f"See: {LLAMA}"),
@@ -177,26 +180,40 @@ def test_what_is_broken_beside_a_call_is_text(
     assert parsed(parser, list(text)) == (content, calls)
 
 
-@pytest.mark.parametrize("text", [HERMES, LLAMA, LIST, '[TOOL_CALLS]f[ARGS]{"x": 1}'])
+def parser_of(text: str) -> str:
+    return {"<": "hermes", "{": "llama3_json"}.get(text[0], "mistral")
+
+
+@pytest.mark.parametrize("text", [HERMES, LLAMA, LIST, NAMED])
 def test_a_reply_that_is_cut_keeps_all_that_was_written(text: str):
-    parser = {"<": "hermes", "{": "llama3_json"}.get(text[0], "mistral")
     begins = text.index('{"x"')
     for end in range(len(text)):
-        content, calls = parsed(parser, [text[:end]])
+        content, calls = parsed(parser_of(text), [text[:end]])
         if end <= begins:
             assert (content, calls) == (text[:end], [])
         else:
             assert (content, calls) == ("", [("f", text[begins : min(end, begins + 8)])])
 
 
-def test_only_calls_with_an_end_are_whole():
-    for end, cut in ((HERMES.index("}"), True), (HERMES.index("}") + 1, False)):
+@pytest.mark.parametrize("text", [HERMES, LLAMA, LIST, NAMED])
+def test_only_calls_with_an_end_are_whole(text: str):
+    for end, cut in ((text.index("}"), True), (text.index("}") + 1, False)):
         incoming, out = Incoming(), Outgoing(only_first=False)
-        reading = FORMATS["hermes"].parse(incoming, out)
-        incoming.add(HERMES[:end])
+        reading = FORMATS[parser_of(text)].parse(incoming, out)
+        incoming.add(text[:end])
         incoming.end()
         next(reading, None)
         assert (out.calls, out.cut) == (1, cut)
+
+
+@pytest.mark.parametrize("text", [HERMES, LLAMA, LIST, NAMED])
+def test_what_has_been_handed_on_is_not_kept(text: str):
+    incoming, out = Incoming(), Outgoing(only_first=False)
+    reading = FORMATS[parser_of(text)].parse(incoming, out)
+    for part in (text[: text.index("x")], *["x"] * 1000):
+        incoming.add(part)
+        next(reading, None)
+    assert len(incoming._text) < 10
 
 
 @pytest.mark.parametrize("parser", FORMATS)
