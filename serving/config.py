@@ -305,9 +305,7 @@ class EndpointConfig:
     max_logprobs: int = setting(20, "Most alternatives a completion may ask for.")
     stream_interval: int = setting(1, "Tokens per streamed chunk.")
     tool_call_parser: str = setting(
-        "auto",
-        "How calls of tools are told from a reply's text: auto (as the chat template has models "
-        "write them), none, hermes, llama3_json or mistral.",
+        "auto", f"How tools are called: {', '.join(TOOL_CALL_PARSERS)}."
     )
     enable_request_id_headers: bool = setting(False, "Echo or make X-Request-Id.")
     enable_force_include_usage: bool = setting(False, "Send usage in every stream.")
