@@ -304,9 +304,7 @@ class EndpointConfig:
     max_body_bytes: int = setting(16 * 1024 * 1024, "Largest request body.")
     max_logprobs: int = setting(20, "Most alternatives a completion may ask for.")
     stream_interval: int = setting(1, "Tokens per streamed chunk.")
-    tool_call_parser: str = setting(
-        "auto", f"How tools are called: {', '.join(TOOL_CALL_PARSERS)}."
-    )
+    tool_call_parser: str = setting("auto", f"How calls are read: {', '.join(TOOL_CALL_PARSERS)}.")
     enable_request_id_headers: bool = setting(False, "Echo or make X-Request-Id.")
     enable_force_include_usage: bool = setting(False, "Send usage in every stream.")
     enable_admin_api: bool = setting(False, "Serve the operator endpoints.")
