@@ -26,6 +26,7 @@ class ChatTemplate:
     """One compiled template. Raises ChatTemplateError when it is not valid Jinja."""
 
     def __init__(self, source: str) -> None:
+        self.source = source
         environment = ImmutableSandboxedEnvironment(
             trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, loopcontrols]
         )

@@ -59,6 +59,12 @@ class ChatTokenizer:
         """Whether conversations can be rendered at all."""
         return bool(self._templates)
 
+    @property
+    def template(self) -> str:
+        """The source of the template for conversations with tools; "" where there is none."""
+        found = self._template(tools=True)
+        return "" if found is None else found.source
+
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         """Return the ids of a text, with the tokenizer's own BOS or EOS around it if asked.
 
@@ -93,15 +99,19 @@ class ChatTokenizer:
         `variables` are further names the template may read. Raises ChatTemplateError, one line,
         for what the template refuses and when the checkpoint has none.
         """
-        wanted = _WITH_TOOLS if tools and _WITH_TOOLS in self._templates else _DEFAULT
-        if wanted not in self._templates:
+        template = self._template(tools=bool(tools))
+        if template is None:
             raise ChatTemplateError("this checkpoint has no chat template")
-        return self._templates[wanted].render(
+        return template.render(
             messages,
             add_generation_prompt=add_generation_prompt,
             tools=tools,
             variables={**self.special_tokens, **variables},
         )
+
+    def _template(self, *, tools: bool) -> ChatTemplate | None:
+        names = (_WITH_TOOLS, _DEFAULT) if tools else (_DEFAULT,)
+        return next((self._templates[name] for name in names if name in self._templates), None)
 
 
 def load_tokenizer(

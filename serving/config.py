@@ -279,6 +279,7 @@ class CostsConfig:
         require(self.link_latency_us >= 0, "--link-latency-us must not be negative")
 
 
+TOOL_CALL_PARSERS = ("auto", "none", "hermes", "llama3_json", "mistral")
 LOG_LEVELS = ("critical", "error", "warning", "info", "debug", "trace")
 ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\sA-Z]+")
 """An origin as browsers send it."""
@@ -303,6 +304,7 @@ class EndpointConfig:
     max_body_bytes: int = setting(16 * 1024 * 1024, "Largest request body.")
     max_logprobs: int = setting(20, "Most alternatives a completion may ask for.")
     stream_interval: int = setting(1, "Tokens per streamed chunk.")
+    tool_call_parser: str = setting("auto", f"How calls are read: {', '.join(TOOL_CALL_PARSERS)}.")
     enable_request_id_headers: bool = setting(False, "Echo or make X-Request-Id.")
     enable_force_include_usage: bool = setting(False, "Send usage in every stream.")
     enable_admin_api: bool = setting(False, "Serve the operator endpoints.")
@@ -315,6 +317,7 @@ class EndpointConfig:
             f"--root-path {self.root_path} must begin with / and not end with one",
         )
         _require_known("--uvicorn-log-level", self.uvicorn_log_level, LOG_LEVELS)
+        _require_known("--tool-call-parser", self.tool_call_parser, TOOL_CALL_PARSERS)
         require(self.max_body_bytes >= 1024, "--max-body-bytes must be at least 1024")
         require(0 <= self.max_logprobs <= 20, "--max-logprobs must lie between 0 and 20")
         require(self.stream_interval >= 1, "--stream-interval must be at least 1")

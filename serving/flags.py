@@ -44,6 +44,7 @@ PARTS: dict[str, type[Any]] = {
     "endpoint": EndpointConfig,
 }
 ACCEPTED_SWITCHES = (
+    "enable-auto-tool-choice",
     "enable-prefix-caching",
     "enable-chunked-prefill",
     "enable-prompt-tokens-details",

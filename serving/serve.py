@@ -33,6 +33,7 @@ from starlette.types import ASGIApp
 from model.sampling_defaults import SamplingDefaults, read_sampling_defaults
 from model.tokenizer import TOKENIZER, load_tokenizer
 from serving.api.app import build_app
+from serving.api.calls.formats import NONE
 from serving.api.connections import Connection
 from serving.api.id_tokenizer import IdTokenizer
 from serving.api.service import ServedModel, Service
@@ -141,7 +142,7 @@ def run_server(config: ServerConfig, given: Collection[str]) -> int:
     )
     grammars = find_grammars(tokenizer)
     service = Service(engine, tokenizer, config.endpoint, model, metrics, grammars)
-    known = filled_in(deployment, names)
+    known = filled_in(deployment, names, service)
     settings = masked(known) | {"costs": costs_named(known)}
     app = build_app(service, version=version("foretoken"), settings=settings)
     try:
@@ -199,18 +200,19 @@ def find_defaults(config: ServerConfig) -> SamplingDefaults:
     return read_sampling_defaults(config.checkpoint)
 
 
-def filled_in(deployment: Deployment, names: tuple[str, ...]) -> ServerConfig:
+def filled_in(deployment: Deployment, names: tuple[str, ...], service: Service) -> ServerConfig:
     """Return the settings in force: what was left open is what was worked out for it.
 
     All but the number of pages, which is known once the meshes are; it may differ by worker.
     """
     config = deployment.config
+    parser = service.call_format.name if service.call_format else NONE
     hardware = choose_hardware(config.costs.hardware, jax.devices()[0].device_kind)
     return replace(
         config,
         memory=replace(config.memory, max_model_len=deployment.max_model_len),
         costs=replace(config.costs, hardware=hardware.name),
-        endpoint=replace(config.endpoint, served_model_name=names),
+        endpoint=replace(config.endpoint, served_model_name=names, tool_call_parser=parser),
     )
 
 

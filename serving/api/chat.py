@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from serving.api.answer import Answer
+from serving.api.calls.reader import message
 from serving.api.choice import Piece
 from serving.api.exchange import Strand
 from serving.api.fields import refuse
@@ -39,6 +40,8 @@ async def answer_chat(service: Service, request: Request) -> Response:
     refuse(body)
     identity = service.identity(request.headers, body)
     ids, unused = await away(len(raw), lambda: service.prompts.chat(body, identity.tenant))
+    if body.parallel_tool_calls is not None and not service.reads_calls(body):
+        unused |= {"parallel_tool_calls"}
     grammar = await structured(body, service.grammars)
     exchange = service.exchange(body, identity, [ids], grammar)
     head = Head(exchange.id, "chat.completion", service.now(), body.model)
@@ -78,24 +81,47 @@ class ChatWire:
         return self._events.around(event_json(choice))
 
     def chunk(self, strand: Strand, piece: Piece) -> bytes:
-        """Return a piece's chunk; one with text alone is put together from ready bytes."""
-        index = strand.choice.index
+        """Return a piece's chunk; one with text alone is put together from ready bytes.
+
+        Where calls are told from text there may be several: content and calls have their own.
+        """
+        if strand.choice.calls is not None:
+            return self._chunks(strand, piece, strand.choice.calls.take())
         if not piece.last:
             if self._plain:
                 if not piece.text:
                     return b""
-                return self._before[index] + event_json(piece.text) + self._after
+                before = self._before[strand.choice.index]
+                return before + event_json(piece.text) + self._after
             if not piece.text and not self._shown.details:
                 return b""
+        delta = {"content": piece.text} if piece.text else {}
+        return self._event(strand, delta, piece.samples, last=piece.last)
+
+    def _chunks(self, strand: Strand, piece: Piece, deltas: Sequence[dict[str, Any]]) -> bytes:
+        """Return a chunk for each delta; the first one tells of the tokens, the last of the end."""
+        if not deltas:
+            if not piece.last and not self._shown.details:
+                return b""
+            deltas = [{}]
+        ends = len(deltas) - 1
+        return b"".join(
+            self._event(strand, delta, () if i else piece.samples, last=piece.last and i == ends)
+            for i, delta in enumerate(deltas)
+        )
+
+    def _event(
+        self, strand: Strand, delta: dict[str, Any], samples: Sequence[SampledToken], *, last: bool
+    ) -> bytes:
         choice: dict[str, Any] = {
-            "index": index,
-            "delta": {"content": piece.text} if piece.text else {},
-            "logprobs": self._logprobs(piece.samples),
+            "index": strand.choice.index,
+            "delta": delta,
+            "logprobs": self._logprobs(samples),
             "finish_reason": None,
         }
         if self._shown.token_ids:
-            choice["token_ids"] = [sample.token for sample in piece.samples]
-        if not piece.last:
+            choice["token_ids"] = [sample.token for sample in samples]
+        if not last:
             return self._events.around(event_json(choice))
         choice |= strand.choice.ending
         shown = self._shown.predictions
@@ -122,9 +148,10 @@ class ChatWire:
 
     def _choice(self, whole: Whole) -> dict[str, Any]:
         choice = whole.strand.choice
+        said = {"content": whole.text} if choice.calls is None else message(choice.calls.take())
         fields: dict[str, Any] = {
             "index": choice.index,
-            "message": {"role": "assistant", "content": whole.text, "refusal": None},
+            "message": {"role": "assistant", "content": None, "refusal": None, **said},
             "logprobs": self._logprobs(whole.samples),
             **choice.ending,
         }

@@ -6,6 +6,7 @@ Knows nothing of HTTP or JSON; it is fed with what the engine delivers.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from serving.api.calls.reader import CallReader
 from serving.api.detokenize import Detokenizer, StopStrings, TokenText
 from serving.messages import SampledToken
 from serving.request import FinishReason, TokenLogprobs
@@ -53,9 +54,14 @@ class Choice:
     ignored, so the result does not depend on how tokens were coalesced.
     """
 
-    def __init__(self, index: int, rules: TextRules, text: TokenText) -> None:
+    def __init__(
+        self, index: int, rules: TextRules, text: TokenText, calls: CallReader | None
+    ) -> None:
+        """`calls` is told the same text as the client would be, to tell calls of tools from it."""
         self.index = index
         self.rules = rules
+        self.text = text
+        self.calls = calls
         self.tokens: list[int] = []
         self.finish: Finish | None = None
         self.prompt_logprobs: tuple[TokenLogprobs | None, ...] | None = None
@@ -66,6 +72,12 @@ class Choice:
         """Take tokens in order; return the text they release."""
         if self.finish is not None:
             return Piece("", (), False)
+        piece = self._pushed(samples)
+        if self.calls is not None:
+            self.calls.push(piece.text)
+        return piece
+
+    def _pushed(self, samples: Sequence[SampledToken]) -> Piece:
         if self._stops is not None:
             return self._push_watched(samples, self._stops)
         if len(self.tokens) + len(samples) > self.rules.limit:
@@ -90,6 +102,9 @@ class Choice:
                 self.finish = Finish(FinishReason.STOP, hit)
         if self.finish is None:
             self.finish = Finish(reason, self._stop_token(reason))
+        if self.calls is not None:
+            self.calls.push(text)
+            self.calls.close()
         return Piece(text, (), True)
 
     @property
@@ -102,8 +117,10 @@ class Choice:
         """The fields that tell a client why the choice ended; all null before it has."""
         if self.finish is None:
             return {"finish_reason": None, "stop_reason": None}
+        reason = self.finish.reason
+        called = self.calls is not None and self.calls.called and reason is FinishReason.STOP
         return {
-            "finish_reason": self.finish.reason.value,
+            "finish_reason": "tool_calls" if called else reason.value,
             "stop_reason": self.finish.stop_reason,
         }
 

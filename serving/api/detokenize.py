@@ -4,7 +4,8 @@ Knows nothing of turns or HTTP. Costs O(1) per token: a table lookup and a byte 
 """
 
 import codecs
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from copy import copy
 
 from serving.api.tokenizer import Tokenizer
 
@@ -16,6 +17,16 @@ class TokenText:
         special = tokenizer.special_ids
         self.every = tuple(tokenizer.token_bytes(i) for i in range(tokenizer.vocab_size))
         self.plain = tuple(b"" if i in special else b for i, b in enumerate(self.every))
+
+    def showing(self, markers: Iterable[str]) -> "TokenText":
+        """Return the same, but special tokens that are these markers are never skipped."""
+        wanted = {marker.encode() for marker in markers}
+        shown = copy(self)
+        shown.plain = tuple(
+            whole if whole in wanted else plain
+            for whole, plain in zip(self.every, self.plain, strict=True)
+        )
+        return shown
 
     def table(self, *, skip_special: bool) -> Sequence[bytes]:
         """Return the bytes by token id, special tokens empty if they are to be skipped."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from serving.api.errors import bad_request
 from serving.api.schemas import ChatBody, CompletionBody, GenerationBody
+from serving.api.tools import check_tool_choice, check_tools, is_strict
 
 IGNORED_HEADER = "x-foretoken-ignored-params"
 
@@ -26,7 +27,6 @@ IGNORED = frozenset(
         "metadata",
         "mm_processor_kwargs",
         "moderation",
-        "parallel_tool_calls",
         "prediction",
         "prompt_cache_options",
         "prompt_cache_retention",
@@ -109,6 +109,8 @@ def ignored(body: GenerationBody, unused: frozenset[str]) -> str | None:
     unknown = sorted(sent - IGNORED - set(REFUSED))
     if body.stream_options is not None and body.stream_options.include_obfuscation is not None:
         names = names | {"stream_options.include_obfuscation"}
+    if isinstance(body, ChatBody) and any(map(is_strict, body.tools or ())):
+        names = names | {"tools.function.strict"}
     if body.user is not None:
         names = names | {"user"}
     values = sorted(names | unused)
@@ -128,7 +130,7 @@ def _refuse_chat(body: ChatBody, extra: Mapping[str, Any]) -> None:
         raise bad_request("`echo` is not supported in chat completions.", "echo")
     if extra.get("functions") and extra.get("function_call") != "none":
         raise bad_request("`functions` need `function_call: none`.", "functions")
-    if body.tool_choice not in (None, "none", "auto"):
-        raise bad_request("Only the tool choices `none` and `auto` are supported.", "tool_choice")
+    check_tools(body.tools)
+    check_tool_choice(body.tool_choice, body.tools)
     if body.top_logprobs and not body.logprobs:
         raise bad_request("`top_logprobs` needs `logprobs: true`.", "top_logprobs")

@@ -15,6 +15,7 @@ class IdTokenizer:
     """A tokenizer for ids in [0, vocab_size): id 17 has the text "17 "."""
 
     special_ids: frozenset[int] = frozenset()
+    template = ""
 
     def __init__(self, vocab_size: int, eos_ids: tuple[int, ...]) -> None:
         self.vocab_size = vocab_size

@@ -18,6 +18,7 @@ from serving.api.identity import tenant
 from serving.api.schemas import AbortBody, DetokenizeBody, TokenizeBody, parse
 from serving.api.service import Service
 from serving.api.text import away
+from serving.api.tools import check_tools
 from serving.messages import EngineState
 
 PROBED_BY = ["GET", "HEAD"]
@@ -97,6 +98,7 @@ def tokenizer(service: Service) -> APIRouter:
         _check_name(service, body.model)
         if (body.prompt is None) == (body.messages is None):
             raise bad_request("Send either `prompt` or `messages`.", "prompt")
+        check_tools(body.tools)
         who = tenant(request.headers, body.cache_salt)
         ids = await away(len(raw), lambda: service.prompts.asked(body, who))
         answer: dict[str, Any] = {

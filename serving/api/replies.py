@@ -1,8 +1,9 @@
-"""Which token ids did this server sample for a reply that now comes back as text?
+"""Which token ids did this server sample for a reply that now comes back from a client?
 
 Text tokenised again need not give the ids that were sampled, and then the KV of the whole
 conversation no longer matches. So replies are remembered: by tenant, by the exact prompt they
-answered (its digest) and by their text. Knows nothing of templates or turns.
+answered (its digest) and by their text; those with calls, which clients get in pieces, by the id of
+their first call instead. Knows nothing of templates or turns.
 """
 
 import threading
@@ -59,6 +60,12 @@ class ReplyStore:
     def knows(self, tenant: Tenant, text: str) -> bool:
         """Whether the text was a reply to the tenant, to whatever prompt."""
         return (tenant, text) in self._texts
+
+    def of_call(self, tenant: Tenant, call: str) -> Sequence[int] | None:
+        """Return the ids of the reply with this call, which is one only; None if there is none."""
+        with self._lock:
+            versions = self._texts.get((tenant, call))
+            return None if versions is None else next(iter(versions.values()))
 
     def find(self, tenant: Tenant, prompt: Sequence[int], text: str) -> Sequence[int] | None:
         """Return the ids of the reply `text` to exactly this prompt; None if there was none."""

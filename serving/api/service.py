@@ -13,6 +13,8 @@ from starlette.datastructures import Headers
 
 from model.sampling_defaults import SamplingDefaults
 from serving.api.answer import Manner
+from serving.api.calls.formats import format_in_force
+from serving.api.calls.reader import CallReader
 from serving.api.choice import Choice
 from serving.api.detokenize import TokenText
 from serving.api.engine import Engine
@@ -96,6 +98,9 @@ class Service:
         self.replies = ReplyStore(REMEMBERED_BYTES)
         self.prompts = Prompts(tokenizer, self.replies)
         self.text = TokenText(tokenizer)
+        self.call_format = format_in_force(config.tool_call_parser, tokenizer.template)
+        markers = self.call_format.markers if self.call_format else ()
+        self._text_with_calls = self.text.showing(markers)
         self.limits = Limits(
             max_model_len=model.max_model_len,
             vocab_size=tokenizer.vocab_size,
@@ -138,6 +143,10 @@ class Service:
         """Return who asks."""
         return identity(headers, body)
 
+    def reads_calls(self, body: ChatBody) -> bool:
+        """Whether calls of tools are told from the text of this chat's replies."""
+        return self.call_format is not None and bool(body.tools) and body.tool_choice != "none"
+
     def exchange(
         self,
         body: GenerationBody,
@@ -169,7 +178,9 @@ class Service:
                     number=replies_before(body),
                     follows=leader.turn.id if leader and leader.turn else None,
                 )
-                choice = Choice(index, want.rules, self.text)
+                calls = self._call_reader(body)
+                text = self.text if calls is None else self._text_with_calls
+                choice = Choice(index, want.rules, text, calls)
                 strand = Strand(choice, prompt, turn if want.computes else None, leader)
                 leader = leader or strand
                 strands.append(strand)
@@ -218,13 +229,22 @@ class Service:
         )
 
     def _remember(self, strand: Strand, text: str, tenant: Tenant) -> None:
-        """Only replies whose ids give exactly the text: one cut by a stop string does not."""
+        """Only replies whose ids give exactly the text: one cut by a stop string does not.
+
+        One with calls is found by the id of its first call: its text never reached the client.
+        """
         choice = strand.choice
+        call = choice.calls.id_of(0) if choice.calls is not None else None
         ids = choice.tokens
         if ids and ids[-1] in choice.rules.stop_ids:
             ids = ids[:-1]
-        if self.text.text(ids, skip_special=choice.rules.skip_special) == text:
-            self.replies.add(tenant, strand.prompt, text, ids)
+        if choice.text.text(ids, skip_special=choice.rules.skip_special) == text:
+            self.replies.add(tenant, strand.prompt, call or text, ids)
+
+    def _call_reader(self, body: GenerationBody) -> CallReader | None:
+        if self.call_format is None or not isinstance(body, ChatBody) or not self.reads_calls(body):
+            return None
+        return CallReader(self.call_format, parallel=body.parallel_tool_calls is not False)
 
     def _fresh_seed(self) -> int:
         return self._seeds.getrandbits(64) - 2**63

@@ -12,13 +12,11 @@ from serving.api.conversation import checked
 from serving.api.errors import ApiError, bad_request
 from serving.api.replies import ReplyStore, Tenant
 from serving.api.schemas import ChatBody, CompletionBody, TokenizeBody
+from serving.api.splicing import Splicer
 from serving.api.tokenizer import Tokenizer
 
 MAX_PROMPTS = 2048
 """Prompts of one completion request: beyond it, a small body could ask for unbounded work."""
-
-MAX_MISSES = 8
-"""Replies of one chat that may turn out to be recorded for another: each costs a tokenisation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +49,7 @@ class Prompts:
 
     def __init__(self, tokenizer: Tokenizer, replies: ReplyStore) -> None:
         self._tokenizer = tokenizer
-        self._replies = replies
+        self._splicer = Splicer(tokenizer, replies)
 
     def chat(
         self, body: ChatBody | TokenizeBody, tenant: Tenant
@@ -63,20 +61,12 @@ class Prompts:
         """
         messages = checked(body.messages or ())
         rendering, unused = self._rendering(body, messages)
-        normal = self._render(messages, rendering)
-        known = [
-            i
-            for i, message in enumerate(messages)
-            if message["role"] == "assistant"
-            and not (rendering.continue_final_message and i == len(messages) - 1)
-            and self._replies.knows(tenant, message["content"])
-        ]
-        ids = self._spliced(messages, known, normal, rendering, tenant)
-        if ids is None:
-            # Templates that alter a reply mostly trim it: the others may still be spliced.
-            trimmed = [i for i in known if messages[i]["content"].strip() == messages[i]["content"]]
-            ids = self._spliced(messages, trimmed, normal, rendering, tenant)
-        ids = self._ids(normal) if ids is None else ids
+        past = len(messages) - rendering.continue_final_message
+
+        def render(messages: Sequence[Mapping[str, Any]]) -> str:
+            return self._render(messages, rendering)
+
+        ids = self._splicer.ids(messages, past, render, tenant)
         if not ids:
             raise bad_request("The chat template makes an empty prompt of this.", "messages")
         return tuple(ids), unused
@@ -125,10 +115,6 @@ class Prompts:
         if ids and not (min(ids) >= 0 and max(ids) < self._tokenizer.vocab_size):
             raise bad_request(f"`{param}` has a token id outside the vocabulary.", param)
         return tuple(ids)
-
-    def _ids(self, rendered: str) -> list[int]:
-        """A template writes its special tokens itself."""
-        return self._tokenizer.encode(rendered, add_special_tokens=False)
 
     def _rendering(
         self, body: ChatBody | TokenizeBody, messages: Sequence[Mapping[str, Any]]
@@ -192,82 +178,3 @@ class Prompts:
             # Templates are programs that may raise anything, always because of what they were
             # given: the same request would fail again, so it is never a 500.
             raise bad_request(f"The chat template refuses this: {error}", "messages") from error
-
-    def _spliced(
-        self,
-        messages: Sequence[Mapping[str, Any]],
-        known: Sequence[int],
-        normal: str,
-        rendering: Rendering,
-        tenant: Tenant,
-    ) -> list[int] | None:
-        """Return the ids with recorded replies in place; None if the template alters a reply.
-
-        Each known reply is replaced by a placeholder; if putting the texts back into the rendering
-        gives exactly the normal one, the placeholders mark where the recorded ids belong.
-        """
-        if not known:
-            return self._ids(normal)
-        marks = {i: _placeholder(i, normal) for i in known}
-        marked = [
-            {**message, "content": marks[i]} if i in marks else message
-            for i, message in enumerate(messages)
-        ]
-        rest = self._render(marked, rendering)
-        between: list[str] = []
-        for i in known:
-            before, found, rest = rest.partition(marks[i])
-            if not found:
-                return None
-            between.append(before)
-        texts = [messages[i]["content"] for i in known]
-        whole = "".join(part for pair in zip(between, texts, strict=True) for part in pair) + rest
-        if whole != normal:
-            return None
-        ids: list[int] = []
-        pending, misses = "", 0
-        for before, text in zip(between, texts, strict=True):
-            pending += before
-            if misses == MAX_MISSES:
-                pending += text
-                continue
-            prefix = self._followed(ids, pending)
-            if prefix is None:
-                return None
-            recorded = self._replies.find(tenant, prefix, text)
-            if recorded is None:
-                pending += text
-                misses += 1
-            else:
-                ids, pending = [*prefix, *recorded], ""
-        return self._followed(ids, pending + rest)
-
-    def _followed(self, ids: Sequence[int], text: str) -> list[int] | None:
-        """Return `ids` and those of the text behind them.
-
-        Some tokenizers put a space before a text, and here it would stand within one: it is left
-        out, or None returned where it is part of a longer token.
-        """
-        more = self._ids(text)
-        if ids and self._leading_spaces(more) > len(text) - len(text.lstrip(" ")):
-            if self._tokenizer.token_bytes(more[0]) != b" ":
-                return None
-            del more[0]
-        return [*ids, *more]
-
-    def _leading_spaces(self, ids: Sequence[int]) -> int:
-        spaces = 0
-        for token in ids:
-            data = self._tokenizer.token_bytes(token)
-            spaces += len(data) - len(data.lstrip(b" "))
-            if data.strip(b" "):
-                break
-        return spaces
-
-
-def _placeholder(index: int, text: str) -> str:
-    """A word that the text does not hold and that no template has a reason to change."""
-    word = f"reply{index}"
-    while word in text:
-        word += "x"
-    return f"{word}y"

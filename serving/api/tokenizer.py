@@ -26,6 +26,11 @@ class Tokenizer(Protocol):
         """Tokens that `skip_special_tokens` leaves out of the text."""
         ...
 
+    @property
+    def template(self) -> str:
+        """The source of the template that chats with tools are put through; "": there is none."""
+        ...
+
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         """Return the ids of a text, with the special tokens (BOS) put around a plain prompt."""
         ...

@@ -211,6 +211,7 @@ def test_named_templates(tmp_path: Path):
     assert found.apply_chat_template(CHAT, add_generation_prompt=True) == "plain"
     tools = [{"name": "f"}]
     assert found.apply_chat_template(CHAT, add_generation_prompt=True, tools=tools) == "tools f"
+    assert found.template == "tools {{ tools[0]['name'] }}"
 
 
 def test_named_templates_in_files(tmp_path: Path):
@@ -230,6 +231,7 @@ def test_named_templates_in_files(tmp_path: Path):
 
 def test_no_template(pieces: ChatTokenizer):
     assert not pieces.has_chat_template
+    assert pieces.template == ""
     with pytest.raises(ChatTemplateError, match="this checkpoint has no chat template"):
         pieces.apply_chat_template(CHAT, add_generation_prompt=True)
 

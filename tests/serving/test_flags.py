@@ -203,6 +203,10 @@ def test_what_is_no_list_of_origins_is_named(value):
         (["--uvicorn-log-level", "loud"], "loud is unknown; use critical, error, warning, info,"),
         (["--dtype", "int3"], "--dtype int3 is unknown"),
         (["--quantize", "int4"], "--quantize int4 is unknown; use none, int8 or fp8"),
+        (
+            ["--tool-call-parser", "pythonic"],
+            "--tool-call-parser pythonic is unknown; use auto, none, hermes, llama3_json or",
+        ),
         (["--generation-config", "x"], "--generation-config x is unknown; use auto or none"),
         (
             ["--kv-cache-dtype", "int3"],

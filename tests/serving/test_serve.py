@@ -214,12 +214,14 @@ def test_what_was_not_set_is_told_once_it_is_worked_out(split):
     assert info["hardware"] == "cpu"
     assert info["costs"] == "estimated for cpu"
     assert info["served-model-name"] == ["demo"]
+    assert info["tool-call-parser"] == "none"  # the demo's template takes no tools
     pages = info["kv-pages"]
     assert list(pages) == ["prefill-0", "decode-0", "decode-1"]
     assert all(number * info["page-size"] >= info["max-model-len"] for number in pages.values())
     lines = split.said.splitlines()
     assert f"max-model-len = {info['max-model-len']}" in lines
     assert 'hardware = "cpu"' in lines
+    assert 'tool-call-parser = "none"' in lines
     assert "costs: estimated for cpu" in lines
     told = ", ".join(f"{worker} {number}" for worker, number in pages.items())
     assert f"kv-pages: {told}" in lines

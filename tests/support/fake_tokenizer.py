@@ -22,6 +22,7 @@ class FakeTokenizer:
     vocab_size = 300
     eos_ids: tuple[int, ...] = (EOS,)
     special_ids = frozenset(SPECIALS)
+    template = ""
 
     def __init__(self, takes_tools: bool = True, trims: bool = False) -> None:
         self.takes_tools = takes_tools

@@ -32,6 +32,11 @@ def error_of(answer: httpx.Response) -> dict[str, Any]:
     return error
 
 
+def function(**fields: Any) -> dict[str, Any]:
+    """A request with one tool, whose function has these fields."""
+    return {"tools": [{"type": "function", "function": fields}]}
+
+
 def message(**fields: Any) -> dict[str, Any]:
     return {"messages": [*HI, {"role": "user", "content": "x", **fields}]}
 
@@ -122,6 +127,27 @@ CHAT_ONLY: list[tuple[dict[str, Any], str]] = [
         {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "f"}}},
         "tool_choice",
     ),
+    (
+        {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "g"}}},
+        "tool_choice.function.name",
+    ),
+    ({"tool_choice": {"type": "function", "function": {"name": "f"}}}, "tool_choice.function.name"),
+    ({"tools": [TOOL], "tool_choice": {"type": "function"}}, "tool_choice"),
+    ({"tools": [TOOL], "tool_choice": "any"}, "tool_choice"),
+    ({"tools": [TOOL], "parallel_tool_calls": 1}, "parallel_tool_calls"),
+    ({"tools": [5]}, "tools[0]"),
+    ({"tools": [{}]}, "tools[0].type"),
+    ({"tools": [TOOL, {**TOOL, "type": "custom"}]}, "tools[1].type"),
+    ({"tools": [{"type": "function"}]}, "tools[0].function"),
+    ({"tools": [{"type": "function", "function": "f"}]}, "tools[0].function"),
+    (function(), "tools[0].function.name"),
+    (function(name=5), "tools[0].function.name"),
+    (function(name=""), "tools[0].function.name"),
+    (function(name="f" * 65), "tools[0].function.name"),
+    (function(name="f\n"), "tools[0].function.name"),
+    (function(name="f.g"), "tools[0].function.name"),
+    (function(name="f", parameters=[]), "tools[0].function.parameters"),
+    ({**function(name="f g"), "tool_choice": "none"}, "tools[0].function.name"),
     ({"functions": [{"name": "f"}]}, "functions"),
     ({"functions": [{"name": "f"}], "function_call": "auto"}, "function_call"),
     ({"modalities": ["text", "audio"]}, "modalities"),
@@ -275,6 +301,19 @@ def test_the_templates_own_words_reach_the_client(http: httpx.Client):
     messages = [{"role": "function", "name": "f", "content": "x"}]
     answer = http.post("/v1/chat/completions", json={**CHAT, "messages": messages})
     assert "role function is unknown to this template" in error_of(answer)["message"]
+
+
+@pytest.mark.parametrize("name", ["f", "f" * 64, "get_weather-2"])
+@pytest.mark.parametrize("fields", [{}, {"parameters": None}, {"parameters": {"type": "object"}}])
+def test_good_tools_are_taken(http: httpx.Client, name: str, fields: dict[str, Any]):
+    body = {**CHAT, **function(name=name, **fields)}
+    assert http.post("/v1/chat/completions", json=body).status_code == 200
+
+
+def test_a_choice_of_an_unknown_function_names_it(http: httpx.Client):
+    choice = {"type": "function", "function": {"name": "nobody"}}
+    body = {**CHAT, "tools": [TOOL], "tool_choice": choice}
+    assert "`nobody`" in error_of(http.post("/v1/chat/completions", json=body))["message"]
 
 
 def test_tools_are_refused_if_the_template_takes_none(

@@ -197,6 +197,7 @@ def test_part_of_a_character_does_not_crash(http: httpx.Client):
         ("/tokenize", {"prompt": "x", "messages": HI}, "prompt"),
         ("/tokenize", {"messages": []}, "messages"),
         ("/tokenize", {"prompt": 5}, "prompt"),
+        ("/tokenize", {"messages": HI, "tools": [{"type": "function"}]}, "tools[0].function"),
         ("/detokenize", {"tokens": [300]}, "tokens"),
         ("/detokenize", {"tokens": [-1]}, "tokens"),
         ("/detokenize", {"tokens": "x"}, "tokens"),

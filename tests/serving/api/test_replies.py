@@ -98,7 +98,7 @@ def test_a_trimmed_reply_does_not_spoil_the_others():
     tokenizer = FakeTokenizer(trims=True)
     prompts, messages = conversation(tokenizer, "ab", [*b"ab"])
     second, _ = prompts.chat(chat(messages), ME)
-    prompts._replies.add(ME, second, " x", [*b" x"])
+    prompts._splicer._replies.add(ME, second, " x", [*b" x"])
     messages += [{"role": "assistant", "content": " x"}, {"role": "user", "content": "s"}]
     third, _ = prompts.chat(chat(messages), ME)
     assert third[: len(second)] == second

@@ -1,0 +1,61 @@
+"""What may `tools` and `tool_choice` be? OpenAI's shapes, checked before a template sees them.
+
+Knows nothing of templates, nor of how models write calls.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from serving.api.errors import bad_request
+
+NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+
+
+def check_tools(tools: Sequence[Mapping[str, Any]] | None) -> None:
+    """Raise the 400 that names the first field of a tool that is not as it must be."""
+    for i, tool in enumerate(tools or ()):
+        path = f"tools[{i}]"
+        if tool.get("type") != "function":
+            raise bad_request(f"`{path}.type` must be `function`.", f"{path}.type")
+        function = tool.get("function")
+        if not isinstance(function, dict):
+            raise bad_request(f"`{path}.function` must be an object.", f"{path}.function")
+        name = function.get("name")
+        if not isinstance(name, str) or NAME.fullmatch(name) is None:
+            raise bad_request(
+                f"`{path}.function.name` must be a string of 1 to 64 letters, digits, underscores "
+                "and dashes.",
+                f"{path}.function.name",
+            )
+        if not isinstance(function.get("parameters", {}), dict | None):
+            raise bad_request(
+                f"`{path}.function.parameters` must be an object, a JSON schema.",
+                f"{path}.function.parameters",
+            )
+
+
+def check_tool_choice(choice: Any, tools: Sequence[Mapping[str, Any]] | None) -> None:
+    """Raise the 400 for a choice that is none, of a function that is not there, or forced."""
+    match choice:
+        case None | "none" | "auto":
+            return
+        case "required":
+            pass
+        case {"type": "function", "function": {"name": str(name)}}:
+            if all(tool["function"]["name"] != name for tool in tools or ()):
+                raise bad_request(
+                    f"`tool_choice.function.name`: there is no function `{name}` in `tools`.",
+                    "tool_choice.function.name",
+                )
+        case _:
+            raise bad_request(
+                "`tool_choice` must be `none`, `auto`, `required` or a function by its name.",
+                "tool_choice",
+            )
+    raise bad_request("Only the tool choices `none` and `auto` are supported.", "tool_choice")
+
+
+def is_strict(tool: Mapping[str, Any]) -> bool:
+    """Whether arguments are to follow the tool's schema to the letter."""
+    return tool["function"].get("strict") is True
