@@ -15,9 +15,9 @@ from serving.api.calls.reader import message
 from serving.api.choice import Piece
 from serving.api.exchange import Strand
 from serving.api.fields import refuse
+from serving.api.forcing import constrained
 from serving.api.schemas import ChatBody, parse
 from serving.api.service import Service, Shown
-from serving.api.structured import structured
 from serving.api.text import away
 from serving.api.wire import (
     Events,
@@ -42,7 +42,7 @@ async def answer_chat(service: Service, request: Request) -> Response:
     ids, unused = await away(len(raw), lambda: service.prompts.chat(body, identity.tenant))
     if body.parallel_tool_calls is not None and not service.reads_calls(body):
         unused |= {"parallel_tool_calls"}
-    grammar = await structured(body, service.grammars)
+    grammar = await constrained(body, service.grammars, service.spelling)
     exchange = service.exchange(body, identity, [ids], grammar)
     head = Head(exchange.id, "chat.completion", service.now(), body.model)
     shown = service.shown(body, logprobs=(body.top_logprobs or 0) if body.logprobs else None)

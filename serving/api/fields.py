@@ -10,7 +10,7 @@ from typing import Any
 
 from serving.api.errors import bad_request
 from serving.api.schemas import ChatBody, CompletionBody, GenerationBody
-from serving.api.tools import check_tool_choice, check_tools, is_strict
+from serving.api.tools import check_tool_choice, check_tools, is_forced, strict
 
 IGNORED_HEADER = "x-foretoken-ignored-params"
 
@@ -109,7 +109,7 @@ def ignored(body: GenerationBody, unused: frozenset[str]) -> str | None:
     unknown = sorted(sent - IGNORED - set(REFUSED))
     if body.stream_options is not None and body.stream_options.include_obfuscation is not None:
         names = names | {"stream_options.include_obfuscation"}
-    if isinstance(body, ChatBody) and any(map(is_strict, body.tools or ())):
+    if isinstance(body, ChatBody) and not is_forced(body.tool_choice) and strict(body.tools):
         names = names | {"tools.function.strict"}
     if body.user is not None:
         names = names | {"user"}

@@ -13,7 +13,7 @@ from starlette.datastructures import Headers
 
 from model.sampling_defaults import SamplingDefaults
 from serving.api.answer import Manner
-from serving.api.calls.formats import format_in_force
+from serving.api.calls.formats import CallFormat, format_in_force
 from serving.api.calls.reader import CallReader
 from serving.api.choice import Choice
 from serving.api.detokenize import TokenText
@@ -21,6 +21,7 @@ from serving.api.engine import Engine
 from serving.api.errors import ApiError, unavailable
 from serving.api.exchange import Exchange, Strand
 from serving.api.fields import IGNORED_HEADER, ignored
+from serving.api.forcing import Spelling
 from serving.api.identity import Identity, identity
 from serving.api.load import load_headers
 from serving.api.logprobs import LogprobWriter
@@ -99,6 +100,7 @@ class Service:
         self.prompts = Prompts(tokenizer, self.replies)
         self.text = TokenText(tokenizer)
         self.call_format = format_in_force(config.tool_call_parser, tokenizer.template)
+        self.spelling = _spelling(self.call_format, tokenizer)
         markers = self.call_format.markers if self.call_format else ()
         self._text_with_calls = self.text.showing(markers)
         self.limits = Limits(
@@ -248,3 +250,12 @@ class Service:
 
     def _fresh_seed(self) -> int:
         return self._seeds.getrandbits(64) - 2**63
+
+
+def _spelling(format: CallFormat | None, tokenizer: Tokenizer) -> Spelling | None:
+    if format is None:
+        return None
+    by_bytes = {tokenizer.token_bytes(token): token for token in tokenizer.special_ids}
+    markers = {marker: by_bytes.get(marker.encode()) for marker in format.markers}
+    special_ids = {marker: token for marker, token in markers.items() if token is not None}
+    return Spelling(format, tokenizer.template, special_ids)

@@ -43,14 +43,23 @@ class Asked:
 
 
 async def structured(body: GenerationBody, compiler: Compiler | None) -> Grammar | None:
-    """Return the grammar that a request asks for, if any, once it has been seen to compile.
+    """Return the grammar that a request asks for, if any: `asked_for`, and `compiled`."""
+    return await compiled(asked_for(body), body, compiler)
+
+
+async def compiled(
+    asked: Asked | None, body: GenerationBody, compiler: Compiler | None
+) -> Grammar | None:
+    """Return the grammar once it has been seen to compile.
 
     Raises a 400 that says what is wrong with it. `compiler` None: there is no tokenizer, so there
     is no text that could follow one.
     """
-    asked = asked_for(body)
     if asked is None:
         return None
+    if body.ignore_eos:
+        message = f"`ignore_eos` and `{asked.param}` exclude each other: it says where replies end."
+        raise bad_request(message, "ignore_eos")
     if compiler is None:
         message = (
             f"This model has no tokenizer: replies have no text to which `{asked.param}` fits."
@@ -72,11 +81,7 @@ def asked_for(body: GenerationBody) -> Asked | None:
     by_output = None if body.structured_outputs is None else _of_outputs(body.structured_outputs)
     if by_format is not None and by_output is not None:
         raise bad_request(f"`{_FORMAT}` and `{_OUTPUTS}` exclude each other.", _OUTPUTS)
-    asked = by_format or by_output
-    if asked is not None and body.ignore_eos:
-        message = f"`ignore_eos` and `{asked.param}` exclude each other: it says where replies end."
-        raise bad_request(message, "ignore_eos")
-    return asked
+    return by_format or by_output
 
 
 def _of_format(wanted: Mapping[str, Any]) -> Asked | None:

@@ -36,12 +36,13 @@ def check_tools(tools: Sequence[Mapping[str, Any]] | None) -> None:
 
 
 def check_tool_choice(choice: Any, tools: Sequence[Mapping[str, Any]] | None) -> None:
-    """Raise the 400 for a choice that is none, of a function that is not there, or forced."""
+    """Raise the 400 for a choice that is none, or of a function that is not there."""
     match choice:
         case None | "none" | "auto":
             return
         case "required":
-            pass
+            if not tools:
+                raise bad_request("`tool_choice: required` needs `tools`.", "tool_choice")
         case {"type": "function", "function": {"name": str(name)}}:
             if all(tool["function"]["name"] != name for tool in tools or ()):
                 raise bad_request(
@@ -53,9 +54,13 @@ def check_tool_choice(choice: Any, tools: Sequence[Mapping[str, Any]] | None) ->
                 "`tool_choice` must be `none`, `auto`, `required` or a function by its name.",
                 "tool_choice",
             )
-    raise bad_request("Only the tool choices `none` and `auto` are supported.", "tool_choice")
 
 
-def is_strict(tool: Mapping[str, Any]) -> bool:
-    """Whether arguments are to follow the tool's schema to the letter."""
-    return tool["function"].get("strict") is True
+def is_forced(choice: Any) -> bool:
+    """Whether a choice that has been checked leaves a reply nothing but to call."""
+    return choice not in (None, "none", "auto")
+
+
+def strict(tools: Sequence[Mapping[str, Any]] | None) -> bool:
+    """Whether arguments of any of the tools are to follow its schema to the letter."""
+    return any(tool["function"].get("strict") is True for tool in tools or ())

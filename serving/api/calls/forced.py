@@ -86,7 +86,7 @@ def forced_reply(
                 Marker(MISTRAL_CALLS),
                 Literal(one["name"]),
                 Marker(MISTRAL_ARGUMENTS),
-                Json(_schema(one)),
+                Json(arguments_schema(one)),
             )
             for one in functions
         ]
@@ -99,14 +99,14 @@ def forced_reply(
     )
 
 
-def _object(function: Mapping[str, Any], arguments: str) -> tuple[Part, ...]:
-    opening = f'{{"name": {json.dumps(function["name"])}, "{arguments}": '
-    return (Literal(opening), Json(_schema(function)), Literal("}"))
-
-
-def _schema(function: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Arguments are an object, whatever the schema leaves open; without one there are none."""
+def arguments_schema(function: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the schema of a function's arguments: an object, and empty where it has no schema."""
     schema = function.get("parameters")
     if schema is None:
         return {"type": "object", "properties": {}, "additionalProperties": False}
     return {"type": "object", **schema}
+
+
+def _object(function: Mapping[str, Any], arguments: str) -> tuple[Part, ...]:
+    opening = f'{{"name": {json.dumps(function["name"])}, "{arguments}": '
+    return (Literal(opening), Json(arguments_schema(function)), Literal("}"))
