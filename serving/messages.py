@@ -168,6 +168,18 @@ class Adopted:
 
 
 @dataclass(frozen=True, slots=True)
+class MoveGoesOn:
+    """The destination of a task's move number `move` has made room, or has taken pages.
+
+    The source says so: as long as it does, the move is not overdue.
+    """
+
+    worker: WorkerId
+    task: TaskId
+    move: int
+
+
+@dataclass(frozen=True, slots=True)
 class MoveFailed:
     """The source of a task's move number `move` gave it up: the row decodes there as before."""
 
@@ -350,6 +362,7 @@ Event = (
     | Tokens
     | Finished
     | Adopted
+    | MoveGoesOn
     | MoveFailed
     | Refused
     | LoadReport
@@ -482,6 +495,7 @@ class PagesReady:
 class Ack:
     """The receiver has taken, or will never take, a transfer: its sender may free the pages."""
 
+    worker: WorkerId
     task: TaskId
     transfer: TransferId
 

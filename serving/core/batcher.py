@@ -32,6 +32,7 @@ from serving.messages import (
     LoadReport,
     MoveAbort,
     MoveFailed,
+    MoveGoesOn,
     MoveOut,
     PagesReady,
     Prefill,
@@ -50,9 +51,9 @@ MAX_LAUNCHED = 2
 """Steps that a driver launches ahead of results: one runs, one is queued behind it, so that the
 device never waits for the host."""
 MOVE_PATIENCE = 6
-"""Transfer timeouts for which room is kept for a row that moves here. Everything else ends before:
-the source gives up one after the last that it sent, at most two in all, the coordinator calls it
-back after two and begins anew after four."""
+"""Transfer timeouts without pages for which room is kept for a row that moves here. Everything else
+ends before: the source gives up one after the last that it sent or heard of, the coordinator calls
+it back after two in which it heard of nothing, and begins anew after four."""
 
 
 class Batcher:
@@ -88,7 +89,7 @@ class Batcher:
             case Prefill() | Decode(move=None):
                 self._open(open_task(message, self.limits.page_size))
             case Decode():
-                self._let_in(open_task(message, self.limits.page_size), now)
+                self._let_in(message, now)
             case Cancel(task):
                 self._state.cancel(task)
             case MoveOut():
@@ -117,14 +118,16 @@ class Batcher:
                 entry = self._state.find(task, Stage.EXPECTING)
                 if entry is not None:
                     self._granted(entry, held_len)
-                elif not self._state.departures.grant(task, move, held_len):
+                elif not self._state.departures.grant(task, move, held_len, now):
                     self._early_grants.keep(message, now)
+                elif move is not None:
+                    self._state.out.append(MoveGoesOn(self.worker, task, move))
             case PullRequested():
                 self._transfers.lend(message)
             case PagesReady():
                 self._transfers.receive(message, now)
-            case Ack(task, transfer):
-                self._transfers.acknowledge(task, transfer)
+            case Ack():
+                self._transfers.acknowledge(message, now)
             case LastStep():
                 self._inbound.told(message, now)
             case TransferFailed(task, transfer):
@@ -181,7 +184,7 @@ class Batcher:
             self._early_grants
             or self._state.departures
             or self._state.decisions.has_evicted
-            or any(entry.deadline is not None for entry in self.holdings.tasks.values())
+            or self._state.awaited
         )
 
     @property
@@ -281,7 +284,7 @@ class Batcher:
         lacking = entry.held_len > entry.kv_len and entry.pull and not entry.scores_prompt
         if entry.owner is not None and lacking:
             entry.stage = Stage.PULLING
-            entry.deadline = now + self.limits.transfer_timeout_s
+            self._state.awaited.begin(entry, entry.owner, now)
             pull = PullRequested(entry.task.id, self.worker, entry.kv_len, entry.held_len)
             self._state.out.append(ToWorker(entry.owner, pull))
             return
@@ -306,27 +309,24 @@ class Batcher:
     def _expire(self, now: float) -> None:
         for task in self._early_grants.expire(now):
             self._state.out.append(Refused(self.worker, task, "timeout"))
-        self._state.out += self._state.departures.expire(now)
-        overdue = [
-            entry
-            for entry in self.holdings.tasks.values()
-            if entry.deadline is not None and entry.deadline <= now
-        ]
-        for entry in overdue:
+        for entry in self._state.awaited.overdue(now):
             if entry.stage is Stage.PULLING:
-                self._state.prefill(entry)  # the history did not come: compute it
+                self._state.prefill(entry)  # the rest of the history does not come: compute it
+            elif entry.stage is Stage.DECODE:
+                self._state.out += self._state.departures.abort(entry.task.id, "timeout")
             else:
                 self._state.give_up(entry.task.id, "transfer_failed")
 
     # ---- moves ---------------------------------------------------------------------------------
 
-    def _let_in(self, entry: WorkerTask, now: float) -> None:
+    def _let_in(self, asked: Decode, now: float) -> None:
         """A row wants to move here: there is room for it now, or it stays where it is."""
+        entry = open_task(asked, self.limits.page_size)
         reason = self.holdings.admit_at_once(entry)
         if reason is None:
             self._inbound.add(entry)
             self._start(entry, now)
-            entry.deadline = now + MOVE_PATIENCE * self.limits.transfer_timeout_s
+            self._state.awaited.begin(entry, asked.source, now, timeouts=MOVE_PATIENCE)
         else:
             self._state.out.append(Refused(self.worker, entry.task.id, reason))
 

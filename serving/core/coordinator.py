@@ -45,6 +45,7 @@ from serving.messages import (
     Finished,
     LoadReport,
     MoveFailed,
+    MoveGoesOn,
     MoveWanted,
     Outcome,
     PagesChanged,
@@ -115,7 +116,7 @@ class Coordinator:
         match event:
             case Tokens():
                 self._on_tokens(event, now)
-            case PrefillDone() | Finished() | Refused() | Adopted() | MoveFailed():
+            case PrefillDone() | Finished() | Refused() | Adopted() | MoveGoesOn() | MoveFailed():
                 self._on_task(event, now)
             case StepsTimed() | PagesChanged() | LoadReport():
                 self._observe(event)
@@ -255,7 +256,9 @@ class Coordinator:
             self._end(live, Completed(live.finish[0]), now, kept=live.replied)
 
     def _on_task(
-        self, event: PrefillDone | Finished | Refused | Adopted | MoveFailed, now: float
+        self,
+        event: PrefillDone | Finished | Refused | Adopted | MoveGoesOn | MoveFailed,
+        now: float,
     ) -> None:
         live = self._turns.get(event.task.turn)
         if live is None or live.task != event.task:
@@ -273,6 +276,8 @@ class Coordinator:
                 self._moves.adopted(live, event, now)
                 self._settle(live, now)
                 self._roles.settle_all(now)
+            case MoveGoesOn(_, _, move):
+                self._moves.goes_on(live, move, now)
             case MoveFailed(_, _, move, reason):
                 self._moves.failed(live, move, reason)
             case _:

@@ -15,6 +15,7 @@ copies, a constant stop). Knows no coordinator and no reason to move.
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from serving.core.awaited import Awaited
 from serving.core.handoff import announce, send, send_last
 from serving.core.holdings import Holdings
 from serving.core.plan import DropTransfer, Output
@@ -38,7 +39,6 @@ class Departure:
 
     entry: WorkerTask
     to: WorkerId
-    deadline: float
     granted: bool
     stop_len: int | None
 
@@ -47,10 +47,18 @@ class Departures:
     """The only writer of one worker's outgoing moves."""
 
     def __init__(
-        self, worker: WorkerId, holdings: Holdings, next_transfer: Callable[[], TransferId]
+        self,
+        worker: WorkerId,
+        holdings: Holdings,
+        awaited: Awaited,
+        next_transfer: Callable[[], TransferId],
     ) -> None:
-        """Start with no row leaving; `next_transfer` numbers the copies."""
+        """Start with no row leaving; `next_transfer` numbers the copies.
+
+        Who has to do with `awaited` gives up, by `abort`, the moves whose destinations are silent.
+        """
         self._worker = worker
+        self._awaited = awaited
         self._holdings = holdings
         self._limits = holdings.limits
         self._next_transfer = next_transfer
@@ -62,19 +70,20 @@ class Departures:
 
     def ask(self, entry: WorkerTask, asked: MoveOut, held_len: int | None, now: float) -> None:
         """A row that decodes is to leave; `held_len` if the destination has granted it already."""
-        deadline = now + self._limits.transfer_timeout_s
         entry.move = asked.move
-        departure = Departure(entry, asked.to, deadline, granted=False, stop_len=None)
+        departure = Departure(entry, asked.to, granted=False, stop_len=None)
         self._leaving[asked.task] = departure
+        self._awaited.begin(entry, asked.to, now)
         if held_len is not None:
-            self.grant(asked.task, asked.move, held_len)
+            self.grant(asked.task, asked.move, held_len, now)
 
-    def grant(self, task: TaskId, move: int | None, held_len: int) -> bool:
+    def grant(self, task: TaskId, move: int | None, held_len: int, now: float) -> bool:
         """The destination has room, and the KV of `held_len` tokens; False if nothing leaves."""
         departure = self._leaving.get(task)
         if departure is None or departure.granted or departure.entry.move != move:
             return False
         departure.granted = True
+        self._awaited.begin(departure.entry, departure.to, now)
         departure.entry.held_len = held_len
         departure.entry.sent_pages = held_len // self._limits.page_size
         return True
@@ -91,10 +100,7 @@ class Departures:
         return out
 
     def settle(self, entry: WorkerTask, now: float) -> list[Output]:
-        """Tokens of a row have come: announce its last pages if these were the last ones.
-
-        The destination has as long to confirm them as it has for those of a prompt.
-        """
+        """Tokens of a row have come: announce its last pages if these were the last ones."""
         departure = self._leaving.get(entry.task.id)
         if departure is None or departure.stop_len is None:
             return []
@@ -104,7 +110,7 @@ class Departures:
         entry.kv_len = departure.stop_len
         entry.owner = departure.to
         entry.stage = Stage.SENDING
-        entry.deadline = now + self._limits.transfer_timeout_s
+        self._awaited.begin(entry, departure.to, now)
         self._holdings.close_slot(entry)
         return [announce(entry, departure.to, None)]
 
@@ -114,6 +120,7 @@ class Departures:
         if departure is None:
             return []
         entry = departure.entry
+        self._awaited.end(entry)
         if departure.stop_len is not None and entry.slot is not None:
             self._holdings.rows.resume(entry.slot)
         assert entry.move is not None
@@ -134,11 +141,6 @@ class Departures:
         """A worker is lost: nothing moves there."""
         lost = [task for task, departure in self._leaving.items() if departure.to == worker]
         return [output for task in lost for output in self.abort(task, "worker_lost")]
-
-    def expire(self, now: float) -> list[Output]:
-        """Give up what took too long."""
-        overdue = [task for task, departure in self._leaving.items() if departure.deadline <= now]
-        return [output for task in overdue for output in self.abort(task, "timeout")]
 
     def _copy(self, departure: Departure, in_flight_s: float, now: float) -> list[Output]:
         entry, page_size = departure.entry, self._limits.page_size

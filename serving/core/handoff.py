@@ -3,10 +3,14 @@
 The history goes to the prefill worker (`lend`), each chunk's pages go to the owner while the next
 chunk is computed (`send_filled`), and the last of them is announced together with the first token
 (`announce`). What the length head remembers of the row goes with the last of them. Copies are
-dispatched before the announcement, so no announced page is missing. A row that moves while it
-decodes (`departures`) sends its pages in the same way.
+dispatched before the announcement, so no announced page is missing. Long histories go in several
+payloads: a peer is silent for no longer than one of them takes (`awaited`). A row that moves while
+it decodes (`departures`) sends its pages in the same way.
 """
 
+from collections.abc import Callable
+
+from serving.core.holdings import BatcherLimits
 from serving.core.plan import Output, SendPages
 from serving.core.worker_task import Outgoing, WorkerTask
 from serving.messages import (
@@ -62,13 +66,22 @@ class EarlyGrants:
 
 
 def lend(
-    entry: WorkerTask, pull: PullRequested, transfer: TransferId, *, page_size: int
+    entry: WorkerTask,
+    pull: PullRequested,
+    next_transfer: Callable[[], TransferId],
+    limits: BatcherLimits,
 ) -> list[Output]:
     """Send the history asked for. The pages stay held by the owner's granted task."""
-    first_page = pull.start // page_size
-    pages = tuple(entry.pages[first_page : pages_for(pull.stop, page_size)])
-    ready = PagesReady(pull.task, transfer, first_page, len(pages), pull.stop, None, None, None)
-    return [SendPages(transfer, pull.task, pages, pull.to, None), ToWorker(pull.to, ready)]
+    out: list[Output] = []
+    first_page, page_size = pull.start // limits.page_size, limits.page_size
+    pages = entry.pages[first_page : pages_for(pull.stop, page_size)]
+    for some in _payloads(tuple(pages), limits.payload_pages):
+        transfer, next_page = next_transfer(), first_page + len(some)
+        stop = min(pull.stop, next_page * page_size)
+        ready = PagesReady(pull.task, transfer, first_page, len(some), stop, None, None, None)
+        out += [SendPages(transfer, pull.task, some, pull.to, None), ToWorker(pull.to, ready)]
+        first_page = next_page
+    return out
 
 
 def pages_to_send(entry: WorkerTask, *, last: bool, page_size: int) -> tuple[int, ...]:
@@ -78,13 +91,26 @@ def pages_to_send(entry: WorkerTask, *, last: bool, page_size: int) -> tuple[int
 
 
 def send_filled(
-    entry: WorkerTask, owner: WorkerId, transfer: TransferId, *, last: bool, page_size: int
+    entry: WorkerTask,
+    owner: WorkerId,
+    next_transfer: Callable[[], TransferId],
+    limits: BatcherLimits,
+    *,
+    last: bool,
 ) -> list[Output]:
-    """Copy what a launched chunk fills to the owner; the last copy waits for its announcement."""
-    pages = pages_to_send(entry, last=last, page_size=page_size)
-    if last:
-        return send_last(entry, owner, transfer, pages)
-    return send(entry, owner, transfer, pages, page_size=page_size)
+    """Copy what a launched chunk fills to the owner; the last copy waits for its announcement.
+
+    Before the first chunk's pages go those that were here and the owner lacks.
+    """
+    out: list[Output] = []
+    page_size = limits.page_size
+    payloads = _payloads(pages_to_send(entry, last=last, page_size=page_size), limits.payload_pages)
+    whole = payloads[:-1] if last else payloads
+    for some in whole:
+        out += send(entry, owner, next_transfer(), some, page_size=page_size)
+    for some in payloads[len(whole) :]:
+        out += send_last(entry, owner, next_transfer(), some)
+    return out
 
 
 def send(
@@ -138,3 +164,8 @@ def announce(entry: WorkerTask, owner: WorkerId, finish: FinishReason | None) ->
         stated=() if entry.move is None else tuple(entry.stated),
     )
     return ToWorker(owner, ready)
+
+
+def _payloads(pages: tuple[int, ...], most: int) -> list[tuple[int, ...]]:
+    """Cut pages into payloads of at most `most`, in order."""
+    return [pages[i : i + most] for i in range(0, len(pages), most)]

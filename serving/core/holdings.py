@@ -57,6 +57,11 @@ class BatcherLimits:
                 "--max-model-len"
             )
 
+    @property
+    def payload_pages(self) -> int:
+        """The most pages that go in one payload: what a chunk fills, in parts at both its ends."""
+        return pages_for(self.max_chunk_tokens, self.page_size) + 1
+
 
 class Holdings:
     """The only writer of one worker's pages, slots and queue."""

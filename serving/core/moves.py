@@ -37,7 +37,7 @@ class Moves:
     """The only writer of pending moves."""
 
     def __init__(self, fleet: Fleet, sessions: Sessions, outbox: Outbox, timeout_s: float) -> None:
-        """A source that has not moved a row within `timeout_s` is asked to keep it."""
+        """A source that says nothing of a move for `timeout_s` is asked to keep the row."""
         self._fleet = fleet
         self._sessions = sessions
         self._outbox = outbox
@@ -122,6 +122,11 @@ class Moves:
         }
         self._outbox.decide("resumed", live, live.owner, "observed", details)
 
+    def goes_on(self, live: LiveTurn, number: int, now: float) -> None:
+        """The destination has made room, or taken pages: no deadline is over while more come."""
+        if live.move is not None and live.move.number == number and not live.move.overdue:
+            live.move.deadline = now + self._timeout_s
+
     def failed(self, live: LiveTurn, number: int, reason: str) -> None:
         """The source keeps the row."""
         if live.move is None or live.move.number != number:
@@ -156,7 +161,7 @@ class Moves:
     def expire(
         self, turns: Iterable[LiveTurn], now: float, begin_anew: Callable[[LiveTurn], None]
     ) -> None:
-        """Ask sources to keep what takes too long; begin anew where even that has no answer."""
+        """Ask sources to keep what nothing is heard of; begin anew where that has no answer."""
         for live in turns:
             move = live.move
             if move is None or now < move.deadline:

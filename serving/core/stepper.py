@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving.core.chunks import plan_chunk
-from serving.core.handoff import announce, pages_to_send, send_filled
+from serving.core.handoff import announce, send_filled
 from serving.core.plan import Chunk, Launch, StepPlan, StepResult
 from serving.core.rules import BatcherRules
 from serving.core.samples import take_decoded, take_first, take_steady
@@ -269,14 +269,12 @@ class Stepper:
 
     def _after_launch(self, entry: WorkerTask, chunk: Chunk, now: float) -> None:
         """Send what the chunk filled, and let the row decode if the chunk ended its prompt."""
-        last, page_size = chunk.sample, self._limits.page_size
+        last = chunk.sample
         if last:
             self._state.prefilling.discard(entry)
         if entry.owner is not None:
-            if pages_to_send(entry, last=last, page_size=page_size):
-                self._state.out += send_filled(
-                    entry, entry.owner, self._state.next_transfer(), last=last, page_size=page_size
-                )
+            next_transfer, limits = self._state.next_transfer, self._limits
+            self._state.out += send_filled(entry, entry.owner, next_transfer, limits, last=last)
             if last:
                 entry.stage = Stage.SENDING
         elif last:
@@ -338,5 +336,5 @@ class Stepper:
             self._state.out += self._state.departures.settle(entry, now)
             return
         self._state.out.append(announce(entry, entry.owner, reason))
-        entry.deadline = now + self._limits.transfer_timeout_s
+        self._state.awaited.begin(entry, entry.owner, now)
         self._state.holdings.close_slot(entry)

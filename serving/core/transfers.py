@@ -8,7 +8,16 @@ from serving.core.handoff import lend
 from serving.core.plan import DropTransfer, ReceivePages
 from serving.core.worker_state import WorkerState
 from serving.core.worker_task import Stage, WorkerTask
-from serving.messages import Ack, Adopted, PagesReady, PullRequested, TaskId, ToWorker, TransferId
+from serving.messages import (
+    Ack,
+    Adopted,
+    MoveGoesOn,
+    PagesReady,
+    PullRequested,
+    TaskId,
+    ToWorker,
+    TransferId,
+)
 
 
 class Transfers:
@@ -22,41 +31,44 @@ class Transfers:
         """A prefill worker asks for the history of a task that waits here for its KV."""
         entry = self._state.find(pull.task, Stage.GRANTED)
         if entry is not None:
-            transfer, page_size = self._state.next_transfer(), self._state.limits.page_size
-            self._state.out += lend(entry, pull, transfer, page_size=page_size)
+            self._state.out += lend(entry, pull, self._state.next_transfer, self._state.limits)
 
     def receive(self, ready: PagesReady, now: float) -> None:
-        """Take announced pages; with the last of them the task decodes, or is over."""
+        """Take announced pages; with the last of them the task goes on, or is over."""
+        self._state.awaited.arrived(ready, now)
         entry = self._state.find(ready.task, Stage.GRANTED, Stage.PULLING)
-        ack = ToWorker(ready.transfer.sender, Ack(ready.task, ready.transfer))
+        ack = Ack(self._state.worker, ready.task, ready.transfer)
+        taken = ToWorker(ready.transfer.sender, ack)
         if entry is None or entry.move != ready.move:
-            self._state.out += [DropTransfer(ready.transfer), ack]
+            self._state.out += [DropTransfer(ready.transfer), taken]
             return
         entry.taken.add(ready.transfer)
         if entry.unsure_from is None:
             entry.unsure_from = entry.kv_len
         stop = ready.first_page + ready.num_pages
         if not self._state.holdings.extend(entry, stop):
-            self._state.out += [DropTransfer(ready.transfer), ack]
+            self._state.out += [DropTransfer(ready.transfer), taken]
             self._state.give_up(entry.task.id, "no_room")
             return
         self._state.offload(())
         pages = tuple(entry.pages[ready.first_page : stop])
         decodes = ready.reply is not None and ready.finish is None
         slot = entry.slot if decodes else None
-        self._state.out += [ReceivePages(ready.transfer, ready.task, pages, slot), ack]
+        self._state.out += [ReceivePages(ready.transfer, ready.task, pages, slot), taken]
         if ready.reply is not None:
             entry.tokens[entry.prompt_len :] = ready.reply
             entry.forecast = ready.forecast or entry.forecast
             entry.stated = list(ready.stated)
         # A row that moves fills pages with tokens that are told only at its stop.
         entry.kv_len = max(entry.kv_len, min(ready.stop, len(entry.tokens)))
-        # A hand-off or a move is announced as whole once all of its steps have proved sound.
+        # A hand-off or a move is announced as whole once all of its steps have proved sound. The
+        # history that is lent has proved so.
         if entry.stage is Stage.PULLING or ready.reply is not None:
             entry.unsure_from = None
             self._state.holdings.name_full_pages(entry)
         if entry.stage is Stage.PULLING:
-            self._state.prefill(entry)
+            if entry.kv_len >= entry.held_len:
+                self._state.prefill(entry)
         elif ready.reply is not None:
             self._adopt(entry, now, over=ready.finish is not None)
 
@@ -71,12 +83,15 @@ class Transfers:
             return
         self._state.give_up(task, "transfer_failed")
 
-    def acknowledge(self, task: TaskId, transfer: TransferId) -> None:
+    def acknowledge(self, ack: Ack, now: float) -> None:
         """A peer has taken a transfer; once it has taken all, the task is done here."""
-        entry = self._state.holdings.tasks.get(task)
+        for told in self._state.awaited.acknowledged(ack, now):
+            if told.move is not None:
+                self._state.out.append(MoveGoesOn(self._state.worker, told.task.id, told.move))
+        entry = self._state.holdings.tasks.get(ack.task)
         if entry is None:
             return
-        entry.unacked.discard(transfer)
+        entry.unacked.discard(ack.transfer)
         if entry.stage is Stage.SENDING and not entry.unacked:
             self._state.retire(entry)
             if entry.move is not None or not entry.waits:

@@ -4,6 +4,7 @@
 each changes a task through this. Knows no message of the coordinator's.
 """
 
+from serving.core.awaited import Awaited
 from serving.core.departures import Departures
 from serving.core.foresight import Foresight
 from serving.core.holdings import BatcherLimits, Holdings
@@ -20,8 +21,8 @@ class WorkerState:
     """One worker's state.
 
     `clock` times the steps and corrects the costs that all decisions here are made by. `prefilling`
-    holds the tasks in stage PREFILL. `foresight` takes the length head's readings; None where there
-    is no head.
+    holds the tasks in stage PREFILL, `awaited` those that wait for another worker's word.
+    `foresight` takes the length head's readings; None where there is no head.
     """
 
     def __init__(self, worker: WorkerId, limits: BatcherLimits, rules: BatcherRules) -> None:
@@ -33,7 +34,8 @@ class WorkerState:
         self.holdings = Holdings(limits, rules, self.clock.corrected, self.decisions)
         self._changes = self.holdings.pool.changes
         self.prefilling = PrefillQueue(rules.order)
-        self.departures = Departures(worker, self.holdings, self.next_transfer)
+        self.awaited = Awaited(limits.transfer_timeout_s)
+        self.departures = Departures(worker, self.holdings, self.awaited, self.next_transfer)
         self.foresight = None if rules.reader is None else Foresight(rules.reader)
         self.out: list[Output] = []
         self._transfers = 0
@@ -51,7 +53,7 @@ class WorkerState:
     def prefill(self, entry: WorkerTask) -> None:
         """Let a task's prompt be computed in the steps to come."""
         entry.stage = Stage.PREFILL
-        entry.deadline = None
+        self.awaited.end(entry)
         self.prefilling.add(entry)
 
     def load_slot(self, entry: WorkerTask) -> None:
@@ -64,7 +66,7 @@ class WorkerState:
     def decode(self, entry: WorkerTask, now: float, *, token: int | None) -> None:
         """Let a row decode. Without `token` its first one is still on the device."""
         entry.stage = Stage.DECODE
-        entry.deadline = None
+        self.awaited.end(entry)
         known = len(entry.tokens) - (token is not None)
         replied = entry.replied + (token is None)
         entry.since = now, replied
@@ -108,6 +110,7 @@ class WorkerState:
 
     def forget(self, entry: WorkerTask) -> None:
         """Take a task that holds nothing any more out of the steps and transfers to come."""
+        self.awaited.end(entry)
         self.departures.forget(entry.task.id)
         self.prefilling.discard(entry)
         if entry.unannounced is not None:

@@ -98,7 +98,6 @@ class WorkerTask:
     unannounced: Outgoing | None = None
     taken: set[TransferId] = field(default_factory=set[TransferId])
     unacked: set[TransferId] = field(default_factory=set[TransferId])
-    deadline: float | None = None
     prompt_logprobs: list[TokenLogprobs] = field(default_factory=list[TokenLogprobs])
     forecast: Forecast | None = None
     stated: list[Stated] = field(default_factory=list[Stated])

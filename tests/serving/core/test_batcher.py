@@ -144,7 +144,7 @@ def test_messages_about_a_task_that_is_gone_change_nothing():
     transfer = TransferId(D0, 1)
     assert worker.on(Cancel(gone.id)) == []
     assert worker.on(PullRequested(gone.id, D0, 0, 1)) == []
-    assert worker.on(Ack(gone.id, transfer)) == []
+    assert worker.on(Ack(D0, gone.id, transfer)) == []
     assert worker.on(TransferFailed(gone.id, transfer, "x")) == []
     assert worker.on(Granted(gone.id, D0, 0, None)) == []
     assert worker.on(WorkerLost(D0)) == []

@@ -181,7 +181,7 @@ def test_a_row_that_is_gone_holds_its_pages_until_all_is_confirmed():
     assert source.batcher.report().running == 0, "its slot is free at once"
     for transfer in sent:
         assert not source.is_empty()
-        source.on(Ack(source.work.id, transfer))
+        source.on(Ack(P0, source.work.id, transfer))
     assert source.is_empty()
 
 

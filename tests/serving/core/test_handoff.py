@@ -110,11 +110,11 @@ def test_pages_are_kept_until_every_transfer_is_acknowledged():
     worker.complete(launched(first), -1)
     worker.complete(launched(second), 33)
     assert worker.batcher.holdings.rows.num_free == LIMITS.max_rows, "its slot is free already"
-    worker.on(Ack(work.id, at(second, 1, SendPages).transfer))
+    worker.on(Ack(D0, work.id, at(second, 1, SendPages).transfer))
     assert worker.num_held == 3
-    worker.on(Ack(work.id, at(second, 1, SendPages).transfer))
+    worker.on(Ack(D0, work.id, at(second, 1, SendPages).transfer))
     assert worker.num_held == 3, "a repeated confirmation counts once"
-    worker.on(Ack(work.id, at(first, 2, SendPages).transfer))
+    worker.on(Ack(D0, work.id, at(first, 2, SendPages).transfer))
     assert worker.is_empty()
 
 
@@ -256,7 +256,7 @@ def test_pages_for_a_cancelled_task_are_dropped_and_confirmed():
     transfer = TransferId(P0, 1)
     assert worker.on(ready(work, 1, 0, 2, 6)) == [
         DropTransfer(transfer),
-        ToWorker(P0, Ack(work.id, transfer)),
+        ToWorker(P0, Ack(D0, work.id, transfer)),
     ]
 
 

@@ -124,7 +124,7 @@ def test_what_a_guest_leaves_behind_goes_first():
         one.complete(one.launch(), 1)
         entry = one.batcher.holdings.tasks[message.task.id]
         for transfer in tuple(entry.unacked):
-            one.on(Ack(message.task.id, transfer))
+            one.on(Ack(D0, message.task.id, transfer))
     assert one.is_empty()
     first = one.batcher.holdings.idle.rank({task("own", [0]).session: 2, GUEST: 2})
     assert next(iter(first)) == GUEST
