@@ -2,11 +2,12 @@
 
 A transfer may last as long as its link makes it last: whatever comes of it renews the deadline of
 its task, at its sender (`acknowledged`) and at its receiver (`arrived`). Payloads of one way come
-one behind the other, so that what comes also tells of those behind it, which could not come before
-it; and of none that was sent before it, which should have. Hence payloads that come renew a
-deadline a limited number of times, and what is lost is given up.
+one behind the other, in the order of their announcements, so that what comes also tells of those
+behind it, which could not come before it; and of none before it, which should have. Hence payloads
+that come renew a deadline a limited number of times, and what is lost is given up.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from serving.core.worker_task import Stage, WorkerTask
@@ -15,11 +16,15 @@ from serving.messages import Ack, PagesReady, WorkerId
 
 @dataclass(slots=True)
 class _Wait:
-    """Whose word is awaited, for how long after the last one (seconds), and until when."""
+    """Whose word is awaited, for how long after the last one (seconds), and until when.
+
+    Of the transfers sent to it, those with numbers up to `sent` may come before the task's own.
+    """
 
     peer: WorkerId
     patience_s: float
     deadline: float
+    sent: int
 
     def renew(self, now: float) -> None:
         self.deadline = now + self.patience_s
@@ -28,32 +33,40 @@ class _Wait:
 class Awaited:
     """The tasks of one worker that end, or go on in another way, if a peer is silent too long."""
 
-    def __init__(self, timeout_s: float) -> None:
-        """Start with none; `timeout_s` is how long a peer may be silent (seconds)."""
+    def __init__(self, timeout_s: float, sent: Callable[[], int]) -> None:
+        """Start with none; `timeout_s` is how long a peer may be silent (seconds).
+
+        `sent` returns the number of the worker's last transfer.
+        """
         self._timeout_s = timeout_s
+        self._sent = sent
         self._waits: dict[WorkerTask, _Wait] = {}  # those that have waited longest first
 
     def __len__(self) -> int:
         """Count them."""
         return len(self._waits)
 
+    def __contains__(self, entry: WorkerTask) -> bool:
+        """Tell whether a task waits."""
+        return entry in self._waits
+
     def begin(self, entry: WorkerTask, peer: WorkerId, now: float, *, timeouts: int = 1) -> None:
         """A task waits for a peer's word from now on, for so many timeouts after each."""
         patience_s = timeouts * self._timeout_s
-        self._waits[entry] = _Wait(peer, patience_s, now + patience_s)
+        self._waits[entry] = _Wait(peer, patience_s, now + patience_s, self._sent())
 
     def end(self, entry: WorkerTask) -> None:
         """A task waits no more; no effect if it did not."""
         self._waits.pop(entry, None)
 
     def acknowledged(self, ack: Ack, now: float) -> list[WorkerTask]:
-        """A peer has taken a payload; returns the tasks that sent it, or others behind it."""
+        """A peer has taken a payload; returns the task that sent it, and those behind it."""
         number = ack.transfer.number
         told: list[WorkerTask] = []
         for entry, wait in self._waits.items():
             if wait.peer != ack.worker:
                 continue
-            if any(transfer.number >= number for transfer in entry.unacked):
+            if number <= wait.sent or any(own.number >= number for own in entry.unacked):
                 wait.renew(now)
                 told.append(entry)
         return told

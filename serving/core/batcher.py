@@ -252,8 +252,8 @@ class Batcher:
         )
 
     def check(self) -> None:
-        """Raise AssertionError unless the accounts agree (pages, slots, tasks)."""
-        self.holdings.check()
+        """Raise AssertionError unless the accounts agree (pages, slots, tasks, deadlines)."""
+        self._state.check()
 
     # ---- tasks ---------------------------------------------------------------------------------
 

@@ -68,6 +68,10 @@ class Departures:
         """Count the rows that leave."""
         return len(self._leaving)
 
+    def __contains__(self, task: TaskId) -> bool:
+        """Tell whether a task's row leaves."""
+        return task in self._leaving
+
     def ask(self, entry: WorkerTask, asked: MoveOut, held_len: int | None, now: float) -> None:
         """A row that decodes is to leave; `held_len` if the destination has granted it already."""
         entry.move = asked.move

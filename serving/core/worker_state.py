@@ -34,11 +34,11 @@ class WorkerState:
         self.holdings = Holdings(limits, rules, self.clock.corrected, self.decisions)
         self._changes = self.holdings.pool.changes
         self.prefilling = PrefillQueue(rules.order)
-        self.awaited = Awaited(limits.transfer_timeout_s)
+        self._transfers = 0
+        self.awaited = Awaited(limits.transfer_timeout_s, lambda: self._transfers)
         self.departures = Departures(worker, self.holdings, self.awaited, self.next_transfer)
         self.foresight = None if rules.reader is None else Foresight(rules.reader)
         self.out: list[Output] = []
-        self._transfers = 0
 
     def find(self, task: TaskId, *stages: Stage) -> WorkerTask | None:
         """Return a task that is in one of these stages; None if it is not."""
@@ -115,6 +115,21 @@ class WorkerState:
         self.prefilling.discard(entry)
         if entry.unannounced is not None:
             self.out.append(DropTransfer(entry.unannounced.transfer))
+
+    def check(self) -> None:
+        """Raise AssertionError unless just those tasks wait for a peer that hold something for it.
+
+        What a task holds for an owner is the coordinator's, and has no deadline here.
+        """
+        self.holdings.check()
+        waiting = 0
+        for entry in self.holdings.tasks.values():
+            waits = entry.stage is Stage.PULLING or entry.task.id in self.departures
+            waits |= entry.stage is Stage.GRANTED and entry.move is not None
+            waits |= entry.stage is Stage.SENDING and entry.unannounced is None
+            assert waits == (entry in self.awaited), f"{entry.task.id}: {entry.stage} and {waits}"
+            waiting += waits
+        assert waiting == len(self.awaited), "a task that is gone waits for a peer"
 
     def take_out(self) -> list[Output]:
         """Return what is to be done, in order, what can be found since, and what was decided."""

@@ -12,6 +12,7 @@ from serving.messages import (
     LastStep,
     MoveAbort,
     MoveFailed,
+    MoveGoesOn,
     MoveOut,
     PagesReady,
     Refused,
@@ -196,13 +197,42 @@ def test_the_last_pages_have_as_long_as_those_of_a_prompt_however_long_the_copie
     timeout_s = LIMITS.transfer_timeout_s
     source = Source()
     source.ask()
-    source.now = timeout_s - 0.01
     source.grant(held_len=8)
-    assert ready(source.turn())[-1].reply is not None
+    plan = source.launch()
+    source.now = timeout_s - 0.01
+    assert ready(source.end(plan))[-1].reply is not None
     source.now = timeout_s
     assert source.on(Tick()) == []
     source.now = 2 * timeout_s - 0.01
     assert source.on(Tick()) == [Refused(D0, source.work.id, "transfer_failed", ROW)]
+
+
+def test_a_grant_and_each_confirmation_are_signs_of_life_that_the_coordinator_hears_of():
+    timeout_s = LIMITS.transfer_timeout_s
+    source = Source()
+    source.ask()
+    source.now = 0.9 * timeout_s
+    assert source.grant() == [MoveGoesOn(D0, source.work.id, MOVE)]
+    sent = []
+    for count in range(2, 5):
+        sent += [pages.transfer for pages in ready(source.turn())]
+        source.now = 0.9 * count * timeout_s
+        assert source.on(Tick()) == []
+        if count < 4:
+            ack = Ack(P0, source.work.id, sent[count - 2])
+            assert source.on(ack) == [MoveGoesOn(D0, source.work.id, MOVE)]
+    assert len(sent) == 3, "the row is gone, and one of its payloads was not confirmed"
+    source.now = 3.7 * timeout_s
+    assert source.on(Tick()) == [Refused(D0, source.work.id, "transfer_failed", ROW)]
+
+
+def test_a_confirmation_of_a_row_that_stays_is_no_sign_of_life():
+    source = Source()
+    source.ask()
+    source.grant()
+    (pages,) = ready(source.turn())
+    source.on(MoveAbort(source.work.id, MOVE, "no_room"))
+    assert source.on(Ack(P0, source.work.id, pages.transfer)) == []
 
 
 def at_an_edge() -> Source:

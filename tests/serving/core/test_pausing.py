@@ -217,7 +217,7 @@ def test_a_row_that_ends_while_it_waits_waits_no_more():
 
 def leaving(kept: Holdings, row: WorkerTask) -> Departures:
     """The destination has room for a row."""
-    departures = Departures(P0, kept, Awaited(30.0), lambda: TransferId(P0, 1))
+    departures = Departures(P0, kept, Awaited(30.0, lambda: 0), lambda: TransferId(P0, 1))
     departures.ask(row, MoveOut(row.task.id, D1, 1), held_len=0, now=0.0)
     return departures
 
