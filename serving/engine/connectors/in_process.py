@@ -1,12 +1,13 @@
-"""How do pages cross between meshes of one process? By `device_put`, which also reshards."""
+"""How do pages cross between meshes of one process? From device to device, by `copies`."""
 
 from collections.abc import Callable, Iterable, Mapping
 from threading import Lock
 
 import jax
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding
 
 from serving.engine.connectors.connector import Payload
+from serving.engine.connectors.copies import Copies
 from serving.engine.connectors.courier import Courier
 from serving.messages import TransferId, WorkerId
 
@@ -17,6 +18,7 @@ class InProcessConnector:
     def __init__(self, shardings: Mapping[WorkerId, NamedSharding]) -> None:
         """`shardings[worker]` is how pages [L, n, 2, K, page_size, H] lie on its mesh."""
         self._shardings = dict(shardings)
+        self._copies = Copies(sharding.mesh for sharding in shardings.values())
         self._payloads: dict[TransferId, tuple[WorkerId, Payload]] = {}
         self._failed: dict[TransferId, RuntimeError] = {}  # of those, what never arrives
         self._under_way: set[TransferId] = set()  # of those, what somebody is to be told of
@@ -31,11 +33,11 @@ class InProcessConnector:
         for payload in payloads:
             for sharding in self._shardings.values():
                 if sharding.num_devices != payload.pages.sharding.num_devices:
-                    jax.block_until_ready(_copied(payload, sharding))
+                    jax.block_until_ready(self._copies.start(payload, sharding))
 
     def send(self, transfer: TransferId, payload: Payload, to: WorkerId) -> int:
         """Start the copy. Raises KeyError for a sender or receiver that is unknown or lost."""
-        arrived = _copied(payload, self._shardings[to])
+        arrived = self._copies.start(payload, self._shardings[to])
         with self._lock:
             for worker in (transfer.sender, to):
                 if worker not in self._shardings:  # perhaps lost while the copy was started
@@ -103,9 +105,3 @@ class InProcessConnector:
         self._payloads.pop(transfer, None)
         self._failed.pop(transfer, None)
         self._under_way.discard(transfer)
-
-
-def _copied(payload: Payload, sharding: NamedSharding) -> Payload:
-    """Start a copy; `sharding` is that of the pages."""
-    whole = NamedSharding(sharding.mesh, PartitionSpec())
-    return Payload(jax.device_put(payload.pages, sharding), jax.device_put(payload.trace, whole))

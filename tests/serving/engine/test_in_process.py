@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from serving.engine.connectors import in_process
 from serving.engine.connectors.connector import Payload
+from serving.engine.connectors.copies import Copies
 from serving.engine.connectors.in_process import InProcessConnector
 from serving.engine.probe import Trace
 from serving.messages import TransferId, WorkerId
@@ -61,7 +61,7 @@ def test_nothing_is_kept_for_a_worker_that_was_lost_before(connector):
 @pytest.fixture
 def uncopied(monkeypatch) -> None:
     """What is sent is what arrives: an array that is under way until the test says otherwise."""
-    monkeypatch.setattr(in_process, "_copied", lambda payload, sharding: payload)
+    monkeypatch.setattr(Copies, "start", lambda copies, payload, sharding: payload)
 
 
 def wait_until(done: Callable[[], bool]) -> None:

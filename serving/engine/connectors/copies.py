@@ -1,0 +1,36 @@
+"""How does a payload get from one mesh to another without its host waiting for either?
+
+`device_put` copies from device to device where every part that is wanted is one that some device
+has, and cuts what lies on a single device. Anything else it takes through the host, which then
+waits for the step that computes it. So what has to be cut in another way is gathered first, by a
+program of its sender's mesh, behind that step. Nothing is put together at the receiver: its own
+steps would wait.
+"""
+
+from collections.abc import Iterable
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from serving.engine.connectors.connector import Payload
+
+
+class Copies:
+    """Starts copies between the meshes of one process."""
+
+    def __init__(self, meshes: Iterable[Mesh]) -> None:
+        """Nothing is compiled yet; copies start at one of these meshes."""
+        self._gather = {
+            mesh: jax.jit(lambda array: array, out_shardings=NamedSharding(mesh, PartitionSpec()))
+            for mesh in meshes
+        }
+
+    def start(self, payload: Payload, sharding: NamedSharding) -> Payload:
+        """Start a copy, and return what will be there; `sharding` is that of its pages."""
+        whole = NamedSharding(sharding.mesh, PartitionSpec())
+        pages, own = payload.pages, payload.pages.sharding
+        alike = own.shard_shape(pages.shape) == sharding.shard_shape(pages.shape)
+        if isinstance(own, NamedSharding) and own.num_devices > 1 and not alike:
+            # All of it on every device of the sender: meshes of two degrees pay with memory.
+            pages = self._gather[own.mesh](pages).addressable_shards[0].data
+        return Payload(jax.device_put(pages, sharding), jax.device_put(payload.trace, whole))
