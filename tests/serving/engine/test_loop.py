@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from math import inf
 from typing import Any
@@ -84,13 +84,15 @@ class Running:
         timed: Sequence[StepTime] = (),
         by: Connects = InProcessConnector,
         rules: CoordinatorRules | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        move_timeout_s: float = 30.0,
         **limits: Any,
     ) -> None:
         self.cluster, self.limits = cluster, replace(LIMITS, **limits)
         self.diary = diary or Diary()
-        self.timed, self.by = timed, by
+        self.timed, self.by, self.clock = timed, by, clock
         coordinator = Coordinator(
-            CoordinatorLimits(128, 4, max_queue_size, None, 3, 30.0),
+            CoordinatorLimits(128, 4, max_queue_size, None, 3, move_timeout_s),
             rules or coordinator_rules(),
             Sessions(max_sessions=100, ttl_s=1e9, page_size=4),
             SharpLengths(16),
@@ -98,7 +100,7 @@ class Running:
         self.engine = EngineLoop(
             coordinator,
             self.diary,
-            time.monotonic,
+            clock,
             flexible_roles=flexible_roles,
             step_timeout_s=step_timeout_s,
         )
@@ -108,7 +110,7 @@ class Running:
         connector = self.cluster.reconnect(self.by)
         for name, (role, executor) in self.cluster.executors.items():
             batcher = Batcher(name, self.limits, batcher_rules())
-            worker = Worker(batcher, executor, connector, self.engine.post, time.monotonic)
+            worker = Worker(batcher, executor, connector, self.engine.post, self.clock)
             workers.append(WarmWorker(worker, role, 192, self.timed))
         await self.engine.start(workers)
         return self.engine
