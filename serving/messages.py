@@ -476,7 +476,8 @@ class PagesReady:
     token, or, with `finish`, the reply is over and the pages are only kept for the next turn.
     `move` is the number of the move that they belong to, None for a hand-off or a pull.
     `forecast` comes with the reply: what the length head said last. `stated` comes with a row that
-    moves: the 90 % quantiles that were stated of it.
+    moves: the 90 % quantiles that were stated of it. `computed`: the steps that fill them are over,
+    so that nothing but their copy is left.
     """
 
     task: TaskId
@@ -489,6 +490,7 @@ class PagesReady:
     move: int | None
     forecast: Forecast | None = None
     stated: tuple[Stated, ...] = ()
+    computed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

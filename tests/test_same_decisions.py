@@ -133,7 +133,7 @@ class Watched:
         self._came = came
         self._last: dict[WorkerId, float] = {}
 
-    def when_here(self, transfer: TransferId, then: Callable[[], None]) -> None:
+    def when_here(self, transfer: TransferId, then: Callable[[], None], *, computed: bool) -> None:
         def arrived() -> None:
             then()
             self._came()

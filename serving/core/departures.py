@@ -105,18 +105,7 @@ class Departures:
 
     def settle(self, entry: WorkerTask, now: float) -> list[Output]:
         """Tokens of a row have come: announce its last pages if these were the last ones."""
-        departure = self._leaving.get(entry.task.id)
-        if departure is None or departure.stop_len is None:
-            return []
-        if departure.stop_len != len(entry.tokens) - 1:
-            return []
-        del self._leaving[entry.task.id]
-        entry.kv_len = departure.stop_len
-        entry.owner = departure.to
-        entry.stage = Stage.SENDING
-        self._awaited.begin(entry, departure.to, now)
-        self._holdings.close_slot(entry)
-        return [announce(entry, departure.to, None)]
+        return self._settle(entry, now, computed=True)
 
     def abort(self, task: TaskId, reason: str) -> list[Output]:
         """Give a move up: the row decodes on. Empty if the row is not leaving, or gone already."""
@@ -145,6 +134,20 @@ class Departures:
         """A worker is lost: nothing moves there."""
         lost = [task for task, departure in self._leaving.items() if departure.to == worker]
         return [output for task in lost for output in self.abort(task, "worker_lost")]
+
+    def _settle(self, entry: WorkerTask, now: float, *, computed: bool) -> list[Output]:
+        departure = self._leaving.get(entry.task.id)
+        if departure is None or departure.stop_len is None:
+            return []
+        if departure.stop_len != len(entry.tokens) - 1:
+            return []
+        del self._leaving[entry.task.id]
+        entry.kv_len = departure.stop_len
+        entry.owner = departure.to
+        entry.stage = Stage.SENDING
+        self._awaited.begin(entry, departure.to, now)
+        self._holdings.close_slot(entry)
+        return [announce(entry, departure.to, None, computed=computed)]
 
     def _copy(self, departure: Departure, in_flight_s: float, now: float) -> list[Output]:
         entry, page_size = departure.entry, self._limits.page_size
@@ -175,7 +178,8 @@ class Departures:
         rows.deactivate(entry.slot)
         departure.stop_len = stop_len
         out = send_last(entry, departure.to, self._next_transfer(), pages)
-        announced = self.settle(entry, now)
+        # A row that waits for a page is in no step; its copy is behind one all the same.
+        announced = self._settle(entry, now, computed=False)
         if announced:
             return [*out, *announced]
         assert entry.move is not None

@@ -144,8 +144,13 @@ def send_last(
     return [SendPages(transfer, entry.task.id, pages, owner, entry.slot)]
 
 
-def announce(entry: WorkerTask, owner: WorkerId, finish: FinishReason | None) -> ToWorker:
-    """Tell the owner that the hand-off is whole. Needs the copy that `send_filled` left open."""
+def announce(
+    entry: WorkerTask, owner: WorkerId, finish: FinishReason | None, *, computed: bool
+) -> ToWorker:
+    """Tell the owner that the hand-off is whole. Needs the copy that `send_filled` left open.
+
+    `computed`: the steps launched before that copy are over.
+    """
     last = entry.unannounced
     assert last is not None, "a hand-off was announced twice"
     entry.unannounced = None
@@ -162,6 +167,7 @@ def announce(entry: WorkerTask, owner: WorkerId, finish: FinishReason | None) ->
         # What was stated where the prompt ran stays behind. No reply ends at a prefill worker, so
         # its tilt never learns: what its quantiles miss would bend the owner's without end.
         stated=() if entry.move is None else tuple(entry.stated),
+        computed=computed,
     )
     return ToWorker(owner, ready)
 

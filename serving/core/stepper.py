@@ -335,6 +335,6 @@ class Stepper:
             # A row may leave before its first token is known.
             self._state.out += self._state.departures.settle(entry, now)
             return
-        self._state.out.append(announce(entry, entry.owner, reason))
+        self._state.out.append(announce(entry, entry.owner, reason, computed=True))
         self._state.awaited.begin(entry, entry.owner, now)
         self._state.holdings.close_slot(entry)

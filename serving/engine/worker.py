@@ -12,6 +12,7 @@ had broken, and nothing leaves it any more, should its step come back one day.
 """
 
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -50,6 +51,9 @@ from serving.messages import (
 LOG = logging.getLogger(__name__)
 REPORT_EVERY_S = 0.02
 POLL_S = 1e-4  # how late the end of a step may be seen while a row is about to arrive
+HAND_OVER_S = 5e-5
+"""For how long a source's thread rests once it has announced a row: the destination's, which that
+woke, would else wait until this one gives the interpreter up (ours: it takes that long to wake)."""
 
 
 @runtime_checkable
@@ -172,9 +176,13 @@ class Worker:
         """Give the worker a message. Safe from any thread.
 
         It hears of pages when they are here: what its device has to wait for, its rows wait for.
+        The last ones of a row that moves are few: once they are computed it waits for their copy
+        itself, because a thread that does would hold up the row for longer.
         """
         if isinstance(message, PagesReady):
-            self._connector.when_here(message.transfer, lambda: self._put(message))
+            self._connector.when_here(
+                message.transfer, lambda: self._put(message), computed=_lets_go(message)
+            )
         else:
             self._put(message)
 
@@ -257,13 +265,15 @@ class Worker:
 
     def _round(self) -> bool:
         worked = bool(self._inbox)
+        leaving: list[Leaving] = []
         while self._inbox:
             message = self._with_payload(self._inbox.popleft())
-            self._act(self.batcher.on(message, self._clock()))
+            self._carry_out(self.batcher.on(message, self._clock()), leaving)
         queued = len(self._launched)
         most = 1 if self.batcher.expects_row else MAX_LAUNCHED
         if queued < most:
-            self._act(self.batcher.step(self._clock()))
+            self._carry_out(self.batcher.step(self._clock()), leaving)
+        self._tell(leaving)  # behind the launch: whom it wakes wants the interpreter too
         launched = len(self._launched) > queued
         if most == 1 and self._message_comes_first():
             return True
@@ -273,7 +283,9 @@ class Worker:
             if self._lost:  # meanwhile: nobody waits for it any more
                 return True
             self._owes_since = self._clock()
-            self._act(self.batcher.complete(plan, result, self._clock()))
+            told: list[Leaving] = []
+            self._carry_out(self.batcher.complete(plan, result, self._clock()), told)
+            self._tell(told)
             worked = True
         self._refresh_report()
         return worked or launched
@@ -294,9 +306,8 @@ class Worker:
         if not self._launched or now - self._reported_at >= REPORT_EVERY_S:
             self._report, self._reported_at = self.batcher.report(), now
 
-    def _act(self, outputs: Sequence[Output]) -> None:
-        """Carry outputs out in their order; what leaves is posted in one go, in the same order."""
-        leaving: list[Leaving] = []
+    def _carry_out(self, outputs: Sequence[Output], leaving: list[Leaving]) -> None:
+        """Carry outputs out in their order, and add what leaves the worker, in the same order."""
         todo = deque(outputs)
         while todo:
             output = todo.popleft()
@@ -313,12 +324,18 @@ class Worker:
                     todo.extend(self._move(output, leaving))
                 case _:
                     leaving.append(output)
-        if leaving:
-            with self._leaving:
-                if not self._lost:
-                    self._post(leaving)
-        if self._unannounced:
-            self._unannounced.difference_update(_announced(leaving))
+
+    def _tell(self, leaving: Sequence[Leaving]) -> None:
+        """Post what leaves the worker, in one go and in order."""
+        if not leaving:
+            return
+        with self._leaving:
+            if not self._lost:
+                self._post(leaving)
+        announced = _announced(leaving)
+        self._unannounced.difference_update(message.transfer for message in announced)
+        if any(map(_lets_go, announced)):
+            time.sleep(HAND_OVER_S)
 
     def _with_payload(self, message: WorkerMessage) -> WorkerMessage:
         """Take announced pages before the batcher hears of them: what it names is then there.
@@ -365,6 +382,14 @@ class Worker:
         return []
 
 
-def _announced(leaving: Sequence[Leaving]) -> list[TransferId]:
+def _announced(leaving: Sequence[Leaving]) -> list[PagesReady]:
     messages = [item.message for item in leaving if isinstance(item, ToWorker)]
-    return [message.transfer for message in messages if isinstance(message, PagesReady)]
+    return [message for message in messages if isinstance(message, PagesReady)]
+
+
+def _lets_go(ready: PagesReady) -> bool:
+    """Tell whether nothing is left of a row's move but the copy of its last pages, which are few.
+
+    It stands still until they have come.
+    """
+    return ready.move is not None and ready.reply is not None and ready.computed

@@ -84,9 +84,9 @@ Connects = Callable[[Mapping[WorkerId, NamedSharding]], InProcessConnector]
 class Waiting(InProcessConnector):
     """Waits for payloads itself: who drives round by round counts no time, and has no threads."""
 
-    def when_here(self, transfer: TransferId, then: Callable[[], None]) -> None:
+    def when_here(self, transfer: TransferId, then: Callable[[], None], *, computed: bool) -> None:
         here = Signal()
-        super().when_here(transfer, here.set)
+        super().when_here(transfer, here.set, computed=computed)
         assert here.wait(30)
         then()
 

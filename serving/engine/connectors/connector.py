@@ -33,19 +33,21 @@ class Connector(Protocol):
         """
         ...
 
-    def when_here(self, transfer: TransferId, then: Callable[[], None]) -> None:
-        """Call `then` once `take` waits for nothing: a device shall not wait for another's step.
+    def when_here(self, transfer: TransferId, then: Callable[[], None], *, computed: bool) -> None:
+        """Call `then` once a payload is here: a device shall not wait for another's step.
 
-        From any thread; at once if the payload is here, unknown, or has failed. Payloads of one
-        sender that are asked for in turn are told in that order, those that are under way when it
-        is lost perhaps never. Does not block.
+        `computed`: the step that fills it is over, and nobody minds to wait for the copy: `then`
+        may be called while it is still on its way. From any thread; at once if the payload is here,
+        unknown, or has failed. Payloads of one sender that are asked for in turn are told in that
+        order, those that are under way when it is lost perhaps never. Does not block.
         """
         ...
 
     def take(self, transfer: TransferId) -> Payload:
         """Return a payload sent to this worker, on this worker's mesh. A payload is taken once.
 
-        Raises KeyError if it is unknown, RuntimeError with what has kept it from arriving.
+        Waits for the copy of one that was told before it came. Raises KeyError if it is unknown,
+        RuntimeError with what has kept it from arriving.
         """
         ...
 

@@ -10,7 +10,7 @@ steps would wait.
 from collections.abc import Iterable
 
 import jax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
 from serving.engine.connectors.connector import Payload
 
@@ -18,19 +18,25 @@ from serving.engine.connectors.connector import Payload
 class Copies:
     """Starts copies between the meshes of one process."""
 
-    def __init__(self, meshes: Iterable[Mesh]) -> None:
-        """Nothing is compiled yet; copies start at one of these meshes."""
+    def __init__(self, shardings: Iterable[NamedSharding]) -> None:
+        """Nothing is compiled yet; pages lie in one of these ways where their copies start."""
+        wholes = {sharding.mesh: _whole(sharding) for sharding in shardings}
         self._gather = {
-            mesh: jax.jit(lambda array: array, out_shardings=NamedSharding(mesh, PartitionSpec()))
-            for mesh in meshes
+            mesh: jax.jit(lambda pages: pages, out_shardings=whole)
+            for mesh, whole in wholes.items()
         }
 
     def start(self, payload: Payload, sharding: NamedSharding) -> Payload:
         """Start a copy, and return what will be there; `sharding` is that of its pages."""
-        whole = NamedSharding(sharding.mesh, PartitionSpec())
         pages, own = payload.pages, payload.pages.sharding
         alike = own.shard_shape(pages.shape) == sharding.shard_shape(pages.shape)
         if isinstance(own, NamedSharding) and own.num_devices > 1 and not alike:
             # All of it on every device of the sender: meshes of two degrees pay with memory.
             pages = self._gather[own.mesh](pages).addressable_shards[0].data
-        return Payload(jax.device_put(pages, sharding), jax.device_put(payload.trace, whole))
+        trace = jax.device_put(payload.trace, _whole(sharding))
+        return Payload(jax.device_put(pages, sharding), trace)
+
+
+def _whole(sharding: NamedSharding) -> NamedSharding:
+    """Return how an array lies whole on every device of that mesh."""
+    return NamedSharding(sharding.mesh, PartitionSpec())

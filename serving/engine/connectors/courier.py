@@ -24,20 +24,22 @@ class Courier:
         self._under_way: deque[tuple[Any, Told]] = deque()  # the first one is waited for
         self._lock = Lock()
 
-    def tell(self, arrays: Any, told: Told) -> None:
+    def tell(self, arrays: Any, told: Told, *, early: bool) -> None:
         """Call `told` once a tree of arrays is there, and not before those given earlier.
 
-        At once, in this thread, if they are there already and nothing else is under way.
+        At once, in this thread, if they are there already and nothing else is under way; with
+        `early` also if they are not there yet: whoever is told waits, and learns of errors.
         `told` must not raise.
         """
         with self._lock:
             starts = not self._under_way
-            if not starts or not _are_ready(arrays):
+            ready = starts and _are_ready(arrays)
+            if not ready and not (starts and early):
                 self._under_way.append((arrays, told))
                 if starts:
                     Thread(target=self._wait, name=self._name, daemon=False).start()
                 return
-        told(_error_of(arrays))
+        told(_error_of(arrays) if ready else None)
 
     def forget(self) -> None:
         """Let go of what is under way. Nobody is told of it, except of what is waited for now."""

@@ -18,7 +18,7 @@ class InProcessConnector:
     def __init__(self, shardings: Mapping[WorkerId, NamedSharding]) -> None:
         """`shardings[worker]` is how pages [L, n, 2, K, page_size, H] lie on its mesh."""
         self._shardings = dict(shardings)
-        self._copies = Copies(sharding.mesh for sharding in shardings.values())
+        self._copies = Copies(shardings.values())
         self._payloads: dict[TransferId, tuple[WorkerId, Payload]] = {}
         self._failed: dict[TransferId, RuntimeError] = {}  # of those, what never arrives
         self._under_way: set[TransferId] = set()  # of those, what somebody is to be told of
@@ -45,8 +45,11 @@ class InProcessConnector:
             self._payloads[transfer] = (to, arrived)
         return sum(leaf.nbytes for leaf in jax.tree.leaves(payload))
 
-    def when_here(self, transfer: TransferId, then: Callable[[], None]) -> None:
-        """Tell when a payload has been computed and copied, behind earlier ones of its way."""
+    def when_here(self, transfer: TransferId, then: Callable[[], None], *, computed: bool) -> None:
+        """Tell when a payload has been computed and copied, behind earlier ones of its way.
+
+        Of one that is `computed` at once, if it is the only one on its way.
+        """
 
         def told(error: RuntimeError | None) -> None:
             with self._lock:
@@ -62,16 +65,16 @@ class InProcessConnector:
             then()
             return
         to, payload = known
-        self._courier(transfer.sender, to).tell(payload, told)
+        self._courier(transfer.sender, to).tell(payload, told, early=computed)
 
     def take(self, transfer: TransferId) -> Payload:
-        """Hand a payload over, once; raises what has kept it from arriving."""
+        """Hand a payload over, once it is here; raises what has kept it from arriving."""
         with self._lock:
             _, payload = self._payloads.pop(transfer)
             failed = self._failed.pop(transfer, None)
         if failed is not None:
             raise failed
-        return payload
+        return jax.block_until_ready(payload)
 
     def drop(self, transfer: TransferId) -> None:
         """Forget a payload."""

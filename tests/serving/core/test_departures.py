@@ -35,6 +35,7 @@ class Source(Worker):
     def __init__(self, *, max_tokens: int = 50, move_pages: int = 1) -> None:
         super().__init__(D0, move_pages=move_pages)
         self.work: Task = task("a", range(ROW), max_tokens=max_tokens, forecast=0)
+        self.announced: list[PagesReady] = []
         self.on(prefill(self.work))
         while not self.num_decoding:
             self.turn()
@@ -131,6 +132,7 @@ def test_the_announcement_waits_for_the_steps_in_flight():
     assert ready(source.end(before)) == []
     (last,) = ready(source.end(launched(outputs)))
     assert (last.reply, last.stop) == ((33, 33, 33), ROW + 2)
+    assert last.computed, "the steps before its copy are over"
 
 
 def told_after(seconds: float, *, ahead: int) -> float:
@@ -250,6 +252,7 @@ def at_an_edge() -> Source:
 def copies(source: Source) -> list[int]:
     """How many pages go out at each look, the last ones with the stop."""
     looks = [source.batcher.departures.advance(0.0, source.now) for _ in range(5)]
+    source.announced = [pages for look in looks for pages in ready(look)]
     assert all(output.pages for look in looks for output in look if isinstance(output, SendPages))
     return [len(o.pages) for look in looks for o in look if isinstance(o, SendPages)]
 
@@ -260,6 +263,8 @@ def test_a_row_that_waits_for_a_page_takes_its_last_one_along():
     source.grant()
     (entry,) = source.batcher.holdings.tasks.values()
     assert copies(source) == [1, 1, 1, 1]
+    (last,) = [pages for pages in source.announced if pages.reply is not None]
+    assert not last.computed, "a step of others runs before its copy"
     assert entry.stage is Stage.SENDING, "it is announced"
     assert source.num_held == 4, "until it is confirmed"
 

@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.messages import (
-    Completed,
     MoveAbort,
     MoveGoesOn,
     MoveOut,
@@ -287,7 +286,6 @@ def test_a_payload_that_was_lost_is_not_waited_for_because_others_behind_it_come
     assert len(fleet.arrivals) == 5
     behind = [transfer.number for _, transfer in fleet.arrivals]
     assert min(behind) > lost[0].number
-    assert isinstance(fleet.replies[A].end and fleet.replies[A].end.outcome, Completed)
     fleet.complete_all()
 
 

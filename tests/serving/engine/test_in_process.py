@@ -3,7 +3,9 @@
 import time
 import weakref
 from collections.abc import Callable
+from functools import partial
 from threading import Event as Signal
+from threading import Thread
 
 import jax
 import jax.numpy as jnp
@@ -80,11 +82,49 @@ def under_way() -> tuple[Underway, Payload]:
 def test_a_payload_is_here_when_it_has_been_computed_and_nobody_waits_for_that(uncopied, connector):
     (pages, payload), here = under_way(), Signal()
     connector.send(FIRST, payload, D0)
-    connector.when_here(FIRST, here.set)
+    connector.when_here(FIRST, here.set, computed=False)
     assert not here.is_set()
     pages.ends()
     assert here.wait(30)
     assert connector.take(FIRST).pages is pages
+
+
+@pytest.mark.parametrize("breaks", [False, True])
+def test_who_takes_what_was_told_early_waits_for_it_and_hears_what_broke_it(
+    uncopied, connector, breaks: bool
+):
+    (pages, payload), told, taken = under_way(), [], []
+    connector.send(FIRST, payload, D0)
+    connector.when_here(FIRST, partial(told.append, FIRST), computed=True)
+    assert told == [FIRST]
+
+    def take() -> None:
+        try:
+            taken.append(connector.take(FIRST).pages)
+        except RuntimeError as error:
+            taken.append(error)
+
+    taker = Thread(target=take)
+    taker.start()
+    taker.join(0.05)
+    assert taken == []
+    error = RuntimeError("the copy has broken") if breaks else None
+    pages.ends(error)
+    taker.join(30)
+    assert taken == [error or pages]
+    assert len(connector) == 0
+
+
+def test_what_is_told_early_is_told_behind_what_is_under_way(uncopied, connector):
+    (pages, payload), told, over = under_way(), [], Signal()
+    connector.send(FIRST, payload, D0)
+    connector.send(SECOND, PAGES, D0)
+    connector.when_here(FIRST, partial(told.append, FIRST), computed=False)
+    connector.when_here(SECOND, lambda: (told.append(SECOND), over.set()), computed=True)
+    assert told == []
+    pages.ends()
+    assert over.wait(30)
+    assert told == [FIRST, SECOND]
 
 
 def test_what_a_device_has_yet_to_compute_and_copy_is_here_once_it_is(connector):
@@ -97,7 +137,7 @@ def test_what_a_device_has_yet_to_compute_and_copy_is_here_once_it_is(connector)
         told.append(arrived.is_ready() and float(arrived[0, 0]) == 1e6)
         here.set()
 
-    connector.when_here(FIRST, note)
+    connector.when_here(FIRST, note, computed=False)
     assert here.wait(30)
     assert told == [True]
 
@@ -108,11 +148,11 @@ def test_payloads_of_one_way_are_told_in_turn_and_those_of_another_before(uncopi
     connector.send(FIRST, payload, D0)
     connector.send(SECOND, PAGES, D0)
     connector.send(other, PAGES, D0)
-    connector.when_here(FIRST, lambda: told.append(FIRST))
-    connector.when_here(SECOND, lambda: (told.append(SECOND), over.set()))
+    connector.when_here(FIRST, lambda: told.append(FIRST), computed=False)
+    connector.when_here(SECOND, lambda: (told.append(SECOND), over.set()), computed=False)
     jax.block_until_ready(PAGES.pages)
     there = Signal()
-    connector.when_here(other, lambda: (told.append(other), there.set()))
+    connector.when_here(other, lambda: (told.append(other), there.set()), computed=False)
     assert there.wait(30)
     assert told == [other]
     pages.ends()
@@ -122,7 +162,7 @@ def test_payloads_of_one_way_are_told_in_turn_and_those_of_another_before(uncopi
 
 def test_what_is_unknown_is_told_at_once_and_cannot_be_taken(connector):
     here = Signal()
-    connector.when_here(FIRST, here.set)
+    connector.when_here(FIRST, here.set, computed=False)
     assert here.is_set()
     with pytest.raises(KeyError):
         connector.take(FIRST)
@@ -131,7 +171,7 @@ def test_what_is_unknown_is_told_at_once_and_cannot_be_taken(connector):
 def test_a_payload_whose_step_breaks_is_told_and_taking_it_says_why(uncopied, connector):
     (pages, payload), here = under_way(), Signal()
     connector.send(FIRST, payload, D0)
-    connector.when_here(FIRST, here.set)
+    connector.when_here(FIRST, here.set, computed=False)
     pages.ends(RuntimeError("the step has broken"))
     assert here.wait(30)
     with pytest.raises(RuntimeError, match="the step has broken"):
@@ -145,7 +185,7 @@ def test_a_payload_that_is_let_go_while_it_is_under_way_leaves_nothing(
 ):
     (pages, payload), here = under_way(), Signal()
     connector.send(FIRST, payload, D0)
-    connector.when_here(FIRST, here.set)
+    connector.when_here(FIRST, here.set, computed=False)
     if let_go == "dropped":
         connector.drop(FIRST)
     else:
@@ -167,7 +207,9 @@ def test_nothing_is_kept_of_what_has_yet_to_come_from_a_lost_worker(uncopied, co
     connector.send(own, others, D0)
     jax.block_until_ready(PAGES.pages)
     for transfer in (FIRST, SECOND, there, own):
-        connector.when_here(transfer, lambda transfer=transfer: told.append(transfer))
+        connector.when_here(
+            transfer, lambda transfer=transfer: told.append(transfer), computed=False
+        )
     left = weakref.ref(payload.pages)
     connector.lose(P0)
     assert told == [there]

@@ -80,7 +80,7 @@ class Device:
 class Payloads:
     """A connector to which everything has come."""
 
-    def when_here(self, transfer: TransferId, then: Callable[[], None]) -> None:
+    def when_here(self, transfer: TransferId, then: Callable[[], None], *, computed: bool) -> None:
         then()
 
     def take(self, transfer: TransferId) -> Any:

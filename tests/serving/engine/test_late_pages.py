@@ -55,7 +55,7 @@ class Late(InProcessConnector):
         self._random = Random(0)
         self._last: dict[WorkerId, Thread] = {}
 
-    def when_here(self, transfer: TransferId, then) -> None:
+    def when_here(self, transfer: TransferId, then, *, computed: bool) -> None:
         before = self._last.get(transfer.sender)
         late_s = self._random.choice((0.0, self._random.uniform(0.0, MOST_S)))
 
@@ -63,7 +63,7 @@ class Late(InProcessConnector):
             if before is not None:
                 before.join()
             time.sleep(late_s)
-            super(Late, self).when_here(transfer, then)
+            super(Late, self).when_here(transfer, then, computed=computed)
 
         self._last[transfer.sender] = Thread(target=come)
         self._last[transfer.sender].start()

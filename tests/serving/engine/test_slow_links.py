@@ -19,7 +19,6 @@ from serving.core.coordinator import Coordinator
 from serving.engine import loop as engine_loop
 from serving.engine.connectors.in_process import InProcessConnector
 from serving.messages import Completed, MoveWanted, Tick, TransferId, WorkerId
-from serving.request import TurnId
 from tests.serving.engine.test_loop import Running, read, until_idle
 from tests.support.local_fleet import sampling, turn
 from tests.support.tiny_cluster import Cluster, oracle, prompt
@@ -87,7 +86,7 @@ class SlowLinks(InProcessConnector):
         self._link = Thread(target=self._carry)
         self._link.start()
 
-    def when_here(self, transfer: TransferId, then: Then) -> None:
+    def when_here(self, transfer: TransferId, then: Then, *, computed: bool) -> None:
         known = self._payloads.get(transfer)
         assert known is not None
         with self._more:
@@ -120,7 +119,7 @@ class SlowLinks(InProcessConnector):
                 with self._more:
                     self._ways[way].popleft()
                 here = Signal()
-                super().when_here(transfer, here.set)
+                super().when_here(transfer, here.set, computed=False)
                 assert here.wait(PATIENCE_S)
                 then()
 
@@ -179,9 +178,10 @@ def test_hand_offs_and_moves_over_slow_links_are_done_once_however_long_they_tak
         async with running as engine:
             turns = [turn(f"t{i}", tokens, WANTED) for i, tokens in enumerate(PROMPTS)]
             replies = [asyncio.create_task(read(engine, one)) for one in turns]
-            await running.until(lambda: running.diary.tokens.get(TurnId("t0"), 0) > 1)
-            owner = {d.turn: d.choice for d in running.diary.decisions if d.kind == "place"}["t0"]
-            engine._take(MoveWanted(TurnId("t0"), D1 if owner == D0 else D0, "test"))
+            await running.until(lambda: running.diary.tokens.get(turns[0].id, 0) > 1)
+            moved = turns[0].id
+            places = [d for d in running.diary.decisions if d.kind == "place" and d.turn == moved]
+            engine._take(MoveWanted(moved, D1 if places[0].choice == D0 else D0, "test"))
             for reply, tokens in zip(replies, expected, strict=True):
                 got, end = await reply
                 assert got == tokens

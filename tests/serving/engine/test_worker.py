@@ -12,6 +12,7 @@ import pytest
 
 from serving.core.batcher import Batcher
 from serving.core.plan import LoadSlot, StepPlan, StepResult
+from serving.engine import worker as worker_module
 from serving.engine.connectors.connector import Payload
 from serving.engine.worker import Leaving, Moved, Worker
 from serving.messages import (
@@ -19,8 +20,10 @@ from serving.messages import (
     Adopted,
     Finished,
     Granted,
+    MoveOut,
     PagesReady,
     Refused,
+    Tokens,
     ToWorker,
     TransferId,
     WorkerId,
@@ -44,12 +47,14 @@ class Device:
         self.steps = 0
         self.written: list[Any] = []
         self.traces: dict[int, Any] = {}
+        self.when_launched: Callable[[], None] = lambda: None
 
     def load_slot(self, load: LoadSlot) -> None:
         pass
 
     def launch(self, plan: StepPlan) -> StepPlan:
         self.steps += 1
+        self.when_launched()
         if self.steps == self.last_step:
             raise RuntimeError("the device is gone")
         return plan
@@ -90,9 +95,12 @@ class Payloads:
         self.kept: dict[TransferId, Payload] = {}
         self.lost: list[WorkerId] = []
         self.under_way: set[TransferId] = set()
+        self.told_early: list[TransferId] = []
         self._asked: dict[TransferId, Callable[[], None]] = {}
 
-    def when_here(self, transfer: TransferId, then: Callable[[], None]) -> None:
+    def when_here(self, transfer: TransferId, then: Callable[[], None], *, computed: bool) -> None:
+        if computed:
+            self.told_early.append(transfer)
         if transfer in self.under_way:
             self._asked[transfer] = then
         else:
@@ -290,3 +298,77 @@ def test_what_a_step_makes_possible_is_done_without_another_message(why: str):
         assert bench.over.wait(30), "the worker sleeps, though there is work"
         bench.over.clear()
     assert bench.worker.stop(30.0)
+
+
+# ---- a row that moves ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("early", "fields"),
+    [
+        (True, {"move": 1, "reply": (5,), "computed": True}),
+        (False, {"move": 1, "reply": (5,), "computed": False}),
+        (False, {"move": 1, "reply": None, "computed": True}),
+        (False, {"move": None, "reply": (5,), "computed": True}),
+    ],
+    ids=["its last pages", "behind a step", "more to come", "a hand-off"],
+)
+def test_only_the_last_pages_of_a_row_that_moves_may_be_told_before_they_have_come(
+    owner, early: bool, fields: dict[str, Any]
+):
+    ready = PagesReady(
+        task("a", range(9)).id,
+        SECOND,
+        0,
+        3,
+        9,
+        **{"finish": None, **fields},  # type: ignore[arg-type]
+    )
+    owner.payloads.under_way = {SECOND}
+    owner.tell(ready)
+    assert owner.payloads.told_early == [SECOND] * early
+
+
+def test_a_row_that_has_come_is_in_a_step_before_anybody_hears_of_it(owner):
+    """Whom a message wakes takes the interpreter from the thread that has a step to launch."""
+    told_before: list[int] = []
+    owner.device.when_launched = lambda: told_before.append(len(owner.messages(Adopted)))
+    owner.payloads.kept[TransferId(P0, 1)] = CAME
+    owner.tell(announced(task("a", range(9)), 1, None))
+    assert told_before == [0]
+    assert [type(item) for item in owner.messages(Ack | Adopted)] == [Ack, Adopted]
+
+
+class Rests:
+    """Stands for the module `time`: notes who rests, and what had left before."""
+
+    def __init__(self, bench: Bench) -> None:
+        self._bench = bench
+        self.seen: list[tuple[float, bool]] = []
+
+    def sleep(self, seconds: float) -> None:
+        last = self._bench.messages(PagesReady)[-1]
+        self.seen.append((seconds, last.reply is not None))
+
+
+def test_a_source_rests_once_a_row_has_left_and_a_prefill_worker_does_not(monkeypatch):
+    source = Bench(D0)
+    rests = Rests(source)
+    monkeypatch.setattr(worker_module, "time", rests)
+    work = task("a", range(30), max_tokens=50)
+    source.tell(prefill(work))
+    while not source.messages(Tokens):
+        source.worker.round()
+    source.tell(MoveOut(work.id, P0, 1))
+    source.tell(Granted(work.id, P0, 0, 1))
+    for _ in range(30):
+        source.worker.round()
+    assert len(source.messages(PagesReady)) > 2
+    assert rests.seen == [(worker_module.HAND_OVER_S, True)]
+    sender = Bench(P0)
+    sender.tell(prefill(work, D0))
+    sender.tell(Granted(work.id, D0, 0, None))
+    while sender.worker.round():
+        pass
+    assert sender.messages(PagesReady)[-1].reply is not None
+    assert len(rests.seen) == 1
