@@ -12,7 +12,6 @@ had broken, and nothing leaves it any more, should its step come back one day.
 """
 
 import logging
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -51,9 +50,6 @@ from serving.messages import (
 LOG = logging.getLogger(__name__)
 REPORT_EVERY_S = 0.02
 POLL_S = 1e-4  # how late the end of a step may be seen while a row is about to arrive
-HAND_OVER_S = 5e-5
-"""For how long a source's thread rests once it has announced a row: the destination's, which that
-woke, would else wait until this one gives the interpreter up (ours: it takes that long to wake)."""
 
 
 @runtime_checkable
@@ -332,10 +328,8 @@ class Worker:
         with self._leaving:
             if not self._lost:
                 self._post(leaving)
-        announced = _announced(leaving)
-        self._unannounced.difference_update(message.transfer for message in announced)
-        if any(map(_lets_go, announced)):
-            time.sleep(HAND_OVER_S)
+        if self._unannounced:
+            self._unannounced.difference_update(_announced(leaving))
 
     def _with_payload(self, message: WorkerMessage) -> WorkerMessage:
         """Take announced pages before the batcher hears of them: what it names is then there.
@@ -382,9 +376,9 @@ class Worker:
         return []
 
 
-def _announced(leaving: Sequence[Leaving]) -> list[PagesReady]:
+def _announced(leaving: Sequence[Leaving]) -> list[TransferId]:
     messages = [item.message for item in leaving if isinstance(item, ToWorker)]
-    return [message for message in messages if isinstance(message, PagesReady)]
+    return [message.transfer for message in messages if isinstance(message, PagesReady)]
 
 
 def _lets_go(ready: PagesReady) -> bool:

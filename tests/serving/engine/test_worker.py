@@ -12,7 +12,6 @@ import pytest
 
 from serving.core.batcher import Batcher
 from serving.core.plan import LoadSlot, StepPlan, StepResult
-from serving.engine import worker as worker_module
 from serving.engine.connectors.connector import Payload
 from serving.engine.worker import Leaving, Moved, Worker
 from serving.messages import (
@@ -20,10 +19,8 @@ from serving.messages import (
     Adopted,
     Finished,
     Granted,
-    MoveOut,
     PagesReady,
     Refused,
-    Tokens,
     ToWorker,
     TransferId,
     WorkerId,
@@ -337,38 +334,3 @@ def test_a_row_that_has_come_is_in_a_step_before_anybody_hears_of_it(owner):
     owner.tell(announced(task("a", range(9)), 1, None))
     assert told_before == [0]
     assert [type(item) for item in owner.messages(Ack | Adopted)] == [Ack, Adopted]
-
-
-class Rests:
-    """Stands for the module `time`: notes who rests, and what had left before."""
-
-    def __init__(self, bench: Bench) -> None:
-        self._bench = bench
-        self.seen: list[tuple[float, bool]] = []
-
-    def sleep(self, seconds: float) -> None:
-        last = self._bench.messages(PagesReady)[-1]
-        self.seen.append((seconds, last.reply is not None))
-
-
-def test_a_source_rests_once_a_row_has_left_and_a_prefill_worker_does_not(monkeypatch):
-    source = Bench(D0)
-    rests = Rests(source)
-    monkeypatch.setattr(worker_module, "time", rests)
-    work = task("a", range(30), max_tokens=50)
-    source.tell(prefill(work))
-    while not source.messages(Tokens):
-        source.worker.round()
-    source.tell(MoveOut(work.id, P0, 1))
-    source.tell(Granted(work.id, P0, 0, 1))
-    for _ in range(30):
-        source.worker.round()
-    assert len(source.messages(PagesReady)) > 2
-    assert rests.seen == [(worker_module.HAND_OVER_S, True)]
-    sender = Bench(P0)
-    sender.tell(prefill(work, D0))
-    sender.tell(Granted(work.id, D0, 0, None))
-    while sender.worker.round():
-        pass
-    assert sender.messages(PagesReady)[-1].reply is not None
-    assert len(rests.seen) == 1
