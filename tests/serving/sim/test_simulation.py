@@ -1,11 +1,13 @@
 """A whole simulation: times by hand, and what holds of every workload."""
 
+import json
 from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from serving.costs.costs import Link
 from serving.messages import LastStep, Role, WorkerId
 from serving.policy.rebalance import REBALANCE_POLICIES
 from serving.policy.routes import ROUTE_POLICIES
@@ -90,8 +92,6 @@ def test_pages_cross_the_wire_behind_the_chunk_that_fills_them():
 
 
 def test_a_slower_wire_delays_the_second_token_alone():
-    from serving.costs.costs import Link
-
     times = []
     for rate in (1e5, 1e3):
         one = lab(SPLIT, wire=Link(0.001, rate))
@@ -213,3 +213,34 @@ def test_a_step_that_was_held_back_for_a_row_goes_on_when_its_time_is_over():
     step_s, longest = decode_s(1, 119), max(two.simulation.measurements.gaps)
     # Held back for half a step behind the time told, and as long before it as was left.
     assert 1.4 * step_s < longest < 2.6 * step_s
+
+
+def on_a_link(payload_s: float) -> tuple[str, float, list[str]]:
+    """One turn of ten chunks over a link that takes so long for each, with a timeout of a second.
+
+    Returns how it ended, when, and why it was tried again.
+    """
+    chunk = LIMITS.max_chunk_tokens
+    wire = Link(0.0, chunk * COSTS.kv_bytes_per_token / payload_s)
+    one = lab(SPLIT, wire=wire, limits=replace(LIMITS, transfer_timeout_s=1.0))
+    one.run(sessions((0.0, [turn(10 * chunk, 4)])))
+    for batcher in one.batchers:
+        batcher.check()
+        assert batcher.report().pages_used == 0
+    (record,) = one.simulation.measurements.turns.values()
+    records = [json.loads(text) for text in one.log]
+    retries = [record["reason"] for record in records if record["kind"] == "retry"]
+    assert record.outcome is not None
+    return record.outcome, one.agenda.now, retries
+
+
+@pytest.mark.parametrize("payload_s", [0.001, 0.1, 0.5, 0.9])
+def test_a_hand_off_may_take_as_long_as_its_link_makes_it_take(payload_s: float):
+    outcome, ended, retries = on_a_link(payload_s)
+    assert (outcome, retries) == ("completed", [])
+    assert ended > 10 * payload_s
+
+
+def test_a_link_that_is_silent_for_longer_than_the_timeout_is_given_up():
+    outcome, _, retries = on_a_link(1.6)
+    assert (outcome, set(retries)) == ("Failed", {"transfer_failed"})
