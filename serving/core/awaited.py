@@ -64,7 +64,7 @@ class Awaited:
         number = ack.transfer.number
         told: list[WorkerTask] = []
         for entry, wait in self._waits.items():
-            if wait.peer != ack.worker:
+            if wait.peer != ack.worker or entry.stage in (Stage.PULLING, Stage.GRANTED):
                 continue
             if number <= wait.sent or any(own.number >= number for own in entry.unacked):
                 wait.renew(now)

@@ -124,6 +124,15 @@ def test_whatever_comes_from_its_source_is_a_word_for_a_row_that_moves_here():
     assert one.awaited.overdue(3 * TIMEOUT_S + 4.0) == [moving]
 
 
+def test_what_a_peer_takes_says_nothing_of_what_is_to_come_from_it():
+    one = Waiting()
+    one.sent = 5
+    pulling, moving = one.pulls("a"), one.moves_here("b")
+    assert one.ack(5, now=4.0) == []
+    assert one.awaited.overdue(TIMEOUT_S) == [pulling]
+    assert one.awaited.overdue(3 * TIMEOUT_S) == [pulling, moving]
+
+
 def test_what_comes_here_says_nothing_of_what_is_sent():
     one = Waiting()
     sending = one.sends("a", 1)
