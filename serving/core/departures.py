@@ -4,7 +4,7 @@
     copying    full pages go out, a few a step, while the row decodes on
     stopped    one full page is left, or none: the row is in no further step; they are copied behind
                the steps already launched, and announced once the tokens of those are known;
-               the destination is told at once when that will be
+               the destination is told at once when that will be, and anew after each step
     gone       announced: an outgoing task like any other, freed when the destination confirms
 
 Until it is announced a move can be given up at any time without loss: the row decodes on. The stop
@@ -103,9 +103,17 @@ class Departures:
                 out += self._copy(departure, in_flight_s, now)
         return out
 
-    def settle(self, entry: WorkerTask, now: float) -> list[Output]:
-        """Tokens of a row have come: announce its last pages if these were the last ones."""
-        return self._settle(entry, now, computed=True)
+    def settle(self, entry: WorkerTask, in_flight_s: float, now: float) -> list[Output]:
+        """Tokens of a row have come: announce its last pages if these were the last ones.
+
+        If more are to come of a row that has been stopped, the destination is told anew when: a
+        step is held back there for half of one, and the first forecast was for two.
+        """
+        departure = self._leaving.get(entry.task.id)
+        if departure is None or departure.stop_len is None:
+            return []
+        settled = self._settle(entry, now, computed=True)
+        return settled or [self._last_step(departure, in_flight_s)]
 
     def abort(self, task: TaskId, reason: str) -> list[Output]:
         """Give a move up: the row decodes on. Empty if the row is not leaving, or gone already."""
@@ -134,6 +142,11 @@ class Departures:
         """A worker is lost: nothing moves there."""
         lost = [task for task, departure in self._leaving.items() if departure.to == worker]
         return [output for task in lost for output in self.abort(task, "worker_lost")]
+
+    def _last_step(self, departure: Departure, in_flight_s: float) -> ToWorker:
+        entry = departure.entry
+        assert entry.move is not None
+        return ToWorker(departure.to, LastStep(entry.task.id, entry.move, in_flight_s))
 
     def _settle(self, entry: WorkerTask, now: float, *, computed: bool) -> list[Output]:
         departure = self._leaving.get(entry.task.id)
@@ -182,9 +195,7 @@ class Departures:
         announced = self._settle(entry, now, computed=False)
         if announced:
             return [*out, *announced]
-        assert entry.move is not None
-        last_step = LastStep(entry.task.id, entry.move, in_flight_s)
-        return [*out, ToWorker(departure.to, last_step)]
+        return [*out, self._last_step(departure, in_flight_s)]
 
 
 def _drop(entry: WorkerTask) -> list[Output]:

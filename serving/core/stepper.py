@@ -295,8 +295,9 @@ class Stepper:
                 if entry.slot is not None:  # it has not ended or left
                     rows.read(entry.slot, token)
         if self._state.departures:
+            in_flight_s = self._clock.in_flight_s(now)
             for entry in decoding:
-                self._state.out += self._state.departures.settle(entry, now)
+                self._state.out += self._state.departures.settle(entry, in_flight_s, now)
 
     def _forecast(
         self, decoding: list[WorkerTask], result: StepResult

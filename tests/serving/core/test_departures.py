@@ -154,6 +154,22 @@ def test_the_destination_is_told_when_the_last_tokens_come():
     assert told_after(0.0001, ahead=1) == pytest.approx(two - 0.0001)
 
 
+def test_the_destination_is_told_anew_after_each_step_but_the_last():
+    source = Source()
+    source.ask()
+    before = source.launch()
+    source.grant(held_len=8)
+    outputs = source.step()
+    first = at(outputs, 2, LastStep)
+    source.now += 0.4 * first.in_s  # the step was quicker than predicted
+    told = source.end(before)
+    assert kinds(told) == ["Tokens", "LastStep"]
+    again = at(told, 1, LastStep)
+    assert (again.task, again.move) == (first.task, first.move)
+    assert again.in_s == pytest.approx(first.in_s / 2, rel=0.25)
+    assert kinds(source.end(launched(outputs))) == ["Tokens", "PagesReady"]
+
+
 def test_the_row_decodes_on_behind_a_large_copy():
     """Its destination is busy with that copy for a while."""
     source = Source(move_pages=2)
