@@ -2,67 +2,18 @@
 
 import pytest
 
-from serving.core.plan import DropTransfer, Launch, SendPages, StepPlan
+from serving.core.plan import SendPages
 from serving.core.worker_task import Stage
 from serving.messages import (
     Ack,
-    Cancel,
-    Finished,
-    Granted,
     LastStep,
     MoveAbort,
-    MoveFailed,
     MoveGoesOn,
-    MoveOut,
-    PagesReady,
     Refused,
-    Task,
     Tick,
-    ToWorker,
-    TransferFailed,
-    WorkerLost,
 )
-from serving.request import FinishReason
-from tests.support.one_worker import D0, LIMITS, P0, Worker, at, kinds, launched, prefill, task
-
-MOVE = 3
-ROW = 10  # prompt tokens: two full pages, and a half
-
-
-class Source(Worker):
-    """A worker at which one row decodes; its steps are completed as soon as they are launched."""
-
-    def __init__(self, *, max_tokens: int = 50, move_pages: int = 1) -> None:
-        super().__init__(D0, move_pages=move_pages)
-        self.work: Task = task("a", range(ROW), max_tokens=max_tokens, forecast=0)
-        self.announced: list[PagesReady] = []
-        self.on(prefill(self.work))
-        while not self.num_decoding:
-            self.turn()
-
-    @property
-    def num_decoding(self) -> int:
-        return len(self.batcher.holdings.rows.active())
-
-    def turn(self) -> list:
-        """One step: what is planned beside it, then what its results bring."""
-        outputs = self.step()
-        plans = [output.plan for output in outputs if isinstance(output, Launch)]
-        return outputs + (self.end(plans[0]) if plans else [])
-
-    def end(self, plan: StepPlan) -> list:
-        return self.complete(plan, *([33] * (plan.num_decode + len(plan.chunks))))
-
-    def ask(self, move: int = MOVE) -> list:
-        return self.on(MoveOut(self.work.id, P0, move))
-
-    def grant(self, held_len: int = 0, move: int = MOVE) -> list:
-        return self.on(Granted(self.work.id, P0, held_len, move))
-
-
-def ready(outputs: list) -> list[PagesReady]:
-    messages = [o.message for o in outputs if isinstance(o, ToWorker)]
-    return [message for message in messages if isinstance(message, PagesReady)]
+from tests.support.leaving import MOVE, ROW, Source, gone, ready
+from tests.support.one_worker import D0, LIMITS, P0, at, kinds, launched
 
 
 def test_a_row_that_is_asked_decodes_on_until_it_is_granted():
@@ -183,14 +134,6 @@ def test_the_row_decodes_on_behind_a_large_copy():
     assert ready(second)[-1].reply is not None
 
 
-def gone() -> Source:
-    source = Source()
-    source.ask()
-    source.grant(held_len=8)
-    assert ready(source.turn())[-1].reply is not None
-    return source
-
-
 def test_a_row_that_is_gone_holds_its_pages_until_all_is_confirmed():
     source = Source()
     source.ask()
@@ -295,113 +238,3 @@ def test_a_row_all_of_which_is_there_already_goes_with_its_next_token():
     assert source.batcher.holdings.extend(entry, 5)
     source.batcher.holdings.rows.resume(entry.slot)
     assert [m.reply is not None for _ in range(2) for m in ready(source.turn())] == [True]
-
-
-# ---- it stays -----------------------------------------------------------------------------------
-
-
-def failed(reason: str, source: Source, move: int = MOVE) -> MoveFailed:
-    return MoveFailed(D0, source.work.id, move, reason)
-
-
-def test_a_move_that_is_called_off_leaves_the_row_decoding():
-    source = Source()
-    source.ask()
-    source.grant()
-    source.turn()
-    assert source.on(MoveAbort(source.work.id, MOVE, "no_room")) == [failed("no_room", source)]
-    assert kinds(source.turn()) == ["Launch", "Tokens"]
-
-
-def test_a_row_called_back_at_its_stop_goes_on_where_it_stood():
-    source = Source()
-    source.ask()
-    source.grant(held_len=8)
-    outputs = source.step()
-    last = at(outputs, 1, SendPages)
-    assert source.num_decoding == 0
-    assert source.on(MoveAbort(source.work.id, MOVE, "no_room")) == [
-        DropTransfer(last.transfer),
-        failed("no_room", source),
-    ]
-    assert source.num_decoding == 1
-    source.end(launched(outputs))
-    assert kinds(source.turn()) == ["Launch", "Tokens"]
-
-
-def test_a_request_to_stay_that_is_about_another_move_stops_nothing():
-    source = Source()
-    source.ask()
-    assert source.on(MoveAbort(source.work.id, MOVE - 1, "timeout")) == [
-        failed("timeout", source, MOVE - 1)
-    ]
-    source.grant()
-    assert "SendPages" in kinds(source.turn())
-
-
-def test_a_row_that_is_gone_cannot_stay():
-    source = gone()
-    assert source.on(MoveAbort(source.work.id, MOVE, "no_room")) == [
-        Refused(D0, source.work.id, "moved_away")
-    ]
-
-
-def test_a_row_that_does_not_decode_cannot_leave():
-    source = Source()
-    source.on(Cancel(source.work.id))
-    assert source.ask() == [failed("not_decoding", source)]
-
-
-def test_a_lost_destination_gives_the_row_back():
-    source = Source()
-    source.ask()
-    assert source.on(WorkerLost(P0)) == [failed("worker_lost", source)]
-    assert kinds(source.turn()) == ["Launch", "Tokens"]
-
-
-def test_a_move_that_takes_too_long_is_given_up():
-    source = Source()
-    source.ask()
-    source.now = LIMITS.transfer_timeout_s
-    assert source.on(Tick()) == [failed("timeout", source)]
-
-
-def test_a_copy_that_breaks_keeps_the_row():
-    source = Source()
-    source.ask()
-    source.grant()
-    send = at(source.step(), 1, SendPages)
-    broken = TransferFailed(source.work.id, send.transfer, "link_down")
-    assert source.on(broken) == [failed("transfer_failed", source)]
-
-
-def test_a_row_whose_last_token_is_planned_ends_here():
-    source = Source(max_tokens=4)
-    source.ask()
-    plan = source.launch()
-    while source.num_decoding:
-        source.end(plan)
-        plan = source.launch()
-    source.grant(held_len=12)
-    assert source.step() == [failed("ending", source)]
-    outputs = source.end(plan)
-    assert outputs[-1] == Finished(D0, source.work.id, FinishReason.LENGTH, 4)
-    assert source.is_empty()
-
-
-def test_a_row_that_ends_while_it_leaves_is_over():
-    source = Source(max_tokens=3)
-    source.ask()
-    outputs = [output for _ in range(3) for output in source.turn()]
-    assert "Finished" in kinds(outputs)
-    assert source.is_empty()
-    assert len(source.batcher.departures) == 0
-
-
-def test_a_client_that_leaves_takes_the_row_with_it():
-    source = Source()
-    source.ask()
-    source.grant(held_len=8)
-    send = at(source.step(), 1, SendPages)
-    assert source.on(Cancel(source.work.id)) == [DropTransfer(send.transfer)]
-    assert source.is_empty()

@@ -147,7 +147,7 @@ class Slow(Running):
         )
 
     async def __aexit__(self, *_: object) -> None:
-        self.links.close()
+        await asyncio.to_thread(self.links.close)  # it may wait for a tick
         await super().__aexit__()
 
     @property
