@@ -141,9 +141,7 @@ class ScheduleConfig:
     )
     session_ttl_seconds: float = setting(600.0, "Forget the place of a session idle for longer.")
     max_sessions: int = setting(10_000, "Sessions whose place is remembered.")
-    transfer_timeout_seconds: float = setting(
-        30.0, "Give up on a transfer of KV pages of which nothing has come for so long."
-    )
+    transfer_timeout_seconds: float = setting(30.0, "Give up a transfer that stands still so long.")
     move_pages_per_step: int = setting(
         32, "KV pages of a moving row copied beside one step of its worker."
     )

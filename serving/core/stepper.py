@@ -334,7 +334,8 @@ class Stepper:
             assert entry.slot is not None
             self._state.holdings.rows.read(entry.slot, token)
             # A row may leave before its first token is known.
-            self._state.out += self._state.departures.settle(entry, now)
+            in_flight_s = self._clock.in_flight_s(now)
+            self._state.out += self._state.departures.settle(entry, in_flight_s, now)
             return
         self._state.out.append(announce(entry, entry.owner, reason, computed=True))
         self._state.awaited.begin(entry, entry.owner, now)
