@@ -57,6 +57,7 @@ from serving.engine.length_head import LengthHead, NoHead
 from serving.engine.loop import EngineLoop
 from serving.engine.meshes import make_cpu_devices
 from serving.engine.observer import Observers
+from serving.engine.trials import Trials
 from serving.flags import describe, masked
 from serving.messages import EngineState, WorkerId
 from serving.metrics import DecisionLog, Metrics, ServerLabels
@@ -141,7 +142,8 @@ def run_server(config: ServerConfig, given: Collection[str]) -> int:
         defaults=find_defaults(config),
     )
     grammars = find_grammars(tokenizer)
-    service = Service(engine, tokenizer, config.endpoint, model, metrics, grammars)
+    trials = None if grammars is None else Trials(grammars)
+    service = Service(engine, tokenizer, config.endpoint, model, metrics, trials)
     known = filled_in(deployment, names, service)
     settings = masked(known) | {"costs": costs_named(known)}
     app = build_app(service, version=version("foretoken"), settings=settings)
@@ -164,6 +166,8 @@ def run_server(config: ServerConfig, given: Collection[str]) -> int:
             listen(listening, config.endpoint)
             hung = uvloop.run(_serve(config, engine, cold, app, listening))
     finally:
+        if trials is not None:
+            trials.close()
         if decisions is not None:
             decisions.close()
     if hung:

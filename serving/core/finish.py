@@ -18,7 +18,10 @@ def failure_after(reason: str, failures: int, most: int) -> Failed | None:
     if reason == NOT_FINITE:
         return Failed(NOT_FINITE, "The model computed NaN or an infinity for this turn.")
     if reason == DEAD_END:
-        message = "The grammar, with what else the request allows, leaves no token to go on with."
+        message = (
+            "The grammar, with what else the request allows, leaves no token to go on with, "
+            "or is too complex to be followed further."
+        )
         return Failed(DEAD_END, message)
     if failures >= most:
         message = f"The turn was given up after {failures} failures ({reason})."

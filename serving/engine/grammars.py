@@ -25,9 +25,16 @@ MOST_STATES = 50_000
 """States of a grammar's lexer, of 1 to 2 kB each (by its authors); it makes them as replies come to
 them. A schema of 632 lines has between one and two thousand after a whole reply."""
 
+MOST_ITEMS = 20_000
+"""What a grammar's parser may have open at once: some four for each property of an object that may
+come next, so that a thousand may. Up to a few milliseconds a mask, 30 at the limit."""
+
 SPACE = r" |\n {0,20}|\n\t{0,8}"
 """Where JSON may have spaces: one, or a line end and an indentation. A model that has seen little
 JSON would else, now and then, go on with spaces until its reply is cut."""
+
+_NOTHING_FOLLOWS = "NoExtensionBias"
+"""What llguidance says where no token may come and the text may not end."""
 
 _PLACE = re.compile(r"(?:at )?(\d+)\((\d+)\): (?:failed to compile JSON schema: )?")
 
@@ -48,8 +55,12 @@ class Grammars:
         Takes about 0.3 s for 128,000 tokens.
         """
         self.vocab_size = len(pieces)
+        self.pieces = tuple(pieces)
+        self.special_ids = frozenset(special_ids)
         self._tokenizer = LLTokenizer(TokenizerWrapper(_Vocabulary(pieces, special_ids)))
-        self._limits = LLParserLimits(max_lexer_states=MOST_STATES, verbose_errors=False)
+        self._limits = LLParserLimits(
+            max_lexer_states=MOST_STATES, max_items_in_row=MOST_ITEMS, verbose_errors=False
+        )
         self._compiled: OrderedDict[Grammar, LLMatcher] = OrderedDict()
         self._lock = Lock()
 
@@ -69,6 +80,19 @@ class Grammars:
                 while len(self._compiled) > KEPT:
                     self._compiled.popitem(last=False)
         return Matcher(compiled.deep_copy(), self.vocab_size)
+
+    def check(self, grammar: Grammar) -> None:
+        """Raise GrammarError if a grammar does not compile, or allows not even a first token."""
+        matcher = self.start(grammar)
+        if matcher.next_ids() is None:
+            nothing = matcher.problem == _NOTHING_FOLLOWS
+            why = "allows no text at all" if nothing else f"is too complex: {matcher.problem}"
+            raise GrammarError(f"it {why}")
+
+    def keeps(self, grammar: Grammar) -> bool:
+        """Whether a grammar is there, compiled."""
+        with self._lock:
+            return grammar in self._compiled
 
     def forget(self, grammar: Grammar) -> None:
         """Compile a grammar anew the next time: what replies came to may have filled its lexer."""
@@ -145,7 +169,9 @@ def _lark(grammar: Grammar) -> str:
         case GrammarKind.REGEX:
             return f"start: /{regex_to_lark(grammar.text, '')}/"
         case GrammarKind.CHOICE:
-            return "start: " + " | ".join(json.dumps(text) for text in json.loads(grammar.text))
+            # One lexeme: as many as there are texts would be more than the parser follows at once.
+            texts = " | ".join(json.dumps(text) for text in json.loads(grammar.text))
+            return f"start: TEXT\nTEXT: {texts}"
         case GrammarKind.LARK:
             try:
                 return any_to_lark(grammar.text)

@@ -6,6 +6,7 @@ The demo model has seen no JSON: what is valid here is so because of the grammar
 import json
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
 import openai
@@ -13,6 +14,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field
 
 from tests.serving.test_serve import SPLIT, Served, serving
+from tests.support.hostile import CHAINED, ENDLESS
 
 QUESTION: list[Any] = [{"role": "user", "content": "Count from 3 to 9"}]
 
@@ -149,13 +151,47 @@ def test_a_turn_without_a_grammar_says_what_it_says_beside_many_that_have_one(
             **fields,
         )
 
+    constrained: dict[str, Any] = {"response_format": of_schema(Answer.model_json_schema()), "n": 2}
     alone = ask(temperature=0)
-    beside = [
-        ask(temperature=1, seed=seed, response_format=of_schema(Answer.model_json_schema()), n=2)
-        for seed in range(2)
-    ]
-    assert len(beside) == 2
-    assert ask(temperature=0).choices[0].message.content == alone.choices[0].message.content
+    with ThreadPoolExecutor() as threads:
+        beside = [threads.submit(ask, temperature=1, seed=i, **constrained) for i in range(3)]
+        assert ask(temperature=0).choices[0].message.content == alone.choices[0].message.content
+    assert all(len(answer.result().choices) == 2 for answer in beside)
+
+
+@pytest.mark.parametrize("schema", [CHAINED, ENDLESS], ids=["chained", "endless"])
+def test_a_schema_that_breaks_the_compiler_is_a_400_and_nothing_else_breaks(
+    client: openai.OpenAI, schema: dict[str, Any]
+):
+    with pytest.raises(openai.BadRequestError, match="make it simpler") as bad:
+        client.chat.completions.create(
+            model="demo", messages=QUESTION, response_format=of_schema(schema)
+        )
+    assert (bad.value.code, bad.value.param) == ("invalid_json_schema", "response_format")
+    answer = client.chat.completions.create(
+        model="demo", messages=QUESTION, response_format=of_schema({"const": 7})
+    )
+    assert answer.choices[0].message.content == "7"
+
+
+def test_thousands_of_choices_and_properties_can_be_followed(client: openai.OpenAI):
+    texts = [f"text {7919 * i}" for i in range(5000)]
+    answer = client.completions.create(
+        model="demo",
+        prompt="1 2 3",
+        max_tokens=50,
+        temperature=1,
+        extra_body={"structured_outputs": {"choice": texts}},
+    )
+    assert answer.choices[0].text in texts
+    properties = {f"p{i}": {"type": "null"} for i in range(1000)}
+    chat = client.chat.completions.create(
+        model="demo",
+        messages=QUESTION,
+        max_tokens=60,
+        response_format=of_schema({"type": "object", "properties": properties}),
+    )
+    assert chat.choices[0].finish_reason in ("stop", "length")
 
 
 def test_what_the_request_leaves_nothing_of_is_a_400_and_the_server_goes_on(client: openai.OpenAI):

@@ -22,7 +22,7 @@ from serving.messages import Role, WorkerId
 from serving.metrics import Metrics, ServerLabels
 from tests.support.fake_engine import FakeEngine
 from tests.support.fake_tokenizer import FakeTokenizer
-from tests.support.grammars import grammars_over
+from tests.support.grammars import Untried, grammars_over
 
 MODEL = ServedModel(
     names=("org/fake", "alias"),
@@ -67,7 +67,7 @@ def serve(
     keep_alive_s: float = 600,
 ) -> Iterator[Server]:
     engine = FakeEngine()
-    grammars = None if isinstance(tokenizer, IdTokenizer) else grammars_over(tokenizer)
+    grammars = None if isinstance(tokenizer, IdTokenizer) else Untried(grammars_over(tokenizer))
     service = Service(engine, tokenizer, config, model, Metrics(LABELS), grammars)
     app = build_app(service, version="1.2.3", settings={"port": 8000})
     server = uvicorn.Server(
