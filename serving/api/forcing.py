@@ -12,7 +12,7 @@ from serving.api.calls.formats import CallFormat
 from serving.api.calls.lark import lark, lark_or_json
 from serving.api.errors import ApiError, bad_request
 from serving.api.schemas import ChatBody
-from serving.api.structured import Asked, Compiler, asked_for, compiled
+from serving.api.structured import NOT_COMPILED, Asked, Compiler, asked_for, compiled
 from serving.api.tools import is_forced
 from serving.request import Grammar, GrammarKind
 
@@ -48,9 +48,9 @@ async def constrained(
     """
     asked = asked_for(body)
     if not is_forced(body.tool_choice):
-        if asked is not None and spelling is not None and body.tools and body.tool_choice != "none":
-            asked = _or_call(asked, spelling, body)
-        return await compiled(asked, body, compiler)
+        if asked is None or spelling is None or not body.tools or body.tool_choice == "none":
+            return await compiled(asked, body, compiler)
+        return await _joint(_or_call(asked, spelling, body), asked, body, compiler)
     if asked is not None:
         message = f"`tool_choice` and `{asked.param}` exclude each other: a reply is calls or text."
         raise bad_request(message, "tool_choice")
@@ -62,11 +62,7 @@ async def constrained(
         )
     text = lark(spelling.forced(body), spelling.special_ids)
     forced = Asked(Grammar(GrammarKind.LARK, text), "tool_choice", "`tool_choice`")
-    try:
-        return await compiled(forced, body, compiler)
-    except ApiError:
-        await _refuse_schemas(body, compiler)
-        raise
+    return await _joint(forced, None, body, compiler)
 
 
 def _named(body: ChatBody) -> str | None:
@@ -80,6 +76,19 @@ def _or_call(asked: Asked, spelling: Spelling, body: ChatBody) -> Asked:
         return asked
     text = lark_or_json(spelling.forced(body), spelling.special_ids, json.loads(asked.grammar.text))
     return Asked(Grammar(GrammarKind.LARK, text), asked.param, asked.name)
+
+
+async def _joint(
+    joint: Asked, own: Asked | None, body: ChatBody, compiler: Compiler | None
+) -> Grammar | None:
+    """Return a grammar that was made of others; if it does not compile, the error names which."""
+    try:
+        return await compiled(joint, body, compiler)
+    except ApiError as error:
+        if error.code in NOT_COMPILED:
+            await compiled(own, body, compiler)
+            await _refuse_schemas(body, compiler)
+        raise
 
 
 async def _refuse_schemas(body: ChatBody, compiler: Compiler | None) -> None:

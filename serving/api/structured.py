@@ -15,6 +15,9 @@ from serving.request import Grammar, GrammarKind
 MAX_CHARACTERS = 131_072
 """Of a grammar's text: more than any schema that people write, and soon read."""
 
+NOT_COMPILED = ("invalid_json_schema", "invalid_grammar")
+"""What errors are called if a grammar does not compile: one that is a schema, and any other."""
+
 ANY_OBJECT = '{"type": "object"}'
 _FORMAT, _OUTPUTS = "response_format", "structured_outputs"
 
@@ -65,11 +68,12 @@ async def compiled(
         )
         raise bad_request(message, asked.param, "no_tokenizer")
     if len(asked.grammar.text) > MAX_CHARACTERS:
-        raise bad_request(f"`{asked.param}` exceeds {MAX_CHARACTERS} characters.", asked.param)
+        message = f"The grammar that `{asked.param}` asks for exceeds {MAX_CHARACTERS} characters."
+        raise bad_request(message, asked.param)
     try:
         await compiler.check(asked.grammar)
     except ValueError as error:
-        code = "invalid_json_schema" if asked.is_schema else "invalid_grammar"
+        code = NOT_COMPILED[0 if asked.is_schema else 1]
         raise bad_request(f"{asked.name}: {error}", asked.param, code) from None
     return asked.grammar
 
@@ -137,8 +141,10 @@ def _written(form: str, value: Any) -> tuple[GrammarKind, str]:
         "json": "a JSON schema, as an object or its text",
         "json_object": "true",
         "choice": "a list of texts",
+        "regex": "a text that is not empty",
+        "grammar": "a text that is not empty",
     }
-    message = f"`{_OUTPUTS}.{form}` must be {kinds.get(form, 'a text')}."
+    message = f"`{_OUTPUTS}.{form}` must be {kinds[form]}."
     raise bad_request(message, _OUTPUTS)
 
 

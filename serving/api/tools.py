@@ -28,11 +28,18 @@ def check_tools(tools: Sequence[Mapping[str, Any]] | None) -> None:
                 "and dashes.",
                 f"{path}.function.name",
             )
-        if not isinstance(function.get("parameters", {}), dict | None):
+        parameters = function.get("parameters")
+        if not isinstance(parameters, dict | None) or not _of_object(parameters or {}):
             raise bad_request(
-                f"`{path}.function.parameters` must be an object, a JSON schema.",
+                f"`{path}.function.parameters` must be an object, a JSON schema of objects.",
                 f"{path}.function.parameters",
             )
+
+
+def _of_object(schema: Mapping[str, Any]) -> bool:
+    """Whether a schema may be one of arguments, which are an object."""
+    kind = schema.get("type", "object")
+    return kind == "object" or (isinstance(kind, list) and "object" in kind)
 
 
 def check_tool_choice(choice: Any, tools: Sequence[Mapping[str, Any]] | None) -> None:

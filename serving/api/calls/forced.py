@@ -104,7 +104,7 @@ def arguments_schema(function: Mapping[str, Any]) -> Mapping[str, Any]:
     schema = function.get("parameters")
     if schema is None:
         return {"type": "object", "properties": {}, "additionalProperties": False}
-    return {"type": "object", **schema}
+    return {**schema, "type": "object"}
 
 
 def _object(function: Mapping[str, Any], arguments: str) -> tuple[Part, ...]:

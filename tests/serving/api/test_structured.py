@@ -99,6 +99,7 @@ BAD: list[tuple[dict[str, Any], str, str | None, str]] = [
     (outputs(structural_tag="{}"), "structured_outputs", None, "exactly one"),
     (outputs(regex="a", whitespace_pattern=" "), "structured_outputs", None, "exactly one"),
     (outputs(regex=["a"]), "structured_outputs", None, "structured_outputs.regex` must be a text"),
+    (outputs(regex=""), "structured_outputs", None, "regex` must be a text that is not empty"),
     (outputs(choice=[]), "structured_outputs", None, "must be a list of texts"),
     (outputs(choice=["a", 1]), "structured_outputs", None, "must be a list of texts"),
     (outputs(json="{"), "structured_outputs", None, "is not valid JSON"),

@@ -6,6 +6,7 @@ import httpx
 import openai
 import pytest
 
+from serving.api.structured import MAX_CHARACTERS
 from serving.config import EndpointConfig
 from serving.request import GrammarKind
 from tests.serving.api.conftest import Server, serve
@@ -144,7 +145,8 @@ def test_what_cannot_be_forced_is_refused_by_its_name(
     assert "`response_format`" in both[2]
     endless = refused(server, tool_choice="required", ignore_eos=True)
     assert endless[0] == "ignore_eos"
-    tools = with_parameters({"type": "object"}, {"type": "foo"}, {"$ref": "#/nowhere"})
+    assert "`tool_choice`" in endless[2]
+    tools = with_parameters({"type": "object"}, {"not": {}}, {"$ref": "#/nowhere"})
     param, code, message = refused(server, tool_choice="required", tools=tools)
     assert (param, code) == ("tools[1].function.parameters", "invalid_json_schema")
     assert message.startswith("Invalid schema for function 'f1': ")
@@ -155,6 +157,42 @@ def test_what_cannot_be_forced_is_refused_by_its_name(
     assert engines["hermes"].turns == []
     good = {"type": "function", "function": {"name": "f0"}}
     assert post(server, tool_choice=good, tools=tools).status_code == 200
+
+
+def test_of_a_format_beside_tools_it_is_said_which_of_them_is_wrong(
+    servers: dict[str, Server], engines: dict[str, FakeEngine]
+):
+    server, good = servers["hermes"], with_parameters({"type": "object"})
+    bad = {"type": "json_schema", "json_schema": {"name": "n", "schema": {"not": {}}}}
+    param, code, message = refused(server, response_format=bad, tools=good)
+    assert (param, code) == ("response_format", "invalid_json_schema")
+    assert message == "Invalid schema for response_format 'n': Unimplemented keys: [\"not\"]"
+    tools = with_parameters({"type": "object"}, {"not": {}})
+    param, code, message = refused(server, response_format=FORMAT, tools=tools)
+    assert (param, code) == ("tools[1].function.parameters", "invalid_json_schema")
+    assert message == "Invalid schema for function 'f1': Unimplemented keys: [\"not\"]"
+    large = with_parameters({"enum": ["x" * MAX_CHARACTERS]})
+    param, code, message = refused(server, tool_choice="required", tools=large)
+    assert (param, code) == ("tool_choice", None)
+    assert message == "The grammar that `tool_choice` asks for exceeds 131072 characters."
+    assert engines["hermes"].turns == []
+
+
+def test_arguments_are_an_object_and_nothing_else(
+    servers: dict[str, Server], engines: dict[str, FakeEngine]
+):
+    for kind in ("string", ["string", "null"], None):
+        for choice in ("auto", "required"):
+            tools = with_parameters({"type": kind})
+            param, _, _ = refused(servers["hermes"], tool_choice=choice, tools=tools)
+            assert param == "tools[0].function.parameters"
+    assert engines["hermes"].turns == []
+    engines["hermes"].script = lambda turn: written("hermes", "f0")
+    tools = with_parameters({"type": ["object", "null"], "additionalProperties": False})
+    assert post(servers["hermes"], tool_choice="required", tools=tools).status_code == 200
+    call = '<tool_call>\n{"name": "f0", "arguments": {}}\n</tool_call>'
+    assert allows(engines["hermes"], "hermes", call)
+    assert not allows(engines["hermes"], "hermes", call.replace("{}", "null"))
 
 
 def test_a_model_whose_calls_are_unknown_cannot_be_forced():
