@@ -9,6 +9,7 @@ caught; a process is replaced. Knows nothing of requests.
 
 import asyncio
 import json
+import os
 import signal
 import sys
 import threading
@@ -65,14 +66,21 @@ class Trials:
         self._grammars.start(grammar)
 
     def _running(self) -> Popen[str]:
-        """Return the process, another one if it has ended."""
+        """Return the process, another one if it has ended; RuntimeError if none can begin."""
         if self._process is None or self._process.poll() is not None:
-            command = [sys.executable, "-P", "-m", __name__]
             # In a session of its own: an interrupt of the server's is for the server to handle.
-            process = Popen(command, stdin=PIPE, stdout=PIPE, text=True, start_new_session=True)
+            self._process = Popen(
+                [sys.executable, "-P", "-m", __name__],
+                stdin=PIPE,
+                stdout=PIPE,
+                text=True,
+                start_new_session=True,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            )
             pieces = [piece.decode("latin-1") for piece in self._grammars.pieces]
-            _asked(process, json.dumps([pieces, sorted(self._grammars.special_ids)]))
-            self._process = process
+            if not _asked(self._process, json.dumps([pieces, sorted(self._grammars.special_ids)])):
+                self._process.communicate()
+                raise RuntimeError("the process that tries grammars does not start")
         return self._process
 
 

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import shutil
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -96,6 +98,14 @@ def test_one_whose_client_has_left_is_no_hindrance(trials: Trials):
 
     asyncio.run(leave())
     assert trials._grammars.keeps(DIGITS)
+
+
+def test_that_it_does_not_start_is_no_fault_of_a_grammar(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sys, "executable", shutil.which("false"))
+    made = Trials(grammars_over(FakeTokenizer()))
+    with pytest.raises(RuntimeError, match="does not start"):
+        tried(made, DIGITS)
+    made.close()
 
 
 def test_closing_ends_the_process(trials: Trials):
