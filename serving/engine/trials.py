@@ -115,7 +115,6 @@ def main() -> None:
         signal.setitimer(signal.ITIMER_PROF, MOST_SECONDS)
         thread.start()
         thread.join()
-        signal.setitimer(signal.ITIMER_PROF, 0)
         _say(json.dumps(answers.pop()))
 
 

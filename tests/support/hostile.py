@@ -2,14 +2,15 @@
 
 from typing import Any
 
-_LINKS = 3000
 
-CHAINED: dict[str, Any] = {
-    "$defs": {f"d{i}": {"$ref": f"#/$defs/d{i + 1}"} for i in range(_LINKS)}
-    | {f"d{_LINKS}": {"type": "null"}},
-    "$ref": "#/$defs/d0",
-}
-"""References behind references: resolved one in another, they overflow a thread's stack."""
+def chained(links: int) -> dict[str, Any]:
+    """References behind references: they are resolved one in another, on the stack."""
+    names = {f"d{i}": {"$ref": f"#/$defs/d{i + 1}"} for i in range(links)}
+    return {"$defs": {**names, f"d{links}": {"type": "null"}}, "$ref": "#/$defs/d0"}
+
+
+CHAINED = chained(3000)
+"""More than the stack of a thread has room for, mostly 8 MiB."""
 
 ENDLESS: dict[str, Any] = {
     "allOf": [{"type": "string", "pattern": f"(a|b)*a(a|b){{{i}}}"} for i in range(18)]

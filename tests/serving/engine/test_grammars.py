@@ -188,6 +188,16 @@ def test_what_cannot_be_compiled_says_why_in_one_line(grammar: Grammar, why: str
     assert "\n" not in str(raised.value)
 
 
+def test_thousands_of_texts_are_one_thing_to_follow(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(module, "MOST_ITEMS", 100)
+    texts = [f"é {7919 * i}" for i in range(5000)]
+    matcher = grammars_over(FakeTokenizer()).start(Grammar(GrammarKind.CHOICE, json.dumps(texts)))
+    for token in texts[-1].encode():
+        assert token in ids_of(matcher)[0]
+        matcher.consume((token,))
+    assert ids_of(matcher)[1]
+
+
 def test_grammars_are_compiled_once_and_the_oldest_are_let_go(monkeypatch: pytest.MonkeyPatch):
     own = Grammars(PIECES, [END])
     compiled: list[str] = []

@@ -13,7 +13,7 @@ from serving.engine.trials import Trials
 from serving.request import Grammar, GrammarKind
 from tests.support.fake_tokenizer import FakeTokenizer
 from tests.support.grammars import grammars_over
-from tests.support.hostile import CHAINED, ENDLESS
+from tests.support.hostile import CHAINED, ENDLESS, chained
 
 DIGITS = Grammar(GrammarKind.REGEX, "[0-9]{3}")
 
@@ -60,6 +60,7 @@ def test_what_compiles_is_kept_and_not_tried_again(trials: Trials):
         (Grammar(GrammarKind.REGEX, "("), "unclosed group"),
         (of_schema({"$ref": "#"}), "it allows no text at all"),
         (Grammar(GrammarKind.LARK, "start: A\nA: /a/ & /b/"), "it allows no text at all"),
+        (of_schema(chained(400)), None),
         (Grammar(GrammarKind.LARK, 'start: ("a" "b"?){1,9} "é"{1,50000}'), None),
     ],
     ids=str,
@@ -73,9 +74,10 @@ def test_it_is_said_why_one_cannot_be_followed(trials: Trials, grammar: Grammar,
     ("schema", "why"),
     [
         (CHAINED, "it is nested too deep; make it simpler"),
+        (chained(1200), "it is nested too deep; make it simpler"),  # there is a margin
         (ENDLESS, "it takes more than 2 s to compile; make it simpler"),
     ],
-    ids=["chained", "endless"],
+    ids=["chained", "nearly", "endless"],
 )
 def test_one_that_breaks_the_process_is_refused_and_those_behind_it_are_not(
     trials: Trials, schema: object, why: str
