@@ -15,10 +15,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
+from model.id_masks import ALL_ALLOWED, WORD, mask_words
 from model.noise import gumbel
 
-ALL_ALLOWED = 0xFFFFFFFF  # a word of a mask that forbids nothing
-WORD = 32  # ids in one word of a mask
 MAX_LOGPROBS = 20  # alternatives per position; the endpoint's largest `top_logprobs`
 
 
@@ -231,11 +230,6 @@ def seed_halves(seed: int) -> tuple[int, int]:
     raw = seed.to_bytes(8, "little", signed=True)
     low, high = (int.from_bytes(raw[i : i + 4], "little", signed=True) for i in (0, 4))
     return low, high
-
-
-def mask_words(vocab_size: int) -> int:
-    """Return how many words a mask of so many ids has."""
-    return -(-vocab_size // WORD)
 
 
 def empty_planes(places: int, vocab_size: int) -> Planes:

@@ -22,8 +22,8 @@ from jax.sharding import NamedSharding
 from numpy.typing import NDArray
 
 from model import kv_pages
+from model.id_masks import ALL_ALLOWED
 from model.parameters import Params
-from model.sampling import ALL_ALLOWED
 from predictor.head import Weights
 from serving.core.batcher import MAX_LAUNCHED
 from serving.core.plan import LoadSlot, StepPlan, StepResult

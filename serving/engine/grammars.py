@@ -15,7 +15,7 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper,
 from llguidance.gbnf_to_lark import any_to_lark
 from numpy.typing import NDArray
 
-from model.sampling import mask_words
+from model.id_masks import mask_words
 from serving.request import Grammar, GrammarKind
 
 KEPT = 64

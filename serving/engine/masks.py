@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from model.sampling import mask_words
+from model.id_masks import mask_words
 from serving.core.plan import LoadSlot, StepPlan
 from serving.engine.grammars import GrammarError, Grammars, Matcher
 from serving.request import SamplingParams

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from model.sampling import ALL_ALLOWED, Planes, SamplingRows, mask_words, seed_halves
+from model.id_masks import ALL_ALLOWED, mask_words
+from model.sampling import Planes, SamplingRows, seed_halves
 from serving.core.plan import LoadSlot
 from serving.engine.probe import Trace
 

@@ -31,7 +31,7 @@ class Trials:
     """Tries grammars that are not kept, one after another. Safe to share between threads."""
 
     def __init__(self, grammars: Grammars) -> None:
-        """Start the process; it is ready about a second later, and waited for till then."""
+        """Start the process; it is ready some tenths of a second later."""
         self._grammars = grammars
         self._pool = ThreadPoolExecutor(1, "grammar-trials")
         self._process: Popen[str] | None = None

@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from model.id_masks import mask_words
 from model.sampling import (
     MAX_LOGPROBS,
     SamplingRows,
     empty_planes,
     filtered,
     logprobs,
-    mask_words,
     penalise,
     sample,
     seed_halves,

@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 
@@ -108,6 +110,12 @@ def test_that_it_does_not_start_is_no_fault_of_a_grammar(monkeypatch: pytest.Mon
     with pytest.raises(RuntimeError, match="does not start"):
         tried(made, DIGITS)
     made.close()
+
+
+def test_the_process_needs_no_jax_and_so_is_soon_replaced():
+    code = "import sys, serving.engine.trials as t; sys.exit('jax' in sys.modules)"
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    assert subprocess.run([sys.executable, "-c", code], env=env, check=False).returncode == 0
 
 
 def test_closing_ends_the_process(trials: Trials):
