@@ -106,7 +106,7 @@ def _config(cell: Cell, cluster: Cluster, source: Source, table: str | None) -> 
     quarters = changes.pop("quarters", planned)
     host_kv_gib = changes.pop("host_kv_gib", 0.0)
     prefill = cluster.workers * quarters // 4
-    # Moves, orders and pace are foretoken's, and the lookahead AMPD's.
+    # Moves, orders, pace and rows that stand aside are foretoken's, and the lookahead AMPD's.
     order = {"foretoken": "on-time", "ampd": "lookahead"}.get(cell.policy, "arrival")
     policy = PolicyConfig(
         route_policy=cell.policy,
@@ -115,6 +115,7 @@ def _config(cell: Cell, cluster: Cluster, source: Source, table: str | None) -> 
         order_policy=changes.pop("order_policy", order),
         max_passes=changes.pop("max_passes", PolicyConfig().max_passes if own else AMPD_PASSES),
         keep_pace=changes.pop("keep_pace", own),
+        stand_aside=changes.pop("stand_aside", own),
         slo_ttft_ms=source.ttft_s * 1e3,
         slo_tpot_ms=source.tpot_s * 1e3,
     )

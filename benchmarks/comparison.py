@@ -162,6 +162,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "no ordering": {"order_policy": "arrival"},
     "AMPD's ordering": {"order_policy": "lookahead", "max_passes": 4},
     "no pace kept": {"keep_pace": False},
+    "nobody stands aside": {"stand_aside": False},
     "all do both": {"quarters": 0},
     "a quarter prefills": {"quarters": 1},
     "no margin below targets": {"route_late_margin": 0.0},

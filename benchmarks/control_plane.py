@@ -141,6 +141,7 @@ def _batcher_rules(costs: Costs) -> BatcherRules:
         reserve_quantile=0.9,
         wait_for_pages=True,
         keep_pace=True,
+        stand_aside=True,
         order=QueueOrder(ORDER_POLICIES["on-time"], window=64, max_passes=16),
         min_chunk_tokens=32,
         return_horizon_s=600.0,

@@ -75,6 +75,7 @@ SETTINGS = {
 AS_VLLM = (
     *("--policy=pd-delta", "--rebalance=none", "--predictor=none", "--order-policy=arrival"),
     *("--reserve-quantile=0.01", "--reserve-tokens=2", "--no-wait-for-pages", "--no-keep-pace"),
+    "--no-stand-aside",
 )
 COLOCATED = ("--prefill-workers=0", "--decode-workers=4")
 CAUTIOUS = "--reserve-quantile=0.9"

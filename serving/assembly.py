@@ -158,6 +158,7 @@ def batcher_rules(config: ServerConfig, costs: Costs, reader: Reader | None) -> 
         reserve_quantile=policy.reserve_quantile,
         wait_for_pages=policy.wait_for_pages,
         keep_pace=policy.keep_pace,
+        stand_aside=policy.stand_aside,
         order=_order(policy),
         min_chunk_tokens=min(batch.min_prefill_tokens, batch.max_num_batched_tokens),
         return_horizon_s=config.schedule.session_ttl_seconds,

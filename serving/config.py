@@ -206,6 +206,9 @@ class PolicyConfig:
     keep_pace: bool = setting(
         True, "Let turns wait while a row more would make most rows miss their time per token."
     )
+    stand_aside: bool = setting(
+        True, "Let rows with time to spare give way to turns that wait for memory, and come back."
+    )
     rebalance_policy: str = setting(
         "predicted", "Which rows move: none, current or predicted.", aliases=("rebalance",)
     )

@@ -56,7 +56,8 @@ class Task:
     who is preempted. `slo` holds the targets that count for it, the configured ones where the
     client set none. `remaining` is the curve of the reply tokens still to come; `forecast` what the
     length head said last, if it has been read. `names` are the first of its pages' chained names,
-    as far as they are known (core/prefix): they take long to work out.
+    as far as they are known (core/prefix): they take long to work out. `first_at` is when its
+    client got its first token (seconds), None if there is none yet.
     """
 
     id: TaskId
@@ -69,6 +70,7 @@ class Task:
     remaining: Survival
     forecast: Forecast | None = None
     names: tuple[bytes, ...] = ()
+    first_at: float | None = None
 
 
 # ---- to the coordinator -------------------------------------------------------------------------

@@ -87,7 +87,7 @@ class Batcher:
         self.holdings.idle.now = now
         match message:
             case Prefill() | Decode(move=None):
-                self._open(open_task(message, self.limits.page_size))
+                self._open(open_task(message, self.limits.page_size), now)
             case Decode():
                 self._let_in(message, now)
             case Cancel(task):
@@ -146,13 +146,12 @@ class Batcher:
             return []
         while self.holdings.queue and (entry := self.holdings.admit_next(now)) is not None:
             self._start(entry, now)
+        for victim in self.holdings.take_stood_aside():
+            self._refuse(victim, "stood_aside")
         for entry in self.holdings.queue.impatient:
             self._state.give_up(entry.task.id, "no_room")
         for victim in self.holdings.grow():
-            self._state.forget(victim)
-            self._state.out.append(
-                Refused(self.worker, victim.task.id, "preempted", victim.computed)
-            )
+            self._refuse(victim, "preempted")
         self._state.offload(())
         self._stepper.plan(now)
         if self._state.departures:
@@ -257,17 +256,22 @@ class Batcher:
 
     # ---- tasks ---------------------------------------------------------------------------------
 
-    def _open(self, entry: WorkerTask) -> None:
+    def _open(self, entry: WorkerTask, now: float) -> None:
         """A task has come. If it is decoded elsewhere, it waits for its owner's grant first."""
         self.holdings.tasks[entry.task.id] = entry
         if entry.owner is None:
-            self.holdings.queue.add(entry)
+            self.holdings.let_wait(entry, now)
         elif (held_len := self._early_grants.take(entry.task.id, None)) is not None:
             self._granted(entry, held_len)
 
     def _granted(self, entry: WorkerTask, held_len: int) -> None:
         entry.held_len = held_len
         self.holdings.queue.add(entry)
+
+    def _refuse(self, gone: WorkerTask, reason: str) -> None:
+        """Tell the coordinator of a task that holds nothing here any more."""
+        self._state.forget(gone)
+        self._state.out.append(Refused(self.worker, gone.task.id, reason, gone.computed))
 
     def _start(self, entry: WorkerTask, now: float) -> None:
         """A task has its pages: grant, pull or prefill."""

@@ -8,6 +8,7 @@ then perhaps in host memory.
 from collections.abc import Container
 from dataclasses import dataclass
 
+from serving.core.asking import Asking
 from serving.core.cached_pages import Ranking
 from serving.core.host_store import HostStore
 from serving.core.idle import IdleSessions
@@ -107,15 +108,26 @@ class Holdings:
             quantile=rules.reserve_quantile,
             waits=rules.wait_for_pages,
         )
+        self._asking = None
+        if rules.stand_aside:
+            self._asking = Asking(self.rows, self._restoring, costs, self._duration_s, decisions)
+        self._stood_aside: list[WorkerTask] = []
         # Who waits for others to end, and for how many more steps without another look.
         self._put_off: WorkerTask | None = None
         self._put_off_for = 0
         self._chooses_anew = False  # another may go before it by then
 
+    def let_wait(self, task: WorkerTask, now: float) -> None:
+        """Let a task wait for its pages and slot."""
+        if self._asking is not None:
+            self._asking.let_wait(task, now)
+        self.queue.add(task)
+
     def admit_next(self, now: float) -> WorkerTask | None:
         """Give the task whose turn it is its pages and slot, if policy/admit lets it.
 
-        Nobody overtakes it: a large task would else wait for ever.
+        Nobody overtakes it: a large task would else wait for ever. But where rows stand aside for
+        those that are due, others may meanwhile go before it, so many times at most.
         """
         task = self.queue.next(now)
         if task is None:
@@ -131,12 +143,22 @@ class Holdings:
             self.queue.reconsider()
             task = self.queue.next(now) or task
         verdict, reserved = self._admit(task)
+        while isinstance(verdict, Defer) and verdict.reason != "pace":
+            if self._asking is None:
+                break
+            row = self._asking.choose(task, self.by_slot.values(), now)
+            if row is None:
+                break
+            self.retire(row)
+            self._stood_aside.append(row)
+            verdict, reserved = self._admit(task)
         if isinstance(verdict, Defer):
             self._defer(task, verdict)
             return None
         if task.kept_out and now + self._duration_s(task) > task.due:
             self.pace.loosen()
         passed_over = self.queue.start(task)
+        task.back_by = None
         if passed_over:
             self._decisions.about("order", task, "deadlines", {"passed_over": passed_over})
         details = {"cached_len": task.kv_len, "pages": len(task.pages), "reserved": reserved}
@@ -158,6 +180,11 @@ class Holdings:
             return "no_room"
         self.tasks[task.task.id] = task
         return None
+
+    def take_stood_aside(self) -> list[WorkerTask]:
+        """Return who stood aside since this was last asked; they hold nothing any more."""
+        gone, self._stood_aside = self._stood_aside, []
+        return gone
 
     def extend(self, task: WorkerTask, num_pages: int) -> bool:
         """Give a task that holds a slot `num_pages` pages in all; False if there are too few."""
@@ -276,8 +303,9 @@ class Holdings:
         """A task waits for room; it is told once, though it is asked for again and again."""
         if verdict.reason != "slots":
             self._put_off, self._put_off_for = task, LOOK_AGAIN
-        self._chooses_anew = verdict.reason == "pace"  # no room is kept for it
-        task.kept_out |= self._chooses_anew
+        is_pace = verdict.reason == "pace"
+        self._chooses_anew = is_pace or self._asking is not None  # no room is kept for it
+        task.kept_out |= is_pace
         if not task.deferred:
             task.deferred = True
             self._decisions.about("defer", task, verdict.reason, {"waiting": len(self.queue)})

@@ -162,6 +162,7 @@ class LiveTurn:
             remaining=remaining,
             forecast=self.forecast,
             names=tuple(self.names),
+            first_at=self.first_at,
         )
 
 

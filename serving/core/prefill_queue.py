@@ -61,4 +61,4 @@ class PrefillQueue:
 def _by_default(task: WorkerTask) -> tuple[int, bool, bool, float, TaskId]:
     """Return what tasks are sorted by where no deadline says otherwise."""
     of = task.task
-    return of.turn.priority, not of.replied, not task.computed, of.arrived, of.id
+    return of.turn.priority, not task.urgent, not task.computed, of.arrived, of.id

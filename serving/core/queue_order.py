@@ -1,8 +1,8 @@
 """In which order do the tasks of one queue run? The queue as policy/order sees it.
 
 By priority; within one, replies that are under way first, as given: their clients have had their
-first tokens and wait for the next. The others are given first come first, and change places as far
-as the policy wants to. Holds no tasks.
+first tokens and wait for the next. The others, and replies with time to spare, are given first come
+first, and change places as far as the policy wants to. Holds no tasks.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,7 +28,7 @@ class QueueOrder:
         self, tasks: Sequence[WorkerTask], now: float, duration_s: Duration
     ) -> list[WorkerTask]:
         """Return the tasks, given by priority and then first come first, in the order to run."""
-        resumed = next((i for i, task in enumerate(tasks) if not task.task.replied), len(tasks))
+        resumed = next((i for i, task in enumerate(tasks) if not task.urgent), len(tasks))
         rest = tasks[resumed:]
         window = self._window(rest, now)
         if len(window) < 2 or all(rest[i].task.slo.ttft_s is None for i in window):

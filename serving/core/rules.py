@@ -35,7 +35,8 @@ class BatcherRules:
 
     Pages are set aside for the `reserve_quantile` of what all rows together will need. Where they
     run out all the same, rows may wait for some if `wait_for_pages`. If `keep_pace` nobody is
-    admitted who makes steps longer than most rows may take. `order` says which queued task
+    admitted who makes steps longer than most rows may take. If they `stand_aside`, rows give their
+    pages to turns that would miss their first token, and come back. `order` says which queued task
     is started next. `min_chunk_tokens` of prefill ride in every step, however late
     its rows are. An idle session counts as returning if it may within `return_horizon_s`; `returns`
     is what is believed of that before any has, worth forgetting half of after `returns_half_life`
@@ -47,6 +48,7 @@ class BatcherRules:
     reserve_quantile: float
     wait_for_pages: bool
     keep_pace: bool
+    stand_aside: bool
     order: QueueOrder
     min_chunk_tokens: int
     return_horizon_s: float

@@ -1,9 +1,10 @@
 """Which of the tasks that wait for pages and a slot comes next? A queue in its policy's order.
 
-By priority, replies under way first, then age; those that are not under way may change places so
-that more of them meet their targets (core/queue_order). Whoever was chosen stays chosen until it is
-started or leaves, so that nobody overtakes a task that waits for room: a large one would else wait
-for ever.
+By priority, replies under way first, then age; those that are not under way, or have time to spare,
+may change places so that more of them meet their targets (core/queue_order). Whoever was chosen
+stays chosen until it is started, leaves, or is reconsidered, so that nobody overtakes a task that
+waits for room: a large one would else wait for ever. Where it is reconsidered it is passed over so
+many times at most.
 """
 
 from bisect import insort
@@ -14,8 +15,8 @@ from serving.messages import TaskId
 
 
 def age(task: WorkerTask) -> tuple[int, bool, float, TaskId]:
-    """Sort key of every queue: priority, replies under way, then first arrival, then id."""
-    return (task.task.turn.priority, not task.task.replied, task.task.arrived, task.task.id)
+    """Sort key of every queue: priority, urgent replies, then first arrival, then id."""
+    return (task.task.turn.priority, not task.urgent, task.queued_from, task.task.id)
 
 
 class Waiting:

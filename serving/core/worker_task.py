@@ -21,7 +21,8 @@ Positions of the tokens:  [0 .. matched_len .. sound_len .. kv_len .. len(tokens
 `unsure_from` is set while KV from that position on may turn out to be no numbers, or not to come.
 `passed` counts the tasks behind it in the queue that were started before it; `started_at` is when
 it was admitted itself (seconds), `kept_out` whether it waited for the rows' pace before. Unless it
-`waits` it is admitted at once or never. It decodes here `since` that time, when it had so many
+`waits` it is admitted at once or never. `back_by` is set while a reply under way waits with time to
+spare: then it has to be started (seconds). It decodes here `since` that time, when it had so many
 reply tokens. `restored` are the host slots, and the pages to copy them into, that its admission
 found beyond the pool's own.
 `forecast` is the last reading of the length head, `stated` the 90 % quantiles that workers where
@@ -86,6 +87,7 @@ class WorkerTask:
     passed: int = 0
     deferred: bool = False
     kept_out: bool = False
+    back_by: float | None = None
     started_at: float = 0.0
     since: tuple[float, int] = (0.0, 0)
     restored: tuple[tuple[int, ...], tuple[int, ...]] | None = None
@@ -109,9 +111,31 @@ class WorkerTask:
 
     @property
     def due(self) -> float:
-        """When its turn's first token is late; inf without a target."""
+        """When it has to be started: inf without a target.
+
+        Else when its turn's first token is late, or by when a reply has to go on that can wait.
+        """
+        if self.back_by is not None:
+            return self.back_by
         ttft_s = self.task.slo.ttft_s
         return inf if ttft_s is None else self.task.arrived + ttft_s
+
+    @property
+    def urgent(self) -> bool:
+        """Whether it goes before all prompts: a reply under way whose client waits for the next."""
+        return self.task.replied > 0 and self.back_by is None
+
+    @property
+    def queued_from(self) -> float:
+        """What its age in a queue counts from: with equal targets, who is due first is first."""
+        return (
+            self.task.arrived if self.back_by is None else self.due - (self.task.slo.ttft_s or 0.0)
+        )
+
+    @property
+    def began_at(self) -> float:
+        """When its reply's first token came; of a row whose reply began here as that was told."""
+        return self.since[0] if self.task.first_at is None else self.task.first_at
 
     @property
     def sound_len(self) -> int:

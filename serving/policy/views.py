@@ -218,6 +218,38 @@ class HolderView:
 
 
 @dataclass(frozen=True, slots=True)
+class AskingView:
+    """A task that waits for memory, and would have some of a row's.
+
+    `tokens` it will hold at once, and `left` more are expected to come. `left_s`: seconds until it
+    can be started in time no more; it asks once no more than `ask_from_s` of them are left.
+    """
+
+    priority: int
+    tokens: int
+    left: float
+    left_s: float
+    ask_from_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class AsideView:
+    """A row that decodes and could stand aside for a task that waits for memory.
+
+    It holds `tokens`, and `left` more are expected. `spare_s`: how long it can be away and still
+    meet its target, what it takes to have its KV again included. `late`: it misses a target in any
+    case. `leads`: it is the first in (priority, arrival) of those that hold pages.
+    """
+
+    priority: int
+    tokens: int
+    left: float
+    spare_s: float
+    late: bool
+    leads: bool
+
+
+@dataclass(frozen=True, slots=True)
 class ShortageView:
     """The rows that decode on a worker some of which need a page, while none is left.
 

@@ -108,7 +108,7 @@ def _report(config: SimulationConfig, workload: Workload, simulation: Simulation
         "skipped": workload.skipped,
         **summary(list(measured.turns.values()), measured.gaps, (slo.ttft_s, slo.tpot_s)),
         "kv_bytes_moved": simulation.links.bytes_moved,
-        "preemptions": counted["retry", "preempted"],
+        "preemptions": counted["retry", "preempted"] + counted["retry", "stood_aside"],
         "pauses": sum(n for (kind, _), n in counted.items() if kind == "pause"),
         "moves": sum(n for (kind, _), n in counted.items() if kind == "moved"),
         "steps": simulation.steps,

@@ -1,0 +1,131 @@
+"""May a task that waits for memory have a row's? The worker's tasks as policy/aside sees them.
+
+And by when a row that stood aside has to be back. Holds no tasks.
+"""
+
+from collections.abc import Iterable
+
+from serving.core.own_decisions import OwnDecisions
+from serving.core.queue_order import Duration
+from serving.core.restoring import Restoring
+from serving.core.rows import Rows
+from serving.core.worker_task import Stage, WorkerTask
+from serving.costs.costs import Costs
+from serving.policy.aside import ASK_FROM, BACK_BEFORE_S, COUNTED_LEFT, aside, asks
+from serving.policy.views import AsideView, AskingView
+
+
+class Asking:
+    """Decides for one worker."""
+
+    def __init__(
+        self,
+        rows: Rows,
+        restoring: Restoring,
+        costs: Costs,
+        duration_s: Duration,
+        decisions: OwnDecisions,
+    ) -> None:
+        """What is decided is noted in `decisions`; `costs` price a step of the worker.
+
+        `duration_s` tells how long a task takes until its first token.
+        """
+        self._rows = rows
+        self._restoring = restoring
+        self._costs = costs
+        self._duration_s = duration_s
+        self._decisions = decisions
+
+    def let_wait(self, task: WorkerTask, now: float) -> None:
+        """A task is about to wait; if it has time to spare it says by when it has to be started.
+
+        Others may go before it until then. A reply under way without time to spare goes first.
+        """
+        if not task.decodes_here or not self._has_target(task):
+            return
+        spare_s = self._spare_s(task, now, COUNTED_LEFT) - 2 * self._duration_s(task)
+        if spare_s > 0 or self._late(task, now):
+            task.back_by = now + spare_s
+
+    def choose(
+        self, task: WorkerTask, tasks: Iterable[WorkerTask], now: float
+    ) -> WorkerTask | None:
+        """Choose who of those that hold slots stands aside for a task; None: nobody."""
+        ttft_s = task.task.slo.ttft_s
+        if not task.decodes_here or ttft_s is None:
+            return None
+        returns = task.back_by is not None
+        asking = AskingView(
+            priority=task.task.turn.priority,
+            tokens=len(task.tokens),
+            left=_left(task),
+            left_s=task.due - now - self._duration_s(task),
+            ask_from_s=BACK_BEFORE_S if returns else ASK_FROM * ttft_s,
+        )
+        if not asks(asking):
+            return None
+        holders = [one for one in tasks if one.decodes_here]
+        leader = min(holders, key=_age, default=None)
+        rows = [one for one in holders if one.stage is Stage.DECODE and self._has_target(one)]
+        views = [self._view(one, now, leads=one is leader) for one in rows]
+        chosen = aside(asking, views)
+        if chosen is None:
+            return None
+        row, view = rows[chosen.row], views[chosen.row]
+        details = {
+            "for": task.task.id.turn,
+            "pages": len(row.pages),
+            "replied": row.replied,
+            "left": view.left,
+            "spare_s": view.spare_s,
+        }
+        self._decisions.about("aside", row, chosen.reason, details)
+        return row
+
+    def _view(self, row: WorkerTask, now: float, *, leads: bool) -> AsideView:
+        return AsideView(
+            priority=row.task.turn.priority,
+            tokens=len(row.tokens),
+            left=_left(row),
+            spare_s=self._spare_s(row, now, COUNTED_LEFT) - 2 * self._restoring.restore_s(row),
+            late=self._late(row, now),
+            leads=leads,
+        )
+
+    def _spare_s(self, row: WorkerTask, now: float, counted: float) -> float:
+        """Return how long a row can be away, if a share of what it has left makes up for it.
+
+        Less twice what it takes to have its KV again, for its callers to take off: once for that,
+        and once for what the others of its worker do meanwhile.
+        """
+        tpot_s = row.task.slo.tpot_s
+        assert tpot_s is not None
+        made_up_s = counted * _left(row) * max(0.0, tpot_s - self._step_s())
+        had_s = tpot_s * max(0, row.replied - 1) - (now - row.began_at)
+        return had_s + made_up_s
+
+    def _late(self, row: WorkerTask, now: float) -> bool:
+        """Tell whether a row misses a target whatever becomes of it."""
+        ttft_s = row.task.slo.ttft_s
+        was_late = ttft_s is not None and row.began_at - row.task.arrived > ttft_s
+        return was_late or self._spare_s(row, now, 1.0) < 0
+
+    def _step_s(self) -> float:
+        """Predict a step of the rows that decode now."""
+        return self._costs.decode(max(1, len(self._rows.active())), self._rows.kv_tokens()).seconds
+
+    def _has_target(self, task: WorkerTask) -> bool:
+        """Tell whether a reply is under way with a target for its tokens that can be met at all."""
+        tpot_s = task.task.slo.tpot_s
+        return (
+            task.replied > 0 and tpot_s is not None and tpot_s >= self._costs.decode(1, 1).seconds
+        )
+
+
+def _age(task: WorkerTask) -> tuple[int, float]:
+    return task.task.turn.priority, task.task.arrived
+
+
+def _left(task: WorkerTask) -> float:
+    most = task.task.turn.sampling.max_tokens - task.replied
+    return min(task.remaining.expected(), most)

@@ -1,0 +1,71 @@
+"""Which row stands aside, so that a turn has memory before its first token is late?
+
+A row's target is a mean over its reply: what its tokens came faster is time that it can spare. It
+gives its pages up, has its KV computed or fetched again later, and is within its target all the
+same; the turn that came meanwhile is, too. Where no row has time to spare, more turns ask than
+memory could ever serve in time, and what is given up is what holds most of it: Moore's and
+Hodgson's rule (policy/on_time), by token-seconds of memory instead of seconds. Ours; vLLM, SGLang
+and the three papers let turns wait until a reply ends.
+
+The first in (priority, arrival) of those that hold pages never stands aside, so that it goes on and
+ends; see policy/preempt for why nobody waits for ever then.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from serving.policy.views import AsideView, AskingView
+
+ASK_FROM = 0.6
+"""Share of a first token's target that is left when a turn asks for others' memory (ours: until
+then a reply may end). This and what follows were chosen on seeds that are not reported (LOG.md)."""
+BACK_BEFORE_S = 4.0
+"""How long before its time is spent a row that stood aside asks, in seconds."""
+LEAST_SPARE_S = 8.0
+"""Seconds that a row must be able to spare: it would ask again at once with less."""
+COUNTED_LEFT = 0.5
+"""Share of the tokens expected yet by which a row counts on making up time: it may end sooner."""
+LONGER = 1.5
+"""How many times as much memory over time a row must be expected to hold as the turn that asks, so
+that its target is given up for that turn's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Aside:
+    """Row number `row` stands aside. `reason`: `late`, `spare` or `longer`."""
+
+    row: int
+    reason: str
+
+
+def asks(asking: AskingView) -> bool:
+    """Say whether it is time for a task to ask, and not too late to be in time."""
+    return 0 <= asking.left_s <= asking.ask_from_s
+
+
+def aside(asking: AskingView, rows: Sequence[AsideView]) -> Aside | None:
+    """Choose the row that stands aside for a task; None: nobody does.
+
+    Never one of a more urgent priority, nor the first of those that hold pages (`leads`). Before
+    others one whose targets are missed in any case (`late`), of these the one that would hold most
+    memory over time; then the one with most time to spare; then, if one of them has to miss its
+    target, the one that would hold most memory over time, if that is much more than what the asking
+    one will. Ties: the first.
+    """
+    able = [i for i, row in enumerate(rows) if not row.leads and row.priority >= asking.priority]
+    late = [i for i in able if rows[i].late]
+    if late:
+        return Aside(max(late, key=lambda i: _token_steps(rows[i])), "late")
+    spare = [i for i in able if rows[i].spare_s >= LEAST_SPARE_S]
+    if spare:
+        return Aside(max(spare, key=lambda i: rows[i].spare_s), "spare")
+    own = LONGER * _token_steps(asking)
+    longer = [i for i in able if _token_steps(rows[i]) > own]
+    if longer:
+        return Aside(max(longer, key=lambda i: _token_steps(rows[i])), "longer")
+    return None
+
+
+def _token_steps(view: AsideView | AskingView) -> float:
+    """Return the tokens that a row will hold, one more with each step, summed over its steps."""
+    return view.left * (view.tokens + view.left / 2)
