@@ -17,7 +17,7 @@ from typing import Any
 from model.config import load_config
 from serving.core.batcher import Batcher
 from serving.core.coordinator import Coordinator
-from serving.core.holdings import BatcherLimits
+from serving.core.limits import BatcherLimits
 from serving.core.plan import Launch, Output, StepPlan, StepResult
 from serving.core.queue_order import QueueOrder
 from serving.core.rules import BatcherRules, CoordinatorLimits, CoordinatorRules

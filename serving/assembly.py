@@ -20,7 +20,7 @@ from serving.config import (
     ServerConfig,
     require,
 )
-from serving.core.holdings import BatcherLimits
+from serving.core.limits import BatcherLimits
 from serving.core.queue_order import QueueOrder
 from serving.core.rules import BatcherRules, CoordinatorLimits, CoordinatorRules
 from serving.core.sessions import Sessions

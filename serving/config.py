@@ -87,9 +87,7 @@ class MemoryConfig:
         "Token positions per KV page; 128 on TPUs if not given.",
         aliases=("block-size",),
     )
-    host_kv_gib: float = setting(
-        0.0, "Host memory per worker for the KV of idle sessions, in GiB; 0: none."
-    )
+    host_kv_gib: float = setting(0.0, "Host memory per worker for idle KV, in GiB; 0: none.")
     memory_fraction: float = setting(
         0.9, "Share of an accelerator's memory to use.", aliases=("gpu-memory-utilization",)
     )
@@ -206,9 +204,7 @@ class PolicyConfig:
     keep_pace: bool = setting(
         True, "Let turns wait while a row more would make most rows miss their time per token."
     )
-    stand_aside: bool = setting(
-        True, "Let rows with time to spare give way to turns that wait for memory, and come back."
-    )
+    stand_aside: bool = setting(True, "Let rows with time to spare give way to turns that are due.")
     rebalance_policy: str = setting(
         "predicted", "Which rows move: none, current or predicted.", aliases=("rebalance",)
     )

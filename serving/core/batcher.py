@@ -14,8 +14,8 @@ from typing import assert_never
 
 from serving.core.departures import Departures
 from serving.core.handoff import EarlyGrants
-from serving.core.holdings import BatcherLimits
 from serving.core.inbound import Inbound
+from serving.core.limits import BatcherLimits
 from serving.core.plan import Output, RestorePages, StepPlan, StepResult
 from serving.core.rules import BatcherRules
 from serving.core.stepper import Sample, Stepper, Told

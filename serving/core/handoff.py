@@ -10,7 +10,7 @@ it decodes (`departures`) sends its pages in the same way.
 
 from collections.abc import Callable
 
-from serving.core.holdings import BatcherLimits
+from serving.core.limits import BatcherLimits
 from serving.core.plan import Output, SendPages
 from serving.core.worker_task import Outgoing, WorkerTask
 from serving.messages import (

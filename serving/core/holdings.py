@@ -6,12 +6,12 @@ then perhaps in host memory.
 """
 
 from collections.abc import Container
-from dataclasses import dataclass
 
 from serving.core.asking import Asking
 from serving.core.cached_pages import Ranking
 from serving.core.host_store import HostStore
 from serving.core.idle import IdleSessions
+from serving.core.limits import BatcherLimits
 from serving.core.own_decisions import OwnDecisions
 from serving.core.pace import Pace
 from serving.core.pages import NOTHING, Evicted, Match, PagePool
@@ -24,7 +24,6 @@ from serving.core.worker_task import Stage, WorkerTask
 from serving.costs.costs import Costs
 from serving.messages import TaskId
 from serving.policy.admit import Admit, Defer, admit, pages_for
-from serving.policy.evict import fetch_beats_compute
 from serving.policy.reserve import growth
 from serving.policy.views import PaceView, PoolView
 
@@ -33,35 +32,6 @@ RANK_EVERY = 64
 LOOK_AGAIN = 8
 """Steps after which a task that waits for others to end is looked at again although none has (ours:
 what all rows will need changes slowly, and is most of what an admission costs)."""
-
-
-@dataclass(frozen=True, slots=True)
-class BatcherLimits:
-    """The fixed sizes of one worker, in tokens, pages, rows and seconds."""
-
-    num_pages: int
-    page_size: int
-    max_model_len: int
-    max_rows: int
-    max_chunk_tokens: int
-    max_chunk_rows: int
-    transfer_timeout_s: float
-    move_pages: int
-    host_pages: int
-
-    def __post_init__(self) -> None:
-        """Raise ValueError unless one turn of the greatest length fits: else it could never end."""
-        if (self.num_pages - 1) * self.page_size < self.max_model_len:
-            raise ValueError(
-                f"{self.num_pages} KV pages of {self.page_size} tokens (one is set aside) do not "
-                f"hold one conversation of {self.max_model_len} tokens; raise --kv-pages or lower "
-                "--max-model-len"
-            )
-
-    @property
-    def payload_pages(self) -> int:
-        """The most pages that go in one payload: what a chunk fills, in parts at both its ends."""
-        return pages_for(self.max_chunk_tokens, self.page_size) + 1
 
 
 class Holdings:
@@ -97,7 +67,11 @@ class Holdings:
         self.by_slot: dict[int, WorkerTask] = {}
         self.pace = Pace()
         self._restoring = Restoring(
-            costs, rules.host_link, page_size=limits.page_size, host_pages=limits.host_pages
+            costs,
+            rules.host_link,
+            decisions,
+            page_size=limits.page_size,
+            host_pages=limits.host_pages,
         )
         self._shortage = Shortage(
             self.rows,
@@ -143,18 +117,11 @@ class Holdings:
             self.queue.reconsider()
             task = self.queue.next(now) or task
         verdict, reserved = self._admit(task)
-        while isinstance(verdict, Defer) and verdict.reason != "pace":
-            if self._asking is None:
-                break
-            row = self._asking.choose(task, self.by_slot.values(), now)
-            if row is None:
-                break
-            self.retire(row)
-            self._stood_aside.append(row)
+        while isinstance(verdict, Defer):
+            if not self._makes_way(task, verdict, now):
+                self._defer(task, verdict)
+                return None
             verdict, reserved = self._admit(task)
-        if isinstance(verdict, Defer):
-            self._defer(task, verdict)
-            return None
         if task.kept_out and now + self._duration_s(task) > task.due:
             self.pace.loosen()
         passed_over = self.queue.start(task)
@@ -164,6 +131,16 @@ class Holdings:
         details = {"cached_len": task.kv_len, "pages": len(task.pages), "reserved": reserved}
         self._decisions.about("admit", task, verdict.reason, details)
         return task
+
+    def _makes_way(self, task: WorkerTask, verdict: Defer, now: float) -> bool:
+        """Let a row stand aside for a task that waits for room, if one may."""
+        if self._asking is None or verdict.reason == "pace":
+            return False
+        row = self._asking.choose(task, self.by_slot.values(), now)
+        if row is not None:
+            self.retire(row)
+            self._stood_aside.append(row)
+        return row is not None
 
     def admit_at_once(self, task: WorkerTask) -> str | None:
         """Give a task that moves here its pages and slot now; returns why not if it must not.
@@ -322,7 +299,7 @@ class Holdings:
         if isinstance(verdict, Defer):
             return verdict, reserved
         self.idle.returned(task.task.session)
-        host_slots = self._on_host(task, match)
+        host_slots = self._restoring.fetched(task, match, self.host)
         task.pages = self.pool.take(match)
         task.pages += self.pool.allocate(missing) or []
         task.kv_len = task.matched_len = match.cached_len
@@ -344,27 +321,6 @@ class Holdings:
         if not task.may_reuse:
             return NOTHING
         return self.pool.match(task.names, task.tokens, len(task.tokens) - 1)
-
-    def _on_host(self, task: WorkerTask, match: Match) -> tuple[int, ...]:
-        """Find the prompt's next pages in host memory, if to fetch them beats computing them.
-
-        A part-filled page of the pool stands in the way: it is there without any copying.
-        """
-        if not self.limits.host_pages or not task.may_reuse or match.tail is not None:
-            return ()
-        page_size = self.limits.page_size
-        last = (len(task.tokens) - 1) // page_size
-        slots = self.host.find(task.names[: last + 1], len(match.full) + 1)
-        if not slots:
-            return ()
-        length = len(slots) * page_size
-        fetch_s = self._restoring.fetch_s(length)
-        compute_s = self._costs.prefill(length, match.cached_len).seconds
-        fetched = fetch_beats_compute(fetch_s=fetch_s, compute_s=compute_s)
-        reason = "fetch_faster" if fetched else "compute_faster"
-        details = {"tokens": length, "fetch_s": fetch_s, "compute_s": compute_s}
-        self._decisions.about("restore", task, reason, details)
-        return tuple(slots) if fetched else ()
 
     def _growth(self, coming: WorkerTask | None) -> int:
         """Predict the pages that all rows here will need beyond their own, `coming` among them."""

@@ -7,7 +7,8 @@ each changes a task through this. Knows no message of the coordinator's.
 from serving.core.awaited import Awaited
 from serving.core.departures import Departures
 from serving.core.foresight import Foresight
-from serving.core.holdings import BatcherLimits, Holdings
+from serving.core.holdings import Holdings
+from serving.core.limits import BatcherLimits
 from serving.core.own_decisions import OwnDecisions
 from serving.core.plan import DropTransfer, LoadSlot, OffloadPages, Output
 from serving.core.prefill_queue import PrefillQueue

@@ -36,7 +36,7 @@ from serving.assembly import (
 from serving.config import ConfigError, MeshConfig, ServerConfig, require
 from serving.core.batcher import Batcher
 from serving.core.coordinator import Coordinator
-from serving.core.holdings import BatcherLimits
+from serving.core.limits import BatcherLimits
 from serving.core.rules import BatcherRules
 from serving.costs.costs import Costs
 from serving.costs.padded import Padded

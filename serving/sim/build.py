@@ -24,7 +24,7 @@ from serving.assembly import (
 from serving.config import ConfigError, ServerConfig, require
 from serving.core.batcher import Batcher
 from serving.core.coordinator import Coordinator
-from serving.core.holdings import BatcherLimits
+from serving.core.limits import BatcherLimits
 from serving.costs.costs import Costs
 from serving.costs.hardware import HardwareSpec
 from serving.costs.make import choose_hardware, described_device

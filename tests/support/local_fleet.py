@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from predictor.reading import Reader
 from serving.core.batcher import Batcher
 from serving.core.coordinator import Coordinator
-from serving.core.holdings import BatcherLimits
+from serving.core.limits import BatcherLimits
 from serving.core.rules import CoordinatorLimits, CoordinatorRules
 from serving.core.sessions import Sessions
 from serving.engine.connectors.in_process import InProcessConnector

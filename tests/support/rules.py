@@ -50,6 +50,7 @@ def batcher_rules(
     reserve_quantile: float = 0.9,
     wait_for_pages: bool = True,
     keep_pace: bool = False,
+    stand_aside: bool = False,
 ) -> BatcherRules:
     """First come, first served, unless another order is asked for."""
     return BatcherRules(
@@ -57,6 +58,7 @@ def batcher_rules(
         reserve_quantile=reserve_quantile,
         wait_for_pages=wait_for_pages,
         keep_pace=keep_pace,
+        stand_aside=stand_aside,
         order=QueueOrder(ORDER_POLICIES[order], order_window, 4),
         min_chunk_tokens=1,
         return_horizon_s=600.0,

@@ -5,7 +5,7 @@ from typing import Any
 
 from serving.core.batcher import Batcher
 from serving.core.coordinator import Coordinator
-from serving.core.holdings import BatcherLimits
+from serving.core.limits import BatcherLimits
 from serving.core.rules import CoordinatorLimits
 from serving.core.sessions import Sessions
 from serving.messages import Role, WorkerId

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from predictor.reading import PLAIN
 from serving.core.batcher import Batcher
 from serving.core.coordinator import Coordinator
-from serving.core.holdings import BatcherLimits
+from serving.core.limits import BatcherLimits
 from serving.core.rules import CoordinatorLimits
 from serving.core.sessions import Sessions
 from serving.costs.costs import Link

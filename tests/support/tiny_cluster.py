@@ -20,7 +20,7 @@ from model.sharding import param_shardings
 from predictor.reading import Reader
 from predictor.saved import HeadSpec
 from serving.config import MeshConfig
-from serving.core.holdings import BatcherLimits
+from serving.core.limits import BatcherLimits
 from serving.engine.connectors.in_process import InProcessConnector
 from serving.engine.executor import JaxExecutor
 from serving.engine.meshes import make_meshes

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from serving.core.holdings import BatcherLimits
+from serving.core.limits import BatcherLimits
 from serving.core.plan import (
     LoadSlot,
 )

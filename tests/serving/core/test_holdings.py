@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from serving.core.holdings import LOOK_AGAIN, BatcherLimits
+from serving.core.holdings import LOOK_AGAIN
+from serving.core.limits import BatcherLimits
 from serving.core.worker_task import Stage, WorkerTask, open_task
 from serving.request import Slo
 from tests.support.accounts import admitted, computed, crowded, holdings, over, queued, told

@@ -5,11 +5,12 @@ from dataclasses import replace
 import pytest
 
 from serving.core.holdings import Holdings
+from serving.core.own_decisions import OwnDecisions
 from serving.core.restoring import Restoring
 from serving.costs.costs import Link
 from serving.costs.measured import Grid, StepPoint, TransferPoint, WorkerShape
 from serving.costs.profile import Profile
-from serving.messages import Role
+from serving.messages import Role, WorkerId
 from serving.request import Slo
 from tests.support.accounts import admitted, computed, crowded, holdings, over, queued
 from tests.support.fake_costs import LinearCosts
@@ -64,7 +65,9 @@ def test_the_way_to_host_memory_is_not_the_one_between_workers():
     prompt = StepPoint(0, 0, 4, 0, 0.004, 0.0)
     grid = Grid(shape, (prompt,), (TransferPoint(100, 1e-9, 0.0),))
     measured = Profile(grid, LinearCosts(new_s=0.001, kv_bytes_per_token=1000))
-    to_host = Restoring(measured, Link(0.5, 1e4), page_size=4, host_pages=20)
+    to_host = Restoring(
+        measured, Link(0.5, 1e4), OwnDecisions(WorkerId("d0")), page_size=4, host_pages=20
+    )
     assert to_host.fetch_s(40) == pytest.approx(0.5 + 40_000 / 1e4)
 
 

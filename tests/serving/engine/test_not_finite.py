@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 from model.generate import Sampling, generate
-from serving.core.holdings import BatcherLimits
+from serving.core.limits import BatcherLimits
 from serving.core.plan import LoadSlot
 from serving.engine.connectors.in_process import InProcessConnector
 from serving.messages import NOT_FINITE, Completed, Failed, Role, WorkerId
