@@ -77,6 +77,8 @@ def lab(
     read_every: int | None = None,
     executors: type[SimExecutor] = SimExecutor,
     max_launched: int = 2,
+    costs: LinearCosts = COSTS,
+    stand_aside: bool = False,
 ) -> Lab:
     """Assemble a simulation; every reply is forecast to have 16 tokens.
 
@@ -90,24 +92,24 @@ def lab(
     agenda, replies, links = Agenda(), Replies(), Links(wire)
     rules = replace(
         coordinator_rules(route=route, rebalance=rebalance, slo=slo, peers=peers),
-        costs=dict.fromkeys(Role, COSTS),
+        costs=dict.fromkeys(Role, costs),
         link=wire,
     )
     own = CoordinatorLimits(limits.max_model_len, limits.page_size, 1000, None, 3, 1e9)
     sessions = Sessions(max_sessions=100, ttl_s=1e9, page_size=limits.page_size)
     coordinator = Coordinator(own, rules, sessions, SharpLengths(16))
     simulation = Simulation(coordinator, agenda, links, note)
-    page_bytes = limits.page_size * COSTS.kv_bytes_per_token
+    page_bytes = limits.page_size * costs.kv_bytes_per_token
     world = World(agenda, links, WIRE, page_bytes, max_launched)
     batchers: list[Batcher] = []
-    own_rules = replace(batcher_rules(), costs=COSTS)
+    own_rules = replace(batcher_rules(stand_aside=stand_aside), costs=costs)
     readings = None
     if read_every is not None:
         own_rules = replace(own_rules, reader=PLAIN, read_every=read_every)
         readings = Oracle(replies)
     for name, role in workers:
         batcher = Batcher(name, limits, own_rules)
-        executor = executors(COSTS, replies, readings, StepNoise(noise, name), limits.max_rows)
+        executor = executors(costs, replies, readings, StepNoise(noise, name), limits.max_rows)
         worker = SimWorker(batcher, executor, world, simulation)
         simulation.join(worker, role)
         batchers.append(batcher)

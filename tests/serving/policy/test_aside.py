@@ -1,0 +1,97 @@
+"""Who stands aside for a task that waits for memory."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serving.policy.aside import LEAST_SPARE_S, LONGER, Aside, aside, asks
+from serving.policy.views import AsideView, AskingView
+
+ASKING = AskingView(priority=0, tokens=10, left=20.0, left_s=1.0, ask_from_s=6.0)
+
+
+def row(
+    spare_s: float = 0.0,
+    *,
+    tokens: int = 1,
+    left: float = 1.0,
+    priority: int = 0,
+    late: bool = False,
+    leads: bool = False,
+) -> AsideView:
+    return AsideView(priority, tokens, left, spare_s, late, leads)
+
+
+@pytest.mark.parametrize(
+    ("left_s", "answer"), [(6.1, False), (6.0, True), (0.0, True), (-0.1, False)]
+)
+def test_it_asks_when_little_time_is_left_and_not_when_it_is_late(left_s: float, answer: bool):
+    assert asks(replace(ASKING, left_s=left_s)) is answer
+
+
+def test_who_can_spare_most_time_stands_aside():
+    assert aside(ASKING, [row(9.0), row(30.0), row(20.0)]) == Aside(1, "spare")
+
+
+def test_time_that_is_hardly_worth_the_way_is_not_spared():
+    assert aside(ASKING, [row(LEAST_SPARE_S - 0.1)]) is None
+    assert aside(ASKING, [row(LEAST_SPARE_S)]) == Aside(0, "spare")
+
+
+def test_before_others_goes_who_misses_its_target_anyhow_and_of_these_who_holds_most_for_longest():
+    rows = [row(90.0), row(late=True, tokens=10, left=5.0), row(late=True, tokens=5, left=30.0)]
+    assert aside(ASKING, rows) == Aside(2, "late")
+
+
+def test_where_nobody_has_time_the_longest_gives_its_target_up_if_it_is_much_longer():
+    # The one that asks will hold 20 * (10 + 10) = 400 token-steps.
+    assert aside(ASKING, [row(tokens=40, left=15.0), row(tokens=20, left=20.0)]) == Aside(
+        0, "longer"
+    )
+    assert (
+        aside(ASKING, [row(tokens=20, left=20.0)]) is None
+    )  # 600, no more than half as much again
+    assert aside(ASKING, [row(tokens=21, left=20.0)]) == Aside(0, "longer")
+
+
+def test_the_first_of_all_never_stands_aside_nor_who_is_more_urgent():
+    assert aside(ASKING, [row(50.0, leads=True), row(50.0, priority=-1)]) is None
+    assert aside(ASKING, [row(50.0, priority=3), row(10.0)]) == Aside(0, "spare")
+
+
+ROWS = st.builds(
+    AsideView,
+    priority=st.integers(-1, 1),
+    tokens=st.integers(1, 50),
+    left=st.floats(0.0, 50.0),
+    spare_s=st.floats(-20.0, 20.0),
+    late=st.booleans(),
+    leads=st.booleans(),
+)
+
+
+@given(rows=st.lists(ROWS, max_size=6))
+def test_whoever_is_chosen_beats_every_other_in_kind_and_then_in_size(rows: list[AsideView]):
+    def area(one: AsideView | AskingView) -> float:
+        return one.left * (one.tokens + one.left / 2)
+
+    def rank(one: AsideView) -> tuple[int, float] | None:
+        if one.leads or one.priority < ASKING.priority:
+            return None
+        if one.late:
+            return 2, area(one)
+        if one.spare_s >= LEAST_SPARE_S:
+            return 1, one.spare_s
+        return (0, area(one)) if area(one) > LONGER * area(ASKING) else None
+
+    ranks = [rank(one) for one in rows]
+    chosen = aside(ASKING, rows)
+    if chosen is None:
+        assert not any(ranks)
+        return
+    own = ranks[chosen.row]
+    assert own is not None
+    assert own == max(one for one in ranks if one is not None)
+    assert chosen.reason == ("longer", "spare", "late")[own[0]]
