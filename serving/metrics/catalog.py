@@ -37,7 +37,7 @@ OTHER = "other"
 PLACE_REASONS = ("session_owner", "least_load", "prefix", OTHER)
 RETRY_REASONS = (
     *("preempted", "transfer_failed", "worker_lost", "timeout", "moved_away", "move_lost"),
-    *("no_room",),
+    *("no_room", "stood_aside"),
     OTHER,
 )
 MOVE_REASONS = ("worst_step", "memory", "spread", "drain", OTHER)
@@ -58,6 +58,7 @@ ADMISSIONS = (
 )
 EVICTION_REASONS = ("dropped", "offloaded", OTHER)
 RESTORE_REASONS = ("fetch_faster", "compute_faster", OTHER)
+ASIDE_REASONS = ("late", "spare", "longer", OTHER)
 PAUSE_REASONS = ("reply_ends", "first_to_end", OTHER)
 CHUNK_REASONS = ("full", "slack")
 PLACE_STARTS = (0, 1, 20, 50, 100, 200, 500, 1000, 2000)
@@ -291,6 +292,7 @@ class Catalog:
         self.values[name] = Values("counter", name, "Tasks that got room or wait.", labels, rows)
         self._counter("foretoken:reordered", "Tasks started before older ones, for deadlines.")
         self._counter("foretoken:pauses", "Rows that waited for a page.", reason=PAUSE_REASONS)
+        self._counter("foretoken:aside", "Rows that stood aside for a turn.", reason=ASIDE_REASONS)
         self._counter(
             "foretoken:evicted_pages", "Cached pages given away.", reason=EVICTION_REASONS
         )

@@ -10,6 +10,7 @@ from typing import Any
 from serving.messages import Decision, Detail, Role, WorkerId
 from serving.metrics.catalog import (
     ADMITTED_REASONS,
+    ASIDE_REASONS,
     DEFERRED_REASONS,
     EVICTION_REASONS,
     MOVE_FAILURES,
@@ -73,7 +74,7 @@ class Decided:
             case "retry":
                 seen.stay = None
                 self._count("foretoken:turn_retries", seen.row, decision, RETRY_REASONS)
-                if decision.reason == "preempted":
+                if decision.reason in ("preempted", "stood_aside"):
                     self._values["vllm:num_preemptions"].add(seen.row, 1)
             case "move" | "moved" | "move_failed" | "resumed":
                 self._move(decision, seen, now)
@@ -121,6 +122,8 @@ class Decided:
                 self._values["foretoken:reordered"].add(row, 1)
             case "pause":
                 self._count("foretoken:pauses", row, decision, PAUSE_REASONS)
+            case "aside":
+                self._count("foretoken:aside", row, decision, ASIDE_REASONS)
             case "restore":
                 self._count("foretoken:restore_decisions", row, decision, RESTORE_REASONS)
             case "evict":

@@ -105,6 +105,7 @@ def explain_all(history: History) -> str:
         ("defer", "had to wait for room"),
         ("order", "overtook older ones"),
         ("pause", "waited for a page and kept theirs"),
+        ("aside", "stood aside for a turn that was due"),
     ):
         if reasons := [room.reason for room in rooms if room.kind == kind]:
             out.append(f"{what}: {_counts(reasons)}")
@@ -177,6 +178,9 @@ def _room(room: Room) -> str:
         case "pause":
             text = f"waits for a page ({room.reason}): {_number(details['lost_steps'])} steps are"
             text += f" likely lost, {_number(details['saved_steps'])} saved"
+        case "aside":
+            text = f"stands aside for {details['for']} ({room.reason}): {details['pages']} pages,"
+            text += f" {_number(details['left'])} tokens to come, {_s(details['spare_s'])} to spare"
         case _:
             text = f"{details['tokens']} tokens lie in host memory ({room.reason}: "
             text += f"{_s(details['fetch_s'])} to fetch, {_s(details['compute_s'])} to compute)"

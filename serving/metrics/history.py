@@ -119,7 +119,7 @@ class _Teller:
                     details["computed"],
                 )
                 self._since[story.turn] = (one["t"], 1)
-            case "admit" | "defer" | "order" | "pause" | "restore":
+            case "admit" | "defer" | "order" | "pause" | "aside" | "restore":
                 room = Room(one["t"], one["choice"], one["kind"], one["reason"], details)
                 story.rooms.append(room)
             case "end":
