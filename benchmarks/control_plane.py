@@ -29,6 +29,7 @@ from serving.costs.shape import shape_of
 from serving.forecast.histogram import LengthHistogram
 from serving.forecast.returns import ReturnPrior
 from serving.messages import Action, Arrived, Role, Tokens, ToWorker, WorkerId, WorkerJoined
+from serving.policy.aside import AsideConfig
 from serving.policy.order import ORDER_POLICIES
 from serving.policy.place import PLACE_POLICIES
 from serving.policy.rebalance import REBALANCE_POLICIES
@@ -141,7 +142,7 @@ def _batcher_rules(costs: Costs) -> BatcherRules:
         reserve_quantile=0.9,
         wait_for_pages=True,
         keep_pace=True,
-        stand_aside=True,
+        stand_aside=AsideConfig(),
         order=QueueOrder(ORDER_POLICIES["on-time"], window=64, max_passes=16),
         min_chunk_tokens=32,
         return_horizon_s=600.0,

@@ -30,6 +30,7 @@ from serving.costs.shape import ModelShape
 from serving.forecast.histogram import LengthHistogram
 from serving.forecast.returns import ReturnPrior
 from serving.messages import Role, WorkerId
+from serving.policy.aside import AsideConfig
 from serving.policy.order import ORDER_POLICIES
 from serving.policy.place import PLACE_POLICIES
 from serving.policy.ppd_table import PpdTable
@@ -158,7 +159,7 @@ def batcher_rules(config: ServerConfig, costs: Costs, reader: Reader | None) -> 
         reserve_quantile=policy.reserve_quantile,
         wait_for_pages=policy.wait_for_pages,
         keep_pace=policy.keep_pace,
-        stand_aside=policy.stand_aside,
+        stand_aside=AsideConfig() if policy.stand_aside else None,
         order=_order(policy),
         min_chunk_tokens=min(batch.min_prefill_tokens, batch.max_num_batched_tokens),
         return_horizon_s=config.schedule.session_ttl_seconds,

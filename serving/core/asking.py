@@ -11,7 +11,7 @@ from serving.core.restoring import Restoring
 from serving.core.rows import Rows
 from serving.core.worker_task import Stage, WorkerTask
 from serving.costs.costs import Costs
-from serving.policy.aside import ASK_FROM, BACK_BEFORE_S, COUNTED_LEFT, aside, asks
+from serving.policy.aside import AsideConfig, aside, asks
 from serving.policy.views import AsideView, AskingView
 
 
@@ -20,6 +20,7 @@ class Asking:
 
     def __init__(
         self,
+        config: AsideConfig,
         rows: Rows,
         restoring: Restoring,
         costs: Costs,
@@ -30,6 +31,7 @@ class Asking:
 
         `duration_s` tells how long a task takes until its first token.
         """
+        self._config = config
         self._rows = rows
         self._restoring = restoring
         self._costs = costs
@@ -43,7 +45,7 @@ class Asking:
         """
         if not task.decodes_here or not self._has_target(task):
             return
-        spare_s = self._spare_s(task, now, COUNTED_LEFT) - 2 * self._duration_s(task)
+        spare_s = self._spare_s(task, now, self._config.counted_left) - 2 * self._duration_s(task)
         if spare_s > 0 or self._late(task, now):
             task.back_by = now + spare_s
 
@@ -51,7 +53,7 @@ class Asking:
         self, task: WorkerTask, tasks: Iterable[WorkerTask], now: float
     ) -> WorkerTask | None:
         """Choose who of those that hold slots stands aside for a task; None: nobody."""
-        ttft_s = task.task.slo.ttft_s
+        config, ttft_s = self._config, task.task.slo.ttft_s
         if not task.decodes_here or ttft_s is None:
             return None
         returns = task.back_by is not None
@@ -60,7 +62,7 @@ class Asking:
             tokens=len(task.tokens),
             left=_left(task),
             left_s=task.due - now - self._duration_s(task),
-            ask_from_s=BACK_BEFORE_S if returns else ASK_FROM * ttft_s,
+            ask_from_s=config.back_before_s if returns else config.ask_from * ttft_s,
         )
         if not asks(asking):
             return None
@@ -68,7 +70,7 @@ class Asking:
         leader = min(holders, key=_age, default=None)
         rows = [one for one in holders if one.stage is Stage.DECODE and self._has_target(one)]
         views = [self._view(one, now, leads=one is leader) for one in rows]
-        chosen = aside(asking, views)
+        chosen = aside(asking, views, config)
         if chosen is None:
             return None
         row, view = rows[chosen.row], views[chosen.row]
@@ -83,11 +85,12 @@ class Asking:
         return row
 
     def _view(self, row: WorkerTask, now: float, *, leads: bool) -> AsideView:
+        spare_s = self._spare_s(row, now, self._config.counted_left)
         return AsideView(
             priority=row.task.turn.priority,
             tokens=len(row.tokens),
             left=_left(row),
-            spare_s=self._spare_s(row, now, COUNTED_LEFT) - 2 * self._restoring.restore_s(row),
+            spare_s=spare_s - 2 * self._restoring.restore_s(row),
             late=self._late(row, now),
             leads=leads,
         )

@@ -83,8 +83,10 @@ class Holdings:
             waits=rules.wait_for_pages,
         )
         self._asking = None
-        if rules.stand_aside:
-            self._asking = Asking(self.rows, self._restoring, costs, self._duration_s, decisions)
+        if rules.stand_aside is not None:
+            self._asking = Asking(
+                rules.stand_aside, self.rows, self._restoring, costs, self._duration_s, decisions
+            )
         self._stood_aside: list[WorkerTask] = []
         # Who waits for others to end, and for how many more steps without another look.
         self._put_off: WorkerTask | None = None

@@ -8,6 +8,7 @@ from serving.core.queue_order import QueueOrder
 from serving.costs.costs import Costs, Link
 from serving.forecast.returns import ReturnPrior
 from serving.messages import Role
+from serving.policy.aside import AsideConfig
 from serving.policy.place import PlacePolicy
 from serving.policy.ppd_table import PpdTable
 from serving.policy.rebalance import RebalancePolicy
@@ -35,20 +36,20 @@ class BatcherRules:
 
     Pages are set aside for the `reserve_quantile` of what all rows together will need. Where they
     run out all the same, rows may wait for some if `wait_for_pages`. If `keep_pace` nobody is
-    admitted who makes steps longer than most rows may take. If they `stand_aside`, rows give their
-    pages to turns that would miss their first token, and come back. `order` says which queued task
-    is started next. `min_chunk_tokens` of prefill ride in every step, however late
-    its rows are. An idle session counts as returning if it may within `return_horizon_s`; `returns`
-    is what is believed of that before any has, worth forgetting half of after `returns_half_life`
-    gaps. `host_link` leads to host memory and back. `reader` takes the readings of a length head,
-    every `read_every` steps; None where there is no head.
+    admitted who makes steps longer than most rows may take. By `stand_aside` rows give their
+    pages to turns that would miss their first token, and come back; None: they do not. `order`
+    says which queued task is started next. `min_chunk_tokens` of prefill ride in every step,
+    however late its rows are. An idle session counts as returning if it may within
+    `return_horizon_s`; `returns` is what is believed of that before any has, worth forgetting half
+    of after `returns_half_life` gaps. `host_link` leads to host memory and back. `reader` takes the
+    readings of a length head, every `read_every` steps; None where there is no head.
     """
 
     costs: Costs
     reserve_quantile: float
     wait_for_pages: bool
     keep_pace: bool
-    stand_aside: bool
+    stand_aside: AsideConfig | None
     order: QueueOrder
     min_chunk_tokens: int
     return_horizon_s: float

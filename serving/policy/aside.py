@@ -16,18 +16,24 @@ from dataclasses import dataclass
 
 from serving.policy.views import AsideView, AskingView
 
-ASK_FROM = 0.6
-"""Share of a first token's target that is left when a turn asks for others' memory (ours: until
-then a reply may end). This and what follows were chosen on seeds that are not reported (LOG.md)."""
-BACK_BEFORE_S = 4.0
-"""How long before its time is spent a row that stood aside asks, in seconds."""
-LEAST_SPARE_S = 8.0
-"""Seconds that a row must be able to spare: it would ask again at once with less."""
-COUNTED_LEFT = 0.5
-"""Share of the tokens expected yet by which a row counts on making up time: it may end sooner."""
-LONGER = 1.5
-"""How many times as much memory over time a row must be expected to hold as the turn that asks, so
-that its target is given up for that turn's."""
+
+@dataclass(frozen=True, slots=True)
+class AsideConfig:
+    """When rows stand aside. All ours, chosen on seeds that are not reported (LOG.md).
+
+    `ask_from`: share of a first token's target that is left when a turn asks; until then a reply
+    may end. `back_before_s`: how long before its time is spent a row that stood aside asks.
+    `least_spare_s`: what a row must be able to spare, since it would ask again at once with less.
+    `counted_left`: share of the tokens expected yet by which a row counts on making up time, since
+    it may end sooner. `longer`: how many times as much memory over time a row must be expected to
+    hold as the turn that asks, so that its target is given up for that turn's. Times in seconds.
+    """
+
+    ask_from: float = 0.6
+    back_before_s: float = 4.0
+    least_spare_s: float = 8.0
+    counted_left: float = 0.5
+    longer: float = 1.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +49,7 @@ def asks(asking: AskingView) -> bool:
     return 0 <= asking.left_s <= asking.ask_from_s
 
 
-def aside(asking: AskingView, rows: Sequence[AsideView]) -> Aside | None:
+def aside(asking: AskingView, rows: Sequence[AsideView], config: AsideConfig) -> Aside | None:
     """Choose the row that stands aside for a task; None: nobody does.
 
     Never one of a more urgent priority, nor the first of those that hold pages (`leads`). Before
@@ -56,10 +62,10 @@ def aside(asking: AskingView, rows: Sequence[AsideView]) -> Aside | None:
     late = [i for i in able if rows[i].late]
     if late:
         return Aside(max(late, key=lambda i: _token_steps(rows[i])), "late")
-    spare = [i for i in able if rows[i].spare_s >= LEAST_SPARE_S]
+    spare = [i for i in able if rows[i].spare_s >= config.least_spare_s]
     if spare:
         return Aside(max(spare, key=lambda i: rows[i].spare_s), "spare")
-    own = LONGER * _token_steps(asking)
+    own = config.longer * _token_steps(asking)
     longer = [i for i in able if _token_steps(rows[i]) > own]
     if longer:
         return Aside(max(longer, key=lambda i: _token_steps(rows[i])), "longer")

@@ -29,6 +29,7 @@ from serving.messages import (
     WorkerId,
     WorkerJoined,
 )
+from serving.policy.aside import AsideConfig
 from serving.request import SamplingParams, SessionId, Slo, TokenLogprobs, Turn, TurnId
 from tests.support.rules import batcher_rules
 from tests.support.sharp_lengths import SharpLengths
@@ -107,7 +108,9 @@ class LocalFleet:
             SharpLengths(forecast),
         )
         for name, (role, executor) in executors.items():
-            batcher = Batcher(name, limits, replace(batcher_rules(), reader=reader))
+            batcher = Batcher(
+                name, limits, replace(batcher_rules(stand_aside=AsideConfig()), reader=reader)
+            )
             self.workers[name] = Worker(batcher, executor, connector, self.post, self.clock)
             capacity = limits.num_pages * limits.page_size
             self.give(WorkerJoined(name, role, capacity))

@@ -8,6 +8,7 @@ from serving.costs.correction import LEAST, Corrected, Correction, step_bucket
 from serving.costs.costs import Link
 from serving.forecast.returns import ReturnPrior
 from serving.messages import Role
+from serving.policy.aside import AsideConfig
 from serving.policy.order import ORDER_POLICIES
 from serving.policy.place import PLACE_POLICIES
 from serving.policy.rebalance import REBALANCE_POLICIES
@@ -50,7 +51,7 @@ def batcher_rules(
     reserve_quantile: float = 0.9,
     wait_for_pages: bool = True,
     keep_pace: bool = False,
-    stand_aside: bool = False,
+    stand_aside: AsideConfig | None = None,
 ) -> BatcherRules:
     """First come, first served, unless another order is asked for."""
     return BatcherRules(

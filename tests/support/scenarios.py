@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from serving.core.plan import SendPages
 from serving.messages import Completed, Dropped, Failed, Rejected, Role, WorkerId
+from serving.policy.aside import AsideConfig
 from serving.policy.order import ORDER_POLICIES
 from serving.policy.rebalance import REBALANCE_POLICIES
 from serving.request import TurnId
@@ -223,6 +224,8 @@ def play(scenario: Scenario) -> FakeFleet:
 
 
 PAGE_SIZES = (1, 2, 4, 8)
+HASTY = AsideConfig(1.0, back_before_s=0.002, least_spare_s=0.001, counted_left=0.5, longer=1.0)
+"""Rows stand aside at once, in deployments that live for fractions of a second."""
 
 
 @st.composite
@@ -264,6 +267,7 @@ def rules(draw: st.DrawFn) -> dict[str, Any]:
         "order": draw(st.sampled_from(tuple(ORDER_POLICIES))),
         "order_window": draw(st.integers(1, 4)),
         "keep_pace": draw(st.booleans()),
+        "stand_aside": draw(st.sampled_from((None, HASTY))),
         "ttft_s": draw(st.sampled_from((None, 0.001, 0.05, 10.0))),
         "tpot_s": draw(st.sampled_from((None, 0.0001, 0.002, 1.0))),
         "host_pages": draw(st.sampled_from((0, 0, 3, 40))),

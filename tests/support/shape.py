@@ -9,6 +9,7 @@ from serving.core.limits import BatcherLimits
 from serving.core.rules import CoordinatorLimits
 from serving.core.sessions import Sessions
 from serving.messages import Role, WorkerId
+from serving.policy.aside import AsideConfig
 from serving.policy.order import ORDER_POLICIES
 from serving.request import Slo
 from tests.support.rules import batcher_rules, coordinator_rules
@@ -44,6 +45,7 @@ class Shape:
     order: str = "arrival"
     order_window: int = 3
     keep_pace: bool = False
+    stand_aside: AsideConfig | None = None
     peers: bool = False
     route: str = "pd-delta"
     rebalance: str = "none"
@@ -68,7 +70,10 @@ class Shape:
 
     def batcher(self, worker: WorkerId, role: Role) -> Batcher:
         rules = batcher_rules(
-            order=self.order, order_window=self.order_window, keep_pace=self.keep_pace
+            order=self.order,
+            order_window=self.order_window,
+            keep_pace=self.keep_pace,
+            stand_aside=self.stand_aside,
         )
         return Batcher(worker, self.limits(role), rules)
 

@@ -12,6 +12,7 @@ from serving.core.sessions import Sessions
 from serving.costs.costs import Link
 from serving.messages import Decision, End, Role, WorkerId
 from serving.metrics.decision_log import line, record
+from serving.policy.aside import AsideConfig
 from serving.request import Slo, Turn
 from serving.sim.agenda import Agenda
 from serving.sim.clients import Clients
@@ -78,7 +79,7 @@ def lab(
     executors: type[SimExecutor] = SimExecutor,
     max_launched: int = 2,
     costs: LinearCosts = COSTS,
-    stand_aside: bool = False,
+    stand_aside: AsideConfig | None = None,
 ) -> Lab:
     """Assemble a simulation; every reply is forecast to have 16 tokens.
 

@@ -27,7 +27,7 @@ from serving.engine.meshes import make_meshes
 from serving.engine.probe import Probe
 from serving.engine.programs import ExecutorSizes, Site
 from serving.messages import Role, TransferId, WorkerId
-from serving.request import SamplingParams
+from serving.request import SamplingParams, Slo
 from tests.support.local_fleet import LocalFleet
 from tests.support.rules import coordinator_rules
 from tests.support.tiny_grammar import LIST, allowed_after, grammars
@@ -135,12 +135,13 @@ class Cluster:
         route: str = "pd-delta",
         rebalance: str = "none",
         peers: bool = False,
+        slo: Slo = Slo(None, None),  # noqa: B008
         role: Role | None = None,
         reader: Reader | None = None,
         **limits,
     ) -> LocalFleet:
         """Start a fleet; with `role` all workers have that one. `reader` reads every step."""
-        rules = coordinator_rules(route=route, rebalance=rebalance, peers=peers)
+        rules = coordinator_rules(route=route, rebalance=rebalance, peers=peers, slo=slo)
         own = replace(LIMITS, **limits)
         executors = {
             name: (role or planned, executor)

@@ -8,7 +8,7 @@ import pytest
 
 from model.generate import Sampling, generate
 from serving.messages import Completed, WorkerLost
-from serving.request import FinishReason
+from serving.request import FinishReason, Slo
 from tests.support.compiles import no_compiles
 from tests.support.local_fleet import sampling, turn
 from tests.support.tiny_cluster import MODEL, PARAMS, oracle, prompt
@@ -81,6 +81,20 @@ def test_preempted_turns_say_what_the_oracle_says(request, cluster, way):
     fleet.run()
     assert [answer.tokens for answer in answers] == [oracle(p, wanted) for p in prompts]
     assert any(one.kind == "retry" and one.reason == "preempted" for one in fleet.decisions)
+
+
+@pytest.mark.parametrize("cluster", ["colocated", "split"])
+@pytest.mark.parametrize("way", ["greedy", "penalised", "constrained"])
+def test_rows_that_stand_aside_say_what_the_oracle_says(request, cluster, way):
+    # A round is a second: rows have two seconds a token to spare, and late prompts ask for room.
+    fleet = request.getfixturevalue(cluster).fleet(forecast=0, slo=Slo(10.0, 3.0))
+    longer = {"logit_bias": LONG} if way == "constrained" else {"stop_ids": (), "min_tokens": 0}
+    wanted = sampling(40, **{**WAYS[way], **longer})
+    prompts = [prompt(20, seed=i) for i in range(16)]
+    answers = [fleet.submit(turn(f"t{i}", tokens, wanted)) for i, tokens in enumerate(prompts)]
+    fleet.run()
+    assert [answer.tokens for answer in answers] == [oracle(p, wanted) for p in prompts]
+    assert any(one.kind == "retry" and one.reason == "stood_aside" for one in fleet.decisions)
 
 
 @pytest.mark.parametrize("way", ["sampled", "constrained"])

@@ -6,10 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.policy.aside import LEAST_SPARE_S, LONGER, Aside, aside, asks
+from serving.policy.aside import Aside, AsideConfig, asks
+from serving.policy.aside import aside as choose
 from serving.policy.views import AsideView, AskingView
 
+CONFIG = AsideConfig()
 ASKING = AskingView(priority=0, tokens=10, left=20.0, left_s=1.0, ask_from_s=6.0)
+
+
+def aside(asking: AskingView, rows: list[AsideView]) -> Aside | None:
+    return choose(asking, rows, CONFIG)
 
 
 def row(
@@ -36,8 +42,8 @@ def test_who_can_spare_most_time_stands_aside():
 
 
 def test_time_that_is_hardly_worth_the_way_is_not_spared():
-    assert aside(ASKING, [row(LEAST_SPARE_S - 0.1)]) is None
-    assert aside(ASKING, [row(LEAST_SPARE_S)]) == Aside(0, "spare")
+    assert aside(ASKING, [row(CONFIG.least_spare_s - 0.1)]) is None
+    assert aside(ASKING, [row(CONFIG.least_spare_s)]) == Aside(0, "spare")
 
 
 def test_before_others_goes_who_misses_its_target_anyhow_and_of_these_who_holds_most_for_longest():
@@ -82,9 +88,9 @@ def test_whoever_is_chosen_beats_every_other_in_kind_and_then_in_size(rows: list
             return None
         if one.late:
             return 2, area(one)
-        if one.spare_s >= LEAST_SPARE_S:
+        if one.spare_s >= CONFIG.least_spare_s:
             return 1, one.spare_s
-        return (0, area(one)) if area(one) > LONGER * area(ASKING) else None
+        return (0, area(one)) if area(one) > CONFIG.longer * area(ASKING) else None
 
     ranks = [rank(one) for one in rows]
     chosen = aside(ASKING, rows)

@@ -6,6 +6,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from serving.policy.aside import AsideConfig
 from serving.request import Slo
 from serving.workload.session import Workload
 from tests.support.fake_costs import LinearCosts
@@ -25,7 +26,7 @@ def run(workload: Workload, *, stand_aside: bool, slo: Slo = SLO, **how: Any) ->
         limits=FULL,
         costs=SLOW,
         slo=slo,
-        stand_aside=stand_aside,
+        stand_aside=AsideConfig() if stand_aside else None,
         **how,
     )
     one.run(workload)
