@@ -1,0 +1,202 @@
+"""What a worker's tasks look like to policy/aside, and by when those that stood aside are due."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from serving.core.holdings import Holdings
+from serving.core.worker_task import WorkerTask, open_task
+from serving.policy.aside import AsideConfig
+from serving.request import Slo
+from tests.support.accounts import computed, holdings, told
+from tests.support.fake_costs import LinearCosts
+from tests.support.one_worker import prefill, task
+from tests.support.rules import batcher_rules
+from tests.support.sharp_lengths import sharp
+
+COSTS = LinearCosts(base_s=1.0, new_s=0.01)
+"""A step takes a second, a prompt a second and a hundredth of one for each of its tokens."""
+CONFIG = AsideConfig(
+    ask_from=0.6, back_before_s=4.0, least_spare_s=8.0, counted_left=0.5, longer=1.5
+)
+LEFT = sharp(16).expected()
+SLO = Slo(ttft_s=10.0, tpot_s=2.0)
+
+
+def kept(order: str = "on-time") -> Holdings:
+    rules = batcher_rules(order=order, order_window=64, stand_aside=CONFIG)
+    return holdings(replace(rules, costs=COSTS), COSTS)
+
+
+def opened(
+    name: str, tokens, *, reply: tuple[int, ...] = (), forecast: int = 0, **fields: Any
+) -> WorkerTask:
+    made = task(name, tokens, reply=reply, forecast=forecast, max_tokens=100)
+    return open_task(prefill(replace(made, slo=SLO, **fields)), 4)
+
+
+def waiting(one: Holdings, name: str, tokens, now: float, **fields: Any) -> WorkerTask:
+    """A task that came by the way of all: `let_wait`."""
+    entry = opened(name, tokens, **fields)
+    one.tasks[entry.task.id] = entry
+    one.let_wait(entry, now)
+    return entry
+
+
+def prompt(one: Holdings, name: str, tokens, **fields: Any) -> WorkerTask:
+    """A task that has its pages."""
+    entry = waiting(one, name, tokens, 0.0, **fields)
+    assert one.admit_next(0.0) is entry
+    return entry
+
+
+def row(one: Holdings, name: str, tokens, *, replied: int, began: float, **fields: Any):
+    """A row whose reply has so many tokens; its first one came at `began`."""
+    entry = prompt(one, name, tokens, **fields)
+    entry.tokens += range(1000, 1000 + replied)
+    one.extend(entry, -(-len(entry.tokens) // 4))
+    entry.since = began, 1
+    return computed(one, entry)
+
+
+def crowd(one: Holdings, *, replied: int = 20, began: float = 0.0) -> tuple[WorkerTask, WorkerTask]:
+    """Nine of ten pages are taken: by a short row that leads, and by a long one."""
+    leader = row(one, "leader", range(4), replied=1, began=0.0, arrived=-2.0)
+    return leader, row(one, "long", range(100, 108), replied=replied, began=began)
+
+
+def back(one: Holdings, now: float, *, replied: int = 10) -> WorkerTask:
+    """A reply that began at 0, stood aside, and waits again."""
+    reply = tuple(range(1000, 1000 + replied))
+    return waiting(one, "back", range(200, 208), now, reply=reply, forecast=16, first_at=0.0)
+
+
+# ---- who stands aside ---------------------------------------------------------------------------
+
+
+def test_a_turn_that_is_due_gets_a_row_s_pages_and_the_row_is_told_of():
+    one = kept()
+    _, long = crowd(one)
+    turn = waiting(one, "turn", range(300, 312), 20.0, arrived=15.0)
+    assert one.admit_next(20.0) is turn
+    assert one.take_stood_aside() == [long]
+    assert one.take_stood_aside() == []
+    ((reason, details),) = told(one, "aside")
+    # 19 gaps may take two seconds each and took 20 in all. To have 28 tokens again takes 1.28 s,
+    # and twice that is kept. Half of what is left is counted on, a second for each token.
+    assert reason == "spare"
+    assert details["for"] == "turn"
+    assert details["spare_s"] == pytest.approx(19 * 2.0 - 20.0 - 2 * 1.28 + details["left"] / 2)
+    one.check()
+
+
+@pytest.mark.parametrize(
+    ("now", "asks"), [(18.8, False), (18.9, True), (23.8, True), (23.9, False)]
+)
+def test_it_asks_once_little_time_is_left_and_while_it_can_be_in_time(now: float, asks: bool):
+    one = kept()
+    crowd(one)
+    waiting(one, "turn", range(300, 312), now, arrived=15.0)
+    # It takes 1.12 s and is late at 25: it asks from 6 s before 23.88 on.
+    assert (one.admit_next(now - 1.0 if now < 18.9 else now) is not None) is asks
+
+
+def test_the_first_of_all_never_stands_aside_however_much_it_can_spare():
+    one = kept()
+    row(one, "only", range(8), replied=28, began=0.0)
+    waiting(one, "turn", range(300, 312), 20.0, arrived=15.0)
+    assert one.admit_next(20.0) is None
+    assert not told(one, "aside")
+
+
+def test_a_row_whose_first_token_was_late_goes_first_whatever_it_can_spare():
+    one = kept()
+    _, long = crowd(one, began=11.0)  # it came at 0, so that this was a second too late
+    waiting(one, "turn", range(300, 312), 20.0, arrived=15.0)
+    one.admit_next(20.0)
+    assert one.take_stood_aside() == [long]
+    assert told(one, "aside")[0][0] == "late"
+
+
+def test_a_row_without_a_target_or_with_one_that_nobody_meets_is_left_alone():
+    for slo in (Slo(10.0, None), Slo(10.0, 0.5)):
+        one = kept()
+        _, long = crowd(one)
+        long.task = replace(long.task, slo=slo)
+        waiting(one, "turn", range(300, 312), 20.0, arrived=15.0)
+        assert one.admit_next(20.0) is None
+        assert not one.take_stood_aside()
+
+
+def test_a_row_that_is_not_decoding_is_left_alone():
+    one = kept()
+    row(one, "leader", range(4), replied=1, began=0.0, arrived=-2.0)
+    prompt(one, "prompt", range(100, 128))
+    waiting(one, "turn", range(300, 312), 20.0, arrived=15.0)
+    assert one.admit_next(20.0) is None
+
+
+# ---- by when they are back ----------------------------------------------------------------------
+
+
+def test_a_reply_that_can_wait_says_by_when_it_has_to_go_on():
+    entry = back(kept(), now=4.0)
+    # Nine gaps of two seconds from 0 on, less twice the 1.18 s that its 18 tokens take again; of
+    # what is forecast half is counted on, each token a second faster than it may be.
+    assert entry.back_by == pytest.approx(9 * 2.0 + LEFT / 2 * 1.0 - 2 * 1.18)
+    assert entry.due == entry.back_by
+    assert not entry.urgent
+
+
+def test_a_reply_without_time_to_spare_goes_before_all_prompts():
+    one = kept()
+    older = waiting(one, "older", range(300, 304), 23.0, arrived=1.0)
+    entry = back(
+        one, now=24.0
+    )  # 26 s less 2.36 are over; if all that is left counts it can make it
+    assert entry.back_by is None
+    assert entry.urgent
+    assert one.admit_next(24.0) is entry
+    assert one.admit_next(24.0) is older
+
+
+def test_a_reply_that_is_late_in_any_case_waits_for_those_in_time():
+    one = kept()
+    entry = back(one, now=60.0)
+    turn = waiting(one, "turn", range(300, 304), 60.0, arrived=60.0)
+    assert entry.back_by is not None
+    assert not entry.urgent
+    assert [one.admit_next(60.0), one.admit_next(60.0)] == [turn, entry]
+    assert entry.back_by is None  # it holds pages now, so that nobody goes before it
+
+
+def test_who_is_due_first_goes_first_be_it_a_prompt_or_a_reply_that_can_wait():
+    one = kept("arrival")
+    entry = back(one, now=4.0)
+    assert entry.back_by is not None
+    as_if = entry.back_by - 10.0  # a prompt that came then is due at the same time
+    before = waiting(one, "before", range(300, 304), 4.0, arrived=as_if - 0.1)
+    after = waiting(one, "after", range(400, 404), 4.0, arrived=as_if + 0.1)
+    assert [one.admit_next(14.0) for _ in range(3)] == [before, entry, after]
+
+
+def test_a_reply_that_is_to_be_back_soon_asks_as_prompts_do():
+    one = kept()
+    crowd(one, replied=22)
+    entry = back(one, now=2.0, replied=4)
+    late_s = entry.due - 1.12
+    assert one.admit_next(late_s - 4.1) is None
+    for _ in range(9):  # it is looked at again after a while
+        found = one.admit_next(late_s - 3.9)
+    assert found is entry
+    assert len(one.take_stood_aside()) == 1
+
+
+def test_nobody_waits_behind_one_for_whom_there_is_no_room_yet():
+    one = kept()
+    crowd(one)
+    back(one, now=4.0, replied=12)  # five pages, where one is free
+    turn = waiting(one, "turn", range(300, 303), 14.0, arrived=5.0)
+    found = [one.admit_next(8.0) for _ in range(10)]
+    assert turn in found
