@@ -128,9 +128,9 @@ class WorkerTask:
     @property
     def queued_from(self) -> float:
         """What its age in a queue counts from: with equal targets, who is due first is first."""
-        return (
-            self.task.arrived if self.back_by is None else self.due - (self.task.slo.ttft_s or 0.0)
-        )
+        if self.back_by is None:
+            return self.task.arrived
+        return self.back_by - (self.task.slo.ttft_s or 0.0)
 
     @property
     def began_at(self) -> float:
