@@ -133,7 +133,7 @@ def test_a_row_without_a_target_or_with_one_that_nobody_meets_is_left_alone():
 def test_a_row_that_is_not_decoding_is_left_alone():
     one = kept()
     row(one, "leader", range(4), replied=1, began=0.0, arrived=-2.0)
-    prompt(one, "prompt", range(100, 128))
+    prompt(one, "back", range(100, 108), reply=tuple(range(1000, 1020)), first_at=0.0)
     waiting(one, "turn", range(300, 312), 20.0, arrived=15.0)
     assert one.admit_next(20.0) is None
 
@@ -193,10 +193,10 @@ def test_a_reply_that_is_to_be_back_soon_asks_as_prompts_do():
     assert len(one.take_stood_aside()) == 1
 
 
-def test_nobody_waits_behind_one_for_whom_there_is_no_room_yet():
+def test_nobody_who_can_be_in_time_waits_behind_one_that_cannot():
     one = kept()
-    crowd(one)
-    back(one, now=4.0, replied=12)  # five pages, where one is free
-    turn = waiting(one, "turn", range(300, 303), 14.0, arrived=5.0)
-    found = [one.admit_next(8.0) for _ in range(10)]
-    assert turn in found
+    row(one, "only", range(8), replied=28, began=0.0, arrived=-2.0)
+    waiting(one, "large", range(200, 220), 1.0, arrived=1.0)
+    assert one.admit_next(5.0) is None
+    turn = waiting(one, "turn", range(300, 303), 15.0, arrived=15.0)
+    assert turn in [one.admit_next(15.0) for _ in range(10)]
