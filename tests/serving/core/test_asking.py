@@ -30,9 +30,15 @@ def kept(order: str = "on-time") -> Holdings:
 
 
 def opened(
-    name: str, tokens, *, reply: tuple[int, ...] = (), forecast: int = 0, **fields: Any
+    name: str,
+    tokens,
+    *,
+    reply: tuple[int, ...] = (),
+    forecast: int = 0,
+    most: int = 100,
+    **fields: Any,
 ) -> WorkerTask:
-    made = task(name, tokens, reply=reply, forecast=forecast, max_tokens=100)
+    made = task(name, tokens, reply=reply, forecast=forecast, max_tokens=most)
     return open_task(prefill(replace(made, slo=SLO, **fields)), 4)
 
 
@@ -195,8 +201,8 @@ def test_a_reply_that_is_to_be_back_soon_asks_as_prompts_do():
 
 def test_nobody_who_can_be_in_time_waits_behind_one_that_cannot():
     one = kept()
-    row(one, "only", range(8), replied=28, began=0.0, arrived=-2.0)
+    row(one, "only", range(8), replied=20, began=0.0, arrived=-2.0, most=21)
     waiting(one, "large", range(200, 220), 1.0, arrived=1.0)
     assert one.admit_next(5.0) is None
-    turn = waiting(one, "turn", range(300, 303), 15.0, arrived=15.0)
+    turn = waiting(one, "turn", range(300, 303), 15.0, arrived=15.0, most=1)
     assert turn in [one.admit_next(15.0) for _ in range(10)]
