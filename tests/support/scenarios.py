@@ -13,14 +13,13 @@ from hypothesis import strategies as st
 
 from serving.core.plan import SendPages
 from serving.messages import Completed, Dropped, Failed, Rejected, Role, WorkerId
-from serving.policy.aside import AsideConfig
 from serving.policy.order import ORDER_POLICIES
 from serving.policy.rebalance import REBALANCE_POLICIES
 from serving.request import TurnId
 from tests.support.channels import Way
 from tests.support.fake_fleet import FakeFleet, Reply
 from tests.support.fake_model import GRAMMAR, NEVER, VOCABULARY
-from tests.support.rules import ROUTES
+from tests.support.rules import HASTY, ROUTES
 from tests.support.shape import Shape
 from tests.support.turns import make_turn
 
@@ -224,8 +223,6 @@ def play(scenario: Scenario) -> FakeFleet:
 
 
 PAGE_SIZES = (1, 2, 4, 8)
-HASTY = AsideConfig(1.0, back_before_s=0.002, least_spare_s=0.001, counted_left=0.5, longer=1.0)
-"""Rows stand aside at once, in deployments that live for fractions of a second."""
 
 
 @st.composite
