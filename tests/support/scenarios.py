@@ -222,13 +222,10 @@ def play(scenario: Scenario) -> FakeFleet:
     return fleet
 
 
-PAGE_SIZES = (1, 2, 4, 8)
-
-
 @st.composite
 def shapes(draw: st.DrawFn) -> Shape:
     """Deployments of up to 2 + 3 workers, with pools down to one conversation of full length."""
-    page_size = draw(st.sampled_from(PAGE_SIZES))
+    page_size = draw(st.sampled_from((1, 2, 4, 8)))
     max_model_len = draw(st.sampled_from((16, 24, 40)))
     least = -(-max_model_len // page_size) + 1
     return Shape(
