@@ -31,7 +31,7 @@ class AsideConfig:
 
     ask_from: float = 0.6
     back_before_s: float = 4.0
-    least_spare_s: float = 8.0
+    least_spare_s: float = 16.0
     counted_left: float = 0.5
     longer: float = 1.5
 
