@@ -38,6 +38,10 @@ class Grammar:
     text: str
 
 
+class GrammarError(ValueError):
+    """A grammar that cannot be compiled; its text says in one line why."""
+
+
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
     """How one reply is sampled. Every field is explicit; the endpoint owns the defaults.

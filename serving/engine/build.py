@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -45,7 +45,6 @@ from serving.engine.buckets import least_rows, make_buckets
 from serving.engine.connectors.in_process import InProcessConnector
 from serving.engine.device_memory import memory_of
 from serving.engine.executor import JaxExecutor
-from serving.engine.grammars import Grammars
 from serving.engine.length_head import AUTO, NONE, LengthHead, NoHead, find_length_head
 from serving.engine.meshes import WorkerMesh, make_meshes
 from serving.engine.probe import Probe
@@ -54,6 +53,9 @@ from serving.engine.room import MEMINFO, Room, check_host, free_host_bytes, sett
 from serving.engine.warm_times import warm_times
 from serving.engine.worker import Post, WarmWorker, Worker
 from serving.messages import Role
+
+if TYPE_CHECKING:  # a server without grammars needs no llguidance
+    from serving.engine.grammars import Grammars
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +175,7 @@ class ColdWorker:
     executor: JaxExecutor
 
 
-def load_workers(deployment: Deployment, grammars: Grammars | None = None) -> list[ColdWorker]:
+def load_workers(deployment: Deployment, grammars: "Grammars | None" = None) -> list[ColdWorker]:
     """Load the weights to every mesh and make the pools, with progress on standard error.
 
     `grammars` are those of the model's tokenizer; without them no turn may have one.
@@ -260,7 +262,7 @@ def _limits(deployment: Deployment, mesh: WorkerMesh) -> BatcherLimits:
 
 
 def _executor(
-    deployment: Deployment, mesh: WorkerMesh, limits: BatcherLimits, grammars: Grammars | None
+    deployment: Deployment, mesh: WorkerMesh, limits: BatcherLimits, grammars: "Grammars | None"
 ) -> JaxExecutor:
     """Load one worker's weights and allocate its pool."""
     model = deployment.model

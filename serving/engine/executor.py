@@ -13,7 +13,7 @@ that changes them, so the attributes always hold the newest ones and nobody else
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +30,6 @@ from serving.core.plan import LoadSlot, StepPlan, StepResult
 from serving.engine import slots
 from serving.engine.buckets import Bucket, Buckets, least_rows, make_buckets
 from serving.engine.connectors.connector import Payload
-from serving.engine.grammars import Grammars
 from serving.engine.host_memory import HostMemory
 from serving.engine.masks import Masks, StepMasks
 from serving.engine.probe import Trace, row_of, with_row
@@ -38,6 +37,9 @@ from serving.engine.programs import ExecutorSizes, Programs, Site, of_head
 from serving.engine.steps import StepOutput
 from serving.messages import Role
 from serving.request import SamplingParams, TokenLogprobs
+
+if TYPE_CHECKING:  # a server without grammars needs no llguidance
+    from serving.engine.grammars import Grammars
 
 TIMINGS = 3
 SLOW_S = 0.5
@@ -74,7 +76,7 @@ class JaxExecutor:
         moves_pages: bool,
         head_weights: Weights | None = None,
         buckets: Buckets | None = None,
-        grammars: Grammars | None = None,
+        grammars: "Grammars | None" = None,
     ) -> None:
         """Allocate the pool and the slots. `params` lie on the site's mesh as its table says.
 

@@ -16,7 +16,7 @@ from llguidance.gbnf_to_lark import any_to_lark
 from numpy.typing import NDArray
 
 from model.id_masks import mask_words
-from serving.request import Grammar, GrammarKind
+from serving.request import Grammar, GrammarError, GrammarKind
 
 KEPT = 64
 """Compiled grammars that are kept: enough for the schemas that clients of one server repeat."""
@@ -37,10 +37,6 @@ _NOTHING_FOLLOWS = "NoExtensionBias"
 """What llguidance says where no token may come and the text may not end."""
 
 _PLACE = re.compile(r"(?:at )?(\d+)\((\d+)\): (?:failed to compile JSON schema: )?")
-
-
-class GrammarError(ValueError):
-    """A grammar that cannot be compiled; its text says in one line why."""
 
 
 class Grammars:

@@ -10,14 +10,17 @@ Knows nothing of the device.
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from model.id_masks import mask_words
 from serving.core.plan import LoadSlot, StepPlan
-from serving.engine.grammars import GrammarError, Grammars, Matcher
-from serving.request import SamplingParams
+from serving.request import GrammarError, SamplingParams
+
+if TYPE_CHECKING:  # a server without grammars needs no llguidance
+    from serving.engine.grammars import Grammars, Matcher
 
 LOG = logging.getLogger(__name__)
 
@@ -38,7 +41,7 @@ class StepMasks:
 class Masks:
     """The rows with grammars of one worker."""
 
-    def __init__(self, grammars: Grammars | None, vocab_size: int) -> None:
+    def __init__(self, grammars: "Grammars | None", vocab_size: int) -> None:
         """Without `grammars` such a row samples nothing, and its turn ends."""
         self._grammars = grammars
         self._vocab_size = vocab_size
@@ -67,7 +70,7 @@ class Masks:
                 self._add(step, chunk.slot, row, i, step.stuck_chunks)
         return step if step.slots or step.stuck_rows or step.stuck_chunks else None
 
-    def _start(self, load: LoadSlot) -> Matcher | None:
+    def _start(self, load: LoadSlot) -> "Matcher | None":
         """Find the place of a reply in its grammar; None if there is none, which is logged."""
         grammar = load.sampling.grammar
         if self._grammars is None or grammar is None:
@@ -100,7 +103,9 @@ class Masks:
 class _Constrained:
     """One row with a grammar."""
 
-    def __init__(self, sampling: SamplingParams, matcher: Matcher | None, vocab_size: int) -> None:
+    def __init__(
+        self, sampling: SamplingParams, matcher: "Matcher | None", vocab_size: int
+    ) -> None:
         self.sampling = sampling
         self.matcher = matcher
         self._stops = as_mask(sampling.stop_ids, vocab_size)

@@ -16,8 +16,8 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from subprocess import PIPE, Popen
 
-from serving.engine.grammars import GrammarError, Grammars
-from serving.request import Grammar, GrammarKind
+from serving.engine.grammars import Grammars
+from serving.request import Grammar, GrammarError, GrammarKind
 
 MOST_SECONDS = 2.0
 """Of a core, for a grammar and the first of its masks: the largest schemas that people write take

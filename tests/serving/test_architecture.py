@@ -81,6 +81,14 @@ def test_the_engine_imports_without_an_http_framework_or_torch():
     assert not loaded & {"fastapi", "starlette", "uvicorn", "torch", "transformers"}
 
 
+def test_what_measures_a_device_imports_with_little_more_than_jax_there():
+    """Such a machine has what a step needs, and nothing of what an endpoint does."""
+    modules = [*modules_under("model", "benchmarks/h200"), "serving.engine.profile"]
+    assert "benchmarks.h200.steps" in modules
+    loaded = loaded_by([module for module in modules if not module.endswith("__main__")])
+    assert not loaded & {"fastapi", "starlette", "pydantic", "llguidance", "prometheus_client"}
+
+
 def messages_in(union: object) -> set[str]:
     return {kind.__name__ for kind in get_args(union)}
 

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serving.engine import grammars as module
-from serving.engine.grammars import GrammarError, Grammars, Matcher
-from serving.request import Grammar, GrammarKind
+from serving.engine.grammars import Grammars, Matcher
+from serving.request import Grammar, GrammarError, GrammarKind
 from tests.support.fake_tokenizer import FakeTokenizer
 from tests.support.grammars import grammars_over
 from tests.support.tiny_grammar import END, LIST, PIECES, allowed_after, grammars

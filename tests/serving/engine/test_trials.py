@@ -10,9 +10,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from serving.engine.grammars import GrammarError
 from serving.engine.trials import Trials
-from serving.request import Grammar, GrammarKind
+from serving.request import Grammar, GrammarError, GrammarKind
 from tests.support.fake_tokenizer import FakeTokenizer
 from tests.support.grammars import grammars_over
 from tests.support.hostile import CHAINED, ENDLESS, chained
