@@ -45,7 +45,7 @@ class Asking:
         """
         if not task.decodes_here or not self._has_target(task):
             return
-        spare_s = self._spare_s(task, now, self._config.counted_left) - 2 * self._duration_s(task)
+        spare_s = self._can_wait_s(task, now, self._duration_s(task))
         if spare_s > 0 or self._late(task, now):
             task.back_by = now + spare_s
 
@@ -85,22 +85,24 @@ class Asking:
         return row
 
     def _view(self, row: WorkerTask, now: float, *, leads: bool) -> AsideView:
-        spare_s = self._spare_s(row, now, self._config.counted_left)
         return AsideView(
             priority=row.task.turn.priority,
             tokens=len(row.tokens),
             left=_left(row),
-            spare_s=spare_s - 2 * self._restoring.restore_s(row),
+            spare_s=self._can_wait_s(row, now, self._restoring.restore_s(row)),
             late=self._late(row, now),
             leads=leads,
         )
 
-    def _spare_s(self, row: WorkerTask, now: float, counted: float) -> float:
-        """Return how long a row can be away, if a share of what it has left makes up for it.
+    def _can_wait_s(self, row: WorkerTask, now: float, again_s: float) -> float:
+        """Return how long a row can be away whose KV takes `again_s` to have again.
 
-        Less twice what it takes to have its KV again, for its callers to take off: once for that,
-        and once for what the others of its worker do meanwhile.
+        Twice that is set aside: once for it, and once for what others of its worker do meanwhile.
         """
+        return self._spare_s(row, now, self._config.counted_left) - 2 * again_s
+
+    def _spare_s(self, row: WorkerTask, now: float, counted: float) -> float:
+        """Return how long a row can stand still if a share of what it has left makes up for it."""
         tpot_s = row.task.slo.tpot_s
         assert tpot_s is not None
         made_up_s = counted * _left(row) * max(0.0, tpot_s - self._step_s())
