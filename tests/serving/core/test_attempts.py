@@ -9,6 +9,7 @@ from serving.messages import (
     Decision,
     End,
     Failed,
+    Prefill,
     PrefillDone,
     Refused,
     Role,
@@ -55,6 +56,18 @@ def test_what_a_turn_computed_in_vain_counts_as_computed_not_as_cached():
     done = PrefillDone(D0, again, first, 2, None, FinishReason.LENGTH, 0.0)
     (end,) = [action for action in one.on(done) if isinstance(action, End)]
     assert end.cached_len == 2
+
+
+def test_who_goes_on_with_a_reply_is_told_when_its_client_got_the_first_token():
+    one = Desk({"d0": Role.BOTH})
+    one.arrive("a", range(10), max_tokens=9)
+    one.now = 2.5
+    one.prefilled("a", "d0")
+    one.now = 4.0
+    one.on(Refused(D0, TaskId(TurnId("a"), 0), "stood_aside"))
+    first, again = one.told("d0", Prefill)
+    assert (first.task.first_at, again.task.first_at) == (None, 2.5)
+    assert again.task.replied == 1
 
 
 def test_step_times_that_no_correction_reaches_are_told_of_once():
