@@ -1,4 +1,4 @@
-"""May a task that waits for memory have a row's? The worker's tasks as policy/aside sees them.
+"""Which row gives its memory to others? The worker's tasks as policy/aside sees them.
 
 And by when a row that stood aside has to be back. Holds no tasks.
 """
@@ -11,7 +11,7 @@ from serving.core.restoring import Restoring
 from serving.core.rows import Rows
 from serving.core.worker_task import Stage, WorkerTask
 from serving.costs.costs import Costs
-from serving.policy.aside import AsideConfig, aside, asks
+from serving.policy.aside import Aside, AsideConfig, aside, asks, give_way
 from serving.policy.views import AsideView, AskingView
 
 
@@ -50,9 +50,12 @@ class Asking:
             task.back_by = now + spare_s
 
     def choose(
-        self, task: WorkerTask, tasks: Iterable[WorkerTask], now: float
+        self, task: WorkerTask, tasks: Iterable[WorkerTask], now: float, *, blocks: bool
     ) -> WorkerTask | None:
-        """Choose who of those that hold slots stands aside for a task; None: nobody."""
+        """Choose who of those that hold slots stands aside for a task; None: nobody.
+
+        `blocks`: nobody may go before it any more.
+        """
         config, ttft_s = self._config, task.task.slo.ttft_s
         if not task.decodes_here or ttft_s is None:
             return None
@@ -63,19 +66,45 @@ class Asking:
             left=_left(task),
             left_s=task.due - now - self._duration_s(task),
             ask_from_s=config.back_before_s if returns else config.ask_from * ttft_s,
+            blocks=blocks,
         )
         if not asks(asking):
             return None
+        rows, views = self._rows_of(tasks, now)
+        return self._told(task, rows, views, aside(asking, views, config))
+
+    def give_way(
+        self, short: WorkerTask, tasks: Iterable[WorkerTask], priority: int, now: float
+    ) -> WorkerTask | None:
+        """Choose who stands aside because rows have run short of pages, `short` before others.
+
+        Nobody of a class more urgent than `priority`. None: by their targets nobody may.
+        """
+        rows, views = self._rows_of(tasks, now)
+        return self._told(short, rows, views, give_way(views, priority, self._config))
+
+    def _rows_of(
+        self, tasks: Iterable[WorkerTask], now: float
+    ) -> tuple[list[WorkerTask], list[AsideView]]:
+        """List the rows that decode with a target, of those that hold slots, and how they look."""
         holders = [one for one in tasks if one.decodes_here]
         leader = min(holders, key=_age, default=None)
         rows = [one for one in holders if one.stage is Stage.DECODE and self._has_target(one)]
-        views = [self._view(one, now, leads=one is leader) for one in rows]
-        chosen = aside(asking, views, config)
+        return rows, [self._view(one, now, leads=one is leader) for one in rows]
+
+    def _told(
+        self,
+        gains: WorkerTask,
+        rows: list[WorkerTask],
+        views: list[AsideView],
+        chosen: Aside | None,
+    ) -> WorkerTask | None:
+        """Note who was chosen for the task that gains by it, and return it."""
         if chosen is None:
             return None
         row, view = rows[chosen.row], views[chosen.row]
         details = {
-            "for": task.task.id.turn,
+            "for": gains.task.id.turn,
             "pages": len(row.pages),
             "replied": row.replied,
             "left": view.left,

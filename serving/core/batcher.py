@@ -150,7 +150,7 @@ class Batcher:
             self._refuse(victim, "stood_aside")
         for entry in self.holdings.queue.impatient:
             self._state.give_up(entry.task.id, "no_room")
-        for victim in self.holdings.grow():
+        for victim in self.holdings.grow(now):
             self._refuse(victim, "preempted")
         self._state.offload(())
         self._stepper.plan(now)

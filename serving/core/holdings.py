@@ -25,13 +25,15 @@ from serving.costs.costs import Costs
 from serving.messages import TaskId
 from serving.policy.admit import Admit, Defer, admit, pages_for
 from serving.policy.reserve import growth
-from serving.policy.views import PaceView, PoolView
+from serving.policy.views import PoolView
 
 RANK_EVERY = 64
 """Evictions for which one ranking of idle sessions serves: their values change slowly (ours)."""
 LOOK_AGAIN = 8
 """Steps after which a task that waits for others to end is looked at again although none has (ours:
 what all rows will need changes slowly, and is most of what an admission costs)."""
+BEHIND = 16
+"""How many that wait behind such a one are tried then (ours)."""
 
 
 class Holdings:
@@ -65,7 +67,7 @@ class Holdings:
         self.tasks: dict[TaskId, WorkerTask] = {}
         self.queue = Waiting(rules.order, self._duration_s)
         self.by_slot: dict[int, WorkerTask] = {}
-        self.pace = Pace()
+        self.pace = Pace(costs, keeps=rules.keep_pace)
         self._restoring = Restoring(
             costs,
             rules.host_link,
@@ -103,7 +105,7 @@ class Holdings:
         """Give the task whose turn it is its pages and slot, if policy/admit lets it.
 
         Nobody overtakes it: a large task would else wait for ever. But where rows stand aside for
-        those that are due, others may meanwhile go before it, so many times at most.
+        those that are due, others may meanwhile go before it, so many new turns at most.
         """
         task = self.queue.next(now)
         if task is None:
@@ -118,11 +120,30 @@ class Holdings:
             self._chooses_anew = False
             self.queue.reconsider()
             task = self.queue.next(now) or task
+        if verdict := self._start(task, now):
+            self._defer(task, verdict)
+            return self._admit_behind(now)
+        return task
+
+    def _admit_behind(self, now: float) -> WorkerTask | None:
+        """Where rows stand aside, whoever fits may go before one that waits for more room.
+
+        What that one would be kept free would help nobody until it is enough.
+        """
+        if self._asking is None or not self.rows.num_free:
+            return None
+        for task in self.queue.behind(now)[:BEHIND]:
+            if self._start(task, now) is None:
+                self._put_off = None  # another look: there may be room for one more
+                return task
+        return None
+
+    def _start(self, task: WorkerTask, now: float) -> Defer | None:
+        """Give a task its pages and slot, others standing aside for it, or say why not."""
         verdict, reserved = self._admit(task)
         while isinstance(verdict, Defer):
             if not self._makes_way(task, verdict, now):
-                self._defer(task, verdict)
-                return None
+                return verdict
             verdict, reserved = self._admit(task)
         if task.kept_out and now + self._duration_s(task) > task.due:
             self.pace.loosen()
@@ -132,13 +153,14 @@ class Holdings:
             self._decisions.about("order", task, "deadlines", {"passed_over": passed_over})
         details = {"cached_len": task.kv_len, "pages": len(task.pages), "reserved": reserved}
         self._decisions.about("admit", task, verdict.reason, details)
-        return task
+        return None
 
     def _makes_way(self, task: WorkerTask, verdict: Defer, now: float) -> bool:
         """Let a row stand aside for a task that waits for room, if one may."""
         if self._asking is None or verdict.reason == "pace":
             return False
-        row = self._asking.choose(task, self.by_slot.values(), now)
+        blocks = self.queue.blocks(task)
+        row = self._asking.choose(task, self.by_slot.values(), now, blocks=blocks)
         if row is not None:
             self.retire(row)
             self._stood_aside.append(row)
@@ -177,11 +199,11 @@ class Holdings:
             self.rows.add_pages(task.slot, pages)
         return True
 
-    def grow(self) -> list[WorkerTask]:
+    def grow(self, now: float) -> list[WorkerTask]:
         """Give every decoding row a page for its next token; returns the tasks stopped for that.
 
         Where there are too few, rows wait (policy/last_pages, policy/pause), or victims give theirs
-        up, and hold nothing any more (policy/preempt).
+        up, and hold nothing any more: by their targets (policy/aside), else by policy/preempt.
         """
         victims: list[WorkerTask] = []
         while stuck := self._hand_out_pages():
@@ -192,9 +214,17 @@ class Holdings:
             victim = self._shortage.victim(tasks, available)
             if self._shortage.wait(stuck, tasks, victim):
                 break
-            self.retire(victim.task)
-            victims.append(victim.task)
+            gone = self._gives_way(stuck[0], now, victim.task)
+            self.retire(gone)
+            victims.append(gone)
         return victims
+
+    def _gives_way(self, short: WorkerTask, now: float, cheapest: WorkerTask) -> WorkerTask:
+        """Choose who stops by the rows' targets, or take the one that loses least by it."""
+        if self._asking is None:
+            return cheapest
+        priority = cheapest.task.turn.priority  # the worst of those that hold pages
+        return self._asking.give_way(short, self.by_slot.values(), priority, now) or cheapest
 
     def _hand_out_pages(self) -> list[WorkerTask]:
         """Give rows that need a page one, as far as they go; returns the others in order."""
@@ -295,9 +325,10 @@ class Holdings:
             return Defer("slots"), 0
         match = self._match(task)
         missing = pages_for(len(task.tokens), self.limits.page_size) - match.num_pages
-        reserved = self._growth(task)
         pool = PoolView(self.pool.available - match.idle, len(self.by_slot))
-        verdict = admit(pool, missing=missing, growth=reserved, pace=self._pace(task))
+        reserved = self._growth(task) if missing <= pool.available else 0
+        pace = self.pace.view(self.by_slot.values(), task)
+        verdict = admit(pool, missing=missing, growth=reserved, pace=pace)
         if isinstance(verdict, Defer):
             return verdict, reserved
         self.idle.returned(task.task.session)
@@ -335,33 +366,6 @@ class Holdings:
             return 0
         quantile = self._rules.reserve_quantile
         return growth(growing(rows, pages), page_size=self.limits.page_size, quantile=quantile)
-
-    def _pace(self, coming: WorkerTask) -> PaceView | None:
-        """Predict the step of all rows here and one more; a reply under way was let in before."""
-        if not self._rules.keep_pace or not coming.decodes_here or coming.task.replied:
-            return None
-        rows = [*(task for task in self.by_slot.values() if task.decodes_here), coming]
-        targets = [row.task.slo.tpot_s for row in rows]
-        if not any(targets):
-            return None
-        kv_tokens = sum(len(row.tokens) for row in rows)
-        step_s = self._costs.decode(len(rows), kv_tokens).seconds
-        return PaceView(step_s, self.least_s, self.pace.share, targets)
-
-    def judge_pace(self, task: WorkerTask, now: float) -> None:
-        """A reply has ended here: the pace follows if it was too slow, though it need not be.
-
-        What the row did elsewhere does not count, nor does a target that nobody could meet.
-        """
-        since, had = task.since
-        tpot_s, came = task.task.slo.tpot_s, task.replied - had
-        if tpot_s is not None and now - since > tpot_s * came and tpot_s >= self.least_s:
-            self.pace.tighten()
-
-    @property
-    def least_s(self) -> float:
-        """Predict the step of a short row alone: a tighter target nobody could meet."""
-        return self._costs.decode(1, 1).seconds
 
     def _duration_s(self, task: WorkerTask) -> float:
         """Say how long a task would take here. One that is prefilled elsewhere takes no time."""

@@ -39,6 +39,10 @@ class QueueOrder:
         behind = [task for i, task in enumerate(rest) if i not in moved]
         return [*tasks[:resumed], *(rest[window[place]] for place in places), *behind]
 
+    def exhausted(self, task: WorkerTask) -> bool:
+        """Whether a task was passed over as often as it may be."""
+        return task.passed >= self.max_passes
+
     def pass_over(self, passed: Sequence[WorkerTask]) -> None:
         """Count that tasks, given first come first, were passed over."""
         for task in passed if self.policy.counts_all else passed[:1]:

@@ -286,7 +286,7 @@ class Stepper:
         if tokens is not None:
             self._state.out.append(tokens)
         for entry, finished in ended:
-            self._state.holdings.judge_pace(entry, now)
+            self._state.holdings.pace.judge(entry, now)
             self._end(entry)
             self._state.out.append(finished)
         rows = self._state.holdings.rows

@@ -71,9 +71,32 @@ class Waiting:
             self._chosen = self._order.arranged(self._tasks, now, self._duration_s)[0]
         return self._chosen
 
+    def blocks(self, task: WorkerTask) -> bool:
+        """Whether nobody may go before a task any more."""
+        return self._order.exhausted(task)
+
+    def behind(self, now: float) -> list[WorkerTask]:
+        """List those that may go before whoever was chosen, in the order to try them.
+
+        Nobody goes before a reply whose client waits, nor before who was passed over too often.
+        """
+        if self._chosen is None or self._chosen.urgent or self.blocks(self._chosen):
+            return []
+        arranged = self._order.arranged(self._tasks, now, self._duration_s)
+        priority = self._chosen.task.turn.priority
+        return [
+            task
+            for task in arranged
+            if task is not self._chosen and task.task.turn.priority == priority
+        ]
+
     def start(self, task: WorkerTask) -> int:
-        """The task whose turn it was starts; returns how many before it are passed over."""
+        """A task starts; returns how many before it are passed over.
+
+        They count that of new turns: replies that go on are finitely many without those, and end.
+        """
         place = self._tasks.index(task)
-        self._order.pass_over(self._tasks[:place])
+        if not task.task.replied:
+            self._order.pass_over(self._tasks[:place])
         self.remove(task)
         return place

@@ -78,7 +78,7 @@ class WorkerState:
             rows.activate(entry.slot, position=known, reply_index=replied, left=left, token=token)
             tpot_s = entry.task.slo.tpot_s
             # Prompts need not give way to a row that is late in any case.
-            if tpot_s is not None and tpot_s >= self.holdings.least_s:
+            if tpot_s is not None and tpot_s >= self.holdings.pace.least_s:
                 rows.set_target(entry.slot, now=now, tpot_s=tpot_s)
 
     def offload(self, keep: tuple[int, ...]) -> None:

@@ -105,7 +105,7 @@ def explain_all(history: History) -> str:
         ("defer", "had to wait for room"),
         ("order", "overtook older ones"),
         ("pause", "waited for a page and kept theirs"),
-        ("aside", "stood aside for a turn that was due"),
+        ("aside", "stood aside for others"),
     ):
         if reasons := [room.reason for room in rooms if room.kind == kind]:
             out.append(f"{what}: {_counts(reasons)}")

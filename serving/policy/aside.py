@@ -1,5 +1,7 @@
 """Which row stands aside, so that a turn has memory before its first token is late?
 
+And which where rows have run short of pages, so that somebody has to.
+
 A row's target is a mean over its reply: what its tokens came faster is time that it can spare. It
 gives its pages up, has its KV computed or fetched again later, and is within its target all the
 same; the turn that came meanwhile is, too. Where no row has time to spare, more turns ask than
@@ -13,6 +15,7 @@ ends; see policy/preempt for why nobody waits for ever then.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 
 from serving.policy.views import AsideView, AskingView
 
@@ -45,8 +48,11 @@ class Aside:
 
 
 def asks(asking: AskingView) -> bool:
-    """Say whether it is time for a task to ask, and not too late to be in time."""
-    return 0 <= asking.left_s <= asking.ask_from_s
+    """Say whether it is time for a task to ask, and not too late to be in time.
+
+    One that nobody may go before any more asks in any case, since all others wait for it.
+    """
+    return asking.blocks or 0 <= asking.left_s <= asking.ask_from_s
 
 
 def aside(asking: AskingView, rows: Sequence[AsideView], config: AsideConfig) -> Aside | None:
@@ -59,14 +65,30 @@ def aside(asking: AskingView, rows: Sequence[AsideView], config: AsideConfig) ->
     one will. Ties: the first.
     """
     able = [i for i, row in enumerate(rows) if not row.leads and row.priority >= asking.priority]
+    return _choose(able, rows, config, above=config.longer * _token_steps(asking))
+
+
+def give_way(rows: Sequence[AsideView], priority: int, config: AsideConfig) -> Aside | None:
+    """Choose the row that stands aside where rows have run short of pages; None: nobody may.
+
+    Of those of class `priority`, or less urgent ones, in the same order; but one of them has to,
+    and so nobody's size is asked for.
+    """
+    able = [i for i, row in enumerate(rows) if not row.leads and row.priority >= priority]
+    return _choose(able, rows, config, above=-inf)
+
+
+def _choose(
+    able: Sequence[int], rows: Sequence[AsideView], config: AsideConfig, *, above: float
+) -> Aside | None:
+    """Choose from the rows `able`; `above`: token-steps, which who gives its target up exceeds."""
     late = [i for i in able if rows[i].late]
     if late:
         return Aside(max(late, key=lambda i: _token_steps(rows[i])), "late")
     spare = [i for i in able if rows[i].spare_s >= config.least_spare_s]
     if spare:
         return Aside(max(spare, key=lambda i: rows[i].spare_s), "spare")
-    own = config.longer * _token_steps(asking)
-    longer = [i for i in able if _token_steps(rows[i]) > own]
+    longer = [i for i in able if _token_steps(rows[i]) > above]
     if longer:
         return Aside(max(longer, key=lambda i: _token_steps(rows[i])), "longer")
     return None

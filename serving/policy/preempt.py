@@ -6,10 +6,11 @@ the longest turn. So in every step the leader prefills on, decodes on or waits f
 (policy/pause), whatever becomes of the others, and after finitely many steps it ends. A preempted
 task that has replied waits before all that have not, by its first arrival, or by when it is due if
 it has time to spare; one that has not is passed over a bounded number of times (core/queue_order),
-and so is one with time to spare. Then it is its turn, nobody overtakes it, and leaders end until
-its pages are free; once in, only the tasks in front of it come before it as leader, and the leader
-stands aside for nobody (policy/aside). So each task ends. (A steady stream of a better priority
-may hold back a lesser one: that is what priority means.)
+and so is one with time to spare. Replies that go on are not counted there: unless new turns start,
+they are finitely many, and as leaders they end. Then it is its turn, nobody overtakes it, and
+leaders end until its pages are free; once in, only the tasks in front of it come before it as
+leader, and the leader stands aside for nobody (policy/aside). So each task ends. (A steady stream
+of a better priority may hold back a lesser one: that is what priority means.)
 """
 
 from collections.abc import Sequence

@@ -223,6 +223,7 @@ class AskingView:
 
     `tokens` it will hold at once, and `left` more are expected to come. `left_s`: seconds until it
     can be started in time no more; it asks once no more than `ask_from_s` of them are left.
+    `blocks`: nobody may go before it, because many have.
     """
 
     priority: int
@@ -230,6 +231,7 @@ class AskingView:
     left: float
     left_s: float
     ask_from_s: float
+    blocks: bool
 
 
 @dataclass(frozen=True, slots=True)

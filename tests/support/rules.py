@@ -54,6 +54,7 @@ def batcher_rules(
     wait_for_pages: bool = True,
     keep_pace: bool = False,
     stand_aside: AsideConfig | None = None,
+    max_passes: int = 4,
 ) -> BatcherRules:
     """First come, first served, unless another order is asked for."""
     return BatcherRules(
@@ -62,7 +63,7 @@ def batcher_rules(
         wait_for_pages=wait_for_pages,
         keep_pace=keep_pace,
         stand_aside=stand_aside,
-        order=QueueOrder(ORDER_POLICIES[order], order_window, 4),
+        order=QueueOrder(ORDER_POLICIES[order], order_window, max_passes),
         min_chunk_tokens=1,
         return_horizon_s=600.0,
         returns=ReturnPrior(returns=0.5, median_s=30.0, weight=10.0),

@@ -81,7 +81,7 @@ def test_a_row_short_of_pages_takes_them_from_the_one_whose_loss_costs_least():
     for row in (first, second, third):
         assert row.slot is not None
         kept.rows.activate(row.slot, position=row.kv_len, reply_index=1, left=9, token=1)
-    assert kept.grow() == [third]
+    assert kept.grow(0.0) == [third]
     kept.take_evicted(())
     assert (third.stage, third.pages, third.slot) == (Stage.GONE, [], None)
     assert (len(first.pages), len(second.pages)) == (5, 5)

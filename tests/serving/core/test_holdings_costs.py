@@ -32,7 +32,7 @@ def victim(kept: Holdings, *lengths: int, reuse: bool = True) -> int:
     assert slot is not None
     assert not kept.pool.available
     kept.rows.activate(slot, position=lengths[0], reply_index=1, left=9, token=1)
-    (stopped,) = kept.grow()
+    (stopped,) = kept.grow(0.0)
     kept.take_evicted(())
     kept.check()
     return rows.index(stopped)

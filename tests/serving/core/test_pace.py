@@ -13,14 +13,16 @@ from serving.core.worker_task import WorkerTask
 from serving.messages import PagesReady, TransferId
 from serving.request import Slo
 from tests.support.accounts import computed, holdings, queued
+from tests.support.fake_costs import LinearCosts
 from tests.support.one_worker import D0, P0, Worker, decode, prefill, task
 from tests.support.rules import batcher_rules
 
+COSTS = LinearCosts(base_s=1.0)
 STEP_S = 0.00111  # of a short row alone: 1 ms, 0.1 ms a row and 0.01 ms a token
 
 
 def test_a_lost_target_changes_it_by_little_and_one_of_the_other_kind_takes_that_back():
-    pace = Pace()
+    pace = Pace(COSTS, keeps=True)
     assert pace.share == 1.0
     pace.tighten()
     assert pace.share == pytest.approx(1 - RATE)
@@ -32,7 +34,7 @@ def test_a_lost_target_changes_it_by_little_and_one_of_the_other_kind_takes_that
 
 @given(st.lists(st.booleans(), max_size=2000))
 def test_the_order_of_losses_does_not_matter_between_the_bounds(slow: list[bool]):
-    pace = Pace()
+    pace = Pace(COSTS, keeps=True)
     for lost in slow:
         (pace.tighten if lost else pace.loosen)()
         assert LEAST <= pace.share <= MOST
@@ -44,7 +46,7 @@ def test_the_order_of_losses_does_not_matter_between_the_bounds(slow: list[bool]
 @pytest.mark.parametrize("knee", [0.9, 1.1])
 def test_it_settles_where_as_many_are_lost_on_either_side(knee: float):
     """Replies are too slow above some share, first tokens late below: it stays around there."""
-    pace = Pace()
+    pace = Pace(COSTS, keeps=True)
     seen = [pace.share]
     for _ in range(1000):
         (pace.tighten if pace.share > knee else pace.loosen)()
@@ -54,7 +56,7 @@ def test_it_settles_where_as_many_are_lost_on_either_side(knee: float):
 
 
 def test_losses_that_no_pace_mends_end_at_a_bound():
-    pace = Pace()
+    pace = Pace(COSTS, keeps=True)
     for _ in range(1000):
         pace.tighten()
     assert pace.share == LEAST

@@ -78,14 +78,14 @@ def active(kept: Holdings) -> list[int]:
 def test_a_row_waits_for_a_reply_that_ends_before_its_pages_do_and_then_goes_on():
     kept, short, other, spare = full_pool(ends_in=2)
     for _ in range(2):
-        assert kept.grow() == []
+        assert kept.grow(0.0) == []
         assert active(kept) == [other.slot]
     ((reason, details),) = told(kept, "pause")
     assert reason == "reply_ends"
     assert details["lost_steps"] < details["saved_steps"]
     kept.retire(other)
     kept.take_evicted(())
-    assert kept.grow() == []
+    assert kept.grow(0.0) == []
     kept.take_evicted(())
     assert active(kept) == [short.slot]
     assert len(short.pages) == 5
@@ -96,15 +96,15 @@ def test_a_row_waits_for_a_reply_that_ends_before_its_pages_do_and_then_goes_on(
 def test_where_nobody_is_to_wait_one_gives_way_and_no_page_is_kept():
     at_once = batcher_rules(wait_for_pages=False)
     kept, _, other, _ = full_pool(ends_in=2, rules=at_once)
-    assert kept.grow() == [other]
+    assert kept.grow(0.0) == [other]
     kept, first, soon = last_page(ends_in=4, rules=at_once)
-    assert kept.grow() == []
+    assert kept.grow(0.0) == []
     assert (len(first.pages), len(soon.pages)) == (5, 6)
 
 
 def test_it_does_not_wait_for_a_reply_that_outlives_its_pages():
     kept, short, other, _ = full_pool(ends_in=6)
-    assert kept.grow() == [other]
+    assert kept.grow(0.0) == [other]
     assert active(kept) == [short.slot]
 
 
@@ -115,11 +115,11 @@ def test_of_rows_that_wait_the_oldest_goes_on_first():
     young.task = replace(young.task, arrived=1.0)
     other = decoding(kept, "other", range(60, 74))
     expected(other, 1)
-    assert kept.grow() == []
+    assert kept.grow(0.0) == []
     assert active(kept) == [other.slot]
     assert [reason for reason, _ in told(kept, "pause")] == ["reply_ends"] * 2
     kept.pool.release(spare)
-    assert kept.grow() == []
+    assert kept.grow(0.0) == []
     assert active(kept) == [other.slot, old.slot]
     assert young.slot is not None
     assert kept.rows.is_paused(young.slot)
@@ -127,11 +127,11 @@ def test_of_rows_that_wait_the_oldest_goes_on_first():
 
 def test_the_last_page_is_kept_for_the_row_that_ends_with_it():
     kept, long, soon = last_page(ends_in=4)
-    assert kept.grow() == []
+    assert kept.grow(0.0) == []
     assert active(kept) == [soon.slot]
     assert told(kept, "pause") == [("first_to_end", {"kept": 1})]
     kept.rows.advance()
-    assert kept.grow() == []
+    assert kept.grow(0.0) == []
     assert active(kept) == [soon.slot]
     assert (len(long.pages), len(soon.pages)) == (4, 7)
 
@@ -145,7 +145,7 @@ def test_no_more_is_kept_than_the_row_needs_that_ends_first():
     expected(long, LONG)
     expected(soon, 4)
     kept.pool.release(spare)
-    assert kept.grow() == []
+    assert kept.grow(0.0) == []
     assert active(kept) == [long.slot, soon.slot]
     assert (len(long.pages), len(soon.pages)) == (5, 6)
 
@@ -171,33 +171,33 @@ def test_all_rows_stand_still_while_the_kv_of_a_victim_is_computed_again():
 
 def test_the_last_page_goes_to_who_asks_where_nobody_ends_with_it():
     kept, first, second = last_page(ends_in=LONG)
-    assert kept.grow() == []
+    assert kept.grow(0.0) == []
     assert active(kept) == [first.slot, second.slot]
     assert (len(first.pages), len(second.pages)) == (5, 6)
 
 
 def test_no_page_is_kept_for_a_row_of_a_worse_priority():
     kept, first, soon = last_page(ends_in=4, priority=-1)
-    assert kept.grow() == []
+    assert kept.grow(0.0) == []
     assert (len(first.pages), len(soon.pages)) == (5, 6)
 
 
 def test_a_row_of_a_better_priority_waits_for_nobody():
     kept, short, other, _ = full_pool(ends_in=2, priority=-1)
-    assert kept.grow() == [other]
+    assert kept.grow(0.0) == [other]
     assert active(kept) == [short.slot]
 
 
 def test_while_a_row_waits_nobody_is_admitted_and_nobody_moves_here():
     kept, short, other, spare = full_pool(ends_in=2)
-    assert kept.grow() == []
+    assert kept.grow(0.0) == []
     kept.pool.release(spare)
     mover = open_task(decode(task("m", [99]), P0, move=1), 4)
     assert kept.admit_at_once(mover) == "no_room"
     waiting = queued(kept, "small", [99], forecast=0)
     assert kept.admit_next(0.0) is None
     assert told(kept, "defer") == [("pages", {"waiting": 1})]
-    assert kept.grow() == []
+    assert kept.grow(0.0) == []
     assert kept.rows.num_paused == 0
     expected(short, 4)
     kept.retire(other)
@@ -207,10 +207,10 @@ def test_while_a_row_waits_nobody_is_admitted_and_nobody_moves_here():
 
 def test_a_row_that_ends_while_it_waits_waits_no_more():
     kept, short, other, _ = full_pool(ends_in=2)
-    assert kept.grow() == []
+    assert kept.grow(0.0) == []
     kept.retire(short)
     kept.take_evicted(())
-    assert kept.grow() == []
+    assert kept.grow(0.0) == []
     assert kept.rows.num_paused == 0
     assert active(kept) == [other.slot]
 
@@ -224,32 +224,32 @@ def leaving(kept: Holdings, row: WorkerTask) -> Departures:
 
 def test_a_row_moves_away_while_it_waits():
     kept, short, other, spare = full_pool(ends_in=2)
-    assert kept.grow() == []
+    assert kept.grow(0.0) == []
     departures = leaving(kept, short)
     for _ in range(3):
-        assert kept.grow() == []
+        assert kept.grow(0.0) == []
         departures.advance(0.0, 0.0)
     assert short.stage is Stage.SENDING
     assert kept.rows.num_paused == 0
     kept.pool.release(spare)
-    assert kept.grow() == []
+    assert kept.grow(0.0) == []
     assert active(kept) == [other.slot]
 
 
 def test_a_row_whose_move_is_called_off_waits_on():
     kept, short, _, spare = full_pool(ends_in=2)
     short.tokens.pop()  # it is still on the device: the row is stopped, and not yet gone
-    assert kept.grow() == []
+    assert kept.grow(0.0) == []
     departures = leaving(kept, short)
     for _ in range(3):
         departures.advance(0.0, 0.0)
     assert kept.rows.num_paused == 0
     departures.abort(short.task.id, "test")
-    assert kept.grow() == []
+    assert kept.grow(0.0) == []
     assert short.slot is not None
     assert kept.rows.is_paused(short.slot)
     kept.pool.release(spare)
-    assert kept.grow() == []
+    assert kept.grow(0.0) == []
     assert not kept.rows.is_paused(short.slot)
 
 

@@ -137,6 +137,34 @@ def test_everyone_starts_once_and_after_few_of_those_behind_it(
         assert sum(other > name for other in begun[: begun.index(name)]) <= allowed
 
 
+def test_a_reply_that_goes_on_counts_for_nobody_whom_it_passes_over():
+    back = entry("back", arrived=1.0)
+    back.task = replace(back.task, replied=4)
+    back.back_by = 6.0
+    queue = filled(old := entry("old"), back, new := entry("new", arrived=2.0))
+    queue.start(back)
+    assert old.passed == 0
+    queue.start(new)
+    assert old.passed == 1
+
+
+def test_others_are_tried_in_order_behind_the_one_that_was_chosen():
+    queue = filled(
+        first := entry("first", ttft_s=9.0),
+        third := entry("third", arrived=2.0, ttft_s=9.0),
+        second := entry("second", arrived=1.0, ttft_s=9.0),
+        entry("lesser", arrived=0.5, priority=1),
+        window=9,
+    )
+    assert queue.behind(0.0) == []
+    assert queue.next(0.0) is first
+    assert queue.behind(0.0) == [second, third]
+    first.passed = 1
+    assert queue.behind(0.0) == [second, third]
+    first.passed = 2
+    assert queue.behind(0.0) == []
+
+
 def test_a_reply_under_way_goes_before_all_prompts():
     lost = entry("lost", arrived=5.0, tokens=9, ttft_s=1.0)
     lost.task = replace(lost.task, replied=4)

@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.policy.aside import Aside, AsideConfig, asks
+from serving.policy.aside import Aside, AsideConfig, asks, give_way
 from serving.policy.aside import aside as choose
 from serving.policy.views import AsideView, AskingView
 
 CONFIG = AsideConfig()
-ASKING = AskingView(priority=0, tokens=10, left=20.0, left_s=1.0, ask_from_s=6.0)
+ASKING = AskingView(priority=0, tokens=10, left=20.0, left_s=1.0, ask_from_s=6.0, blocks=False)
 
 
 def aside(asking: AskingView, rows: list[AsideView]) -> Aside | None:
@@ -35,6 +35,11 @@ def row(
 )
 def test_it_asks_when_little_time_is_left_and_not_when_it_is_late(left_s: float, answer: bool):
     assert asks(replace(ASKING, left_s=left_s)) is answer
+
+
+def test_one_that_nobody_may_go_before_asks_whether_it_is_late_or_not():
+    for left_s in (100.0, 1.0, -100.0):
+        assert asks(replace(ASKING, left_s=left_s, blocks=True))
 
 
 def test_who_can_spare_most_time_stands_aside():
@@ -78,26 +83,40 @@ ROWS = st.builds(
 )
 
 
-@given(rows=st.lists(ROWS, max_size=6))
-def test_whoever_is_chosen_beats_every_other_in_kind_and_then_in_size(rows: list[AsideView]):
-    def area(one: AsideView | AskingView) -> float:
-        return one.left * (one.tokens + one.left / 2)
+Rank = tuple[int, float] | None
 
-    def rank(one: AsideView) -> tuple[int, float] | None:
-        if one.leads or one.priority < ASKING.priority:
-            return None
-        if one.late:
-            return 2, area(one)
-        if one.spare_s >= CONFIG.least_spare_s:
-            return 1, one.spare_s
-        return (0, area(one)) if area(one) > CONFIG.longer * area(ASKING) else None
 
-    ranks = [rank(one) for one in rows]
-    chosen = aside(ASKING, rows)
+def area(one: AsideView | AskingView) -> float:
+    return one.left * (one.tokens + one.left / 2)
+
+
+def rank(one: AsideView, priority: int, above: float) -> Rank:
+    """Kind, then size, of a row that may be chosen."""
+    if one.leads or one.priority < priority:
+        return None
+    if one.late:
+        return 2, area(one)
+    if one.spare_s >= CONFIG.least_spare_s:
+        return 1, one.spare_s
+    return (0, area(one)) if area(one) > above else None
+
+
+def check_chosen(chosen: Aside | None, ranks: list[Rank]) -> None:
     if chosen is None:
-        assert not any(ranks)
+        assert all(one is None for one in ranks)
         return
     own = ranks[chosen.row]
     assert own is not None
     assert own == max(one for one in ranks if one is not None)
     assert chosen.reason == ("longer", "spare", "late")[own[0]]
+
+
+@given(rows=st.lists(ROWS, max_size=6))
+def test_whoever_is_chosen_beats_every_other_in_kind_and_then_in_size(rows: list[AsideView]):
+    ranks = [rank(one, ASKING.priority, CONFIG.longer * area(ASKING)) for one in rows]
+    check_chosen(aside(ASKING, rows), ranks)
+
+
+@given(rows=st.lists(ROWS, max_size=6), priority=st.integers(-1, 1))
+def test_where_pages_run_out_one_has_to_go_however_small(rows: list[AsideView], priority: int):
+    check_chosen(give_way(rows, priority, CONFIG), [rank(one, priority, -1.0) for one in rows])
