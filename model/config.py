@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import assert_never
 
+from model.checkpoint_files import CONFIG, GENERATION_CONFIG
 from model.degrees import Shared
 from model.errors import CheckpointError
 from model.families import FAMILIES, Family
@@ -127,7 +128,7 @@ def load_config(
     directory = Path(checkpoint_dir)
     if not directory.is_dir():
         raise CheckpointError(directory, "no such checkpoint directory")
-    path = directory / "config.json"
+    path = directory / CONFIG
     fields = Fields(path, read_json_object(path), prefix="")
     family = _family(fields)
     _refuse_unsupported(fields, family)
@@ -239,7 +240,7 @@ def _dtype(fields: Fields) -> str:
 
 def _eos_ids(directory: Path, fields: Fields) -> tuple[int, ...]:
     ids = fields.integers("eos_token_id")
-    path = directory / "generation_config.json"
+    path = directory / GENERATION_CONFIG
     if path.exists():
         ids = ids + Fields(path, read_json_object(path), prefix="").integers("eos_token_id")
     return tuple(dict.fromkeys(ids))

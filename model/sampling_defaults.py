@@ -8,9 +8,9 @@ of requests.
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from model.checkpoint_files import GENERATION_CONFIG
 from model.json_fields import Fields, read_json_object
 
-GENERATION_CONFIG = "generation_config.json"
 _BOUNDS = {
     "temperature": (0.0, 2.0),
     "top_p": (0.0, 1.0),

@@ -11,12 +11,11 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from model.checkpoint_files import WEIGHTS, WEIGHTS_INDEX
 from model.errors import CheckpointError
 from model.json_fields import Fields, read_json_object
 
-_SINGLE = "model.safetensors"
-_INDEX = "model.safetensors.index.json"
-_WEIGHTS = ("*.safetensors", _INDEX, "pytorch_model*.bin", "*.pth", "*.gguf")
+_WEIGHTS = ("*.safetensors", WEIGHTS_INDEX, "pytorch_model*.bin", "*.pth", "*.gguf")
 _READABLE = ("F32", "BF16", "F16", "F64")
 _POINTER = b"version https://git-lfs"
 
@@ -28,7 +27,13 @@ def weight_files(directory: Path) -> list[str]:
 
 def can_be_read(file: str) -> bool:
     """Tell whether a weight file is of the format that is read here."""
-    return file == _INDEX or file.endswith(".safetensors")
+    return file == WEIGHTS_INDEX or file.endswith(".safetensors")
+
+
+def indexed_files(index: Path) -> dict[str, str]:
+    """Return the file that an index names for every tensor; raises CheckpointError."""
+    fields = Fields(index, read_json_object(index), prefix="").inside("weight_map")
+    return {key: fields.text(key) for key in fields.names()}
 
 
 def _is_pointer(path: Path) -> bool:
@@ -83,9 +88,9 @@ class TensorFiles:
             raise CheckpointError(self._paths[key], f"{key}: cannot be read: {error}") from None
 
     def _open_all(self) -> None:
-        index = self.directory / _INDEX
-        if (self.directory / _SINGLE).exists():
-            self._open(self.directory / _SINGLE)
+        index = self.directory / WEIGHTS_INDEX
+        if (self.directory / WEIGHTS).exists():
+            self._open(self.directory / WEIGHTS)
         elif index.exists():
             self._open_sharded(index)
         else:
@@ -100,12 +105,12 @@ class TensorFiles:
                 raise CheckpointError(self.directory, "no *.safetensors weights in it")
             case _:
                 raise CheckpointError(
-                    self.directory / _INDEX, f"missing, though there are {len(files)} weight files"
+                    self.directory / WEIGHTS_INDEX,
+                    f"missing, though there are {len(files)} weight files",
                 )
 
     def _open_sharded(self, index: Path) -> None:
-        fields = Fields(index, read_json_object(index), prefix="").inside("weight_map")
-        placed = {key: fields.text(key) for key in fields.names()}
+        placed = indexed_files(index)
         for name in sorted(set(placed.values())):
             path = self.directory / name
             if Path(name).name != name or not path.is_file():

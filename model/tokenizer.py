@@ -14,12 +14,17 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from model.chat_template import ChatTemplate, ChatTemplateError
+from model.checkpoint_files import (
+    CHAT_TEMPLATE,
+    CHAT_TEMPLATES,
+    SPECIAL_TOKENS,
+    TOKENIZER,
+    TOKENIZER_CONFIG,
+)
 from model.config import load_config
 from model.errors import CheckpointError
 from model.json_fields import Fields, read_json_object
 from model.token_bytes import spelling_decoder
-
-TOKENIZER = "tokenizer.json"
 
 _SPECIAL_NAMES = tuple(
     f"{name}_token" for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
@@ -132,11 +137,11 @@ def load_tokenizer(
         raise CheckpointError(
             path, f"holds token id {largest}, but the model's vocab_size is {config.vocab_size}"
         )
-    settings_path = directory / "tokenizer_config.json"
+    settings_path = directory / TOKENIZER_CONFIG
     settings = read_json_object(settings_path) if settings_path.exists() else {}
     fields = Fields(settings_path, settings, prefix="")
     special_tokens = _special_tokens(fields)
-    older = directory / "special_tokens_map.json"
+    older = directory / SPECIAL_TOKENS
     if "added_tokens_decoder" not in fields and older.exists():
         special_tokens |= _special_tokens(Fields(older, read_json_object(older), prefix=""))
     eos_ids = list(config.eos_ids)
@@ -201,10 +206,8 @@ def _templates(
 
 
 def _template_files(directory: Path) -> dict[str, Path]:
-    files = {
-        path.stem: path for path in sorted(directory.glob("additional_chat_templates/*.jinja"))
-    }
-    default = directory / "chat_template.jinja"
+    files = {path.stem: path for path in sorted(directory.glob(CHAT_TEMPLATES))}
+    default = directory / CHAT_TEMPLATE
     return files | ({_DEFAULT: default} if default.exists() else {})
 
 

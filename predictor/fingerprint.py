@@ -3,6 +3,7 @@
 from hashlib import blake2b
 from pathlib import Path
 
+from model.checkpoint_files import CONFIG, TOKENIZER
 from model.errors import CheckpointError
 
 READ_AT_ONCE = 2**20
@@ -10,12 +11,12 @@ READ_AT_ONCE = 2**20
 
 def checkpoint_fingerprint(checkpoint: Path) -> str:
     """Digest the sizes and weights of a checkpoint directory; raises CheckpointError."""
-    return _digest([checkpoint / "config.json", *sorted(checkpoint.glob("*.safetensors"))])
+    return _digest([checkpoint / CONFIG, *sorted(checkpoint.glob("*.safetensors"))])
 
 
 def tokenizer_fingerprint(checkpoint: Path) -> str:
     """Digest the tokenizer of a checkpoint directory; raises CheckpointError."""
-    return _digest([checkpoint / "tokenizer.json"])
+    return _digest([checkpoint / TOKENIZER])
 
 
 def _digest(paths: list[Path]) -> str:

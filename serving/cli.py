@@ -12,7 +12,7 @@ from click.core import ParameterSource
 
 from model.errors import CheckpointError
 from serving.bounds import INT32, INT64, Finite
-from serving.config import ConfigError, ModelSource, PolicyConfig
+from serving.config import ConfigError, PolicyConfig
 from serving.flags import (
     ACCEPTED_SWITCHES,
     as_typed,
@@ -64,7 +64,11 @@ config_option = click.option(
 @config_option
 @server_options
 def serve(checkpoint: str, **values: Any) -> None:
-    """Serve the checkpoint in directory CHECKPOINT through OpenAI's API."""
+    """Serve CHECKPOINT through OpenAI's API: a directory, or a model's id on the Hugging Face Hub.
+
+    An id, such as Qwen/Qwen3-0.6B, is downloaded to the usual cache first; HF_TOKEN, HF_HUB_OFFLINE
+    and HF_HOME have their usual meaning.
+    """
     # Imported late: --help and a wrong flag must not wait for JAX.
     from serving.serve import run_server
 
@@ -107,8 +111,9 @@ def flag_key(name: str) -> str:
 def profile(checkpoint: str, out: Path, repeats: int, **values: Any) -> None:
     """Measure how long steps of CHECKPOINT take on this machine, for `serve --costs`."""
     from serving.engine.profile import profile
+    from serving.hub import with_files
 
-    profile(build_config(checkpoint, values), given(), out, repeats)
+    profile(with_files(build_config(checkpoint, values)), given(), out, repeats)
 
 
 @cli.command(context_settings=ONE_SPELLING)
@@ -167,15 +172,20 @@ def explain(log: Path, turn: str | None, number: int | None) -> None:
     show_default=True,
     help="64-bit seed of the noise.",
 )
+@field_option("model", "revision")
 @field_option("model", "dtype")
 @field_option("model", "quantize")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def generate(checkpoint: str, *, dtype: str, quantize: str, as_json: bool, **options: Any) -> None:
+def generate(
+    checkpoint: str, *, revision: str, dtype: str, quantize: str, as_json: bool, **options: Any
+) -> None:
     """Generate from CHECKPOINT without a server: slow, obvious, the oracle of the engine."""
     from serving.engine.oracle import generate_text
+    from serving.hub import with_files
 
-    source = ModelSource(dtype=dtype, quantize=quantize)
-    answer = generate_text(Path(checkpoint), source=source, **options)
+    source = {"revision": revision, "dtype": dtype, "quantize": quantize}
+    config = with_files(build_config(checkpoint, source))
+    answer = generate_text(Path(config.checkpoint), source=config.model, **options)
     click.echo(json.dumps(answer) if as_json else answer["text"])
 
 

@@ -119,7 +119,7 @@ def build_config(checkpoint: str, values: Mapping[str, Any]) -> ServerConfig:
     }
     for part in parts.values():
         check_numbers(part)
-    return ServerConfig(checkpoint=checkpoint, **parts)
+    return ServerConfig(checkpoint=checkpoint, name=checkpoint.rstrip("/"), **parts)
 
 
 def read_config_file(path: Path) -> dict[str, Any]:
@@ -192,7 +192,7 @@ def mistyped(environment: Iterable[str]) -> list[str]:
 
 def describe(config: ServerConfig) -> str:
     """Print the settings that are set as a file that starts the same server; secrets are masked."""
-    lines = [f"# {config.checkpoint}"]
+    lines = [f"# {config.name}"]
     for name, part in PARTS.items():
         for field in fields(part):
             value = getattr(getattr(config, name), field.name)
@@ -220,7 +220,7 @@ def as_typed(message: str, arguments: Sequence[str]) -> str:
 
 def masked(config: ServerConfig) -> dict[str, Any]:
     """List the effective settings by flag name, for operators to read; secrets are masked."""
-    shown: dict[str, Any] = {"checkpoint": config.checkpoint}
+    shown: dict[str, Any] = {"checkpoint": config.name}
     for name, part in PARTS.items():
         for field in fields(part):
             value = getattr(getattr(config, name), field.name)

@@ -30,8 +30,9 @@ import uvicorn
 import uvloop
 from starlette.types import ASGIApp
 
+from model.checkpoint_files import TOKENIZER
 from model.sampling_defaults import SamplingDefaults, read_sampling_defaults
-from model.tokenizer import TOKENIZER, load_tokenizer
+from model.tokenizer import load_tokenizer
 from serving.api.app import build_app
 from serving.api.calls.formats import NONE
 from serving.api.connections import Connection
@@ -59,6 +60,7 @@ from serving.engine.meshes import make_cpu_devices
 from serving.engine.observer import Observers
 from serving.engine.trials import Trials
 from serving.flags import describe, masked
+from serving.hub import with_files
 from serving.messages import EngineState, WorkerId
 from serving.metrics import DecisionLog, Metrics, ServerLabels
 from serving.platforms import suited
@@ -102,6 +104,7 @@ def run_server(config: ServerConfig, given: Collection[str]) -> int:
     sys.stderr = forgiving(os.open(os.devnull, os.O_WRONLY) if closed else sys.stderr.fileno())
     logging.basicConfig(format=LOG_FORMAT, force=True)  # to that standard error
     open_many_files()
+    config = with_files(config)
     claim(os.environ)
     make_cpu_devices(config.mesh.devices_needed)
     config = suited(config, jax.default_backend(), given)
@@ -110,7 +113,7 @@ def run_server(config: ServerConfig, given: Collection[str]) -> int:
     if config.model.compilation_cache and jax.default_backend() != "tpu":
         keep_compiled(cache_directory(), least_seconds=0.0)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    names = config.endpoint.served_model_name or (config.checkpoint.rstrip("/"),)
+    names = config.endpoint.served_model_name or (config.name,)
     labels = ServerLabels(
         model_name=names[0],
         max_model_len=deployment.max_model_len,

@@ -15,9 +15,14 @@ from serving.config.source import ModelSource
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerConfig:
-    """Everything a server is told; `checkpoint` is the model directory."""
+    """Everything a server is told.
+
+    `checkpoint` is the model directory, `name` what somebody called the model who may have named it
+    by its id on a hub. Of a simulation both may be a known model's name.
+    """
 
     checkpoint: str
+    name: str
     model: ModelSource
     mesh: MeshConfig
     memory: MemoryConfig

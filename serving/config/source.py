@@ -12,6 +12,9 @@ KV_DTYPES = {"auto": None, "bfloat16": "bfloat16", "fp8": "float8_e4m3fn"}
 class ModelSource:
     """Which weights, in which precision, and what attends over their KV."""
 
+    revision: str | None = setting(
+        None, "Branch, tag or commit of a model of the Hugging Face Hub; main if not given."
+    )
     dtype: str = setting("auto", "auto, float32 or bfloat16.")
     quantize: str = setting(
         "none", "Keep the weights of the layers' matmuls in eight bits: none, int8 or fp8."

@@ -91,7 +91,10 @@ def find_model(name: str, quantize: str | None) -> KnownModel:
     path = Path(name)
     if not path.is_dir():
         known = ", ".join(MODELS)
-        raise ConfigError(f"--model {name} is neither known ({known}) nor a checkpoint's directory")
+        raise ConfigError(
+            f"--model {name} is neither known ({known}), nor a checkpoint's directory, nor an id on"
+            " the Hugging Face Hub, such as Qwen/Qwen3-0.6B"
+        )
     config = load_config(path, dtype=None, quantize=quantize)
     shape = shape_of(config)
     embedding = 0 if config.tie_embeddings else config.vocab_size * config.hidden_size

@@ -8,6 +8,7 @@ must fit. Knows nothing of steps.
 from dataclasses import dataclass
 from pathlib import Path
 
+from model.checkpoint_files import LENGTH_HEAD
 from model.config import ModelConfig
 from model.errors import CheckpointError
 from predictor.fingerprint import checkpoint_fingerprint, tokenizer_fingerprint
@@ -17,8 +18,6 @@ from predictor.saved import HeadError, HeadSpec, load_head, load_reader
 from serving.config import ConfigError, ForecastConfig
 
 AUTO, NONE = "auto", "none"
-BESIDE = "length_head"
-"""Where a checkpoint directory has its head."""
 ADVICE = "name one that fits, or none to serve without"
 
 
@@ -61,7 +60,7 @@ def find_length_head(
     wanted = how.length_head
     if wanted == NONE:
         return NoHead(None)
-    path = checkpoint / BESIDE if wanted == AUTO else Path(wanted)
+    path = checkpoint / LENGTH_HEAD if wanted == AUTO else Path(wanted)
     if wanted == AUTO and not path.exists():
         return NoHead(None)
     if wanted != AUTO and not path.is_dir():

@@ -48,7 +48,7 @@ def report_of(plan: Plan) -> dict[str, Any]:
     return {
         "objective": "cost" if request.minimise_cost else "goodput",
         "gpus": request.gpus,
-        "model": request.config.server.checkpoint,
+        "model": request.config.server.name,
         "hardware": request.config.server.costs.hardware,
         "targets": asdict(request.targets),
         "deployment": _fields(chosen.deployment),
@@ -104,7 +104,7 @@ def toml_of(plan: Plan) -> str:
     stay out of it: the server counts them by the memory that it finds free.
     """
     server = configure(plan.request.config, plan.chosen.deployment).server
-    usual = set(describe(build_config(server.checkpoint, {})).splitlines())
+    usual = set(describe(build_config(server.name, {})).splitlines())
     settings = [
         line
         for line in describe(server).splitlines()
@@ -112,7 +112,7 @@ def toml_of(plan: Plan) -> str:
     ]
     if server.memory.kv_pages is None:
         settings.insert(0, f"# pages per worker, as planned: {_pages(plan.chosen.deployment)}")
-    return "\n".join([f"# {plan.chosen.deployment}, for {server.checkpoint}", *settings, ""])
+    return "\n".join([f"# {plan.chosen.deployment}, for {server.name}", *settings, ""])
 
 
 def _verdict(candidate: Candidate) -> Verdict:

@@ -146,7 +146,7 @@ def _too_few(
         least = pages_for(max_len, memory.page_size) + 1
         ways += [f"lower --kv-pages to {pages}"] if pages >= least else []
     return (
-        f"{config.checkpoint} with a context of {max_len} tokens needs {degree} x"
+        f"{config.name} with a context of {max_len} tokens needs {degree} x"
         f" {hardware.name} for one worker; {' or '.join(ways)}"
     )
 
@@ -161,7 +161,7 @@ def _no_room(
     pages = _room(config, hardware, model, degree) if asked is None else min(asked, most)
     tokens = (pages - 1) * memory.page_size
     have = (
-        f"{config.checkpoint} on {degree} x {hardware.name}, the highest degree: weights of"
+        f"{config.name} on {degree} x {hardware.name}, the highest degree: weights of"
         f" {model.weight_bytes / gib:.1f} GiB in"
         f" {degree * hardware.memory_bytes * memory.memory_fraction / gib:.1f} GiB"
     )

@@ -38,7 +38,8 @@ def plan_options(command: Command) -> Command:
             "--model",
             default="llama-3.1-8b",
             show_default=True,
-            help="A known model's name, or a checkpoint's directory.",
+            help="A known model's name, a checkpoint's directory, or a model's id on the Hugging"
+            " Face Hub, of which no weights are fetched.",
         ),
         click.option(
             "--slo-ttft", type=SECONDS, required=True, help="Target to the first token, s."
@@ -79,6 +80,7 @@ def plan_options(command: Command) -> Command:
             show_default=True,
             help="Most workers of a simulation; of more, a slice is simulated.",
         ),
+        field_option("model", "revision"),
         field_option("model", "quantize"),
         field_option("model", "kv_dtype"),
         part_options(*PARTS, defaults=ACCELERATOR),

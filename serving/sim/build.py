@@ -51,9 +51,9 @@ PREDICTORS = ("head", "oracle", "histogram", "none")
 class SimulationConfig:
     """A server, and what only a simulation of it is told.
 
-    `server.checkpoint` names the model. `step_noise` is the standard deviation of the logarithm of
-    a step's time, `head_sigma` that of a simulated head's error. `max_launched` steps may be on a
-    device at once: 2 in foretoken's engine, 1 in one that waits for each.
+    `server.checkpoint` says which model it is. `step_noise` is the standard deviation of the
+    logarithm of a step's time, `head_sigma` that of a simulated head's error. `max_launched` steps
+    may be on a device at once: 2 in foretoken's engine, 1 in one that waits for each.
     """
 
     server: ServerConfig
@@ -186,7 +186,7 @@ def _limits(
             raise ConfigError(_no_room(server, hardware, model, tp, pages, max_model_len))
     elif pages > (most := most_pages(hardware.memory_bytes, tp, model.weight_bytes, page_bytes)):
         raise ConfigError(
-            f"--kv-pages {pages} do not fit beside the weights of {server.checkpoint} on {tp} x"
+            f"--kv-pages {pages} do not fit beside the weights of {server.name} on {tp} x"
             f" {hardware.name}; use {most} at most"
         )
     return batcher_limits(
@@ -217,7 +217,7 @@ def _no_room(
     have = hardware.memory_bytes * server.memory.memory_fraction * tp / gib
     tokens = pages * server.memory.page_size
     return (
-        f"{server.checkpoint} on {tp} x {hardware.name}: weights of"
+        f"{server.name} on {tp} x {hardware.name}: weights of"
         f" {model.weight_bytes / gib:.1f} GiB leave room for {tokens} of {max_model_len} tokens in"
         f" {have:.1f} GiB; raise the tensor-parallel degree or lower --max-model-len"
     )

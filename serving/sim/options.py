@@ -12,6 +12,7 @@ from serving.bounds import Finite
 from serving.config import ConfigError, require
 from serving.core.batcher import MAX_LAUNCHED
 from serving.flags import build_config, field_option, flag_name, part_options
+from serving.hub import with_sizes
 from serving.platforms import LARGE_STEPS
 from serving.sim.build import PREDICTORS, SimulationConfig
 from serving.workload.read import FORMATS, TIMED, WorkloadChoice
@@ -112,7 +113,8 @@ def simulation_options(command: Command) -> Command:
             "--model",
             default="llama-3.1-8b",
             show_default=True,
-            help="A known model's name, or a checkpoint's directory.",
+            help="A known model's name, a checkpoint's directory, or a model's id on the Hugging"
+            " Face Hub, of which no weights are fetched.",
         ),
         click.option(
             "--predictor",
@@ -145,6 +147,7 @@ def simulation_options(command: Command) -> Command:
             "--slo-ttft", type=SECONDS, default=None, help="Target to the first token, s."
         ),
         click.option("--slo-tpot", type=SECONDS, default=None, help="Target per token, s."),
+        field_option("model", "revision"),
         field_option("model", "quantize"),
         field_option("model", "kv_dtype"),
         part_options(*PARTS, defaults=ACCELERATOR),
@@ -176,8 +179,11 @@ def workload_choice(values: Mapping[str, Any]) -> WorkloadChoice:
 
 
 def simulation_config(values: Mapping[str, Any]) -> SimulationConfig:
-    """Take what `simulation_options` parsed, and the seed; raises ConfigError."""
-    server = build_config(values["model"], {**ACCELERATOR, **values})
+    """Take what `simulation_options` parsed, and the seed.
+
+    Raises ConfigError, and CheckpointError for a model that cannot be fetched.
+    """
+    server = with_sizes(build_config(values["model"], {**ACCELERATOR, **values}))
     own = {
         flag: 1e3 * values[option]
         for option, flag in IN_SECONDS.items()

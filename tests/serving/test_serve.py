@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -69,12 +69,18 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def start(*flags: str, checkpoint: Path, stderr: IO[bytes], module: str = "serving.cli") -> Served:
+def start(
+    *flags: str,
+    checkpoint: Path | str,
+    stderr: IO[bytes],
+    module: str = "serving.cli",
+    names: Sequence[str] = ("demo",),
+) -> Served:
     port = free_port()
     command = [sys.executable, "-m", module, "serve", str(checkpoint), "--port", str(port)]
     environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
     process = subprocess.Popen(
-        [*command, "--served-model-name", "demo", *SMALL, *flags],
+        [*command, *(f"--served-model-name={name}" for name in names), *SMALL, *flags],
         cwd=ROOT,
         env=environment,
         stderr=stderr,

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from model.checkpoint_files import LENGTH_HEAD
 from model.config import ModelConfig, load_config
 from predictor.conformal import CLASSES, LEVELS, Calibration, uncalibrated
 from predictor.fingerprint import checkpoint_fingerprint, tokenizer_fingerprint
@@ -19,7 +20,7 @@ from predictor.reading import PLAIN, Reader
 from predictor.saved import HeadSpec, save_head, save_reader
 from predictor.smoothing import UNSMOOTHED, Smoothing
 from serving.config import ConfigError, ForecastConfig
-from serving.engine.length_head import BESIDE, LengthHead, NoHead, find_length_head
+from serving.engine.length_head import LengthHead, NoHead, find_length_head
 from tests.model.checkpoints import GOLDEN, edit_json
 
 CONTEXT = 128
@@ -48,8 +49,8 @@ def original(tmp_path_factory: pytest.TempPathFactory, model: ModelConfig) -> Pa
     checkpoint = tmp_path_factory.mktemp("original")
     for name in ("config.json", "model.safetensors", "tokenizer.json"):
         (checkpoint / name).write_text(name)
-    save(checkpoint / BESIDE, spec_for(checkpoint, model))
-    save_reader(checkpoint / BESIDE, READER)
+    save(checkpoint / LENGTH_HEAD, spec_for(checkpoint, model))
+    save_reader(checkpoint / LENGTH_HEAD, READER)
     return checkpoint
 
 
@@ -67,7 +68,7 @@ def problem(checkpoint: Path, model: ModelConfig, **how) -> str:
     found = find(checkpoint, model, **how)
     assert isinstance(found, NoHead)
     assert found.problem is not None
-    assert str(checkpoint / BESIDE) in found.problem
+    assert str(checkpoint / LENGTH_HEAD) in found.problem
     assert "\n" not in found.problem
     assert found.problem in str(found)
     return found.problem
@@ -76,7 +77,7 @@ def problem(checkpoint: Path, model: ModelConfig, **how) -> str:
 def test_a_head_that_fits_is_loaded_with_its_reader(checkpoint: Path, model: ModelConfig):
     found = find(checkpoint, model)
     assert isinstance(found, LengthHead)
-    assert found.path == checkpoint / BESIDE
+    assert found.path == checkpoint / LENGTH_HEAD
     assert found.spec == spec_for(checkpoint, model)
     assert found.reader.smoothing == READER.smoothing
     assert np.array(found.reader.calibration.maps) == pytest.approx(np.array(LATER.maps), abs=1e-5)
@@ -92,7 +93,7 @@ def test_a_head_says_what_it_is(checkpoint: Path, model: ModelConfig):
 
 
 def test_a_head_may_lie_elsewhere(checkpoint: Path, model: ModelConfig, tmp_path: Path):
-    elsewhere = (checkpoint / BESIDE).rename(tmp_path / "elsewhere")
+    elsewhere = (checkpoint / LENGTH_HEAD).rename(tmp_path / "elsewhere")
     assert find(checkpoint, model) == NoHead(None)
     found = find(checkpoint, model, length_head=str(elsewhere))
     assert isinstance(found, LengthHead)
@@ -100,7 +101,7 @@ def test_a_head_may_lie_elsewhere(checkpoint: Path, model: ModelConfig, tmp_path
 
 
 def test_a_head_without_a_reader_is_taken_as_it_is(checkpoint: Path, model: ModelConfig):
-    (checkpoint / BESIDE / "reader.json").unlink()
+    (checkpoint / LENGTH_HEAD / "reader.json").unlink()
     found = find(checkpoint, model)
     assert isinstance(found, LengthHead)
     assert found.reader == PLAIN
@@ -124,7 +125,7 @@ def test_what_a_reader_does_can_be_switched_off(
 
 
 def test_a_checkpoint_without_a_head_is_no_problem(checkpoint: Path, model: ModelConfig):
-    shutil.rmtree(checkpoint / BESIDE)
+    shutil.rmtree(checkpoint / LENGTH_HEAD)
     found = find(checkpoint, model)
     assert found == NoHead(None)
     assert str(found) == "none; reply lengths are forecast from past replies"
@@ -140,7 +141,7 @@ def test_a_directory_that_is_asked_for_must_hold_a_head_that_fits(
 ):
     asked_for = tmp_path / "head"
     if exists:
-        shutil.copytree(checkpoint / BESIDE, asked_for)
+        shutil.copytree(checkpoint / LENGTH_HEAD, asked_for)
         model = replace(model, hidden_size=64)
     with pytest.raises(ConfigError) as caught:
         find(checkpoint, model, length_head=str(asked_for))
@@ -154,7 +155,7 @@ def test_a_directory_that_is_asked_for_must_hold_a_head_that_fits(
 def test_a_head_beside_the_checkpoint_that_cannot_be_read_is_a_problem_told(
     checkpoint: Path, model: ModelConfig
 ):
-    (checkpoint / BESIDE / "head.json").unlink()
+    (checkpoint / LENGTH_HEAD / "head.json").unlink()
     assert "cannot be read" in problem(checkpoint, model)
 
 
@@ -201,7 +202,7 @@ def test_a_glance_fits_the_layers_and_heads_of_the_model(
         ),
         **change,
     )
-    save(checkpoint / BESIDE, replace(spec_for(checkpoint, model), glance=glance))
+    save(checkpoint / LENGTH_HEAD, replace(spec_for(checkpoint, model), glance=glance))
     if said is None:
         assert str(find(checkpoint, model)).endswith("on layers 1, 2, with a glance at the prompt)")
     else:
@@ -217,23 +218,23 @@ def test_a_head_looks_as_far_ahead_as_the_context_is_long(
     if isinstance(found, NoHead):
         assert "looks 200 tokens ahead, the context has 201" in str(found)
         assert "--max-model-len" in str(found)
-        assert str(checkpoint / BESIDE) in str(found)
+        assert str(checkpoint / LENGTH_HEAD) in str(found)
 
 
 def test_weights_that_were_cut_short_are_refused(checkpoint: Path, model: ModelConfig):
-    files = [path for path in (checkpoint / BESIDE / "weights").rglob("*") if path.is_file()]
+    files = [path for path in (checkpoint / LENGTH_HEAD / "weights").rglob("*") if path.is_file()]
     largest = max(files, key=lambda path: path.stat().st_size)
     largest.write_bytes(largest.read_bytes()[:-10])
     assert "weights: truncated" in problem(checkpoint, model)
 
 
 def test_a_directory_without_weights_is_refused(checkpoint: Path, model: ModelConfig):
-    shutil.rmtree(checkpoint / BESIDE / "weights")
+    shutil.rmtree(checkpoint / LENGTH_HEAD / "weights")
     assert "weights: truncated" in problem(checkpoint, model)
 
 
 def test_weights_that_are_no_numbers_are_refused(checkpoint: Path, model: ModelConfig):
-    save(checkpoint / BESIDE, spec_for(checkpoint, model), scale=float("nan"))
+    save(checkpoint / LENGTH_HEAD, spec_for(checkpoint, model), scale=float("nan"))
     assert "not numbers" in problem(checkpoint, model)
 
 
@@ -242,7 +243,7 @@ def test_weights_that_are_no_numbers_are_refused(checkpoint: Path, model: ModelC
     ["", "[]", "{}", '{"version": 9}', '{"version": 1, "calibration": [[0, 1]]}'],
 )
 def test_a_reader_that_is_broken_is_refused(checkpoint: Path, model: ModelConfig, content: str):
-    (checkpoint / BESIDE / "reader.json").write_text(content)
+    (checkpoint / LENGTH_HEAD / "reader.json").write_text(content)
     assert "reader.json" in problem(checkpoint, model)
 
 
@@ -252,12 +253,12 @@ def test_a_reader_that_is_broken_is_refused(checkpoint: Path, model: ModelConfig
 def test_a_reader_that_smooths_by_nonsense_is_refused(
     checkpoint: Path, model: ModelConfig, smoothing: object
 ):
-    edit_json(checkpoint / BESIDE / "reader.json", lambda top: top.update(smoothing=smoothing))
+    edit_json(checkpoint / LENGTH_HEAD / "reader.json", lambda top: top.update(smoothing=smoothing))
     assert "does not say how a head is read" in problem(checkpoint, model)
 
 
 def test_a_calibration_that_is_no_number_is_refused(checkpoint: Path, model: ModelConfig):
-    path = checkpoint / BESIDE / "reader.json"
+    path = checkpoint / LENGTH_HEAD / "reader.json"
     top = json.loads(path.read_text())
     top["calibration"][3][5] = float("nan")
     path.write_text(json.dumps(top))
@@ -283,10 +284,10 @@ def test_a_calibration_that_is_no_number_is_refused(checkpoint: Path, model: Mod
 def test_a_description_that_is_broken_is_refused(
     checkpoint: Path, model: ModelConfig, change: dict
 ):
-    edit_json(checkpoint / BESIDE / "head.json", lambda top: top.update(change))
+    edit_json(checkpoint / LENGTH_HEAD / "head.json", lambda top: top.update(change))
     problem(checkpoint, model)
 
 
 def test_a_description_that_is_no_text_is_refused(checkpoint: Path, model: ModelConfig):
-    (checkpoint / BESIDE / "head.json").write_bytes(b"\xff\xfe")
+    (checkpoint / LENGTH_HEAD / "head.json").write_bytes(b"\xff\xfe")
     assert "head.json" in problem(checkpoint, model)

@@ -83,6 +83,17 @@ def test_the_file_starts_the_same_deployment(planned: Plan, tmp_path: Path):
     assert f"as planned: {chosen.decode_pages}" in path.read_text()
 
 
+def test_a_model_that_was_fetched_is_called_by_its_id(planned: Plan):
+    config = planned.request.config
+    server = replace(config.server, checkpoint="/cache/models--org--tiny", name="org/tiny")
+    request = replace(planned.request, config=replace(config, server=server))
+    fetched = replace(planned, request=request)
+    assert report_of(fetched)["model"] == "org/tiny"
+    assert f"# {planned.chosen.deployment}, for org/tiny\n" in toml_of(fetched)
+    assert "/cache" not in toml_of(fetched)
+    assert toml_of(fetched).count("\n") == toml_of(planned).count("\n")
+
+
 @pytest.mark.parametrize("platform", ["cpu", "gpu", "tpu"])
 def test_the_file_means_the_same_on_every_device_and_in_a_simulation(
     planned: Plan, tmp_path: Path, platform: str
