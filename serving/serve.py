@@ -33,6 +33,7 @@ from starlette.types import ASGIApp
 from model.checkpoint_files import TOKENIZER
 from model.sampling_defaults import SamplingDefaults, read_sampling_defaults
 from model.tokenizer import load_tokenizer
+from serving.api.access import ACCESS
 from serving.api.app import build_app
 from serving.api.calls.formats import NONE
 from serving.api.connections import Connection
@@ -41,7 +42,7 @@ from serving.api.service import ServedModel, Service
 from serving.api.tokenizer import Tokenizer
 from serving.assembly import name_workers, route_notice
 from serving.config import ConfigError, EndpointConfig, ServerConfig, require
-from serving.console import forgiving
+from serving.console import Unhurried, forgiving
 from serving.costs.make import choose_hardware
 from serving.engine.build import (
     ColdWorker,
@@ -103,6 +104,7 @@ def run_server(config: ServerConfig, given: Collection[str]) -> int:
     closed = sys.stderr is None
     sys.stderr = forgiving(os.open(os.devnull, os.O_WRONLY) if closed else sys.stderr.fileno())
     logging.basicConfig(format=LOG_FORMAT, force=True)  # to that standard error
+    log_requests()
     open_many_files()
     config = with_files(config)
     claim(os.environ)
@@ -177,6 +179,16 @@ def run_server(config: ServerConfig, given: Collection[str]) -> int:
         click.echo(f"ended without {', '.join(hung)}, whose thread hangs in a step", err=True)
         os._exit(HUNG)  # the interpreter, and JAX, would wait for that step
     return 0
+
+
+def log_requests() -> None:
+    """Let the lines of requests go to standard error without anybody waiting for it."""
+    lines = Unhurried(sys.stderr.fileno())
+    lines.setFormatter(logging.Formatter(LOG_FORMAT))
+    access = logging.getLogger(ACCESS)
+    access.addHandler(lines)
+    access.setLevel(logging.INFO)
+    access.propagate = False
 
 
 def find_tokenizer(deployment: Deployment) -> Tokenizer:

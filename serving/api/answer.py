@@ -15,8 +15,8 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from serving.api.choice import Piece
-from serving.api.errors import ApiError, internal_error
-from serving.api.exchange import ClientLeft, Exchange, Strand
+from serving.api.errors import CLIENT_LEFT, ENDED, ApiError, internal_error
+from serving.api.exchange import EXCHANGE, ClientLeft, Exchange, Strand
 from serving.api.running import Running
 from serving.api.wire import DONE, Whole, Wire
 from serving.messages import SampledToken
@@ -53,13 +53,19 @@ class Answer(Response):
         self._manner = manner
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Run the exchange to its end; sends nothing to a client that has left."""
+        """Run the exchange to its end; sends nothing to a client that has left.
+
+        Leaves word in the scope of the exchange, and of why it ended if it is not whole.
+        """
+        scope[EXCHANGE] = self._exchange
         watcher = asyncio.create_task(self._watch(receive))
         try:
             with self._manner.running.tracking(self._exchange):
-                await self._run(send)
+                problem = await self._run(send)
+            if problem is not None:
+                scope[ENDED] = problem.ended
         except ClientLeft:
-            return
+            scope[ENDED] = CLIENT_LEFT
         finally:
             watcher.cancel()
             self._exchange.abandon("no longer wanted")
@@ -69,7 +75,9 @@ class Answer(Response):
             pass
         self._exchange.abandon("client disconnected")
 
-    async def _run(self, send: Send) -> None:
+    async def _run(self, send: Send) -> ApiError | None:
+        """Send the answer, or the problem that there was, which is returned."""
+        problem: ApiError | None = None
         try:
             status, headers = 200, self._manner.headers
             with self._explained():
@@ -79,6 +87,7 @@ class Answer(Response):
                 else:
                     kind, body = "application/json", await self._collect()
         except ApiError as error:
+            problem = error
             status, kind, body = error.status, "application/json", error.body
             headers = {**self._manner.headers, **error.headers}
         streams = status == 200 and self._manner.stream
@@ -90,9 +99,9 @@ class Answer(Response):
             raw.append((b"cache-control", b"no-cache"))
         await send({"type": "http.response.start", "status": status, "headers": raw})
         if streams:
-            await self._stream(send)
-        else:
-            await send({"type": "http.response.body", "body": body, "more_body": False})
+            return await self._stream(send)
+        await send({"type": "http.response.body", "body": body, "more_body": False})
+        return problem
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -119,16 +128,17 @@ class Answer(Response):
         self._manner.on_whole(strand, text)
         return Whole(strand, text, samples)
 
-    async def _stream(self, send: Send) -> None:
+    async def _stream(self, send: Send) -> ApiError | None:
         """Stream every strand; whatever happens, the stream says how it ended."""
-        strands = self._exchange.strands
+        strands, problem = self._exchange.strands, None
         try:
             with self._explained():
                 await _together([self._stream_strand(strand, send) for strand in strands])
                 end = self._wire.usage(strands)
         except ApiError as error:
-            end = _error_event(error)
+            problem, end = error, _error_event(error)
         await send({"type": "http.response.body", "body": end + DONE, "more_body": False})
+        return problem
 
     async def _stream_strand(self, strand: Strand, send: Send) -> None:
         wire, interval = self._wire, self._manner.interval

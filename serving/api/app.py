@@ -13,11 +13,12 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
+from serving.api.access import AccessLog
 from serving.api.admin import admin
 from serving.api.auth import Auth, route_path
 from serving.api.chat import answer_chat
 from serving.api.completions import answer_completion
-from serving.api.errors import ApiError, error_response, internal_error
+from serving.api.errors import CLIENT_LEFT, ENDED, ApiError, error_response, internal_error
 from serving.api.fields import IGNORED_HEADER
 from serving.api.info import RANDOM_HEADER, models, operators, probes, tokenizer
 from serving.api.limits import BodyLimit
@@ -59,7 +60,8 @@ def build_app(service: Service, *, version: str, settings: Mapping[str, Any]) ->
     app.add_middleware(BodyLimit, max_bytes=config.max_body_bytes)
     app.add_middleware(Auth, keys=config.api_key)
     app.add_middleware(RequestIds, echo=config.enable_request_id_headers)
-    return for_pages(app, config.allowed_origins)
+    whole = for_pages(app, config.allowed_origins)
+    return AccessLog(whole) if config.access_log else whole
 
 
 def for_pages(app: ASGIApp, origins: Sequence[str]) -> ASGIApp:
@@ -123,6 +125,7 @@ def _where_it_is(path: str) -> str:
 
 async def _left(request: Request, error: Exception) -> Response:
     """A client that left before its body was there: the answer that ASGI wants reaches nobody."""
+    request.scope[ENDED] = CLIENT_LEFT
     return Response(status_code=400)
 
 

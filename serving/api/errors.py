@@ -8,6 +8,7 @@ from typing import assert_never
 
 from pydantic_core import to_json
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from serving.messages import (
     DEAD_END,
@@ -22,6 +23,12 @@ from serving.messages import (
 
 RETRY_AFTER_SECONDS = 1
 """What a client is told to wait: one turn's typical queueing; clients add their own back-off."""
+
+ENDED = "foretoken.ended"
+"""The key in an ASGI scope of why a request ended without what it asked for: a code."""
+CLIENT_LEFT = "client_left"
+REFUSED = "refused"
+"""Codes of a request that nobody waited for, and of one that was wrong in a way without a code."""
 
 _TYPES = {
     400: "BadRequestError",
@@ -55,6 +62,11 @@ class ApiError(Exception):
         self.param = param
         self.code = code
         self.headers = dict(headers or {})
+
+    @property
+    def ended(self) -> str:
+        """What the log says of how the request ended."""
+        return self.code or REFUSED
 
     @property
     def body(self) -> bytes:
@@ -118,4 +130,19 @@ def _rejected(code: str, message: str) -> ApiError:
 
 def error_response(error: ApiError) -> Response:
     """Return the HTTP response for an error."""
-    return Response(error.body, error.status, headers=error.headers, media_type="application/json")
+    return _Refusal(error)
+
+
+class _Refusal(Response):
+    """An error's response, which leaves word in the scope of why the request ended."""
+
+    def __init__(self, error: ApiError) -> None:
+        super().__init__(
+            error.body, error.status, headers=error.headers, media_type="application/json"
+        )
+        self._ended = error.ended
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it."""
+        scope[ENDED] = self._ended
+        await super().__call__(scope, receive, send)

@@ -41,16 +41,24 @@ class Strand:
     predictions: Sequence[Prediction] = ()
 
 
+EXCHANGE = "foretoken.exchange"
+"""The key in an ASGI scope of the exchange that answers the request."""
+
+
 class ClientLeft(Exception):
     """Nobody waits for the rest."""
 
 
 class Exchange:
-    """The turns of one HTTP request, identified to the client as `id`."""
+    """The turns of one HTTP request, identified to the client as `id`.
+
+    `first_token_at`: when the first token of any of them was here, by the running loop's clock.
+    """
 
     def __init__(self, engine: Engine, id: str, strands: Sequence[Strand]) -> None:
         self.id = id
         self.strands = strands
+        self.first_token_at: float | None = None
         self._engine = engine
         self._live: set[TurnId] = set()
         self._dropped: Dropped | None = None
@@ -113,8 +121,14 @@ class Exchange:
         else:
             self._live.add(strand.turn.id)
             strand.reply = self._engine.submit(strand.turn)
-        strand.first = asyncio.create_task(_first(strand.reply))
+        strand.first = asyncio.create_task(self._first(strand.reply))
         return strand.first
+
+    async def _first(self, reply: Reply) -> Deliver | End:
+        item = await anext(reply)
+        if self.first_token_at is None and isinstance(item, Deliver):
+            self.first_token_at = asyncio.get_running_loop().time()
+        return item
 
     def _end(self, strand: Strand, end: End) -> Piece:
         self._live.discard(end.turn)
@@ -132,10 +146,6 @@ class Exchange:
         problem = of_outcome(outcome, self.id)
         if problem is not None:
             raise problem
-
-
-async def _first(reply: Reply) -> Deliver | End:
-    return await anext(reply)
 
 
 class _Nothing:

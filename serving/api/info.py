@@ -27,6 +27,10 @@ PROBED_BY = ["GET", "HEAD"]
 RANDOM_HEADER = "x-foretoken-random-weights"
 """On the probes of a server whose weights are random, and on no other's."""
 
+HEALTH = ("/health", "/ping", "/readiness")
+PROBES = frozenset({*HEALTH, "/liveness", "/version", "/load", "/metrics"})
+"""Paths that systems around a server ask for every few seconds."""
+
 
 def probes(service: Service, version: str) -> APIRouter:
     """Return the routes that tell whether and how the server runs."""
@@ -38,7 +42,7 @@ def probes(service: Service, version: str) -> APIRouter:
         status = 200 if service.engine.state is EngineState.READY else 503
         return Response(status_code=status, headers=marks)
 
-    for path in ("/health", "/ping", "/readiness"):
+    for path in HEALTH:
         router.add_api_route(path, health, methods=PROBED_BY)
 
     @router.api_route("/liveness", methods=PROBED_BY)

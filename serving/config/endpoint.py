@@ -19,6 +19,9 @@ class EndpointConfig:
     port: int = setting(8000, "Port to listen on.")
     root_path: str = setting("", "Path prefix when behind a proxy, such as /llm.")
     uvicorn_log_level: str = setting("info", "Log level of the HTTP server: critical to trace.")
+    access_log: bool = setting(
+        True, "Log a line for every request when it has ended; probes that succeed have none."
+    )
     served_model_name: tuple[str, ...] = setting((), "Name(s) of the model in the API.")
     api_key: tuple[str, ...] = setting((), "Accepted bearer key(s); none: open.", secret=True)
     allowed_origins: tuple[str, ...] = setting(

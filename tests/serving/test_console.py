@@ -59,3 +59,40 @@ def test_what_can_be_told_is_told_line_by_line():
         assert reader.read(100) == "ready \N{SNOWMAN} \\udc80\n".encode()
     stream.close()
     os.close(writes)
+
+
+LOG = """
+import logging, os, sys
+from serving.console import Unhurried
+log = logging.getLogger("lines")
+log.setLevel(logging.INFO)
+log.addHandler(Unhurried(2))
+for number in range(int(sys.argv[1])):
+    log.info("line %d %s", number, "x" * 100)
+print("went on", flush=True)
+"""
+
+
+def logging_to(stderr: int, lines: int) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-c", LOG, str(lines)]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=stderr, text=True)
+
+
+def test_lines_come_in_order_and_all_of_them_before_the_end():
+    reads, writes = os.pipe()
+    process = logging_to(writes, 2000)
+    os.close(writes)
+    with open(reads, encoding="utf-8") as reader:
+        lines = reader.read().splitlines()
+    assert process.communicate()[0] == "went on\n"
+    assert process.returncode == 0
+    assert [line.split()[:2] for line in lines] == [["line", str(n)] for n in range(2000)]
+
+
+def test_a_reader_that_reads_nothing_stops_neither_the_program_nor_its_end():
+    reads, writes = os.pipe()
+    process = logging_to(writes, 20_000)  # more than a pipe takes, and than are kept
+    assert process.communicate(timeout=60)[0] == "went on\n"
+    assert process.returncode == 0
+    os.close(writes)
+    os.close(reads)

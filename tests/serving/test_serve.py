@@ -238,6 +238,18 @@ def test_what_the_http_server_says_has_its_time(split):
     assert re.search(said, split.said)
 
 
+def test_a_request_has_its_line_in_the_log(split):
+    with split.client as client:
+        answer = client.completions.create(model="demo", prompt="1 2 3", max_tokens=4)
+    assert answer.usage is not None
+    line = rf"INFO serving\.api\.access: POST /v1/completions 200 \w+ .* id={answer.id} "
+    deadline = time.monotonic() + 20
+    while not (found := re.search(line, split.said)) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert found is not None
+    assert f" completion={answer.usage.completion_tokens} " in found[0]
+
+
 def test_a_client_that_leaves_frees_everything(split):
     body = {
         "model": "demo",
