@@ -24,6 +24,7 @@ from serving.flags import (
     server_options,
 )
 from serving.outputs import OutFile, OutFolder
+from serving.peer_flags import peer_flag
 from serving.plan.options import plan_options
 from serving.replay.options import replay_options
 from serving.sim.options import OneTarget, simulation_options, workload_options
@@ -177,7 +178,13 @@ def explain(log: Path, turn: str | None, number: int | None) -> None:
 @field_option("model", "quantize")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def generate(
-    checkpoint: str, *, revision: str, dtype: str, quantize: str, as_json: bool, **options: Any
+    checkpoint: str,
+    *,
+    revision: str | None,
+    dtype: str,
+    quantize: str,
+    as_json: bool,
+    **options: Any,
 ) -> None:
     """Generate from CHECKPOINT without a server: slow, obvious, the oracle of the engine."""
     from serving.engine.oracle import generate_text
@@ -321,7 +328,10 @@ def run(command: Callable[..., Any]) -> int:
     try:
         command(standalone_mode=False)
     except click.ClickException as error:
-        _with_variable(error).show()
+        if (line := _of_a_peer(error)) is not None:
+            click.echo(f"foretoken: {line}", err=True)
+        else:
+            _with_variable(error).show()
         return error.exit_code
     except click.exceptions.Exit as stop:
         return stop.exit_code
@@ -335,6 +345,15 @@ def run(command: Callable[..., Any]) -> int:
     except (KeyboardInterrupt, click.Abort):
         return INTERRUPTED
     return 0
+
+
+def _of_a_peer(error: click.ClickException) -> str | None:
+    """Say what an unknown flag of another server is called here."""
+    if not isinstance(error, click.NoSuchOption) or error.ctx is None:
+        return None
+    options = [one for one in error.ctx.command.params if isinstance(one, click.Option)]
+    known = [name for one in options for name in (*one.opts, *one.secondary_opts)]
+    return peer_flag(sys.argv[1:], known)
 
 
 def _with_variable(error: click.ClickException) -> click.ClickException:

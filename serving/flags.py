@@ -31,6 +31,7 @@ from serving.config import (
     ScheduleConfig,
     ServerConfig,
 )
+from serving.peer_flags import peer_flag
 
 PARTS: dict[str, type[Any]] = {
     "model": ModelSource,
@@ -143,7 +144,7 @@ def read_config_file(path: Path) -> dict[str, Any]:
         name = by_alias.get(name, name)
         where = f"{path}:{_line_of(text, key)}"
         if name not in known:
-            raise ConfigError(f"{where}: unknown setting {key!r}{_nearest(key, known)}")
+            raise ConfigError(f"{where}: unknown setting {key!r}; {_instead(key, known)}")
         if name in settings:
             raise ConfigError(f"{where}: {key!r} is set twice")
         if isinstance(value, dict):
@@ -152,9 +153,13 @@ def read_config_file(path: Path) -> dict[str, Any]:
     return settings
 
 
-def _nearest(key: str, known: Iterable[str]) -> str:
+def _instead(key: str, known: Iterable[str]) -> str:
+    """Say what a key of a file should have been, by its name in another server or its spelling."""
+    flags = [f"--{flag_name(name)}" for name in known]
+    if (line := peer_flag([f"--{key}"], flags)) is not None:
+        return line
     near = get_close_matches(flag_name(key), map(flag_name, known), n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
+    return f"did you mean {near[0]!r}?" if near else "foretoken serve --help lists all"
 
 
 def _of_type(field: Field[Any], value: Any, where: str) -> Any:
