@@ -336,7 +336,9 @@ class Coordinator:
 
     def _observe(self, event: StepsTimed | PagesChanged | LoadReport) -> None:
         record = self.fleet.observe(event)
-        if record is not None and isinstance(event, StepsTimed):
+        if record is not None and isinstance(event, LoadReport):
+            self._rebalancer.observe(event)
+        elif record is not None and isinstance(event, StepsTimed):
             correction = self._corrections[record.role]
             correction.observe_all(event.steps)
             for kind, ratio in correction.beyond():

@@ -16,7 +16,7 @@ from serving.core.live_turn import LiveTurn
 from serving.core.rules import CoordinatorRules
 from serving.costs.costs import Costs
 from serving.forecast.survival import alive_on
-from serving.messages import Role, WorkerId
+from serving.messages import LoadReport, Role, WorkerId
 from serving.policy.rebalance import current, overloaded, present
 from serving.policy.views import RebalanceView
 from serving.request import TurnId
@@ -55,17 +55,28 @@ class Rebalancer:
         self._fleet = fleet
         self._turns = turns
         self._was_over: frozenset[WorkerId] = frozenset()
+        self._short: set[WorkerId] = set()  # of pages, by their last reports
         self._looked_at = 0.0
         horizon = rules.rebalance_config.horizon_steps
         points = np.geomspace(1.0, max(2.0, horizon), GRID_POINTS - 1)
         self._grid = np.concatenate([[0.0], points])
 
+    def observe(self, report: LoadReport) -> None:
+        """Note whether a worker is short of pages: few of a large fleet are, or tell anything."""
+        total = report.pages_used + report.pages_cached + report.pages_free
+        left = report.pages_free + report.pages_cached
+        if left < self._rules.rebalance_config.watermark * total:
+            self._short.add(report.worker)
+        else:
+            self._short.discard(report.worker)
+
     def look(self, now: float) -> list[WantedMove]:
         """Return the moves wanted now; none before the interval is over, unless pages are short."""
-        # One at rest would be the only under-loaded one, and takes nothing.
-        workers = [w for w in self._fleet.workers.values() if w.decodes and not w.rests]
         due = now - self._looked_at >= self._rules.rebalance_every_s
-        if len(workers) < 2 or not (due or any(self._is_short(w) for w in workers)):
+        if not (due or any(self._counts_as_short(worker) for worker in self._short)):
+            return []
+        workers = [w for w in self._fleet.workers.values() if _may_have_rows(w)]
+        if len(workers) < 2:
             return []
         self._looked_at = now
         view, rows = self._view(workers, now)
@@ -80,12 +91,10 @@ class Rebalancer:
             WantedMove(rows[move.row].turn.id, move.to, move.reason, move.gain_s) for move in moves
         ]
 
-    def _is_short(self, record: WorkerRecord) -> bool:
-        report, watermark = record.report, self._rules.rebalance_config.watermark
-        if report is None:
-            return False
-        total = report.pages_used + report.pages_cached + report.pages_free
-        return report.pages_free + report.pages_cached < watermark * total
+    def _counts_as_short(self, worker: WorkerId) -> bool:
+        """Whether one that told that pages are short is still there, and could be helped."""
+        record = self._fleet.workers.get(worker)
+        return record is not None and record.report is not None and _may_have_rows(record)
 
     def _view(
         self, workers: list[WorkerRecord], now: float
@@ -103,15 +112,20 @@ class Rebalancer:
         # A curve of a running reply may go on beyond what its client asked for.
         most = np.array([row.max_new_len for row in rows], np.float64)[:, None]
         expected = self._expected()
-        pinned = [w.booked.total.tokens + expected[w.id] for w in workers]
+        pinned = [w.booked.total.tokens + expected.get(w.id, 0) for w in workers]
+        models = {role: costs.step_model() for role, costs in self._costs.items()}
+        reports, page_size = [record.report for record in workers], self._page_size
+        blank = [0 if r is None else r.pages_free * page_size for r in reports]
+        evict_s = [0.0 if r is None else r.page_loss_s / page_size for r in reports]
+        target_s = [self._target_s(record) if record.decoding else nan for record in workers]
         view = RebalanceView(
             workers=tuple(record.id for record in workers),
-            step_models=tuple(self._costs[record.role].step_model() for record in workers),
+            step_models=tuple(models[record.role] for record in workers),
             capacity=np.array([record.capacity for record in workers], np.float64),
             pinned=np.array(pinned, np.float64),
-            blank=np.array([self._blank(record) for record in workers], np.float64),
-            evict_s=np.array([self._evict_s(record) for record in workers], np.float64),
-            target_s=np.array([self._target_s(record) for record in workers], np.float64),
+            blank=np.array(blank, np.float64),
+            evict_s=np.array(evict_s, np.float64),
+            target_s=np.array(target_s, np.float64),
             may_send=np.array([w.id not in sending for w in workers], np.bool_),
             may_receive=np.array([w.takes_work and w.id not in to for w in workers], np.bool_),
             owner=np.array(owner, np.int64),
@@ -138,12 +152,6 @@ class Rebalancer:
                 expected[live.owner] += len(live.tokens)
         return expected
 
-    def _blank(self, record: WorkerRecord) -> int:
-        return 0 if record.report is None else record.report.pages_free * self._page_size
-
-    def _evict_s(self, record: WorkerRecord) -> float:
-        return 0.0 if record.report is None else record.report.page_loss_s / self._page_size
-
     def _target_s(self, record: WorkerRecord) -> float:
         targets = [self._turns[turn].slo.tpot_s for turn in record.decoding]
         return min((target for target in targets if target is not None), default=nan)
@@ -152,3 +160,8 @@ class Rebalancer:
         rested = now - live.moved_at >= self._rules.cool_down_s
         ending = live.finish is not None or live.expected_left < LEAST_LEFT
         return live.at_owner and live.move is None and rested and not ending
+
+
+def _may_have_rows(record: WorkerRecord) -> bool:
+    """Whether its rows count. One at rest would be the only under-loaded one, and takes nothing."""
+    return record.decodes and not record.rests

@@ -140,13 +140,18 @@ class Simulation:
         self._untold: list[Untold] = []
         # What has happened since all was told: it is noted in the order of its moments.
         self._unnoted: list[tuple[Moment, Entry]] = []
-        # Workers that had no task at their last tick and have got no message since: another tick
-        # would change nothing, and a large fleet has many.
-        self._resting: dict[WorkerId, LoadReport] = {}
+        # The others had no task at their last tick and have got no message since: nothing becomes
+        # of them meanwhile, they would tell the same again, and a large fleet has many. By place,
+        # so that workers have their ticks in the order in which they joined.
+        self._awake: dict[int, VirtualWorker] = {}
+        self._places: dict[WorkerId, int] = {}
+        self._reports: dict[WorkerId, LoadReport] = {}
 
     def join(self, worker: VirtualWorker, role: Role) -> None:
         """Add a warm worker."""
         self.workers[worker.id] = worker
+        self._places[worker.id] = place = len(self._places)
+        self._awake[place] = worker
         limits = worker.batcher.limits
         capacity = limits.num_pages * limits.page_size
         self._take(WorkerJoined(worker.id, role, capacity))
@@ -213,7 +218,7 @@ class Simulation:
 
     def _tell_all(self) -> None:
         """Let the coordinator hear of all that has happened by now, in its order."""
-        for worker in self.workers.values():
+        for worker in self._awake.values():
             worker.catch_up()
         self._hear_untold()
         self._note_all()
@@ -228,7 +233,7 @@ class Simulation:
         In a large fleet most rows do not; what all steps took does, since it corrects predictions.
         """
         now = self.agenda.now
-        for worker in self.workers.values():
+        for worker in self._awake.values():
             if worker.reports_at <= now:
                 worker.catch_up()
         self._hear_untold()
@@ -305,8 +310,9 @@ class Simulation:
                 assert_never(action)
 
     def _hand(self, worker: WorkerId, message: WorkerMessage) -> None:
-        self._resting.pop(worker, None)
-        self.workers[worker].deliver(message)
+        found = self.workers[worker]
+        self._awake[self._places[worker]] = found
+        found.deliver(message)
 
     def _decided(self, decision: Decision, at: Moment) -> None:
         self.decisions[decision.kind, decision.reason] += 1
@@ -321,30 +327,29 @@ class Simulation:
     def _tick(self) -> None:
         """Look at deadlines and loads, as long as there are turns."""
         self._tell_all()
-        resting = self._resting
-        workers = self.workers.values()
-        reports = [resting.get(worker.id) or worker.batcher.report() for worker in workers]
-        self._keep(
-            [report.pages_used for report in reports], [report.running for report in reports]
-        )
-        for worker, report in zip(workers, reports, strict=True):
-            if worker.id in resting:
-                continue
+        awake = sorted(self._awake.items())
+        for _, worker in awake:
+            self._reports[worker.id] = worker.batcher.report()
+        self._keep()
+        for place, worker in awake:
             worker.deliver(Tick())
-            self._take_as_of(self.agenda.reached, report)
+            self._take_as_of(self.agenda.reached, self._reports[worker.id])
             if not worker.batcher.holdings.tasks:
-                resting[worker.id] = report
+                del self._awake[place]
         self._take_as_of(self.agenda.reached, Tick())
         self._ticking = self.coordinator.live_turns > 0
         if self._ticking:
             self.agenda.at(self.agenda.now + TICK_S, self._tick)
 
-    def _keep(self, pages: Sequence[int], rows: Sequence[int]) -> None:
+    def _keep(self) -> None:
         """Remember what is held, at most `MOST_SAMPLES` times: every second one is then dropped."""
         now = self.agenda.now
         if self.samples and now - self.samples[-1].at < self._sample_every_s:
             return
-        self.samples.append(Sample(now, tuple(pages), tuple(rows)))
+        reports = self._reports.values()
+        pages = tuple(report.pages_used for report in reports)
+        rows = tuple(report.running for report in reports)
+        self.samples.append(Sample(now, pages, rows))
         if len(self.samples) > MOST_SAMPLES:
             self._sample_every_s *= 2
             del self.samples[1::2]
