@@ -46,6 +46,8 @@ class Booked:
 
         A turn that is late itself waits for all.
         """
+        if not self._of:
+            return NOTHING
         if deadline <= now:
             return self._total
         while self._due and self._due[0][0] <= now:

@@ -5,6 +5,7 @@ An eviction shows up as a shorter cached prefix, and routing follows by itself.
 """
 
 from collections.abc import Sequence
+from itertools import islice
 
 
 class PageMirror:
@@ -25,9 +26,11 @@ class PageMirror:
 
         `names` are the chained names of the prompt's pages (prefix.chain), the root first.
         """
-        held = 0
-        for name in names[1:]:
-            if name not in self._names:
+        known, held = self._names, 0
+        if len(names) < 2 or names[1] not in known:
+            return 0  # as at most workers of a large fleet
+        for name in islice(names, 1, None):
+            if name not in known:
                 break
             held += 1
         return held * self._page_size

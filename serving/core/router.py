@@ -67,12 +67,12 @@ class Router:
         # Whoever was refused by a peer stays with its owner.
         peers = [] if live.task.attempt else self._peers(len(live.tokens), owner)
         able = [*self._fleet.prefillers(), *(peer for peer in peers if not peer.decoding)]
-        prefills = [self._prefill_view(w, live, now) for w in able]
+        prefills = self._prefill_views(able, live, now)
         decision = rules.route(turn, owner_view, prefills, context)
         # One with rows may do it where that saves a target, and only there (policy/foretoken); and
         # only at once: a prompt that waits there holds memory of two workers (LOG.md).
         if any(option.missed for option in decision.options[:1]) and (busy := _busy(peers)):
-            prefills = [*prefills, *(self._prefill_view(w, live, now) for w in busy)]
+            prefills = [*prefills, *self._prefill_views(busy, live, now)]
             decision = rules.route(turn, owner_view, prefills, context)
         held = {view.worker: view.cached_len for view in prefills}
         return self._routed(decision, live, owner_view.cached_len, held)
@@ -152,21 +152,27 @@ class Router:
             gaps_s=np.array([row.gaps_s for row in rows], np.float64),
         )
 
-    def _prefill_view(self, record: WorkerRecord, live: LiveTurn, now: float) -> PrefillView:
-        queued = self._before(live, record, now)
-        return PrefillView(
-            worker=record.id,
-            cached_len=record.pages.cached_len(live.names),
-            queued_s=queued.seconds,
-            queued_len=queued.tokens,
-            turns=len(record.booked),
-            chunk_len=self._rules.chunk_len,
-            rows=len(record.decoding),
-            kv_tokens=record.kv_tokens,
-            residents=self._residents(record),
-            ttft_s=record.ttft.mean(now),
-            link=self._rules.link,
-        )
+    def _prefill_views(
+        self, records: Sequence[WorkerRecord], live: LiveTurn, now: float
+    ) -> list[PrefillView]:
+        chunk_len, link, names = self._rules.chunk_len, self._rules.link, live.names
+        queued = [self._before(live, record, now) for record in records]
+        return [
+            PrefillView(
+                worker=record.id,
+                cached_len=record.pages.cached_len(names),
+                queued_s=before.seconds,
+                queued_len=before.tokens,
+                chunk_len=chunk_len,
+                rows=len(record.decoding),
+                kv_tokens=record.kv_tokens,
+                residents=self._residents(record) if record.decoding else NOBODY,
+                turns=len(record.booked),
+                ttft_s=record.ttft.mean(now),
+                link=link,
+            )
+            for record, before in zip(records, queued, strict=True)
+        ]
 
     def concerned_by(self, prompt_len: int, owner: WorkerId) -> list[WorkerId]:
         """Name the workers beside the owner whose rows may count for where a turn is prefilled."""

@@ -62,8 +62,10 @@ def place(session: SessionId, workers: Sequence[DecodeView]) -> Placement | None
     if not ready:
         return None
     best = min(ready, key=lambda w: _rank(w, w.cached_len))
-    least_loaded = min(ready, key=lambda w: _rank(w, 0))
-    reason = "least_load" if best is least_loaded else "prefix"
+    # One that holds nothing of the prompt is the least loaded too: what the others hold only makes
+    # them better.
+    decided = best.cached_len > 0 and best is not min(ready, key=lambda w: _rank(w, 0))
+    reason = "prefix" if decided else "least_load"
     return Placement(best.worker, reason, clear, by_rows=may_keep_clear(workers))
 
 

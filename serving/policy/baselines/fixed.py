@@ -57,7 +57,7 @@ def pd_full(
     if not prefills:
         return Options(turn, owner, prefills, context).stay(RouteReason.NO_PREFILL_WORKER)
     shortest = min(prefills, key=lambda w: (w.queued_s, w.turns, w.worker))
-    worker = replace(shortest, cached_len=0)
+    worker = shortest._replace(cached_len=0)
     options = Options(turn, replace(owner, cached_len=0), [worker], context)
     ranked = options.ranked(options.on(worker, Pulling.NEVER))
     return sent_to(ranked, RouteReason.ALWAYS_REMOTE, reuse=False)
