@@ -1,5 +1,3 @@
-from dataclasses import replace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -70,7 +68,7 @@ def test_one_long_conversation_outweighs_many_short_ones():
 def test_what_a_row_costs_counts_too():
     by_row = StepModel(0.0, 5.0, 1.0)
     few, many = view("a", tokens=60, rows=1), view("b", tokens=50, rows=10)
-    assert chosen(replace(few, step_model=by_row), replace(many, step_model=by_row)) == "a"
+    assert chosen(few._replace(step_model=by_row), many._replace(step_model=by_row)) == "a"
 
 
 def test_a_faster_worker_may_carry_more():
@@ -112,7 +110,7 @@ def test_a_prefix_that_decides_is_the_reason():
     idle = view("a", tokens=10)
     assert reason(idle, view("b", tokens=40, cached_len=31)) == "prefix"
     assert reason(idle, view("b", tokens=40, cached_len=29)) == "least_load"
-    assert reason(replace(idle, cached_len=50), view("b", tokens=40)) == "least_load"
+    assert reason(idle._replace(cached_len=50), view("b", tokens=40)) == "least_load"
 
 
 def test_a_draining_worker_gets_no_session():
@@ -166,7 +164,7 @@ def test_more_of_the_prompt_at_hand_keeps_the_choice(views, more):
     placement = place(NEW, views)
     if placement is not None:
         longer = [
-            replace(v, cached_len=v.cached_len + more) if v.worker == placement.worker else v
+            v._replace(cached_len=v.cached_len + more) if v.worker == placement.worker else v
             for v in views
         ]
         again = place(NEW, longer)
@@ -267,7 +265,7 @@ def test_it_says_whether_rows_decided(views: list[DecodeView], by_rows: bool):
     placement = place(NEW, views)
     assert placement is not None
     assert placement.by_rows is by_rows
-    more = place(NEW, [replace(one, kv_tokens=one.kv_tokens + 900_000) for one in views])
+    more = place(NEW, [one._replace(kv_tokens=one.kv_tokens + 900_000) for one in views])
     assert by_rows or more == placement
 
 
