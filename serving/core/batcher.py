@@ -191,6 +191,14 @@ class Batcher:
         """How many steps more have to end before their times are told."""
         return self._stepper.reports_in
 
+    def time(self, ends: Sequence[float]) -> list[tuple[int, Told]]:
+        """Tell what the next steps of `go_on` took, before it takes them; as `go_on` tells it.
+
+        For drivers that must know of that before they need to know of tokens. Steps that were timed
+        before are not timed again, and nothing else may be told the worker until it has taken them.
+        """
+        return self._stepper.time(ends)
+
     def go_on(
         self, ends: Sequence[float], results: list[StepResult], sample: Sample
     ) -> list[tuple[int, Told]]:

@@ -45,6 +45,7 @@ class Stepper:
             min_tokens=min(rules.min_chunk_tokens, state.limits.max_chunk_tokens),
         )
         self._read_every = rules.read_every
+        self._ahead = 0  # steps that the clock has seen end, and `go_on` has yet to take
         self._unread = 0  # steps with rows since the last one in which the head was read
         self._launched: deque[tuple[list[WorkerTask], list[WorkerTask]]] = deque()
         # The rows of the last step, which are mostly those of the next one.
@@ -108,6 +109,13 @@ class Stepper:
         alike = all(rows_of is decoding and not chosen for rows_of, chosen in self._launched)
         return rows.steady_for if alike else 0
 
+    def time(self, ends: Sequence[float]) -> list[tuple[int, Told]]:
+        """Time steps that `go_on` has yet to take; see `Batcher.time`."""
+        rows, count = self._state.holdings.rows, len(self._decoding)
+        timed = self._clock.go_on(ends, count, rows.kv_tokens() + count * self._ahead)
+        self._ahead += len(ends)
+        return [*timed]
+
     def go_on(
         self, ends: Sequence[float], results: list[StepResult], sample: Sample
     ) -> list[tuple[int, Told]]:
@@ -115,7 +123,9 @@ class Stepper:
         rows, decoding = self._state.holdings.rows, self._decoding
         count, steps = len(decoding), len(ends)
         told: list[tuple[int, Told]] = []
-        told += self._clock.go_on(ends, count, rows.kv_tokens())
+        if (timed := self._ahead) < steps:
+            told += [(timed + i, report) for i, report in self.time(ends[timed:])]
+        self._ahead -= steps
         results += sample([self._reads(count) for _ in ends])
         first = 0  # of the steps since the last one with readings
         for i in range(steps):

@@ -10,7 +10,7 @@ Equal inputs give equal histories.
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from typing import Protocol, assert_never
 
 from serving.core.batcher import Batcher
@@ -49,6 +49,7 @@ TICK_S = 0.25  # as in the engine's loop
 
 Happened = Told | PagesChanged | Decision
 """What a worker tells that calls for no action; its decisions are only noted."""
+_PAGES_USED, _RUNNING = attrgetter("pages_used"), attrgetter("running")
 Untold = tuple[Sequence[Moment], Happened]
 """With when it happened: several moments for several steps."""
 Entry = Turn | Decision | End
@@ -96,6 +97,10 @@ class VirtualWorker(Protocol):
 
     def round(self) -> None:
         """Let it do what can be done now."""
+        ...
+
+    def tell_times(self) -> None:
+        """Let it tell what its steps took that are over by now, if it does not do so by itself."""
         ...
 
     def catch_up(self) -> None:
@@ -235,7 +240,7 @@ class Simulation:
         now = self.agenda.now
         for worker in self._awake.values():
             if worker.reports_at <= now:
-                worker.catch_up()
+                worker.tell_times()
         self._hear_untold()
         concerned = self.coordinator.concerned_by(turn)
         for worker in self.workers if concerned is None else concerned:
@@ -346,9 +351,8 @@ class Simulation:
         now = self.agenda.now
         if self.samples and now - self.samples[-1].at < self._sample_every_s:
             return
-        reports = self._reports.values()
-        pages = tuple(report.pages_used for report in reports)
-        rows = tuple(report.running for report in reports)
+        pages = tuple(map(_PAGES_USED, self._reports.values()))
+        rows = tuple(map(_RUNNING, self._reports.values()))
         self.samples.append(Sample(now, pages, rows))
         if len(self.samples) > MOST_SAMPLES:
             self._sample_every_s *= 2

@@ -64,22 +64,36 @@ class Stretch:
         ranks = [running.rank, *([queued.rank] * (len(times) - 1))]
         self._ends = Ends(times, since, ranks)
         self._seconds = seconds
-        self._over = 0
+        self._over = 0  # steps that were taken
+        self._timed = 0  # and steps that were timed, which may be more
         self.ends = self._ends[len(seconds)]
         self.next_end = running
 
+    def time(self, reached: Moment) -> Ends:
+        """Return the ends of the steps that are over by now, but for those timed or taken."""
+        first = self._timed
+        self._timed = self._over_by(reached, first)
+        return self._ends[first : self._timed]
+
     def take(self, reached: Moment) -> tuple[Ends, Sequence[float]]:
         """Return the ends of the steps that are over by now, and what those launched then take."""
-        first, most = self._over, len(self._seconds)
+        first = self._over
+        self._over = over = self._over_by(reached, first)
+        self._timed = max(self._timed, over)
+        self.next_end = self._ends[over]
+        return self._ends[first:over], self._seconds[first:over]
+
+    def _over_by(self, reached: Moment, first: int) -> int:
+        """Count the steps that are over by now, of which there are so many at least."""
+        most = len(self._seconds)
         over = bisect_left(self._ends.times, reached.time, first, most)
         while over < most and self._ends[over] < reached:  # those that end right now
             over += 1
-        self._over, self.next_end = over, self._ends[over]
-        return self._ends[first:over], self._seconds[first:over]
+        return over
 
     def end_of(self, steps: int) -> float:
-        """Return when so many steps more are over; never, if so many are not taken together."""
-        last = self._over + steps - 1
+        """Return when so many steps more than were timed are over; never, if not taken together."""
+        last = self._timed + steps - 1
         return self._ends.times[last] if last < len(self._seconds) else inf
 
     @property

@@ -137,6 +137,16 @@ class SimWorker:
             self._look_out()
             self._await(ends)
 
+    def tell_times(self) -> None:
+        """Tell what the steps of a stretch took that are over by now, before their rounds are done.
+
+        What rows sampled in them need not be known for that, and can be taken with later steps.
+        """
+        if self._stretch is not None and (over := self._stretch.time(self._agenda.reached)):
+            for i, report in self.batcher.time(over.times):
+                self._hall.tell(report, over[i : i + 1])
+            self._look_out()
+
     def catch_up(self) -> None:
         """Do those rounds of a stretch that are over by now, each as of its own time."""
         if self._stretch is None or self._stretch.next_end >= self._agenda.reached:
