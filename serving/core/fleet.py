@@ -25,7 +25,6 @@ class WorkerRecord:
     id: WorkerId
     role: Role
     capacity: int
-    pages: PageMirror
     ttft: Window
     itl: Window
     changed_at: float
@@ -74,6 +73,7 @@ class Fleet:
     def __init__(self, *, page_size: int, window_s: float) -> None:
         """Start empty. Means are taken over `window_s` seconds."""
         self.workers: dict[WorkerId, WorkerRecord] = {}
+        self.pages = PageMirror(page_size)
         self.page_size = page_size
         self._window_s = window_s
 
@@ -81,11 +81,11 @@ class Fleet:
         """A worker takes work from now on. Raises ValueError if its id is taken."""
         if worker in self.workers:
             raise ValueError(f"worker {worker} has joined already")
+        self.pages.join(worker)
         self.workers[worker] = WorkerRecord(
             worker,
             role,
             capacity,
-            PageMirror(self.page_size),
             Window(self._window_s),
             Window(self._window_s),
             now,
@@ -94,6 +94,7 @@ class Fleet:
     def leave(self, worker: WorkerId) -> None:
         """A worker is gone."""
         self.workers.pop(worker, None)
+        self.pages.leave(worker)
 
     def owners(self) -> list[WorkerRecord]:
         """List the workers that may own new sessions."""
@@ -151,7 +152,7 @@ class Fleet:
                 case LoadReport():
                     record.report = event
                 case PagesChanged(_, added, removed):
-                    record.pages.change(added, removed)
+                    self.pages.change(record.id, added, removed)
                 case StepsTimed():
                     pass  # the latency model learns from it
                 case _:

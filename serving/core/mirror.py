@@ -1,36 +1,77 @@
-"""Which full pages can be found at a worker, as far as the coordinator has heard?
+"""Which full pages can be found at which worker, as far as the coordinator has heard?
 
 Workers tell what comes and what goes, in order, so the mirror is exact but for what is on its way.
 An eviction shows up as a shorter cached prefix, and routing follows by itself.
+
+By name and not by worker: in a large fleet few workers hold anything of a prompt, and the others
+need not be asked.
 """
 
 from collections.abc import Sequence
 from itertools import islice
 
+from serving.messages import WorkerId
+
 
 class PageMirror:
-    """The names of one worker's findable full pages."""
+    """The names of all workers' findable full pages. A set of workers is an integer, a bit each."""
 
     def __init__(self, page_size: int) -> None:
-        """Start empty."""
+        """Start without workers."""
         self._page_size = page_size
-        self._names: set[bytes] = set()
+        self._holders: dict[bytes, int] = {}
+        self._bits: dict[WorkerId, int] = {}
+        self._workers: dict[int, WorkerId] = {}  # by their bits
 
-    def change(self, added: Sequence[bytes], removed: Sequence[bytes]) -> None:
+    def join(self, worker: WorkerId) -> None:
+        """A worker is there, and nothing can be found at it yet."""
+        taken = sum(self._workers)
+        bit = ~taken & (taken + 1)  # the lowest that is free
+        self._bits[worker], self._workers[bit] = bit, worker
+
+    def leave(self, worker: WorkerId) -> None:
+        """A worker is gone, with all that could be found there; no effect if it was not there."""
+        if worker in self._bits:
+            self.change(worker, (), self.names(worker))
+            del self._workers[self._bits.pop(worker)]
+
+    def change(self, worker: WorkerId, added: Sequence[bytes], removed: Sequence[bytes]) -> None:
         """Take what a worker told."""
-        self._names.difference_update(removed)
-        self._names.update(added)
+        holders, bit = self._holders, self._bits[worker]
+        for name in removed:
+            left = holders.get(name, 0) & ~bit
+            if left:
+                holders[name] = left
+            else:
+                holders.pop(name, None)
+        for name in added:
+            holders[name] = holders.get(name, 0) | bit
 
-    def cached_len(self, names: Sequence[bytes]) -> int:
-        """Count the leading tokens of a prompt that its full pages hold.
+    def names(self, worker: WorkerId) -> list[bytes]:
+        """List what can be found at a worker, which takes a look at all names."""
+        bit = self._bits[worker]
+        return [name for name, holders in self._holders.items() if holders & bit]
+
+    def cached_lens(self, names: Sequence[bytes]) -> dict[WorkerId, int]:
+        """Count the leading tokens of a prompt that workers' full pages hold, if they hold any.
 
         `names` are the chained names of the prompt's pages (prefix.chain), the root first.
         """
-        known, held = self._names, 0
-        if len(names) < 2 or names[1] not in known:
-            return 0  # as at most workers of a large fleet
+        lens: dict[WorkerId, int] = {}
+        holding, held = -1, 0  # everybody, so far
         for name in islice(names, 1, None):
-            if name not in known:
-                break
+            on = holding & self._holders.get(name, 0)
+            if on != holding:
+                self._note(lens, holding & ~on, held)
+                holding = on
+                if not on:
+                    break
             held += 1
-        return held * self._page_size
+        self._note(lens, holding, held)
+        return lens
+
+    def _note(self, lens: dict[WorkerId, int], workers: int, pages: int) -> None:
+        while pages and workers:
+            lowest = workers & -workers
+            lens[self._workers[lowest]] = pages * self._page_size
+            workers ^= lowest

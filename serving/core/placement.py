@@ -41,6 +41,7 @@ class Placer:
         `names` are those of its prompt's pages, `tpot_s` is what its turn may take for a token.
         What a worker's live turns are expected to grow to stands for its load over the horizon.
         """
+        cached = self._fleet.pages.cached_lens(names)
         models = {role: costs.step_model() for role, costs in self._costs.items()}
         return self._policy(
             session,
@@ -51,7 +52,7 @@ class Placer:
                     turns=record.turns,
                     sessions=self._sessions.owned_by(record.id),
                     capacity=record.capacity,
-                    cached_len=record.pages.cached_len(names),
+                    cached_len=cached.get(record.id, 0),
                     expected_tokens=float(record.load),
                     expected_rows=float(record.turns),
                     kv_tokens=record.kv_tokens,

@@ -63,16 +63,17 @@ class Router:
         rules, record = self._rules, self._fleet.workers[owner]
         context = RouteContext(self._costs[record.role], rules.route_config, rules.table)
         turn = self._turn_view(live, now, arrival_rate)
-        owner_view = self._owner_view(record, live, now)
+        cached = self._fleet.pages.cached_lens(live.names)
+        owner_view = self._owner_view(record, live, cached.get(owner, 0), now)
         # Whoever was refused by a peer stays with its owner.
         peers = [] if live.task.attempt else self._peers(len(live.tokens), owner)
         able = [*self._fleet.prefillers(), *(peer for peer in peers if not peer.decoding)]
-        prefills = self._prefill_views(able, live, now)
+        prefills = self._prefill_views(able, live, cached, now)
         decision = rules.route(turn, owner_view, prefills, context)
         # One with rows may do it where that saves a target, and only there (policy/foretoken); and
         # only at once: a prompt that waits there holds memory of two workers (LOG.md).
         if any(option.missed for option in decision.options[:1]) and (busy := _busy(peers)):
-            prefills = [*prefills, *self._prefill_views(busy, live, now)]
+            prefills = [*prefills, *self._prefill_views(busy, live, cached, now)]
             decision = rules.route(turn, owner_view, prefills, context)
         held = {view.worker: view.cached_len for view in prefills}
         return self._routed(decision, live, owner_view.cached_len, held)
@@ -121,12 +122,14 @@ class Router:
             arrival_rate=arrival_rate,
         )
 
-    def _owner_view(self, record: WorkerRecord, live: LiveTurn, now: float) -> OwnerView:
+    def _owner_view(
+        self, record: WorkerRecord, live: LiveTurn, cached_len: int, now: float
+    ) -> OwnerView:
         pages, queued = record.capacity // self._fleet.page_size, self._before(live, record, now)
         available = record.available_pages
         return OwnerView(
             worker=record.id,
-            cached_len=record.pages.cached_len(live.names),
+            cached_len=cached_len,
             rows=len(record.decoding),
             max_rows=self._rules.max_rows,
             kv_tokens=record.kv_tokens,
@@ -153,14 +156,18 @@ class Router:
         )
 
     def _prefill_views(
-        self, records: Sequence[WorkerRecord], live: LiveTurn, now: float
+        self,
+        records: Sequence[WorkerRecord],
+        live: LiveTurn,
+        cached: Mapping[WorkerId, int],
+        now: float,
     ) -> list[PrefillView]:
-        chunk_len, link, names = self._rules.chunk_len, self._rules.link, live.names
+        chunk_len, link = self._rules.chunk_len, self._rules.link
         queued = [self._before(live, record, now) for record in records]
         return [
             PrefillView(
                 worker=record.id,
-                cached_len=record.pages.cached_len(names),
+                cached_len=cached.get(record.id, 0),
                 queued_s=before.seconds,
                 queued_len=before.tokens,
                 chunk_len=chunk_len,

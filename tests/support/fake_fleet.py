@@ -377,9 +377,12 @@ class FakeFleet:
 
     def check_mirrors(self) -> None:
         """Raise AssertionError unless the coordinator knows exactly the names that can be found."""
-        for name, record in self.coordinator.fleet.workers.items():
+        fleet = self.coordinator.fleet
+        for name in fleet.workers:
             findable = self.workers[name].batcher.holdings.pool._page_of.keys()
-            assert record.pages._names == findable, f"the mirror of {name} is wrong"
+            assert set(fleet.pages.names(name)) == findable, f"the mirror of {name} is wrong"
+        assert fleet.pages._bits.keys() == fleet.workers.keys()
+        assert all(fleet.pages._holders.values()), "a page that nobody holds is remembered"
 
     def check_contents(self) -> None:
         """Raise AssertionError unless equal names mean equal KV, on devices and on hosts."""
