@@ -74,6 +74,8 @@ class Fleet:
         """Start empty. Means are taken over `window_s` seconds."""
         self.workers: dict[WorkerId, WorkerRecord] = {}
         self.pages = PageMirror(page_size)
+        self.roles_version = 0  # rises when workers come, go or change their roles
+        self.loads_changed: set[WorkerId] = set()  # since placement last looked
         self.page_size = page_size
         self._window_s = window_s
 
@@ -82,6 +84,7 @@ class Fleet:
         if worker in self.workers:
             raise ValueError(f"worker {worker} has joined already")
         self.pages.join(worker)
+        self.roles_version += 1
         self.workers[worker] = WorkerRecord(
             worker,
             role,
@@ -95,6 +98,7 @@ class Fleet:
         """A worker is gone."""
         self.workers.pop(worker, None)
         self.pages.leave(worker)
+        self.roles_version += 1
 
     def owners(self) -> list[WorkerRecord]:
         """List the workers that may own new sessions."""
@@ -115,6 +119,7 @@ class Fleet:
         if record is not None:
             record.load += tokens
             record.turns += turns
+            self.loads_changed.add(worker)
 
     def book(self, worker: WorkerId, turn: TurnId, work: Work, deadline: float) -> None:
         """Book a turn's new tokens, due then, at the worker that prefills them."""

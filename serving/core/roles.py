@@ -55,6 +55,7 @@ class Roles:
             self._take(record, change.role, why, now)
             return
         record.leaving, record.next_role = True, change.role
+        self._fleet.roles_version += 1
         self._sessions.disown(worker)
         self._outbox.decide_for("drain", worker, _name(change.role), why)
         self.settle(record, now)
@@ -120,6 +121,7 @@ class Roles:
         if record.leaving or record.role is not role:
             record.role, record.changed_at = role, now
             record.leaving, record.next_role = False, None
+            self._fleet.roles_version += 1
             self._outbox.decide_for("role", record.id, _name(role), reason)
 
 

@@ -104,6 +104,10 @@ class Sessions:
         """Count the sessions remembered whose owner is `worker`."""
         return self._owned.get(worker, 0)
 
+    def owned(self) -> dict[WorkerId, int]:
+        """Count the sessions remembered by owner; who is missing owns none."""
+        return self._owned.copy()
+
     def disown(self, worker: WorkerId) -> None:
         """A worker is gone: its sessions have no owner, and are placed anew when they return."""
         self._owned.pop(worker, None)

@@ -1,9 +1,10 @@
 """What may a decision look at? Frozen snapshots in seconds, tokens and pages; never queues.
 
-Those of which one is made for every worker and turn are tuples, which are made in half the time.
+Those of which one is made for every worker and turn are columns, or tuples: these are made in half
+the time.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
@@ -15,30 +16,35 @@ from serving.forecast.survival import Survival
 from serving.messages import WorkerId
 
 
-class DecodeView(NamedTuple):
-    """A decode worker as a home for a new session: `load` is the tokens its live turns are
-    expected to hold. `sessions` counts all that it owns, the idle ones too.
+@dataclass(frozen=True, slots=True)
+class HomesView:
+    """The decode workers as homes for a new session, one entry a worker: [D] each.
 
-    `cached_len`: tokens of the session's first prompt whose KV its full pages hold.
-    `expected_tokens`, `expected_rows`: what its steps will attend to and how many rows they will
-    have, on average over the horizon; `kv_tokens` what they attend to now. `step_model` prices
-    them, and `tpot_s` is what the turn may take for a token, None if it may take any time. `peer`:
-    it prefills for others too. `draining`: takes no new session.
+    `load` is the tokens that a worker's live turns are expected to hold. `cached_len`: tokens of
+    the session's first prompt whose KV its full pages hold. `expected_tokens`, `expected_rows`:
+    what its steps will attend to and how many rows they will have, on average over the horizon.
+    `step_models[model[i]]` prices the steps of worker i. `peer`: it prefills for others too.
+    `draining`: takes no new session.
+
+    `sessions` counts all that workers own, the idle ones too; who is missing owns none.
+    `kv_tokens` is what the rows of all peers attend to now. `tpot_s` is what the turn may take for
+    a token, None if it may take any time.
     """
 
-    worker: WorkerId
-    load: int
-    turns: int
-    sessions: int
-    capacity: int
-    cached_len: int
-    expected_tokens: float
-    expected_rows: float
+    workers: Sequence[WorkerId]
+    load: NDArray[np.int64]
+    turns: NDArray[np.int64]
+    capacity: NDArray[np.int64]
+    cached_len: NDArray[np.int64]
+    expected_tokens: NDArray[np.float64]
+    expected_rows: NDArray[np.float64]
+    step_models: Sequence[StepModel]
+    model: NDArray[np.int64]
+    peer: NDArray[np.bool_]
+    draining: NDArray[np.bool_]
+    sessions: Mapping[WorkerId, int]
     kv_tokens: int
-    step_model: StepModel
     tpot_s: float | None
-    peer: bool
-    draining: bool
 
 
 # ---- routing ------------------------------------------------------------------------------------

@@ -1,15 +1,38 @@
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.costs.costs import StepModel
 from serving.messages import WorkerId
-from serving.policy.place import clear_of_rows, place, place_by_hash
-from serving.policy.views import DecodeView
+from serving.policy import place as policy
+from serving.policy.place import Placement
+from serving.policy.views import HomesView
 from serving.request import SessionId
 
 NEW = SessionId("s1")
 BY_TOKENS = StepModel(0.0, 0.0, 1.0)
+
+
+class Home(NamedTuple):
+    """One worker of a `HomesView`."""
+
+    worker: WorkerId
+    load: int
+    turns: int
+    sessions: int
+    capacity: int
+    cached_len: int
+    expected_tokens: float
+    expected_rows: float
+    kv_tokens: int
+    step_model: StepModel
+    tpot_s: float | None
+    peer: bool
+    draining: bool
 
 
 def view(
@@ -27,8 +50,8 @@ def view(
     tpot_s: float | None = None,
     peer: bool = False,
     draining: bool = False,
-) -> DecodeView:
-    return DecodeView(
+) -> Home:
+    return Home(
         WorkerId(name),
         load,
         turns,
@@ -45,13 +68,46 @@ def view(
     )
 
 
-def chosen(*views: DecodeView) -> str:
+def homes(workers: Sequence[Home]) -> HomesView:
+    """These workers in columns; the turn's target is the first one's."""
+    models = list(dict.fromkeys(w.step_model for w in workers))
+    return HomesView(
+        workers=[w.worker for w in workers],
+        load=np.array([w.load for w in workers], np.int64),
+        turns=np.array([w.turns for w in workers], np.int64),
+        capacity=np.array([w.capacity for w in workers], np.int64),
+        cached_len=np.array([w.cached_len for w in workers], np.int64),
+        expected_tokens=np.array([w.expected_tokens for w in workers], np.float64),
+        expected_rows=np.array([w.expected_rows for w in workers], np.float64),
+        step_models=models,
+        model=np.array([models.index(w.step_model) for w in workers], np.int64),
+        peer=np.array([w.peer for w in workers], np.bool_),
+        draining=np.array([w.draining for w in workers], np.bool_),
+        sessions={w.worker: w.sessions for w in workers if w.sessions},
+        kv_tokens=sum(w.kv_tokens for w in workers if w.peer),
+        tpot_s=workers[0].tpot_s if workers else None,
+    )
+
+
+def place(session: SessionId, workers: Sequence[Home]) -> Placement | None:
+    return policy.place(session, homes(workers))
+
+
+def place_by_hash(session: SessionId, workers: Sequence[Home]) -> Placement | None:
+    return policy.place_by_hash(session, homes(workers))
+
+
+def clear_of_rows(workers: Sequence[Home]) -> tuple[WorkerId, ...]:
+    return policy.clear_of_rows(homes(workers))
+
+
+def chosen(*views: Home) -> str:
     placement = place(NEW, views)
     assert placement is not None
     return placement.worker
 
 
-def reason(*views: DecodeView) -> str:
+def reason(*views: Home) -> str:
     placement = place(NEW, views)
     assert placement is not None
     return placement.reason
@@ -120,7 +176,7 @@ def test_a_draining_worker_gets_no_session():
 
 VIEWS = st.lists(
     st.builds(
-        DecodeView,
+        Home,
         st.text("abcdef", min_size=1, max_size=3).map(WorkerId),
         load=st.integers(0, 50),
         turns=st.integers(0, 3),
@@ -138,7 +194,7 @@ VIEWS = st.lists(
 )
 
 
-def step_s(view: DecodeView) -> float:
+def step_s(view: Home) -> float:
     model, tokens = view.step_model, view.expected_tokens - view.cached_len
     return model.base_s + model.per_row_s * view.expected_rows + model.per_token_s * tokens
 
@@ -157,6 +213,25 @@ def test_the_choice_has_room_and_the_shortest_steps_in_any_order(views, random):
     roomy = [v for v in ready if v.expected_tokens < v.capacity]
     assert best in (roomy or ready)
     assert all(step_s(best) <= step_s(v) for v in (roomy or ready))
+
+
+def rank(view: Home, cached_len: int) -> tuple[object, ...]:
+    attended = view.expected_tokens - cached_len
+    model = view.step_model
+    step_s = model.base_s + model.per_row_s * view.expected_rows + model.per_token_s * attended
+    full, share = view.expected_tokens >= view.capacity, view.load / view.capacity
+    return full, step_s, share, view.turns, view.sessions, view.worker
+
+
+@given(VIEWS)
+def test_columns_choose_what_ranking_one_by_one_would_choose(views):
+    placement = place(NEW, views)
+    if placement is not None:
+        ready = [v for v in views if not v.draining and v.worker not in placement.clear]
+        best = min(ready, key=lambda v: rank(v, v.cached_len))
+        least_loaded = min(ready, key=lambda v: rank(v, 0))
+        reason = "least_load" if best is least_loaded else "prefix"
+        assert (placement.worker, placement.reason) == (best.worker, reason)
 
 
 @given(VIEWS, st.integers(1, 20))
@@ -194,13 +269,13 @@ def test_by_hash_nobody_that_leaves_is_chosen():
 HEAVY = StepModel(base_s=16.0, per_row_s=0.1, per_token_s=0.001)
 
 
-def peer(name: str, **named) -> DecodeView:
+def peer(name: str, **named) -> Home:
     """A worker that does both, whose steps take 16 of the 20 seconds a token."""
     how = {"model": HEAVY, "tpot_s": 20.0, "peer": True, "capacity": 10_000, **named}
     return view(name, **how)
 
 
-def clear(*views: DecodeView) -> set[str]:
+def clear(*views: Home) -> set[str]:
     return set(clear_of_rows(views))
 
 
@@ -261,7 +336,7 @@ def test_nobody_stays_clear_without_a_target_with_a_loose_one_and_with_a_hopeles
         ([view("a"), view("b")], False),
     ],
 )
-def test_it_says_whether_rows_decided(views: list[DecodeView], by_rows: bool):
+def test_it_says_whether_rows_decided(views: list[Home], by_rows: bool):
     placement = place(NEW, views)
     assert placement is not None
     assert placement.by_rows is by_rows
