@@ -39,6 +39,8 @@ class Homes:
         for worker, tokens in cached.items():
             if (i := self._index.get(worker)) is not None:
                 cached_len[i] = tokens
+        all_peers = bool(self._peer.all())
+        kv_tokens = sum(record.kv_tokens for record in self._records) if all_peers else 0
         # What a worker's live turns are expected to grow to stands for its load over the horizon.
         return HomesView(
             workers=self._names,
@@ -53,7 +55,7 @@ class Homes:
             peer=self._peer,
             draining=self._draining,
             sessions=sessions,
-            kv_tokens=sum(record.kv_tokens for record in self._records) if self._peers else 0,
+            kv_tokens=kv_tokens,
             tpot_s=tpot_s,
         )
 

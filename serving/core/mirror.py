@@ -10,6 +10,8 @@ need not be asked.
 from collections.abc import Sequence
 from itertools import islice
 
+import numpy as np
+
 from serving.messages import WorkerId
 
 
@@ -21,19 +23,20 @@ class PageMirror:
         self._page_size = page_size
         self._holders: dict[bytes, int] = {}
         self._bits: dict[WorkerId, int] = {}
-        self._workers: dict[int, WorkerId] = {}  # by their bits
+        self._workers: list[WorkerId] = []  # by the place of their bits; some are gone
 
     def join(self, worker: WorkerId) -> None:
         """A worker is there, and nothing can be found at it yet."""
-        taken = sum(self._workers)
+        taken = sum(self._bits.values())
         bit = ~taken & (taken + 1)  # the lowest that is free
-        self._bits[worker], self._workers[bit] = bit, worker
+        place = bit.bit_length() - 1
+        self._bits[worker], self._workers[place : place + 1] = bit, [worker]
 
     def leave(self, worker: WorkerId) -> None:
         """A worker is gone, with all that could be found there; no effect if it was not there."""
         if worker in self._bits:
             self.change(worker, (), self.names(worker))
-            del self._workers[self._bits.pop(worker)]
+            del self._bits[worker]
 
     def change(self, worker: WorkerId, added: Sequence[bytes], removed: Sequence[bytes]) -> None:
         """Take what a worker told."""
@@ -71,7 +74,9 @@ class PageMirror:
         return lens
 
     def _note(self, lens: dict[WorkerId, int], workers: int, pages: int) -> None:
-        while pages and workers:
-            lowest = workers & -workers
-            lens[self._workers[lowest]] = pages * self._page_size
-            workers ^= lowest
+        """Note what each of a set of workers holds: of a shared beginning these are very many."""
+        if pages and workers:
+            size = (len(self._workers) + 7) // 8
+            bits = np.frombuffer(workers.to_bytes(size, "little"), np.uint8)
+            for place in np.flatnonzero(np.unpackbits(bits, bitorder="little")).tolist():
+                lens[self._workers[place]] = pages * self._page_size

@@ -28,6 +28,7 @@ class Roles:
         self._fleet = fleet
         self._sessions = sessions
         self._outbox = outbox
+        self._leaving: set[WorkerId] = set()
 
     def problem(self, change: SetRole) -> str | None:
         """Say in one line why a change cannot be made; None if it can."""
@@ -56,6 +57,7 @@ class Roles:
             return
         record.leaving, record.next_role = True, change.role
         self._fleet.roles_version += 1
+        self._leaving.add(worker)
         self._sessions.disown(worker)
         self._outbox.decide_for("drain", worker, _name(change.role), why)
         self.settle(record, now)
@@ -96,7 +98,9 @@ class Roles:
         self._take(record, record.next_role, "drained", now)
 
     def settle_all(self, now: float) -> None:
-        """Settle every worker that leaves."""
+        """Settle every worker that leaves; mostly there is none, and every turn's end asks."""
+        if not self._leaving:
+            return
         for record in self._fleet.workers.values():
             self.settle(record, now)
 
@@ -122,6 +126,7 @@ class Roles:
             record.role, record.changed_at = role, now
             record.leaving, record.next_role = False, None
             self._fleet.roles_version += 1
+            self._leaving.discard(record.id)
             self._outbox.decide_for("role", record.id, _name(role), reason)
 
 

@@ -27,8 +27,8 @@ class HomesView:
     `draining`: takes no new session.
 
     `sessions` counts all that workers own, the idle ones too; who is missing owns none.
-    `kv_tokens` is what the rows of all peers attend to now. `tpot_s` is what the turn may take for
-    a token, None if it may take any time.
+    `kv_tokens` is what all rows attend to now, 0 unless all workers are peers. `tpot_s` is what the
+    turn may take for a token, None if it may take any time.
     """
 
     workers: Sequence[WorkerId]

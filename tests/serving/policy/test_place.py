@@ -84,7 +84,7 @@ def homes(workers: Sequence[Home]) -> HomesView:
         peer=np.array([w.peer for w in workers], np.bool_),
         draining=np.array([w.draining for w in workers], np.bool_),
         sessions={w.worker: w.sessions for w in workers if w.sessions},
-        kv_tokens=sum(w.kv_tokens for w in workers if w.peer),
+        kv_tokens=sum(w.kv_tokens for w in workers) if all(w.peer for w in workers) else 0,
         tpot_s=workers[0].tpot_s if workers else None,
     )
 
