@@ -4,7 +4,9 @@ Two workers get the same messages and the same results; one is told of several e
 """
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -88,15 +90,20 @@ class Going:
         self.tell(self.batcher.complete(plan, result, self.now))
         self.tell(self.batcher.step(self.now))
 
-    def go_on(self, steps: int) -> None:
-        """The same as so many rounds, at once."""
+    def go_on(self, steps: int, *, timed: Sequence[int] = ()) -> None:
+        """The same as so many rounds, at once, of which so many were timed one after another."""
         rows = self.launched[0][0].num_decode
         ends = []
         for _ in range(steps):
             self.now += STEP_S
             ends.append(self.now)
         results = [result for _, result in self.launched]
-        told = self.batcher.go_on(
+        told, first = [], 0
+        for count in timed:
+            ahead = self.batcher.time(ends[first : first + count])
+            told += [(first + i, report) for i, report in ahead]
+            first += count
+        told += self.batcher.go_on(
             ends, results, lambda reads: [self.sample(rows, read) for read in reads]
         )
         each: list[tuple[int, object]] = []
@@ -118,15 +125,17 @@ class Going:
     read_every=st.sampled_from([None, 1, 5]),
     max_tokens=st.sampled_from([12, 30]),
     share=st.floats(0.0, 1.0),
+    cuts=st.lists(st.floats(0.0, 1.0), max_size=3),
 )
-def test_several_steps_at_once_are_as_many_single_ones(rows, read_every, max_tokens, share):
+def test_several_steps_at_once_are_as_many_single_ones(rows, read_every, max_tokens, share, cuts):
     one = Going(rows, max_tokens=max_tokens, read_every=read_every)
     other = Going(rows, max_tokens=max_tokens, read_every=read_every)
     assert one.told == other.told
     steps = max(1, round(share * one.batcher.steady_for))
     for _ in range(steps):
         one.round()
-    other.go_on(steps)
+    places = sorted({round(cut * steps) for cut in cuts} - {0})
+    other.go_on(steps, timed=[after - before for before, after in pairwise([0, *places])])
     for _ in range(40):  # to the end of all replies
         assert one.told == other.told
         assert one.batcher.report() == other.batcher.report()

@@ -2,8 +2,8 @@
 
 import pytest
 
-from serving.messages import Role, SetRole, WorkerId
-from serving.request import Slo
+from serving.messages import Cancelled, Role, SetRole, WorkerId, WorkerJoined, WorkerLost
+from serving.request import Slo, TurnId
 from tests.support.coordinating import Desk
 
 DECODERS = {"p0": Role.PREFILL, "d0": Role.DECODE, "d1": Role.DECODE}
@@ -41,6 +41,29 @@ def test_a_worker_that_leaves_gets_no_session():
     for name in ("a", "b"):
         desk.arrive(name, [ord(name)] * 9)
     assert [worker for worker, _ in placed(desk)] == ["d1", "d1"]
+
+
+def test_who_comes_goes_or_changes_its_role_between_two_sessions_is_seen():
+    desk = Desk(DECODERS)
+    desk.arrive("a", [1] * 9)
+    desk.on(WorkerLost(WorkerId("d1")))
+    desk.arrive("b", [2] * 9)
+    desk.on(WorkerJoined(WorkerId("d2"), Role.DECODE, 400))
+    desk.arrive("c", [3] * 9)
+    desk.on(SetRole(WorkerId("d0"), None))
+    desk.arrive("d", [4] * 9)
+    desk.on(SetRole(WorkerId("d0"), Role.DECODE))
+    desk.arrive("e", [5] * 100)
+    assert [worker for worker, _ in placed(desk)] == ["d0", "d0", "d2", "d2", "d0"]
+
+
+def test_what_was_booked_and_ended_between_two_sessions_is_seen():
+    desk = Desk(DECODERS)
+    desk.arrive("a", [1] * 100)
+    desk.arrive("b", [2] * 9)
+    desk.on(Cancelled(TurnId("a"), "gone", 0))
+    desk.arrive("c", [3] * 9)
+    assert [worker for worker, _ in placed(desk)] == ["d0", "d1", "d0"]
 
 
 def test_workers_are_kept_clear_though_another_rests():

@@ -20,6 +20,7 @@ from serving.messages import (
     Tick,
     Tokens,
     WorkerId,
+    WorkerJoined,
     WorkerLost,
 )
 from serving.policy.rebalance import current
@@ -238,6 +239,24 @@ def test_it_looks_at_once_where_pages_are_short():
     one.on(Tick())
     assert spy.shown == []
     one.on(LoadReport(D0, 0, 1, 96, 1, 3, 0, 0, 0))
+    one.on(Tick())
+    assert len(spy.shown) == 1
+
+
+def test_pages_are_short_only_while_a_worker_that_has_rows_says_so():
+    one, spy = desk()
+    decoding(one, "a", 30)
+    short = LoadReport(D0, 0, 1, 96, 1, 3, 0, 0, 0)
+    for report in (replace(short, worker=WorkerId("p0")), short, replace(short, pages_free=4)):
+        one.on(report)
+    one.on(Tick())
+    assert spy.shown == []
+    one.on(replace(short, worker=D2))
+    one.on(WorkerLost(D2))
+    one.on(WorkerJoined(D2, Role.DECODE, 400))  # and it has told nothing yet
+    one.on(Tick())
+    assert spy.shown == []
+    one.on(replace(short, worker=D2))
     one.on(Tick())
     assert len(spy.shown) == 1
 

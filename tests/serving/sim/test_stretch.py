@@ -52,6 +52,21 @@ def test_a_stretch_knows_its_ends_and_takes_those_that_are_over():
     assert taken(stretch, Moment(99.0, 0.0, 0)) == ([], [])
 
 
+def test_steps_may_be_timed_before_they_are_taken_and_once():
+    running, queued = Moment(1.0, 0.0, 5), Moment(2.0, 0.5, 6)
+    stretch = Stretch((running, queued), [1.0, 2.0, 4.0])
+    third, now = Moment(3.0, 1.0, 6), Moment(2.5, 2.5, 9)
+    assert stretch.end_of(1) == 1.0
+    assert list(stretch.time(now)) == [running, queued]
+    assert stretch.end_of(1) == 3.0  # of the first that was not timed
+    assert stretch.end_of(2) == float("inf")  # it is not taken with the others
+    assert list(stretch.time(now)) == []
+    assert stretch.next_end == running
+    assert taken(stretch, now) == ([running, queued], [1.0, 2.0])
+    assert taken(stretch, Moment(4.0, 0.0, 0)) == ([third], [4.0])
+    assert list(stretch.time(Moment(4.0, 0.0, 0))) == []  # what was taken was timed
+
+
 def test_noise_that_was_looked_at_is_what_is_drawn():
     ahead, plain = StepNoise(0.3, "a"), StepNoise(0.3, "a")
     expected = [plain.factor() for _ in range(6)]
