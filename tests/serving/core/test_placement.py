@@ -3,8 +3,16 @@
 import pytest
 
 from serving.messages import Cancelled, Role, SetRole, WorkerId, WorkerJoined, WorkerLost
+from serving.policy.route import History, Local, Remote, RouteReason
 from serving.request import Slo, TurnId
 from tests.support.coordinating import Desk
+
+
+def away(turn, owner, prefills, context):
+    if not prefills:
+        return Local(RouteReason.COLOCATED, ())
+    return Remote(prefills[0].worker, History.PULL, True, RouteReason.COLOCATED, ())
+
 
 DECODERS = {"p0": Role.PREFILL, "d0": Role.DECODE, "d1": Role.DECODE}
 
@@ -71,6 +79,32 @@ def test_workers_are_kept_clear_though_another_rests():
     desk.on(SetRole(WorkerId("d3"), None))
     desk.arrive("a", range(9))
     assert clear(desk) == [["d0"]]
+
+
+def test_workers_are_kept_clear_once_another_has_come_to_rest():
+    desk = Desk(BOTH, slo=TIGHT, peers=True)
+    desk.arrive("a", range(9))
+    (placed_at, _), *_ = placed(desk)
+    desk.on(SetRole(WorkerId(placed_at), None))
+    desk.arrive("b", range(20, 29))
+    desk.on(Cancelled(TurnId("a"), "gone", 0))
+    desk.arrive("c", range(40, 49))
+    assert clear(desk) == [["d0"], None, ["d2"]]
+
+
+def test_a_worker_that_comes_back_or_changes_once_its_work_is_done_gets_sessions():
+    desk = Desk({"p0": Role.PREFILL, "d0": Role.DECODE, "d1": Role.DECODE}, route=away)
+    desk.on(SetRole(WorkerId("d0"), None))
+    desk.arrive("a", [1] * 9)
+    desk.on(SetRole(WorkerId("d0"), Role.DECODE))
+    desk.arrive("b", [2] * 9)
+    desk.on(SetRole(WorkerId("p0"), Role.DECODE))  # it still prefills
+    desk.arrive("c", [3] * 9)
+    for name in ("a", "b"):
+        desk.on(Cancelled(TurnId(name), "gone", 0))
+    desk.arrive("d", [4] * 9)
+    desk.arrive("e", [5] * 9)
+    assert [worker for worker, _ in placed(desk)] == ["d1", "d0", "d0", "p0", "d1"]
 
 
 def test_a_session_returns_to_its_owner_whatever_the_load():

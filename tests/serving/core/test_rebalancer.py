@@ -247,7 +247,7 @@ def test_pages_are_short_only_while_a_worker_that_has_rows_says_so():
     one, spy = desk()
     decoding(one, "a", 30)
     short = LoadReport(D0, 0, 1, 96, 1, 3, 0, 0, 0)
-    for report in (replace(short, worker=WorkerId("p0")), short, replace(short, pages_free=4)):
+    for report in (replace(short, worker=WorkerId("p0")), short, replace(short, pages_free=9)):
         one.on(report)
     one.on(Tick())
     assert spy.shown == []
