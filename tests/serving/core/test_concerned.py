@@ -22,7 +22,7 @@ def concerned(one: Desk, name: str, *, session: str | None = None) -> set[Worker
 
 def at(worker: str, *, by_rows: bool = False):
     """A policy that places everything at one worker."""
-    return lambda session, views: Placement(WorkerId(worker), "told", by_rows=by_rows)
+    return lambda session, homes: Placement(WorkerId(worker), "told", by_rows=by_rows)
 
 
 def test_the_owner_of_a_known_session_is():

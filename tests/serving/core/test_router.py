@@ -146,7 +146,7 @@ IN_TIME = Local(RouteReason.LOCAL_FASTEST, (Option("local", None, 1.0, 0.0, 0, 0
 def peers(answer: Local | Remote, workers: int = 3, **rules) -> tuple[Desk, Spy]:
     """So many workers that do both; the first owns each session."""
     spy, roles = Spy(answer), dict(list(BOTH.items())[:workers])
-    first = lambda session, views: Placement(views[0].worker, "first")  # noqa: E731
+    first = lambda session, homes: Placement(homes.workers[0], "first")  # noqa: E731
     return Desk(roles, route=spy, place=first, peers=True, **rules), spy
 
 
