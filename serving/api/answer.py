@@ -18,7 +18,7 @@ from serving.api.choice import Piece
 from serving.api.errors import CLIENT_LEFT, ENDED, ApiError, internal_error
 from serving.api.exchange import EXCHANGE, ClientLeft, Exchange, Strand
 from serving.api.running import Running
-from serving.api.wire import DONE, Whole, Wire
+from serving.api.wire import Whole, Wire
 from serving.messages import SampledToken
 
 _log = logging.getLogger(__name__)
@@ -134,10 +134,10 @@ class Answer(Response):
         try:
             with self._explained():
                 await _together([self._stream_strand(strand, send) for strand in strands])
-                end = self._wire.usage(strands)
+                end = self._wire.end(strands)
         except ApiError as error:
-            problem, end = error, _error_event(error)
-        await send({"type": "http.response.body", "body": end + DONE, "more_body": False})
+            problem, end = error, self._wire.failed(error)
+        await send({"type": "http.response.body", "body": end, "more_body": False})
         return problem
 
     async def _stream_strand(self, strand: Strand, send: Send) -> None:
@@ -172,8 +172,3 @@ async def _together(jobs: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
     finally:
         for task in tasks:
             task.cancel()
-
-
-def _error_event(error: ApiError) -> bytes:
-    """Clients that time streams look for the event's name, the others for `error` in its data."""
-    return b"event: error\ndata: " + error.body + b"\n\n"

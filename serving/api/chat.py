@@ -13,18 +13,18 @@ from starlette.responses import Response
 from serving.api.answer import Answer
 from serving.api.calls.reader import message
 from serving.api.choice import Piece
+from serving.api.errors import ApiError
 from serving.api.exchange import Strand
-from serving.api.fields import refuse
-from serving.api.forcing import constrained
+from serving.api.fields import ignored, refuse
 from serving.api.schemas import ChatBody, parse
 from serving.api.service import Service, Shown
-from serving.api.text import away
 from serving.api.wire import (
     Events,
     Head,
     StreamUsage,
     Whole,
     add_predictions,
+    broken_off,
     event_json,
     predicted,
     usage,
@@ -39,15 +39,11 @@ async def answer_chat(service: Service, request: Request) -> Response:
     service.check_model(body.model)
     refuse(body)
     identity = service.identity(request.headers, body)
-    ids, unused = await away(len(raw), lambda: service.prompts.chat(body, identity.tenant))
-    if body.parallel_tool_calls is not None and not service.reads_calls(body):
-        unused |= {"parallel_tool_calls"}
-    grammar = await constrained(body, service.grammars, service.spelling)
-    exchange = service.exchange(body, identity, [ids], grammar)
+    exchange, unused = await service.chat("chatcmpl-", body, identity, len(raw))
     head = Head(exchange.id, "chat.completion", service.now(), body.model)
     shown = service.shown(body, logprobs=(body.top_logprobs or 0) if body.logprobs else None)
     wire = ChatWire(head, service.stream_usage(body), shown, exchange.strands)
-    return Answer(exchange, wire, service.manner(body, identity, shown, unused))
+    return Answer(exchange, wire, service.manner(body, identity, shown, ignored(body, unused)))
 
 
 class ChatWire:
@@ -128,9 +124,13 @@ class ChatWire:
         extra = b',"foretoken":' + to_json(predicted(strand)) if shown else b""
         return self._events.around(event_json(choice), extra)
 
-    def usage(self, strands: Sequence[Strand]) -> bytes:
-        """Return the closing usage chunk."""
+    def end(self, strands: Sequence[Strand]) -> bytes:
+        """Return the closing usage chunk, if asked for, and the stream's end."""
         return self._events.last()
+
+    def failed(self, error: ApiError) -> bytes:
+        """Return the error's event and the stream's end."""
+        return broken_off(error)
 
     def whole(self, wholes: Sequence[Whole]) -> bytes:
         """Return the `chat.completion` object."""

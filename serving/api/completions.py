@@ -13,8 +13,9 @@ from starlette.responses import Response
 from serving.api.answer import Answer
 from serving.api.choice import Piece
 from serving.api.detokenize import TokenText
+from serving.api.errors import ApiError
 from serving.api.exchange import Strand
-from serving.api.fields import refuse
+from serving.api.fields import ignored, refuse
 from serving.api.offsets import TextOffsets, prompt_offsets
 from serving.api.schemas import CompletionBody, parse
 from serving.api.service import Service, Shown
@@ -26,6 +27,7 @@ from serving.api.wire import (
     StreamUsage,
     Whole,
     add_predictions,
+    broken_off,
     event_json,
     predicted,
     usage,
@@ -43,13 +45,14 @@ async def answer_completion(service: Service, request: Request) -> Response:
     identity = service.identity(request.headers, body)
     prompts = await away(len(raw), lambda: service.prompts.completion(body))
     grammar = await structured(body, service.grammars)
-    exchange = service.exchange(body, identity, prompts, grammar)
+    exchange = service.exchange("cmpl-", body, identity, prompts, grammar)
     head = Head(exchange.id, "text_completion", service.now(), body.model)
     shown = service.shown(body, logprobs=body.logprobs)
     echo = service.prompts.text if body.echo else None
     stream_usage, strands = service.stream_usage(body), exchange.strands
     wire = CompletionWire(head, stream_usage, shown, strands, echo, service.text)
-    return Answer(exchange, wire, service.manner(body, identity, shown, frozenset()))
+    names = ignored(body, frozenset())
+    return Answer(exchange, wire, service.manner(body, identity, shown, names))
 
 
 class CompletionWire:
@@ -118,9 +121,13 @@ class CompletionWire:
         extra = b',"foretoken":' + to_json(predicted(strand)) if shown else b""
         return self._events.around(event_json(choice), extra)
 
-    def usage(self, strands: Sequence[Strand]) -> bytes:
-        """Return the closing usage chunk."""
+    def end(self, strands: Sequence[Strand]) -> bytes:
+        """Return the closing usage chunk, if asked for, and the stream's end."""
         return self._events.last()
+
+    def failed(self, error: ApiError) -> bytes:
+        """Return the error's event and the stream's end."""
+        return broken_off(error)
 
     def whole(self, wholes: Sequence[Whole]) -> bytes:
         """Return the `text_completion` object."""

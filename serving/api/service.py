@@ -20,8 +20,8 @@ from serving.api.detokenize import TokenText
 from serving.api.engine import Engine
 from serving.api.errors import ApiError, unavailable
 from serving.api.exchange import Exchange, Strand
-from serving.api.fields import IGNORED_HEADER, ignored
-from serving.api.forcing import Spelling
+from serving.api.fields import IGNORED_HEADER
+from serving.api.forcing import Spelling, constrained
 from serving.api.identity import Identity, identity
 from serving.api.load import load_headers
 from serving.api.logprobs import LogprobWriter
@@ -30,7 +30,7 @@ from serving.api.replies import ReplyStore, Tenant
 from serving.api.running import Running
 from serving.api.schemas import ChatBody, GenerationBody, replies_before
 from serving.api.structured import Compiler
-from serving.api.text import Prompts
+from serving.api.text import Prompts, away
 from serving.api.tokenizer import Tokenizer
 from serving.api.wire import StreamUsage
 from serving.config import EndpointConfig
@@ -149,15 +149,31 @@ class Service:
         """Whether calls of tools are told from the text of this chat's replies."""
         return self.call_format is not None and bool(body.tools) and body.tool_choice != "none"
 
+    async def chat(
+        self, kind: str, body: ChatBody, who: Identity, body_bytes: int
+    ) -> tuple[Exchange, frozenset[str]]:
+        """Return the turns of a chat, and the fields that make no difference to them.
+
+        Raises ApiError for what can be refused beforehand; long bodies are read in a thread.
+        """
+        ids, unused = await away(body_bytes, lambda: self.prompts.chat(body, who.tenant))
+        if body.parallel_tool_calls is not None and not self.reads_calls(body):
+            unused |= {"parallel_tool_calls"}
+        grammar = await constrained(body, self.grammars, self.spelling)
+        return self.exchange(kind, body, who, [ids], grammar), unused
+
     def exchange(
         self,
+        kind: str,
         body: GenerationBody,
         who: Identity,
         prompts: Sequence[tuple[int, ...]],
         grammar: Grammar | None,
     ) -> Exchange:
-        """Return the turns of a request; choices are numbered prompt by prompt."""
-        kind = "chatcmpl" if isinstance(body, ChatBody) else "cmpl"
+        """Return the turns of a request; choices are numbered prompt by prompt.
+
+        `kind`, such as `chatcmpl-`, begins the ids that clients see.
+        """
         unique = uuid.uuid4().hex
         n = body.n or 1
         self.metrics.on_request(n)
@@ -170,7 +186,7 @@ class Service:
                 index = len(strands)
                 sampling = replace(want.sampling, seed=choice_seed(want.sampling.seed, i))
                 turn = Turn(
-                    id=TurnId(f"{kind}-{unique}-{index}"),
+                    id=TurnId(f"{kind}{unique}-{index}"),
                     session=who.session,
                     tokens=prompt,
                     sampling=sampling,
@@ -186,7 +202,7 @@ class Service:
                 strand = Strand(choice, prompt, turn if want.computes else None, leader)
                 leader = leader or strand
                 strands.append(strand)
-        return Exchange(self.engine, f"{kind}-{body.request_id or unique}", strands)
+        return Exchange(self.engine, f"{kind}{body.request_id or unique}", strands)
 
     def shown(self, body: GenerationBody, *, logprobs: int | None) -> Shown:
         """Return what the answer shows beside its text; `logprobs` as the endpoint spells it."""
@@ -208,9 +224,12 @@ class Service:
         )
 
     def manner(
-        self, body: GenerationBody, who: Identity, shown: Shown, unused: frozenset[str]
+        self, body: GenerationBody, who: Identity, shown: Shown, ignored: str | None
     ) -> Manner:
-        """Return how the answer travels; replies of chats are remembered for their next turn."""
+        """Return how the answer travels; replies of chats are remembered for their next turn.
+
+        `ignored` is the header's value that names fields without effect.
+        """
         is_chat = isinstance(body, ChatBody)
         headers = load_headers(who.headers, self.engine.reports())
 
@@ -218,9 +237,8 @@ class Service:
             if is_chat and strand.turn is not None:
                 self._remember(strand, text, who.tenant)
 
-        names = ignored(body, unused)
-        if names:
-            headers[IGNORED_HEADER] = names
+        if ignored:
+            headers[IGNORED_HEADER] = ignored
         return Manner(
             stream=bool(body.stream),
             interval=self.config.stream_interval,

@@ -1,7 +1,7 @@
-"""What do all answers of the two generation endpoints have in common on the wire?
+"""What do all answers of the generation endpoints have in common on the wire?
 
-Knows nothing of chat or completions: their formats are two implementations of `Wire`. Events are
-assembled from bytes that are the same for a whole stream; only the new text is encoded per chunk.
+Knows nothing of chat, completions or responses: their formats are implementations of `Wire`. Events
+are assembled from bytes that are the same for a whole stream; only the new text is encoded anew.
 """
 
 from collections.abc import Sequence
@@ -11,6 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 from pydantic_core import to_json
 
 from serving.api.choice import Piece
+from serving.api.errors import ApiError
 from serving.api.exchange import Strand
 from serving.messages import SampledToken
 
@@ -62,7 +63,7 @@ class Whole:
 
 @runtime_checkable
 class Wire(Protocol):
-    """Writes one answer: `whole`, or per strand `start`, `chunk` ..., and in the end `usage`."""
+    """Writes one answer: `whole`; or per strand `start`, `chunk` ..., then `end` or `failed`."""
 
     def start(self, strand: Strand) -> bytes:
         """Return the events that go out with a strand's first token."""
@@ -72,8 +73,12 @@ class Wire(Protocol):
         """Return a piece's event; b"" if it has nothing to show. The last has the reason."""
         ...
 
-    def usage(self, strands: Sequence[Strand]) -> bytes:
-        """Return the closing usage event; b"" if none was asked for."""
+    def end(self, strands: Sequence[Strand]) -> bytes:
+        """Return what closes a stream whose strands have ended well."""
+        ...
+
+    def failed(self, error: ApiError) -> bytes:
+        """Return what closes a stream that breaks off."""
         ...
 
     def whole(self, wholes: Sequence[Whole]) -> bytes:
@@ -94,6 +99,14 @@ def usage(strands: Sequence[Strand]) -> dict[str, Any]:
         "prompt_tokens_details": {"cached_tokens": min(cached, prompt)},
         "completion_tokens_details": {"reasoning_tokens": 0},
     }
+
+
+def broken_off(error: ApiError) -> bytes:
+    """Return the end of a stream of chunks that breaks off.
+
+    Clients that time streams look for the event's name, the others for `error` in its data.
+    """
+    return b"event: error\ndata: " + error.body + b"\n\n" + DONE
 
 
 def predicted(strand: Strand) -> dict[str, Any]:
@@ -139,8 +152,8 @@ class Events:
         return opening + b"]" + counts + extra + b"}\n\n"
 
     def last(self) -> bytes:
-        """Return the event without choices that carries the usage; b"" if not asked for."""
+        """Return the stream's end, behind an event without choices if usage was asked for."""
         if not self._at_end:
-            return b""
+            return DONE
         counts = to_json(usage(self._strands))
-        return self.opening + b'"choices":[],"usage":' + counts + b"}\n\n"
+        return self.opening + b'"choices":[],"usage":' + counts + b"}\n\n" + DONE
