@@ -5,11 +5,11 @@ and reported in a header; a field that would change the text and cannot be honou
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Set
 from typing import Any
 
 from serving.api.errors import bad_request
-from serving.api.schemas import ChatBody, CompletionBody, GenerationBody
+from serving.api.schemas import Body, ChatBody, CompletionBody, GenerationBody, SampledBody
 from serving.api.tools import check_tool_choice, check_tools, is_forced, strict
 
 IGNORED_HEADER = "x-foretoken-ignored-params"
@@ -84,12 +84,18 @@ REFUSED: Mapping[str, Callable[[Any], bool]] = {
 """Undeclared fields that would change the text, each with the values for which it would."""
 
 
-def refuse(body: GenerationBody) -> None:
-    """Raise the 400 for the first field that would change the text and cannot be honoured."""
+def refuse_undeclared(body: Body, refused: Mapping[str, Callable[[Any], bool]]) -> None:
+    """Raise the 400 for the first undeclared field whose value cannot be honoured."""
     extra = body.model_extra or {}
-    for name, changes in REFUSED.items():
+    for name, changes in refused.items():
         if extra.get(name) is not None and changes(extra[name]):
             raise bad_request(f"`{name}` is not supported with this value.", name)
+
+
+def refuse(body: GenerationBody) -> None:
+    """Raise the 400 for the first field that would change the text and cannot be honoured."""
+    refuse_undeclared(body, REFUSED)
+    extra = body.model_extra or {}
     n = body.n or 1
     if body.best_of and body.best_of != n:
         raise bad_request("`best_of` other than `n` is not supported.", "best_of")
@@ -102,15 +108,26 @@ def refuse(body: GenerationBody) -> None:
 def ignored(body: GenerationBody, unused: frozenset[str]) -> str | None:
     """Return the header's value: which fields had no effect; `unused` adds to the undeclared ones.
 
+    Of a chat these are what its `tools` have to no effect, too.
+    """
+    if isinstance(body, ChatBody) and not is_forced(body.tool_choice) and strict(body.tools):
+        unused |= {"tools.function.strict"}
+    return listed(body, unused, IGNORED, REFUSED)
+
+
+def listed(
+    body: SampledBody, unused: frozenset[str], known: Set[str], refused: Collection[str]
+) -> str | None:
+    """Return the header's value: the unused fields, and the undeclared ones, if `known` by name.
+
     A name outside the known list is `unknown=NAME`; `unknown=+N` counts those that are too many.
+    What may be `refused` has been looked at, and asked for nothing.
     """
     sent = {name for name, value in (body.model_extra or {}).items() if value is not None}
-    names = sent & IGNORED
-    unknown = sorted(sent - IGNORED - set(REFUSED))
+    names = sent & known
+    unknown = sorted(sent - known - set(refused))
     if body.stream_options is not None and body.stream_options.include_obfuscation is not None:
         names = names | {"stream_options.include_obfuscation"}
-    if isinstance(body, ChatBody) and not is_forced(body.tool_choice) and strict(body.tools):
-        names = names | {"tools.function.strict"}
     if body.user is not None:
         names = names | {"user"}
     values = sorted(names | unused)

@@ -43,11 +43,10 @@ class StreamOptions(BaseModel):
     include_obfuscation: bool | None = None
 
 
-class GenerationBody(Body):
-    """What chat and completions share. None means "not set" everywhere."""
+class SampledBody(Body):
+    """What all that generate share: sampling, who asks. None means "not set" everywhere."""
 
     model: str
-    max_tokens: Annotated[int, Field(ge=0)] | None = None
     min_tokens: Annotated[int, Field(ge=0)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
@@ -58,28 +57,34 @@ class GenerationBody(Body):
     frequency_penalty: Penalty | None = None
     logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
     allowed_token_ids: list[int] | None = None
-    n: Annotated[int, Field(ge=1, le=128)] | None = None
-    best_of: Annotated[int, Field(ge=0, le=128)] | None = None
     seed: Int64 | None = None
     stop: StopString | Annotated[list[StopString], Field(max_length=128)] | None = None
     stop_token_ids: list[int] | None = None
     ignore_eos: bool | None = None
     skip_special_tokens: bool | None = None
     include_stop_str_in_output: bool | None = None
-    prompt_logprobs: Annotated[int, Field(ge=0)] | None = None
-    truncate_prompt_tokens: Annotated[int, Field(ge=1)] | None = None
-    return_token_ids: bool | None = None
-    return_tokens_as_token_ids: bool | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     priority: Int64 | None = None
-    request_id: RequestId | None = None
     cache_salt: str | None = None
     prompt_cache_key: str | None = None
     user: str | None = None
     nvext: dict[str, Any] | None = None
-    response_format: dict[str, Any] | None = None
     structured_outputs: dict[str, Any] | None = None
+
+
+class GenerationBody(SampledBody):
+    """What chat and completions share."""
+
+    max_tokens: Annotated[int, Field(ge=0)] | None = None
+    n: Annotated[int, Field(ge=1, le=128)] | None = None
+    best_of: Annotated[int, Field(ge=0, le=128)] | None = None
+    prompt_logprobs: Annotated[int, Field(ge=0)] | None = None
+    truncate_prompt_tokens: Annotated[int, Field(ge=1)] | None = None
+    return_token_ids: bool | None = None
+    return_tokens_as_token_ids: bool | None = None
+    request_id: RequestId | None = None
+    response_format: dict[str, Any] | None = None
     foretoken_predictions: bool | None = None
 
 

@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
-from serving.api.calls.deltas import Arguments, CallBegins, Content, Outgoing
+from serving.api.calls.deltas import Arguments, CallBegins, Content, Delta, Outgoing
 from serving.api.calls.formats import CallFormat
 from serving.api.calls.incoming import Incoming
 
@@ -38,6 +38,10 @@ class CallReader:
         self._incoming.end()
         next(self._parser, None)
 
+    def found(self) -> list[Delta]:
+        """Return what was found since the last time."""
+        return self._out.take()
+
     def take(self) -> list[dict[str, Any]]:
         """Return what was found since the last time, as the `delta` objects of as many chunks.
 
@@ -45,7 +49,7 @@ class CallReader:
         and name.
         """
         deltas: list[dict[str, Any]] = []
-        for found in self._out.take():
+        for found in self.found():
             match found:
                 case Content(text):
                     deltas.append({"content": text})
