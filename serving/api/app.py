@@ -24,6 +24,7 @@ from serving.api.info import RANDOM_HEADER, models, operators, probes, tokenizer
 from serving.api.limits import BodyLimit
 from serving.api.load import ANSWERED
 from serving.api.request_ids import REQUEST_ID, RequestIds
+from serving.api.responses.routes import answer_response
 from serving.api.service import Service
 
 API = "/v1"
@@ -44,6 +45,7 @@ def build_app(service: Service, *, version: str, settings: Mapping[str, Any]) ->
     app = FastAPI(version=version, openapi_url=None)
     _generate(app, "/v1/chat/completions", service, answer_chat)
     _generate(app, "/v1/completions", service, answer_completion)
+    _generate(app, "/v1/responses", service, answer_response)
     for router in (
         probes(service, version),
         models(service),

@@ -20,6 +20,11 @@ def checked(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [_message(message, f"messages[{i}]") for i, message in enumerate(messages)]
 
 
+def joined(parts: Sequence[str]) -> str:
+    """Return the text of a content that came in parts."""
+    return "\n".join(parts)
+
+
 def _message(message: Mapping[str, Any], path: str) -> dict[str, Any]:
     role = message.get("role")
     if role not in ROLES:
@@ -48,7 +53,7 @@ def _content(content: Any, may_be_empty: bool, path: str) -> str:
         case None if may_be_empty:
             return ""
         case list():
-            return "\n".join(_part(part, f"{path}[{i}]") for i, part in enumerate(content))
+            return joined([_part(part, f"{path}[{i}]") for i, part in enumerate(content)])
         case _:
             raise bad_request(f"`{path}` must be a string or a list of text parts.", path)
 
