@@ -8,8 +8,7 @@ import pytest
 from openai.types.responses import ResponseOutputMessage, ResponseStreamEvent
 from pydantic import TypeAdapter
 
-from serving.messages import Completed, Failed, Rejected
-from serving.request import FinishReason
+from serving.messages import Failed, Rejected
 from tests.serving.api.test_bad_input import error_of
 from tests.support.fake_engine import FakeEngine, Script, each
 from tests.support.fake_tokenizer import ASSISTANT, BOS, EOS, SYSTEM, USER
@@ -179,7 +178,7 @@ def test_a_refused_turn_is_an_http_error(http: httpx.Client, engine: FakeEngine,
 
 
 def test_whole_and_streamed_are_the_same(client: openai.OpenAI, engine: FakeEngine):
-    script = Script([[97, 98], [99], [EOS]], Completed(FinishReason.STOP), cached_len=2)
+    script = Script([[97, 98], [99], [EOS]], cached_len=2)
     engine.script = lambda turn: script
     first = client.responses.create(**ASKED)
     last = list(client.responses.create(**ASKED, stream=True))[-1]
