@@ -31,6 +31,7 @@ MOST: Mapping[str, int] = {
     "max_num_batched_tokens": MOST_TOKENS,
     "min_prefill_tokens": MOST_TOKENS,
     "host_kv_gib": 2**20,
+    "max_stored_bytes": 2**50,
     "seed": INT64,
 }
 

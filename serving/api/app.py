@@ -24,7 +24,7 @@ from serving.api.info import RANDOM_HEADER, models, operators, probes, tokenizer
 from serving.api.limits import BodyLimit
 from serving.api.load import ANSWERED
 from serving.api.request_ids import REQUEST_ID, RequestIds
-from serving.api.responses.routes import answer_response
+from serving.api.responses.routes import answer_response, responses
 from serving.api.service import Service
 
 API = "/v1"
@@ -49,6 +49,7 @@ def build_app(service: Service, *, version: str, settings: Mapping[str, Any]) ->
     for router in (
         probes(service, version),
         models(service),
+        responses(service),
         tokenizer(service),
         operators(service, settings, admin=config.enable_admin_api),
     ):
@@ -117,10 +118,10 @@ async def _http_error(request: Request, error: Exception) -> Response:
 
 def _where_it_is(path: str) -> str:
     """Help clients whose base URL lacks /v1 or has it twice, and those that ask for what is not."""
-    if path.endswith(("/chat/completions", "/completions", "/models")):
+    if path.endswith(("/chat/completions", "/completions", "/responses", "/models")):
         return f" The API's paths begin with {API}: base URLs end with it, once."
     if path.startswith(f"{API}/"):
-        served = "POST {0}/chat/completions, POST {0}/completions and GET {0}/models"
+        served = "POST {0}/chat/completions, {0}/completions and {0}/responses, GET {0}/models"
         return f" Served are {served.format(API)}."
     return ""
 

@@ -77,9 +77,16 @@ class ReplyStore:
             return versions.get(_digest(prompt))
 
 
+def text_size(text: str) -> int:
+    """Return what a text's characters take at most, in bytes.
+
+    One of other than ASCII text takes up to 4, and as many in a UTF-8 copy.
+    """
+    return len(text) * (1 if text.isascii() else 8)
+
+
 def _text_size(text: str) -> int:
-    """A character of other than ASCII text takes up to 4 bytes, and as many in a UTF-8 copy."""
-    return TEXT_BYTES + len(text) * (1 if text.isascii() else 8)
+    return TEXT_BYTES + text_size(text)
 
 
 def _version_size(ids: "array[int]") -> int:

@@ -27,6 +27,7 @@ from serving.api.load import load_headers
 from serving.api.logprobs import LogprobWriter
 from serving.api.params import Limits, choice_seed, wanted
 from serving.api.replies import ReplyStore, Tenant
+from serving.api.responses.stored import Bounds, StoredResponses
 from serving.api.running import Running
 from serving.api.schemas import ChatBody, GenerationBody, replies_before
 from serving.api.structured import Compiler
@@ -111,11 +112,22 @@ class Service:
             defaults=model.defaults,
         )
         self.running = Running()
+        self.stored = StoredResponses(
+            Bounds(
+                max_responses=config.max_stored_responses,
+                max_bytes=config.max_stored_bytes,
+                ttl_s=config.stored_response_seconds,
+            )
+        )
         self._seeds = Random(model.seed)
 
     def now(self) -> int:
         """Return the time of day in whole seconds."""
         return int(time.time())
+
+    def seconds(self) -> float:
+        """Return the time that only goes forward, in seconds."""
+        return time.monotonic()
 
     def check_model(self, name: str) -> None:
         """Raise the 404 for a model that is not served, and the 503 when none is."""

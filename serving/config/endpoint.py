@@ -32,6 +32,13 @@ class EndpointConfig:
     )
     max_body_bytes: int = setting(16 * 1024 * 1024, "Largest request body.")
     max_logprobs: int = setting(20, "Most alternatives a completion may ask for.")
+    max_stored_responses: int = setting(
+        10_000, "Responses kept for previous_response_id; 0: none is."
+    )
+    max_stored_bytes: int = setting(256 * 1024 * 1024, "Memory for kept responses.")
+    stored_response_seconds: float = setting(
+        86_400.0, "How long a response is kept that nobody continues or asks for."
+    )
     stream_interval: int = setting(1, "Tokens per streamed chunk.")
     tool_call_parser: str = setting("auto", f"How calls are read: {', '.join(TOOL_CALL_PARSERS)}.")
     enable_request_id_headers: bool = setting(False, "Echo or make X-Request-Id.")
@@ -49,6 +56,9 @@ class EndpointConfig:
         require_known("--tool-call-parser", self.tool_call_parser, TOOL_CALL_PARSERS)
         require(self.max_body_bytes >= 1024, "--max-body-bytes must be at least 1024")
         require(0 <= self.max_logprobs <= 20, "--max-logprobs must lie between 0 and 20")
+        require(self.max_stored_responses >= 0, "--max-stored-responses must not be negative")
+        require(self.max_stored_bytes >= 0, "--max-stored-bytes must not be negative")
+        require(self.stored_response_seconds > 0, "--stored-response-seconds must be positive")
         require(self.stream_interval >= 1, "--stream-interval must be at least 1")
         require(
             all(key and key == key.strip() for key in self.api_key),

@@ -29,13 +29,13 @@ _SPELLED: Mapping[str, str] = {
 _OF_FUNCTION = re.compile(r"^(tools\[\d+\]|tool_choice|tools)\.function\b")
 
 
-def chat_of(body: ResponseBody, items: Sequence[Item], *, named: bool) -> ChatBody:
+def chat_of(body: ResponseBody, items: Sequence[Item], *, hinted: bool) -> ChatBody:
     """Return the chat of a request whose conversation so far is `items`.
 
-    Where its session is `named` already, the request's own hint is left out.
+    Its session may be `hinted` at by the request, unless it is known already.
     """
     shared = {name: getattr(body, name) for name in SampledBody.model_fields}
-    if named:
+    if not hinted:
         shared["prompt_cache_key"] = None
     says = messages(items)
     if body.instructions is not None:

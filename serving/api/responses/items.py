@@ -54,6 +54,17 @@ def read_items(given: Any) -> tuple[Item, ...]:
             raise bad_request("`input` must be a text or a list of items, not empty.", "input")
 
 
+def is_reply(item: Item) -> bool:
+    """Whether the model has said this, or is said to have."""
+    match item:
+        case MessageItem(role, _):
+            return role == "assistant"
+        case CallItem():
+            return True
+        case ResultItem():
+            return False
+
+
 def check_results(items: Sequence[Item], before: Sequence[Item]) -> None:
     """Raise the 400 for a result of a call that is neither among `items` nor `before` them."""
     known = {item.call_id for item in before if isinstance(item, CallItem)}

@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic_core import to_json
 
+from model.sampling_defaults import SamplingDefaults
 from serving.api.calls.deltas import Content
 from serving.api.choice import Piece
 from serving.api.errors import ApiError
@@ -117,10 +118,11 @@ class ResponseWire:
         return b"".join(written)
 
 
-def beginning(
-    body: ResponseBody, id: str, now: int, sampled: tuple[float, float]
-) -> dict[str, Any]:
-    """Return a `response` object as it begins; `sampled` are temperature and top_p in force."""
+def beginning(body: ResponseBody, id: str, now: int, defaults: SamplingDefaults) -> dict[str, Any]:
+    """Return a `response` object as it begins; `defaults` are those of what a request leaves open.
+
+    `now` is the time of day in seconds.
+    """
     text: dict[str, Any] = {"format": {"type": "text"}}
     if body.text is not None:
         text |= body.text.model_dump(exclude_none=True)
@@ -143,12 +145,12 @@ def beginning(
         "prompt_cache_key": body.prompt_cache_key,
         "reasoning": {"effort": body.reasoning and body.reasoning.effort, "summary": None},
         "store": body.store is not False,
-        "temperature": sampled[0],
+        "temperature": defaults.temperature if body.temperature is None else body.temperature,
         "text": text,
         "tool_choice": "auto" if body.tool_choice is None else body.tool_choice,
         "tools": body.tools or [],
         "top_logprobs": 0,
-        "top_p": sampled[1],
+        "top_p": defaults.top_p if body.top_p is None else body.top_p,
         "truncation": "disabled",
         "usage": None,
         "user": body.user,
