@@ -107,8 +107,8 @@ def _call(item: CallItem) -> dict[str, Any]:
 def _item(item: Any, path: str) -> Item:
     if not isinstance(item, dict):
         raise bad_request(f"`{path}` must be an object.", path)
-    match item.get("type", "message"):
-        case "message":
+    match item.get("type"):
+        case None | "message":
             return _message(item, path)
         case "function_call":
             return CallItem(
