@@ -75,10 +75,8 @@ def _tool(tool: Mapping[str, Any], path: str) -> dict[str, Any]:
     for name, value in tool.items():
         if name not in ("type", *_TOOL_FIELDS) and value and value != _HARMLESS.get(name):
             raise bad_request(f"`{path}.{name}` is not supported.", f"{path}.{name}")
-    return {
-        "type": "function",
-        "function": {name: tool[name] for name in _TOOL_FIELDS if tool.get(name) is not None},
-    }
+    kept = {k: value for k, value in tool.items() if k in _TOOL_FIELDS and value is not None}
+    return {"type": "function", "function": kept}
 
 
 def _choice(choice: str | dict[str, Any] | None) -> str | dict[str, Any] | None:
