@@ -260,8 +260,13 @@ def test_a_client_that_leaves_frees_everything(split):
     }
     with httpx.stream("POST", f"{split.url}/v1/chat/completions", json=body) as stream:
         next(stream.iter_lines())
+    becomes_idle(split)
+
+
+def becomes_idle(served: Served) -> None:
+    """Wait until no turn holds anything; a test that never gets there fails."""
     deadline = time.monotonic() + 30
-    while split.metric("vllm:num_requests_running") or split.metric("vllm:kv_cache_usage_perc"):
+    while served.metric("vllm:num_requests_running") or served.metric("vllm:kv_cache_usage_perc"):
         assert time.monotonic() < deadline, "pages or rows are still in use"
         time.sleep(0.05)
 
