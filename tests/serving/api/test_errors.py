@@ -164,7 +164,7 @@ def test_only_a_ready_engine_takes_turns(
     assert http.get("/liveness").status_code == 200
 
 
-@pytest.mark.parametrize("path", ["/", "/nope", "/v1", "/v1/responses", "/v1/messages"])
+@pytest.mark.parametrize("path", ["/", "/nope", "/v1", "/v1/responses/", "/v1/messages"])
 def test_an_unknown_path_is_a_nested_404(http: httpx.Client, path: str):
     answer = http.post(path, json={})
     assert answer.status_code == 404
@@ -286,7 +286,7 @@ def test_a_body_over_the_limit_is_413_whether_declared_or_chunked():
         ("POST", "/chat/completions", "base URLs end with it, once."),
         ("POST", "/v1/v1/chat/completions", "base URLs end with it, once."),
         ("GET", "/models", "There is no /models here. The API's paths begin with /v1:"),
-        ("POST", "/v1/embeddings", "Served are POST /v1/chat/completions, POST"),
+        ("POST", "/v1/embeddings", "Served are POST /v1/chat/completions, /v1/c"),
         ("GET", "/nope", "There is no /nope here."),
         ("GET", "/v1/completions", "GET is not allowed at /v1/completions; use POST."),
     ],
