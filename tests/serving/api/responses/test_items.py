@@ -103,6 +103,15 @@ def test_no_item_is_left_out_of_the_messages_whatever_their_order(items: list[It
     assert texts == "".join(item.text for item in items if isinstance(item, MessageItem))
 
 
+def test_two_texts_are_two_messages_and_one_behind_a_call_is_of_the_same():
+    a, b = MessageItem("assistant", "a"), MessageItem("assistant", "b")
+    call = CallItem("c", "f", "{}")
+    assert [one["content"] for one in messages([a, b, call, a])] == ["a", "ba"]
+    assert [one["content"] for one in messages([call, a, ResultItem("c", "x"), b])] == [
+        *("a", "x", "b"),
+    ]
+
+
 DELTAS = st.lists(st.one_of(st.just("call"), st.text(min_size=1, max_size=4)), max_size=8)
 
 

@@ -1,5 +1,6 @@
 """A next turn that names the last response: its conversation, its session, and who may name it."""
 
+import asyncio
 from typing import Any
 
 import httpx
@@ -218,6 +219,34 @@ def test_responses_leave_for_others():
             for id in (first, second)
         ]
         assert found == [404, 200]
+
+
+def test_a_conversation_that_is_too_large_is_not_kept():
+    with serve(EndpointConfig(max_stored_bytes=1000), FakeTokenizer()) as server:
+        id = asked(server)
+        answer = httpx.get(f"{server.url}/v1/responses/{id}", trust_env=False)
+        assert answer.status_code == 404
+
+
+def test_a_long_conversation_is_read_in_a_thread_however_short_its_next_turn(
+    client: openai.OpenAI, monkeypatch: pytest.MonkeyPatch
+):
+    """Tokenising it in the event loop would hold up every other stream."""
+    threads: list[Any] = []
+    to_thread = asyncio.to_thread
+
+    async def counted(work: Any, *args: Any) -> Any:
+        threads.append(work)
+        return await to_thread(work, *args)
+
+    monkeypatch.setattr("serving.api.text.asyncio.to_thread", counted)
+    monkeypatch.setattr("serving.api.text.LONG_BODY_BYTES", 600)
+    first = client.responses.create(model="org/fake", input="hello" * 100)
+    assert threads == []
+    client.responses.create(**ASKED, previous_response_id=first.id)
+    assert len(threads) == 1
+    client.responses.create(**ASKED)
+    assert len(threads) == 1
 
 
 def asked(server: Server, before: str | None = None) -> str:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from serving.config import ConfigError, EndpointConfig
 from serving.messages import EngineState
 from tests.serving.api.conftest import Server, until
 from tests.serving.api.responses.test_text import ASKED
@@ -214,6 +215,19 @@ def test_fields_without_effect_are_named(http: httpx.Client):
         "user",
         "unknown=wrong",
     ]
+
+
+def test_settings_that_cannot_be():
+    given: dict[str, Any] = {
+        "max_stored_responses": 0,
+        "max_stored_bytes": 0,
+        "stored_response_seconds": 0.001,
+    }
+    for setting, least in given.items():
+        EndpointConfig(**{setting: least})
+        flag = f"--{setting.replace('_', '-')}"
+        with pytest.raises(ConfigError, match=f"^{flag} must "):
+            EndpointConfig(**{setting: least - 1})
 
 
 def test_a_body_that_is_no_object_is_400(http: httpx.Client):

@@ -55,6 +55,13 @@ def test_one_expires_after_its_last_use():
     assert table.bytes == 0
 
 
+def test_memory_of_what_has_expired_is_free_as_soon_as_another_comes():
+    table = StoredResponses(ROOMY)
+    table.add("a", kept())
+    table.add("b", kept(now=10.5))
+    assert (len(table), table.bytes) == (1, ONE)
+
+
 def test_one_that_others_look_for_is_not_used():
     table = StoredResponses(ROOMY)
     table.add("a", kept())

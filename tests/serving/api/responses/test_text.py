@@ -32,7 +32,8 @@ def test_a_response_is_whole(strict_client: openai.OpenAI, engine: FakeEngine):
     usage = answer.usage
     assert usage is not None
     assert (usage.input_tokens, usage.output_tokens, usage.total_tokens) == (5, 12, 17)
-    assert usage.input_tokens_details.cached_tokens == 3
+    details = usage.input_tokens_details
+    assert (details.cached_tokens, details.cache_write_tokens) == (3, 2)
     assert answer.created_at <= (answer.completed_at or 0)
 
 
@@ -75,6 +76,11 @@ def test_sampling_is_as_asked_and_shown(client: openai.OpenAI, engine: FakeEngin
 def test_what_is_left_open_is_shown_as_it_is(client: openai.OpenAI):
     answer = client.responses.create(**ASKED)
     assert (answer.temperature, answer.top_p, answer.max_output_tokens) == (1.0, 1.0, None)
+
+
+def test_variables_go_to_the_template(client: openai.OpenAI, engine: FakeEngine):
+    client.responses.create(**ASKED, extra_body={"chat_template_kwargs": {"shout": True}})
+    assert engine.turns[0].tokens == (BOS, USER, *b"HI", ASSISTANT)
 
 
 def test_a_reply_that_is_cut_is_incomplete(strict_client: openai.OpenAI, engine: FakeEngine):
@@ -133,7 +139,7 @@ def test_every_event_is_named_and_is_of_its_type(http: httpx.Client, engine: Fak
     *events, rest = answer.text.split("\n\n")
     assert rest == ""
     for event in events:
-        name, data = event.split("\n")
+        name, data = event.splitlines()  # also for readers that split by Unicode
         parsed = EVENTS.validate_json(data.removeprefix("data: "))
         assert name == f"event: {parsed.type}"
 
