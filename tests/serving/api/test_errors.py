@@ -164,7 +164,7 @@ def test_only_a_ready_engine_takes_turns(
     assert http.get("/liveness").status_code == 200
 
 
-@pytest.mark.parametrize("path", ["/", "/nope", "/v1", "/v1/responses/", "/v1/messages"])
+@pytest.mark.parametrize("path", ["/", "/nope", "/v1", "/v1/responses/x/cancel", "/v1/messages"])
 def test_an_unknown_path_is_a_nested_404(http: httpx.Client, path: str):
     answer = http.post(path, json={})
     assert answer.status_code == 404
