@@ -1,5 +1,6 @@
 """A real server on a real socket, in front of an engine that tests script by hand."""
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ import pytest
 import uvicorn
 
 from model.sampling_defaults import SamplingDefaults
+from serving.api.access import ACCESS
 from serving.api.app import build_app
 from serving.api.connections import Connection
 from serving.api.id_tokenizer import IdTokenizer
@@ -48,6 +50,27 @@ def until(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.002)
+
+
+class Lines:
+    """What has been logged, each line once."""
+
+    def __init__(self, caplog: pytest.LogCaptureFixture) -> None:
+        self._caplog = caplog
+        self._seen = 0
+
+    @property
+    def all(self) -> list[str]:
+        return [one.getMessage() for one in self._caplog.records if one.name == ACCESS]
+
+    def next(self) -> dict[str, str]:
+        """Wait for the next line, which comes after its answer's last byte, and take it apart."""
+        until(lambda: len(self.all) > self._seen)
+        method, path, status, ended, *rest = self.all[self._seen].split(" ")
+        self._seen += 1
+        fields = dict(one.split("=", 1) for one in rest)
+        assert len(fields) == len(rest)
+        return {"method": method, "path": path, "status": status, "ended": ended, **fields}
 
 
 @dataclass(frozen=True)
@@ -139,3 +162,9 @@ def client(server: Server, shared_transport: openai.DefaultHttpxClient) -> opena
 def strict_client(client: openai.OpenAI) -> openai.OpenAI:
     """To it, an answer that lacks a required field is an error."""
     return client.copy(_extra_kwargs={"_strict_response_validation": True})
+
+
+@pytest.fixture
+def lines(caplog: pytest.LogCaptureFixture) -> Lines:
+    caplog.set_level(logging.INFO, logger=ACCESS)
+    return Lines(caplog)

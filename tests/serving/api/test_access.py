@@ -1,6 +1,5 @@
 """The log of requests: one line for each, with what its client was told and how it ended."""
 
-import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -8,45 +7,20 @@ import httpx
 import openai
 import pytest
 
-from serving.api.access import ACCESS, line_of, shown
+from serving.api.access import line_of, shown
 from serving.api.answer import ENDED
 from serving.api.exchange import EXCHANGE, Exchange
 from serving.config import EndpointConfig
 from serving.messages import EngineState, Failed, Rejected
 from serving.request import FinishReason
-from tests.serving.api.conftest import Server, serve, until
+from tests.serving.api.conftest import Lines, Server, serve
+from tests.serving.api.responses.test_text import ASKED
 from tests.serving.api.test_bad_input import CHAT, PATHS, TEXT
 from tests.support.fake_engine import FakeEngine, Script, each
 from tests.support.fake_tokenizer import EOS, FakeTokenizer
 
+GENERATE = {**PATHS, "responses": ("/v1/responses", ASKED)}
 PAGE = "http://localhost:3000"
-
-
-class Lines:
-    """What has been logged, each line once."""
-
-    def __init__(self, caplog: pytest.LogCaptureFixture) -> None:
-        self._caplog = caplog
-        self._seen = 0
-
-    @property
-    def all(self) -> list[str]:
-        return [one.getMessage() for one in self._caplog.records if one.name == ACCESS]
-
-    def next(self) -> dict[str, str]:
-        """Wait for the next line, which comes after its answer's last byte, and take it apart."""
-        until(lambda: len(self.all) > self._seen)
-        method, path, status, ended, *rest = self.all[self._seen].split(" ")
-        self._seen += 1
-        fields = dict(one.split("=", 1) for one in rest)
-        assert len(fields) == len(rest)
-        return {"method": method, "path": path, "status": status, "ended": ended, **fields}
-
-
-@pytest.fixture
-def lines(caplog: pytest.LogCaptureFixture) -> Lines:
-    caplog.set_level(logging.INFO, logger=ACCESS)
-    return Lines(caplog)
 
 
 def seconds(text: str) -> float:
@@ -54,12 +28,12 @@ def seconds(text: str) -> float:
     return float(text[:-1])
 
 
-@pytest.mark.parametrize("where", PATHS)
+@pytest.mark.parametrize("where", GENERATE)
 @pytest.mark.parametrize("streamed", [False, True])
 def test_a_whole_reply_has_the_numbers_of_its_usage(
     http: httpx.Client, engine: FakeEngine, lines: Lines, where: str, streamed: bool
 ):
-    path, good = PATHS[where]
+    path, good = GENERATE[where]
     engine.script = lambda turn: Script([[97], [98, EOS]], cached_len=1)
     body = {**good, "stream": streamed, "stream_options": {"include_usage": True}}
     headers = {"x-request-id": "mine", "x-session-id": "s"}

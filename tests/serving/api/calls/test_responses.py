@@ -11,6 +11,7 @@ from openai.types.responses import ResponseFunctionToolCall, ResponseOutputMessa
 from openai.types.responses.response import Response
 
 from serving.request import GrammarKind
+from tests.serving.api.conftest import Lines
 from tests.support.calling import CABO, PARAMETERS, ROME, TEMPLATES, TWO, WRITTEN, encoded, written
 from tests.support.fake_engine import FakeEngine, Script, each
 from tests.support.fake_tokenizer import EOS
@@ -139,6 +140,17 @@ def test_a_call_that_is_cut_is_incomplete(clients: dict[str, openai.OpenAI], her
     assert call.arguments
     assert call.arguments != CABO
     assert (answer.status, call.status) == ("incomplete", "incomplete")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_log_says_whether_a_reply_called(
+    clients: dict[str, openai.OpenAI], hermes: FakeEngine, lines: Lines, stream: bool
+):
+    for text in (WRITTEN["hermes"], "Sunny."):
+        hermes.script = lambda turn, text=text: written("hermes", text)
+        answer = clients["hermes"].responses.with_raw_response.create(**ASKED, stream=stream)
+        answer.http_response.read()
+    assert [lines.next()["ended"] for _ in range(2)] == ["tool_calls", "stop"]
 
 
 @pytest.mark.parametrize(
