@@ -69,6 +69,7 @@ def _idle(monkeypatch: pytest.MonkeyPatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     for name in ("log", "file"):
         (tmp_path / name).write_text("")
+    (tmp_path / "checkpoint").mkdir()
     for name in WORK:
         monkeypatch.setattr(name, lambda *_, **__: Nothing(text=""))
     monkeypatch.setattr("serving.replay.report.failure_of", lambda _: None)
