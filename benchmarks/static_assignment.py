@@ -67,7 +67,7 @@ SETTINGS = {
     # What is left of 90 % of a card beside the weights, as `simulate` works it out of 24 and 80 GB.
     "reasoning": {
         "24 GB": Setting(
-            (*REASONING, TWICE, "--kv-pages=1561"), (0.16, 0.2, 0.25, 0.32, 0.4, 0.5, 0.6), 400
+            (*REASONING, TWICE, "--kv-pages=1561"), (0.16, 0.2, 0.25, 0.32, 0.4, 0.5, 0.6, 0.7), 400
         ),
         # More turns, since 400 come within the time that one reply at the cap takes.
         "80 GB": Setting((*REASONING, TWICE, "--kv-pages=13921"), (0.4, 0.5, 0.63, 0.8), 1500),

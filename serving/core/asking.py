@@ -4,6 +4,7 @@ And by when a row that stood aside has to be back. Holds no tasks.
 """
 
 from collections.abc import Iterable
+from math import inf
 
 from serving.core.own_decisions import OwnDecisions
 from serving.core.queue_order import Duration
@@ -119,6 +120,7 @@ class Asking:
             tokens=len(row.tokens),
             left=_left(row),
             spare_s=self._can_wait_s(row, now, self._restoring.restore_s(row)),
+            back_s=now - row.since[0] if row.task.replied else inf,
             late=self._late(row, now),
             leads=leads,
         )

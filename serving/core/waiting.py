@@ -78,17 +78,15 @@ class Waiting:
     def behind(self, now: float) -> list[WorkerTask]:
         """List those that may go before whoever was chosen, in the order to try them.
 
-        Nobody goes before a reply whose client waits, nor before who was passed over too often.
+        Who can be in time: what is late comes and goes at the expense of others. Nobody goes before
+        a reply whose client waits, nor before who was passed over too often.
         """
         if self._chosen is None or self._chosen.urgent or self.blocks(self._chosen):
             return []
+        chosen, priority = self._chosen, self._chosen.task.turn.priority
         arranged = self._order.arranged(self._tasks, now, self._duration_s)
-        priority = self._chosen.task.turn.priority
-        return [
-            task
-            for task in arranged
-            if task is not self._chosen and task.task.turn.priority == priority
-        ]
+        others = (one for one in arranged if one.task.turn.priority == priority)
+        return [one for one in others if one is not chosen and one.due > now]
 
     def start(self, task: WorkerTask) -> int:
         """A task starts; returns how many before it are passed over.

@@ -27,6 +27,8 @@ class AsideConfig:
     `ask_from`: share of a first token's target that is left when a turn asks; until then a reply
     may end. `back_before_s`: how long before its time is spent a row that stood aside asks.
     `least_spare_s`: what a row must be able to spare, since it would ask again at once with less.
+    `stay_s`: how long one that has come back stays before it spares any: else it comes for moments,
+    and most of what the worker does is to compute KV again.
     `counted_left`: share of the tokens expected yet by which a row counts on making up time, since
     it may end sooner. `longer`: how many times as much memory over time a row must be expected to
     hold as the turn that asks, so that its target is given up for that turn's. Times in seconds.
@@ -35,6 +37,7 @@ class AsideConfig:
     ask_from: float = 0.6
     back_before_s: float = 4.0
     least_spare_s: float = 16.0
+    stay_s: float = 60.0
     counted_left: float = 0.5
     longer: float = 1.5
 
@@ -85,13 +88,17 @@ def _choose(
     late = [i for i in able if rows[i].late]
     if late:
         return Aside(max(late, key=lambda i: _token_steps(rows[i])), "late")
-    spare = [i for i in able if rows[i].spare_s >= config.least_spare_s]
+    spare = [i for i in able if _spares(rows[i], config)]
     if spare:
         return Aside(max(spare, key=lambda i: rows[i].spare_s), "spare")
     longer = [i for i in able if _token_steps(rows[i]) > above]
     if longer:
         return Aside(max(longer, key=lambda i: _token_steps(rows[i])), "longer")
     return None
+
+
+def _spares(row: AsideView, config: AsideConfig) -> bool:
+    return row.back_s >= config.stay_s and row.spare_s >= config.least_spare_s
 
 
 def _token_steps(view: AsideView | AskingView) -> float:

@@ -252,14 +252,16 @@ class AsideView:
     """A row that decodes and could stand aside for a task that waits for memory.
 
     It holds `tokens`, and `left` more are expected. `spare_s`: how long it can be away and still
-    meet its target, what it takes to have its KV again included. `late`: it misses a target in any
-    case. `leads`: it is the first in (priority, arrival) of those that hold pages.
+    meet its target, what it takes to have its KV again included. `back_s`: for how long it has been
+    back, or here after a move; inf if its reply began here. `late`: it misses a target in any case.
+    `leads`: it is the first in (priority, arrival) of those that hold pages.
     """
 
     priority: int
     tokens: int
     left: float
     spare_s: float
+    back_s: float
     late: bool
     leads: bool
 

@@ -33,7 +33,14 @@ from tests.support.fake_costs import LinearCosts
 COSTS = LinearCosts(base_s=0.001, new_s=0.0001, row_s=0.0001, kv_s=0.00001, kv_bytes_per_token=4)
 LINK = Link(latency_s=0.0001, bytes_per_s=1e6)
 NO_TARGETS = Slo(None, None)
-HASTY = AsideConfig(1.0, back_before_s=0.002, least_spare_s=0.001, counted_left=0.5, longer=1.0)
+HASTY = AsideConfig(
+    ask_from=1.0,
+    back_before_s=0.002,
+    least_spare_s=0.001,
+    stay_s=0.005,
+    counted_left=0.5,
+    longer=1.0,
+)
 """Rows stand aside at once, in deployments that live for fractions of a second."""
 
 

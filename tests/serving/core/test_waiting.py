@@ -161,6 +161,7 @@ def test_others_are_tried_in_order_behind_the_one_that_was_chosen():
     assert queue.behind(0.0) == [second, third]
     first.passed = 1
     assert queue.behind(0.0) == [second, third]
+    assert queue.behind(10.0) == [third]  # the other is late
     first.passed = 2
     assert queue.behind(0.0) == []
 

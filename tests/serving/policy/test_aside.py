@@ -1,6 +1,7 @@
 """Who stands aside for a task that waits for memory."""
 
 from dataclasses import replace
+from math import inf
 
 import pytest
 from hypothesis import given
@@ -24,10 +25,11 @@ def row(
     tokens: int = 1,
     left: float = 1.0,
     priority: int = 0,
+    back_s: float = inf,
     late: bool = False,
     leads: bool = False,
 ) -> AsideView:
-    return AsideView(priority, tokens, left, spare_s, late, leads)
+    return AsideView(priority, tokens, left, spare_s, back_s, late, leads)
 
 
 @pytest.mark.parametrize(
@@ -49,6 +51,14 @@ def test_who_can_spare_most_time_stands_aside():
 def test_time_that_is_hardly_worth_the_way_is_not_spared():
     assert aside(ASKING, [row(CONFIG.least_spare_s - 0.1)]) is None
     assert aside(ASKING, [row(CONFIG.least_spare_s)]) == Aside(0, "spare")
+
+
+def test_one_that_has_just_come_back_spares_no_time():
+    early = row(50.0, back_s=CONFIG.stay_s - 0.1)
+    assert aside(ASKING, [early]) is None
+    assert aside(ASKING, [early, row(20.0)]) == Aside(1, "spare")
+    assert aside(ASKING, [row(50.0, back_s=CONFIG.stay_s), row(20.0)]) == Aside(0, "spare")
+    assert aside(ASKING, [replace(early, tokens=900)]) == Aside(0, "longer")
 
 
 def test_before_others_goes_who_misses_its_target_anyhow_and_of_these_who_holds_most_for_longest():
@@ -78,6 +88,7 @@ ROWS = st.builds(
     tokens=st.integers(1, 50),
     left=st.floats(0.0, 50.0),
     spare_s=st.floats(-20.0, 20.0),
+    back_s=st.sampled_from([0.0, CONFIG.stay_s, inf]),
     late=st.booleans(),
     leads=st.booleans(),
 )
@@ -96,7 +107,7 @@ def rank(one: AsideView, priority: int, above: float) -> Rank:
         return None
     if one.late:
         return 2, area(one)
-    if one.spare_s >= CONFIG.least_spare_s:
+    if one.spare_s >= CONFIG.least_spare_s and one.back_s >= CONFIG.stay_s:
         return 1, one.spare_s
     return (0, area(one)) if area(one) > above else None
 
