@@ -37,7 +37,7 @@ class PolicyConfig:
     order_window: int | None = setting(
         None, "Queued tasks that may change places: 64 by on-time, 3 by lookahead, if not given."
     )
-    max_passes: int = setting(64, "Times that the first of a queue may be passed over.")
+    max_passes: int = setting(64, "New turns that may go before the first of a queue.")
     reserve_quantile: float = setting(
         0.5, "Quantile of the pages that all rows will need at once, which are kept for them."
     )
