@@ -115,11 +115,14 @@ class Asking:
         return row
 
     def _view(self, row: WorkerTask, now: float, *, leads: bool) -> AsideView:
+        left, again_s = _left(row), self._restoring.restore_s(row)
         return AsideView(
             priority=row.task.turn.priority,
             tokens=len(row.tokens),
-            left=_left(row),
-            spare_s=self._can_wait_s(row, now, self._restoring.restore_s(row)),
+            left=left,
+            left_s=left * self._step_s(),
+            again_s=again_s,
+            spare_s=self._can_wait_s(row, now, again_s),
             back_s=now - row.since[0] if row.task.replied else inf,
             late=self._late(row, now),
             leads=leads,

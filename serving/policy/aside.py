@@ -29,6 +29,8 @@ class AsideConfig:
     `least_spare_s`: what a row must be able to spare, since it would ask again at once with less.
     `stay_s`: how long one that has come back stays before it spares any: else it comes for moments,
     and most of what the worker does is to compute KV again.
+    `again`: share of the time for which a row gives its memory, which it can spare or would decode
+    yet, that having its KV again may take: long prompts cost others more time than they gain.
     `counted_left`: share of the tokens expected yet by which a row counts on making up time, since
     it may end sooner. `longer`: how many times as much memory over time a row must be expected to
     hold as the turn that asks, so that its target is given up for that turn's. Times in seconds.
@@ -38,6 +40,7 @@ class AsideConfig:
     back_before_s: float = 4.0
     least_spare_s: float = 16.0
     stay_s: float = 60.0
+    again: float = 0.1
     counted_left: float = 0.5
     longer: float = 1.5
 
@@ -85,6 +88,7 @@ def _choose(
     able: Sequence[int], rows: Sequence[AsideView], config: AsideConfig, *, above: float
 ) -> Aside | None:
     """Choose from the rows `able`; `above`: token-steps, which who gives its target up exceeds."""
+    able = [i for i in able if rows[i].again_s <= config.again * rows[i].left_s]
     late = [i for i in able if rows[i].late]
     if late:
         return Aside(max(late, key=lambda i: _token_steps(rows[i])), "late")
@@ -98,7 +102,8 @@ def _choose(
 
 
 def _spares(row: AsideView, config: AsideConfig) -> bool:
-    return row.back_s >= config.stay_s and row.spare_s >= config.least_spare_s
+    worth = row.again_s <= config.again * row.spare_s
+    return worth and row.back_s >= config.stay_s and row.spare_s >= config.least_spare_s
 
 
 def _token_steps(view: AsideView | AskingView) -> float:

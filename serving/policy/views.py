@@ -251,15 +251,18 @@ class AskingView:
 class AsideView:
     """A row that decodes and could stand aside for a task that waits for memory.
 
-    It holds `tokens`, and `left` more are expected. `spare_s`: how long it can be away and still
-    meet its target, what it takes to have its KV again included. `back_s`: for how long it has been
-    back, or here after a move; inf if its reply began here. `late`: it misses a target in any case.
-    `leads`: it is the first in (priority, arrival) of those that hold pages.
+    It holds `tokens`, and `left` more are expected, which take `left_s`. `again_s`: what it takes
+    to have its KV again. `spare_s`: how long it can be away and still meet its target, that
+    included. `back_s`: for how long it has been back, or here after a move; inf if its reply began
+    here. `late`: it misses a target in any case. `leads`: it is the first in (priority, arrival)
+    of those that hold pages.
     """
 
     priority: int
     tokens: int
     left: float
+    left_s: float
+    again_s: float
     spare_s: float
     back_s: float
     late: bool

@@ -38,6 +38,7 @@ HASTY = AsideConfig(
     back_before_s=0.002,
     least_spare_s=0.001,
     stay_s=0.005,
+    again=10.0,
     counted_left=0.5,
     longer=1.0,
 )

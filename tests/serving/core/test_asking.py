@@ -18,7 +18,13 @@ from tests.support.sharp_lengths import sharp
 COSTS = LinearCosts(base_s=1.0, new_s=0.01)
 """A step takes a second, a prompt a second and a hundredth of one for each of its tokens."""
 CONFIG = AsideConfig(
-    ask_from=0.6, back_before_s=4.0, least_spare_s=8.0, stay_s=5.0, counted_left=0.5, longer=1.5
+    ask_from=0.6,
+    back_before_s=4.0,
+    least_spare_s=8.0,
+    stay_s=5.0,
+    again=4.0,
+    counted_left=0.5,
+    longer=1.5,
 )
 LEFT = sharp(16).expected()
 SLO = Slo(ttft_s=10.0, tpot_s=2.0)
@@ -141,10 +147,20 @@ def test_a_row_that_has_just_come_back_stays_for_a_while(back_s: float, stays: b
     one = kept()
     row(one, "leader", range(4), replied=1, began=0.0, arrived=-2.0)
     reply = tuple(range(1000, 1020))
-    long = prompt(one, "back", range(100, 108), reply=reply, first_at=0.0, most=21)
+    long = prompt(one, "back", range(100, 108), reply=reply, forecast=4, first_at=0.0, most=21)
     computed(one, long)
     long.since = 20.0 - back_s, 20
     waiting(one, "turn", range(300, 312), 20.0, arrived=15.0)
+    assert (one.admit_next(20.0) is None) is stays
+    assert one.take_stood_aside() == ([] if stays else [long])
+
+
+@pytest.mark.parametrize(("again", "stays"), [(0.01, True), (0.2, False)])
+def test_a_row_keeps_its_kv_if_that_takes_long_to_have_again(again: float, stays: bool):
+    one = kept(stand_aside=replace(CONFIG, again=again))
+    _, long = crowd(one)
+    waiting(one, "turn", range(300, 312), 20.0, arrived=15.0)
+    # That takes 1.28 s, which is more than a hundredth of what it can spare, and less than a fifth.
     assert (one.admit_next(20.0) is None) is stays
     assert one.take_stood_aside() == ([] if stays else [long])
 

@@ -24,12 +24,14 @@ def row(
     *,
     tokens: int = 1,
     left: float = 1.0,
+    left_s: float = inf,
+    again_s: float = 0.0,
     priority: int = 0,
     back_s: float = inf,
     late: bool = False,
     leads: bool = False,
 ) -> AsideView:
-    return AsideView(priority, tokens, left, spare_s, back_s, late, leads)
+    return AsideView(priority, tokens, left, left_s, again_s, spare_s, back_s, late, leads)
 
 
 @pytest.mark.parametrize(
@@ -61,6 +63,18 @@ def test_one_that_has_just_come_back_spares_no_time():
     assert aside(ASKING, [replace(early, tokens=900)]) == Aside(0, "longer")
 
 
+def test_one_whose_kv_takes_long_to_have_again_keeps_it():
+    cheap, dear = 0.1 * CONFIG.least_spare_s, 0.11 * CONFIG.least_spare_s
+    assert aside(ASKING, [row(CONFIG.least_spare_s, again_s=cheap)]) == Aside(0, "spare")
+    assert aside(ASKING, [row(CONFIG.least_spare_s, again_s=dear)]) is None
+    late = row(late=True, left_s=20.0, again_s=2.0)
+    assert aside(ASKING, [late]) == Aside(0, "late")
+    assert aside(ASKING, [replace(late, again_s=2.1)]) is None
+    assert give_way([replace(late, again_s=2.1)], 0, CONFIG) is None
+    long = row(tokens=900, left=20.0, left_s=20.0, again_s=2.1)
+    assert aside(ASKING, [long]) is None
+
+
 def test_before_others_goes_who_misses_its_target_anyhow_and_of_these_who_holds_most_for_longest():
     rows = [row(90.0), row(late=True, tokens=10, left=5.0), row(late=True, tokens=5, left=30.0)]
     assert aside(ASKING, rows) == Aside(2, "late")
@@ -87,6 +101,8 @@ ROWS = st.builds(
     priority=st.integers(-1, 1),
     tokens=st.integers(1, 50),
     left=st.floats(0.0, 50.0),
+    left_s=st.floats(0.0, 50.0),
+    again_s=st.sampled_from([0.0, 1.0]),
     spare_s=st.floats(-20.0, 20.0),
     back_s=st.sampled_from([0.0, CONFIG.stay_s, inf]),
     late=st.booleans(),
@@ -103,11 +119,12 @@ def area(one: AsideView | AskingView) -> float:
 
 def rank(one: AsideView, priority: int, above: float) -> Rank:
     """Kind, then size, of a row that may be chosen."""
-    if one.leads or one.priority < priority:
+    if one.leads or one.priority < priority or one.again_s > CONFIG.again * one.left_s:
         return None
     if one.late:
         return 2, area(one)
-    if one.spare_s >= CONFIG.least_spare_s and one.back_s >= CONFIG.stay_s:
+    spares = one.spare_s >= CONFIG.least_spare_s and one.again_s <= CONFIG.again * one.spare_s
+    if spares and one.back_s >= CONFIG.stay_s:
         return 1, one.spare_s
     return (0, area(one)) if area(one) > above else None
 
