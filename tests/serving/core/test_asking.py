@@ -150,7 +150,7 @@ def test_a_row_that_has_just_come_back_stays_for_a_while(back_s: float, stays: b
     long = prompt(one, "back", range(100, 108), reply=reply, forecast=4, first_at=0.0, most=21)
     computed(one, long)
     long.since = 20.0 - back_s, 20
-    waiting(one, "turn", range(300, 312), 20.0, arrived=15.0)
+    waiting(one, "turn", range(300, 312), 20.0, forecast=16, arrived=15.0)
     assert (one.admit_next(20.0) is None) is stays
     assert one.take_stood_aside() == ([] if stays else [long])
 
