@@ -87,10 +87,14 @@ class Asking:
     def _rows_of(
         self, tasks: Iterable[WorkerTask], now: float
     ) -> tuple[list[WorkerTask], list[AsideView]]:
-        """List the rows that decode with a target, of those that hold slots, and how they look."""
+        """List the rows that decode with a target, of those that hold slots, and how they look.
+
+        One whose first token here is yet to be read stays: it would have come back for nothing.
+        """
         holders = [one for one in tasks if one.decodes_here]
         leader = min(holders, key=_age, default=None)
-        rows = [one for one in holders if one.stage is Stage.DECODE and self._has_target(one)]
+        read = [one for one in holders if one.stage is Stage.DECODE and not one.is_unread]
+        rows = [one for one in read if self._has_target(one)]
         return rows, [self._view(one, now, leads=one is leader) for one in rows]
 
     def _told(

@@ -203,7 +203,8 @@ class Holdings:
         """Give every decoding row a page for its next token; returns the tasks stopped for that.
 
         Where there are too few, rows wait (policy/last_pages, policy/pause), or victims give theirs
-        up, and hold nothing any more: by their targets (policy/aside), else by policy/preempt.
+        up, and hold nothing any more: by their targets (policy/aside), else by policy/preempt. For
+        a victim whose first token here is yet to be read they wait, so that it comes back with it.
         """
         victims: list[WorkerTask] = []
         while stuck := self._hand_out_pages():
@@ -215,6 +216,9 @@ class Holdings:
             if self._shortage.wait(stuck, tasks, victim):
                 break
             gone = self._gives_way(stuck[0], now, victim.task)
+            if gone.is_unread:
+                self._shortage.pause(stuck, "first_token", {})
+                break
             self.retire(gone)
             victims.append(gone)
         return victims

@@ -110,6 +110,11 @@ class WorkerTask:
         return len(self.tokens) - self.prompt_len
 
     @property
+    def is_unread(self) -> bool:
+        """Whether it decodes here, and the first token that it sampled here is yet to be read."""
+        return self.stage is Stage.DECODE and self.replied < self.since[1]
+
+    @property
     def due(self) -> float:
         """When it has to be started: inf without a target.
 

@@ -59,7 +59,7 @@ ADMISSIONS = (
 EVICTION_REASONS = ("dropped", "offloaded", OTHER)
 RESTORE_REASONS = ("fetch_faster", "compute_faster", OTHER)
 ASIDE_REASONS = ("late", "spare", "longer", OTHER)
-PAUSE_REASONS = ("reply_ends", "first_to_end", OTHER)
+PAUSE_REASONS = ("reply_ends", "first_to_end", "first_token", OTHER)
 CHUNK_REASONS = ("full", "slack")
 PLACE_STARTS = (0, 1, 20, 50, 100, 200, 500, 1000, 2000)
 """Reply tokens at which a class of predictions begins."""

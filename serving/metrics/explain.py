@@ -175,6 +175,8 @@ def _room(room: Room) -> str:
             text = f"overtakes {details['passed_over']} older ({room.reason})"
         case "pause" if room.reason == "first_to_end":
             text = f"waits for a page ({room.reason}): {details['kept']} left are kept for another"
+        case "pause" if room.reason == "first_token":
+            text = f"waits for a page ({room.reason}): who gives way first tells its token"
         case "pause":
             text = f"waits for a page ({room.reason}): {_number(details['lost_steps'])} steps are"
             text += f" likely lost, {_number(details['saved_steps'])} saved"

@@ -10,7 +10,8 @@ Hodgson's rule (policy/on_time), by token-seconds of memory instead of seconds. 
 and the three papers let turns wait until a reply ends.
 
 The first in (priority, arrival) of those that hold pages never stands aside, so that it goes on and
-ends; see policy/preempt for why nobody waits for ever then.
+ends, nor does one that has come back without a token yet; see policy/preempt for why nobody waits
+for ever then.
 """
 
 from collections.abc import Sequence

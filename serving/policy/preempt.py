@@ -9,7 +9,9 @@ it has time to spare; one that has not is passed over a bounded number of times 
 and so is one with time to spare. Replies that go on are not counted there: unless new turns start,
 they are finitely many, and as leaders they end. Then it is its turn, nobody overtakes it, and
 leaders end until its pages are free; once in, only the tasks in front of it come before it as
-leader, and the leader stands aside for nobody (policy/aside). So each task ends. (A steady stream
+leader, and the leader stands aside for nobody (policy/aside). Chunks of those that come back may
+ride before the leader's, but not for ever: nobody stops or stands aside before its first token here
+has been read, so each time costs one of finitely many tokens. So each task ends. (A steady stream
 of a better priority may hold back a lesser one: that is what priority means.)
 """
 

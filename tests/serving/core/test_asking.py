@@ -165,6 +165,21 @@ def test_a_row_keeps_its_kv_if_that_takes_long_to_have_again(again: float, stays
     assert one.take_stood_aside() == ([] if stays else [long])
 
 
+def test_a_row_that_has_come_back_stays_until_its_first_token_is_read():
+    one = kept()
+    row(one, "leader", range(4), replied=1, began=0.0, arrived=-2.0)
+    reply = tuple(range(1000, 1020))
+    long = prompt(one, "back", range(100, 108), reply=reply, first_at=0.0, most=40)
+    computed(one, long)
+    long.since = 10.0, 21  # its 21st is on its way
+    waiting(one, "turn", range(300, 312), 20.0, arrived=15.0)
+    assert one.admit_next(20.0) is None
+    long.tokens.append(1020)
+    assert one.admit_next(20.0) is None  # it is looked at again after a while
+    assert [one.admit_next(20.0) for _ in range(8)][-1] is not None
+    assert one.take_stood_aside() == [long]
+
+
 def test_a_row_that_is_not_decoding_is_left_alone():
     one = kept()
     row(one, "leader", range(4), replied=1, began=0.0, arrived=-2.0)
@@ -348,3 +363,29 @@ def test_without_targets_or_without_standing_aside_the_cheapest_loss_stops():
         entry.task = replace(entry.task, slo=Slo(None, None))
     assert one.grow(12.0) == [rows[1]]
     assert told(one, "aside") == []
+
+
+@pytest.mark.parametrize("stand_aside", [CONFIG, None])
+def test_rows_wait_for_the_first_token_of_one_that_has_just_come_back_and_is_to_stop(
+    stand_aside: AsideConfig | None,
+):
+    one, (first, small, long) = out_of_pages(stand_aside=stand_aside)
+    one.retire(small)
+    spare = one.pool.allocate(one.pool.available)
+    assert spare is not None
+    one.take_evicted(())
+    told(one, "admit")
+    long.since = 11.0, 9  # eight are known
+    for _ in range(2):
+        assert one.grow(12.0) == []
+    assert {(made.kind, made.reason) for made in one._decisions.take()} == {
+        ("pause", "first_token")
+    }
+    assert first.slot is not None
+    assert one.rows.is_paused(first.slot)
+    long.tokens.append(1100)
+    assert one.grow(12.0) == [long]
+    assert not one.rows.is_paused(first.slot)
+    one.take_evicted(())
+    one.pool.release(spare)
+    one.check()

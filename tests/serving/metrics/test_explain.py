@@ -121,6 +121,7 @@ def test_a_workers_own_decisions_about_a_turn_are_told_where_they_fell():
         said(1.5, "admit", "p0", "fits", cached_len=16, pages=3, reserved=4),
         said(1.5, "pause", "p0", "reply_ends", lost_steps=0.5, saved_steps=3.0),
         said(1.5, "pause", "p0", "first_to_end", kept=2),
+        said(1.5, "pause", "p0", "first_token"),
         said(1.5, "restore", "p0", "fetch_faster", tokens=16, fetch_s=0.001, compute_s=0.004),
     ]
     lines = explain_turn(story_of(ARRIVAL, PLACE, ROUTE, *records, FIRST)).splitlines()
@@ -131,6 +132,7 @@ def test_a_workers_own_decisions_about_a_turn_are_told_where_they_fell():
         "    0.500 s  at p0: waits for a page (reply_ends): 0.500 steps are likely lost, "
         "3.000 saved",
         "    0.500 s  at p0: waits for a page (first_to_end): 2 left are kept for another",
+        "    0.500 s  at p0: waits for a page (first_token): who gives way first tells its token",
         "    0.500 s  at p0: 16 tokens lie in host memory (fetch_faster: 1.0 ms to fetch, "
         "4.0 ms to compute)",
     ]
