@@ -3,7 +3,8 @@
 And by when a row that stood aside has to be back. Holds no tasks.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from math import inf
 
 from serving.core.own_decisions import OwnDecisions
@@ -14,6 +15,14 @@ from serving.core.worker_task import Stage, WorkerTask
 from serving.costs.costs import Costs
 from serving.policy.aside import Aside, AsideConfig, aside, asks, give_way
 from serving.policy.views import AsideView, AskingView
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """Rows that decode with a target, and how they look, until one leaves or time passes."""
+
+    rows: Sequence[WorkerTask]
+    views: Sequence[AsideView]
 
 
 class Asking:
@@ -50,10 +59,8 @@ class Asking:
         if spare_s > 0 or self._late(task, now):
             task.back_by = now + spare_s
 
-    def choose(
-        self, task: WorkerTask, tasks: Iterable[WorkerTask], now: float, *, blocks: bool
-    ) -> WorkerTask | None:
-        """Choose who of those that hold slots stands aside for a task; None: nobody.
+    def asks(self, task: WorkerTask, now: float, *, blocks: bool) -> AskingView | None:
+        """Say how a task looks that asks now, and None if it does not.
 
         `blocks`: nobody may go before it any more.
         """
@@ -69,10 +76,11 @@ class Asking:
             ask_from_s=config.back_before_s if returns else config.ask_from * ttft_s,
             blocks=blocks,
         )
-        if not asks(asking):
-            return None
-        rows, views = self._rows_of(tasks, now)
-        return self._told(task, rows, views, aside(asking, views, config))
+        return asking if asks(asking) else None
+
+    def choose(self, task: WorkerTask, asking: AskingView, seen: Seen) -> WorkerTask | None:
+        """Choose who of the rows `seen` stands aside for a task that asks; None: nobody."""
+        return self._told(task, seen, aside(asking, seen.views, self._config))
 
     def give_way(
         self, short: WorkerTask, tasks: Iterable[WorkerTask], priority: int, now: float
@@ -81,12 +89,10 @@ class Asking:
 
         Nobody of a class more urgent than `priority`. None: by their targets nobody may.
         """
-        rows, views = self._rows_of(tasks, now)
-        return self._told(short, rows, views, give_way(views, priority, self._config))
+        seen = self.see(tasks, now)
+        return self._told(short, seen, give_way(seen.views, priority, self._config))
 
-    def _rows_of(
-        self, tasks: Iterable[WorkerTask], now: float
-    ) -> tuple[list[WorkerTask], list[AsideView]]:
+    def see(self, tasks: Iterable[WorkerTask], now: float) -> Seen:
         """List the rows that decode with a target, of those that hold slots, and how they look.
 
         One whose first token here is yet to be read stays: it would have come back for nothing.
@@ -95,19 +101,13 @@ class Asking:
         leader = min(holders, key=_age, default=None)
         read = [one for one in holders if one.stage is Stage.DECODE and not one.is_unread]
         rows = [one for one in read if self._has_target(one)]
-        return rows, [self._view(one, now, leads=one is leader) for one in rows]
+        return Seen(rows, [self._view(one, now, leads=one is leader) for one in rows])
 
-    def _told(
-        self,
-        gains: WorkerTask,
-        rows: list[WorkerTask],
-        views: list[AsideView],
-        chosen: Aside | None,
-    ) -> WorkerTask | None:
+    def _told(self, gains: WorkerTask, seen: Seen, chosen: Aside | None) -> WorkerTask | None:
         """Note who was chosen for the task that gains by it, and return it."""
         if chosen is None:
             return None
-        row, view = rows[chosen.row], views[chosen.row]
+        row, view = seen.rows[chosen.row], seen.views[chosen.row]
         details = {
             "for": gains.task.id.turn,
             "pages": len(row.pages),

@@ -7,7 +7,7 @@ then perhaps in host memory.
 
 from collections.abc import Container
 
-from serving.core.asking import Asking
+from serving.core.asking import Asking, Seen
 from serving.core.cached_pages import Ranking
 from serving.core.host_store import HostStore
 from serving.core.idle import IdleSessions
@@ -90,6 +90,7 @@ class Holdings:
                 rules.stand_aside, self.rows, self._restoring, costs, self._duration_s, decisions
             )
         self._stood_aside: list[WorkerTask] = []
+        self._seen: Seen | None = None  # how the rows look to all that ask at once
         # Who waits for others to end, and for how many more steps without another look.
         self._put_off: WorkerTask | None = None
         self._put_off_for = 0
@@ -120,6 +121,7 @@ class Holdings:
             self._chooses_anew = False
             self.queue.reconsider()
             task = self.queue.next(now) or task
+        self._seen = None
         if verdict := self._start(task, now):
             self._defer(task, verdict)
             return self._admit_behind(now)
@@ -159,8 +161,12 @@ class Holdings:
         """Let a row stand aside for a task that waits for room, if one may."""
         if self._asking is None or verdict.reason == "pace":
             return False
-        blocks = self.queue.blocks(task)
-        row = self._asking.choose(task, self.by_slot.values(), now, blocks=blocks)
+        asking = self._asking.asks(task, now, blocks=self.queue.blocks(task))
+        if asking is None:
+            return False
+        if self._seen is None:
+            self._seen = self._asking.see(self.by_slot.values(), now)
+        row = self._asking.choose(task, asking, self._seen)
         if row is not None:
             self.retire(row)
             self._stood_aside.append(row)
@@ -284,6 +290,7 @@ class Holdings:
         if task.stage is Stage.WAITING:
             self.queue.remove(task)
         self._put_off = None
+        self._seen = None
         if task.pages:
             self.name_full_pages(task)
             self._keep_part(task)
