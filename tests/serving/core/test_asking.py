@@ -115,6 +115,22 @@ def test_it_asks_once_little_time_is_left_and_while_it_can_be_in_time(now: float
     assert (one.admit_next(now - 1.0 if now < 18.9 else now) is not None) is asks
 
 
+def test_as_many_rows_stand_aside_as_it_takes_each_once():
+    one = kept()
+    row(one, "leader", range(4), replied=1, began=0.0, arrived=-2.0)
+    rows = [
+        row(one, name, range(first, first + 8), replied=8, began=11.0, most=20)
+        for name, first in (("a", 100), ("b", 200))
+    ]
+    turn = waiting(one, "turn", range(300, 320), 20.0, arrived=15.0)
+    assert one.admit_next(20.0) is turn
+    gone = one.take_stood_aside()
+    assert len(gone) == 2
+    assert all(entry in gone for entry in rows)
+    one.take_evicted(())
+    one.check()
+
+
 def test_the_first_of_all_never_stands_aside_however_much_it_can_spare():
     one = kept()
     row(one, "only", range(8), replied=28, began=0.0)
