@@ -117,12 +117,13 @@ def test_the_youngest_row_gives_its_page_and_says_so():
     for entry in worker.batcher.holdings.tasks.values():
         entry.task = replace(entry.task, remaining=sharp(10))  # neither is about to end
     plans += [worker.launch() for _ in range(2)]
+    worker.complete(plans[0], 1, 2)
+    worker.complete(plans[1], 3, 4)
     outputs = worker.step()
     plans.append(launched(outputs))
     assert outputs[0] == Refused(P0, young.id, "preempted", computed=6)
     assert [id.turn for id in plans[-1].decode_tasks] == ["old"]
-    worker.complete(plans[0], 1, 2)
-    late = at(worker.complete(plans[1], 3, 4), 0, Tokens)
+    late = at(worker.complete(plans[2], 5, 6), 0, Tokens)
     assert [id.turn for id in late.tasks] == ["old"], "the victim's last samples are dropped"
 
 
