@@ -32,8 +32,8 @@ RANK_EVERY = 64
 LOOK_AGAIN = 8
 """Steps after which a task that waits for others to end is looked at again although none has (ours:
 what all rows will need changes slowly, and is most of what an admission costs)."""
-BEHIND = 16
-"""How many that wait behind such a one are tried then (ours)."""
+BEHIND = 8
+"""How many tasks are tried at a look behind one that has no room (ours; LOG.md has the costs)."""
 
 
 class Holdings:
@@ -130,7 +130,7 @@ class Holdings:
     def _admit_behind(self, now: float) -> WorkerTask | None:
         """Where rows stand aside, whoever fits may go before one that waits for more room.
 
-        What that one would be kept free would help nobody until it is enough.
+        Pages that were kept free for that one would help nobody until they are enough.
         """
         if self._asking is None or not self.rows.num_free:
             return None
@@ -161,7 +161,8 @@ class Holdings:
         """Let a row stand aside for a task that waits for room, if one may."""
         if self._asking is None or verdict.reason == "pace":
             return False
-        asking = self._asking.asks(task, now, blocks=self.queue.blocks(task))
+        blocks = task.passed > 0 and self.queue.blocks(task)
+        asking = self._asking.asks(task, now, blocks=blocks)
         if asking is None:
             return False
         if self._seen is None:

@@ -323,6 +323,13 @@ def test_where_nobody_stands_aside_nobody_goes_before_it():
     assert [one.admit_next(2.0) for _ in range(20)] == [None] * 20
 
 
+def test_one_that_nobody_was_let_pass_asks_as_others_do():
+    one = kept(max_passes=0)
+    crowd(one)
+    waiting(one, "late", range(300, 312), 40.0, arrived=15.0)
+    assert [one.admit_next(40.0) for _ in range(9)] == [None] * 9
+
+
 def test_one_that_blocks_all_others_has_a_row_s_pages_though_it_is_late():
     one = kept(max_passes=3)
     _, long = crowd(one)
