@@ -166,8 +166,8 @@ class Slow(Running):
 
 
 WANTED = sampling(30, temperature=0.9, seed=3)
-PROMPTS = [prompt(70, seed=i) for i in range(3)]
-"""Five chunks each."""
+PROMPTS = [prompt(64, seed=i) for i in range(3)]
+"""Four chunks each; a worker has just the pages of two turns."""
 
 
 def test_hand_offs_and_moves_over_slow_links_are_done_once_however_long_they_take(split, clock):
@@ -189,7 +189,7 @@ def test_hand_offs_and_moves_over_slow_links_are_done_once_however_long_they_tak
             await until_idle(engine)
         assert running.reasons("retry") == running.reasons("move_failed") == []
         assert running.reasons("moved") == ["test"]
-        assert len(running.links.told) > 15
+        assert len(running.links.told) > 12
         assert clock.skipped_s > 5 * TIMEOUT_S
         assert len(running.links) == 0
 
