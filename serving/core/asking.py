@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from math import inf
 
 from serving.core.own_decisions import OwnDecisions
+from serving.core.pace import Pace
 from serving.core.queue_order import Duration
 from serving.core.restoring import Restoring
 from serving.core.rows import Rows
@@ -34,17 +35,19 @@ class Asking:
         rows: Rows,
         restoring: Restoring,
         costs: Costs,
+        pace: Pace,
         duration_s: Duration,
         decisions: OwnDecisions,
     ) -> None:
         """What is decided is noted in `decisions`; `costs` price a step of the worker.
 
-        `duration_s` tells how long a task takes until its first token.
+        `pace` knows what targets nobody could meet, `duration_s` how long until a first token.
         """
         self._config = config
         self._rows = rows
         self._restoring = restoring
         self._costs = costs
+        self._pace = pace
         self._duration_s = duration_s
         self._decisions = decisions
 
@@ -160,9 +163,7 @@ class Asking:
     def _has_target(self, task: WorkerTask) -> bool:
         """Tell whether a reply is under way with a target for its tokens that can be met at all."""
         tpot_s = task.task.slo.tpot_s
-        return (
-            task.replied > 0 and tpot_s is not None and tpot_s >= self._costs.decode(1, 1).seconds
-        )
+        return task.replied > 0 and tpot_s is not None and tpot_s >= self._pace.least_s
 
 
 def _age(task: WorkerTask) -> tuple[int, float]:

@@ -86,9 +86,8 @@ class Holdings:
         )
         self._asking = None
         if rules.stand_aside is not None:
-            self._asking = Asking(
-                rules.stand_aside, self.rows, self._restoring, costs, self._duration_s, decisions
-            )
+            shown = self.rows, self._restoring, costs, self.pace, self._duration_s
+            self._asking = Asking(rules.stand_aside, *shown, decisions)
         self._stood_aside: list[WorkerTask] = []
         self._seen: Seen | None = None  # how the rows look to all that ask at once
         # Who waits for others to end, and for how many more steps without another look.

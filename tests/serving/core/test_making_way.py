@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from serving.core.holdings import Holdings
+from serving.core.holdings import BEHIND, Holdings
 from serving.core.worker_task import WorkerTask
 from serving.policy.aside import AsideConfig
 from serving.request import Slo
@@ -36,6 +36,17 @@ def test_as_many_look_again_as_there_is_room_for_at_once():
     one, _, small = behind_a_large_one()
     other = waiting(one, "other", range(400, 403), 1.6, arrived=1.6, most=1)
     assert [one.admit_next(2.0) for _ in range(3)] == [small, other, None]
+
+
+def test_so_many_are_tried_behind_it_at_a_look():
+    one, _, small = behind_a_large_one(order="arrival")
+    one.queue.remove(small)
+    for i in range(BEHIND):
+        waiting(one, f"large {i}", range(200, 220), 1.2, arrived=1.2 + i / 100, most=1)
+    one.queue.add(small)
+    assert one.admit_next(2.0) is None
+    one.queue.remove(one.queue.behind(2.0)[0])
+    assert small in [one.admit_next(2.0) for _ in range(9)]
 
 
 def test_nobody_goes_before_one_that_was_passed_over_too_often():
