@@ -28,11 +28,9 @@ from benchmarks.comparison import (
     AMPD_PASSES,
     CLUSTERS,
     CONTEXT,
-    FIRST_SEED,
     MAX_LEN,
     POLICIES,
     SOURCES,
-    TUNED_PART_S,
     VARIANTS,
     Cell,
     Cluster,
@@ -77,10 +75,7 @@ def prepare(cell: Cell, traces: str, table: str | None) -> tuple[SimulationConfi
 @lru_cache(maxsize=1)
 def _read(source: Source, traces: str, seed: int, limit: int, *, whole: bool) -> Workload:
     """Read a part of a trace at its own rate; cells that follow each other have it in common."""
-    start_s = 0.0
-    if source.part_s is not None and not whole:
-        parts = max(0, seed - FIRST_SEED)
-        start_s = TUNED_PART_S * min(seed, FIRST_SEED) + source.part_s * parts
+    start_s, seconds = source.window(seed, whole=whole)
     return read_workload(
         WorkloadChoice(
             path=Path(traces) / source.file,
@@ -91,7 +86,7 @@ def _read(source: Source, traces: str, seed: int, limit: int, *, whole: bool) ->
             rate_scale=1.0,
             time_scale=1.0,
             start_s=start_s,
-            seconds=900.0 if source.format == "servegen" else None,
+            seconds=seconds,
             session_rate=source.session_rate,
             skip_bad=False,
         )
@@ -102,8 +97,7 @@ def _config(cell: Cell, cluster: Cluster, source: Source, table: str | None) -> 
     changes = dict(VARIANTS[cell.variant])
     predictor = changes.pop("predictor", "head")
     own = cell.policy == "foretoken"
-    planned = {"replicas": 0, "foretoken": source.quarters[0]}.get(cell.policy, source.quarters[1])
-    quarters = changes.pop("quarters", planned)
+    quarters = changes.pop("quarters", source.quarters[cell.policy])
     host_kv_gib = changes.pop("host_kv_gib", 0.0)
     prefill = cluster.workers * quarters // 4
     # Moves, orders, pace and rows that stand aside are foretoken's, and the lookahead AMPD's.

@@ -7,8 +7,8 @@ targets, moves rows and keeps turns waiting for the others' pace, `ampd` looks a
 the rest serve first come, first served.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import product
 from math import inf
 from pathlib import Path
@@ -18,10 +18,10 @@ POLICIES = ("replicas", "pd-full", "pd-delta", "local", "threshold", "ampd", "fo
 """Those of the scheduler that need no table of measurements; `ppd` joins where there is one."""
 FIRST_SEED = 10
 """Seeds below it, and the parts of the traces that belong to them, served to choose settings."""
-TUNED_PART_S = 200.0
-"""By how much the parts of traces follow each other that served to choose settings."""
 AMPD_PASSES = 4
 """How often AMPD's lookahead passes over a task (papers.md 3.4: its bound is not published)."""
+SERVEGEN_S = 900.0
+"""How much of ServeGen's day arrivals are drawn for, before the load's own scale."""
 MAX_LEN = 66_560
 CONTEXT = 65_536
 
@@ -57,9 +57,9 @@ class Source:
     it that follow each other by `part_s` seconds, but for clusters of a `Cluster.load` from
     `whole_from` on: too large for a part, they begin where the file does, with what served to
     choose settings, and get so many of its turns.
-    So many `quarters` of the workers only prefill
-    under `foretoken` and under its disaggregated peers: those of 0 to 2, and of 1 to 3, that had
-    the best attainment on seed 0 (LOG.md).
+    So many `quarters` of the
+    workers only prefill under each policy: those of 0 to 2 for `foretoken`, of 1 to 3 for its
+    disaggregated peers, that had the best attainment on seed 0 (LOG.md).
     """
 
     file: str
@@ -69,10 +69,28 @@ class Source:
     ttft_s: float
     tpot_s: float
     rates: tuple[float, ...]
-    quarters: tuple[int, int]
+    quarters: Mapping[str, int] = field(hash=False)
     session_rate: float = 1.0
+    tuned_s: float = 0.0
     part_s: float | None = None
     whole_from: float = inf
+
+    def window(self, seed: int, *, whole: bool) -> tuple[float, float | None]:
+        """Return where a seed's part of the file begins, and its length; in seconds, None: all."""
+        if self.format == "servegen":
+            return 0.0, SERVEGEN_S
+        if self.part_s is None or whole:
+            return 0.0, None
+        if seed >= FIRST_SEED:
+            return self.tuned_s + self.part_s * (seed - FIRST_SEED), None
+        start_s = self.tuned_s * seed / FIRST_SEED
+        return start_s, self.tuned_s - start_s
+
+
+def _split(*, foretoken: int, peers: int, **others: int) -> Mapping[str, int]:
+    """Return the quarters of all policies; those of `others` do best otherwise than their peers."""
+    own = {"replicas": 0, "foretoken": foretoken}
+    return {**dict.fromkeys([*POLICIES, "ppd"], peers), **own, **others}
 
 
 SOURCES = {
@@ -80,12 +98,13 @@ SOURCES = {
         "mooncake_conversation.jsonl.zst",
         "github.com/kvcache-ai/Mooncake",
         "mooncake",
-        300,
+        1500,
         2.0,
         0.03,
-        (1.0, 2.0, 3.0, 3.5, 4.5, 5.5, 7.0),
-        (0, 2),
-        part_s=200.0,
+        (1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.5),
+        _split(foretoken=0, peers=2, ampd=1),
+        tuned_s=1000.0,
+        part_s=700.0,
         whole_from=16.0,
     ),
     "weka": Source(
@@ -96,7 +115,7 @@ SOURCES = {
         2.0,
         0.03,
         (0.25, 0.5, 1.0, 1.5, 2.0, 4.0),
-        (0, 1),
+        _split(foretoken=0, peers=1),
         0.2,
     ),
     "servegen": Source(
@@ -107,7 +126,7 @@ SOURCES = {
         2.0,
         0.02,
         (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.85, 1.0, 1.25, 1.5),
-        (0, 1),
+        _split(foretoken=0, peers=1),
     ),
     "azure": Source(
         "azure_2023_conv.csv.zst",
@@ -117,7 +136,8 @@ SOURCES = {
         1.0,
         0.03,
         (6.0, 10.0, 14.0, 16.0, 17.0, 18.0, 20.0, 23.0),
-        (1, 2),
+        _split(foretoken=1, peers=2),
+        tuned_s=2000.0,
         part_s=740.0,
         whole_from=4.0,
     ),

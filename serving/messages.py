@@ -57,7 +57,8 @@ class Task:
     client set none. `remaining` is the curve of the reply tokens still to come; `forecast` what the
     length head said last, if it has been read. `names` are the first of its pages' chained names,
     as far as they are known (core/prefix): they take long to work out. `first_at` is when its
-    client got its first token (seconds), None if there is none yet.
+    client got its first token (seconds), None if there is none yet. `session_turns` counts the
+    turns of its session so far, this one among them.
     """
 
     id: TaskId
@@ -71,6 +72,7 @@ class Task:
     forecast: Forecast | None = None
     names: tuple[bytes, ...] = ()
     first_at: float | None = None
+    session_turns: int = 1
 
 
 # ---- to the coordinator -------------------------------------------------------------------------

@@ -295,7 +295,7 @@ class Holdings:
             self.name_full_pages(task)
             self._keep_part(task)
             self.pool.release(task.pages, task.task.session)
-            self.idle.left(task.task.session)
+            self.idle.left(task.task.session, task.task.session_turns)
             task.pages = []
         self.close_slot(task)
         task.stage = Stage.GONE

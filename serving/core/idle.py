@@ -7,6 +7,7 @@ keeping them (policy/evict).
 """
 
 from collections.abc import Collection, Iterable, Mapping
+from typing import NamedTuple
 
 from serving.core.cached_pages import Group
 from serving.core.rules import BatcherRules
@@ -17,6 +18,13 @@ from serving.policy.views import IdleView
 
 MOST_GONE = 1000
 """Sessions without a page left that may be remembered (ours: few bytes, and seldom looked for)."""
+
+
+class _Left(NamedTuple):
+    """When a session let go of its pages, and how many turns it had had by then."""
+
+    at: float
+    turns: int
 
 
 class IdleSessions:
@@ -31,30 +39,30 @@ class IdleSessions:
         self._costs = costs
         self._page_size = page_size
         self._returns = ReturnModel(prior=rules.returns, half_life=rules.returns_half_life)
-        self._left_at: dict[Group, float] = {}
+        self._left: dict[Group, _Left] = {}
         self._moved: set[Group] = set()
         self.now = 0.0
         self.page_loss_s = 0.0
 
     def __len__(self) -> int:
         """Count the sessions that are idle."""
-        return len(self._left_at)
+        return len(self._left)
 
-    def left(self, session: Group) -> None:
-        """A session has let go of its pages."""
-        self._left_at[session] = self.now
+    def left(self, session: Group, turns: int) -> None:
+        """A session has let go of its pages; it has had so many turns."""
+        self._left[session] = _Left(self.now, turns)
 
     def moved(self, session: Group) -> None:
         """A session has let go of its pages and goes on at another worker: it is not awaited."""
-        self._left_at.pop(session, None)
+        self._left.pop(session, None)
         self._moved.add(session)
 
     def returned(self, session: Group) -> None:
         """A session has come back."""
         self._moved.discard(session)
-        left_at = self._left_at.pop(session, None)
-        if left_at is not None:
-            self._returns.observe(self.now - left_at, returned=True)
+        left = self._left.pop(session, None)
+        if left is not None:
+            self._returns.observe(self.now - left.at, True, left.turns)
 
     def rank(self, pages_of: Mapping[Group, int]) -> Iterable[Group]:
         """Order the sessions that hold cached pages, the one to evict first at the front."""
@@ -66,19 +74,23 @@ class IdleSessions:
 
     def tidy(self, holding: Collection[Group]) -> None:
         """Forget sessions without pages if there are many: until a pool is full nobody ranks."""
-        if len(self._left_at) + len(self._moved) > 2 * len(holding) + MOST_GONE:
+        if len(self._left) + len(self._moved) > 2 * len(holding) + MOST_GONE:
             self._forget_all_but(holding)
 
     def _forget_all_but(self, holding: Collection[Group]) -> None:
         """A session with no page left was evicted: it has not returned until now."""
-        for session in [s for s in self._left_at if s not in holding]:
-            left_at = self._left_at.pop(session)
-            self._returns.observe(self.now - left_at, returned=False)
+        for session in [s for s in self._left if s not in holding]:
+            left = self._left.pop(session)
+            self._returns.observe(self.now - left.at, False, left.turns)
         self._moved.intersection_update(holding)
 
     def _view(self, session: Group, pages: int) -> IdleView:
-        idle_s, returns = self.now - self._left_at.get(session, self.now), 0.0
+        returns = rate = 0.0
         if session not in self._moved:
-            returns = self._returns.chance(idle_s, self._rules.return_horizon_s)
+            # One that is here again has been of use just now.
+            at, turns = self._left.get(session, _Left(self.now, 1))
+            idle_s = self.now - at
+            returns = self._returns.chance(idle_s, self._rules.return_horizon_s, turns)
+            rate = self._returns.rate(idle_s, turns)
         restore_s = self._costs.prefill(pages * self._page_size, 0).seconds
-        return IdleView(pages=pages, restore_s=restore_s, returns=returns)
+        return IdleView(pages=pages, restore_s=restore_s, returns=returns, rate=rate)

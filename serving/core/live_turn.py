@@ -163,6 +163,7 @@ class LiveTurn:
             forecast=self.forecast,
             names=tuple(self.names),
             first_at=self.first_at,
+            session_turns=self.session.turns,
         )
 
 

@@ -1,8 +1,8 @@
 """Which idle session's pages go first, and is KV in host memory worth fetching?
 
-The value of keeping a page is what it saves when its session returns, times the chance that it
-does (ours; papers.md leaves eviction open). Knows neither pages nor how chances are learned
-(forecast/returns).
+The value of keeping a page is what it saves when its session returns, times how often keeping it
+pays per second that memory is taken (ours; papers.md leaves eviction open). Knows neither pages nor
+how returns are learned (forecast/returns).
 """
 
 from collections.abc import Sequence
@@ -14,8 +14,8 @@ from serving.policy.views import IdleView
 def evict(idle: Sequence[IdleView]) -> list[int]:
     """Return the indices of idle sessions, given oldest first, in the order to evict them.
 
-    Least expected value of a page first: `returns * restore_s / pages`. Ties: the oldest. A session
-    that would free nothing comes last.
+    Least expected value of a page and second first: `rate * restore_s / pages`. Ties: the oldest. A
+    session that would free nothing comes last.
     """
     return sorted(range(len(idle)), key=lambda i: (_value_per_page(idle[i]), i))
 
@@ -35,4 +35,4 @@ def fetch_beats_compute(*, fetch_s: float, compute_s: float) -> bool:
 
 
 def _value_per_page(idle: IdleView) -> float:
-    return idle.returns * idle.restore_s / idle.pages if idle.pages else inf
+    return idle.rate * idle.restore_s / idle.pages if idle.pages else inf

@@ -286,12 +286,14 @@ class ShortageView:
 class IdleView:
     """Pages that an idle session left behind: `pages` could be freed, `restore_s` to get them back.
 
-    `returns` is the chance that the session still comes back.
+    `returns` is the chance that the session still comes back, `rate` how often keeping them pays,
+    per second that they are kept (forecast/returns).
     """
 
     pages: int
     restore_s: float
     returns: float
+    rate: float
 
 
 # ---- rebalancing --------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from benchmarks.comparison import (
     SOURCES,
     VARIANTS,
     Cell,
+    Source,
     ablations_of,
     cells_of,
     lacking,
@@ -65,6 +66,14 @@ def test_every_variant_is_run_near_saturation():
     found = list(ablations_of("4", ["azure"]))
     assert len(found) == 2 * (len(VARIANTS) - 1)
     assert {one.rate for one in found} == set(SOURCES["azure"].rates[-3:-1])
+
+
+@pytest.mark.parametrize("source", [s for s in SOURCES.values() if s.part_s is not None])
+def test_no_reported_part_of_a_trace_served_to_choose_settings(source: Source):
+    for seed in range(FIRST_SEED):
+        start_s, seconds = source.window(seed, whole=False)
+        assert seconds is not None
+        assert 0 <= start_s < start_s + seconds <= source.window(FIRST_SEED, whole=False)[0]
 
 
 @pytest.mark.parametrize(
@@ -111,14 +120,20 @@ def test_a_cell_is_simulated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     lines = ["TIMESTAMP,ContextTokens,GeneratedTokens"]
     lines += [f"2023-11-16 18:15:{10 + i}.0000000,{300 + i},20" for i in range(12)]
     (tmp_path / "tiny.csv").write_text("\n".join(lines))
-    tiny = SOURCES["azure"].__class__(
-        "tiny.csv", "made up", "azure", 10, 1.0, 0.03, (1.0,) * 5, (0, 1)
-    )
+    split = {"replicas": 0, "pd-delta": 1}
+    tiny = Source("tiny.csv", "made up", "azure", 10, 1.0, 0.03, (1.0,) * 5, split)
     monkeypatch.setitem(SOURCES, "tiny", tiny)
     for policy in ("replicas", "pd-delta"):
         row = run_cell(Cell("4", "tiny", 1.0, policy, 0), str(tmp_path), None)
         assert (row["policy"], row["finished"], row["slo_attainment"]) == (policy, 10, 1.0)
         assert (row["kv_bytes_moved"] == 0) == (policy == "replicas")
+
+
+def test_each_policy_has_a_split_of_its_own():
+    for source in SOURCES.values():
+        assert source.quarters.keys() == set(ROUTE_POLICIES)
+        assert source.quarters["replicas"] == 0
+        assert all(0 < n < 4 for p, n in source.quarters.items() if p.startswith("pd-"))
 
 
 def touch(folder: Path, *workloads: str) -> str:

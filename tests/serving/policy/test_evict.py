@@ -8,16 +8,18 @@ from serving.policy.evict import evict, fetch_beats_compute, page_loss_s
 from serving.policy.views import IdleView
 
 
-def idle(pages: int = 1, restore_s: float = 1.0, returns: float = 0.5) -> IdleView:
-    return IdleView(pages, restore_s, returns)
+def idle(
+    pages: int = 1, restore_s: float = 1.0, rate: float = 0.5, returns: float = 0.5
+) -> IdleView:
+    return IdleView(pages, restore_s, returns, rate)
 
 
 def test_nothing_idle_is_nothing_to_evict():
     assert evict([]) == []
 
 
-def test_the_session_least_likely_to_return_goes_first():
-    assert evict([idle(returns=0.9), idle(returns=0.1)]) == [1, 0]
+def test_the_session_least_worth_waiting_for_goes_first():
+    assert evict([idle(rate=0.9, returns=0), idle(rate=0.1, returns=1)]) == [1, 0]
 
 
 def test_what_is_soon_computed_again_goes_first():
@@ -28,8 +30,8 @@ def test_of_equal_loss_the_one_that_frees_more_goes_first():
     assert evict([idle(pages=2), idle(pages=5)]) == [1, 0]
 
 
-def test_a_large_session_that_is_likely_back_outlives_a_small_one_that_is_not():
-    assert evict([idle(pages=8, restore_s=8, returns=0.9), idle(returns=0.2)]) == [1, 0]
+def test_a_large_session_that_is_soon_back_outlives_a_small_one_that_is_not():
+    assert evict([idle(pages=8, restore_s=8, rate=0.9), idle(rate=0.2)]) == [1, 0]
 
 
 def test_equal_value_goes_by_age():
@@ -37,7 +39,7 @@ def test_equal_value_goes_by_age():
 
 
 def test_a_session_that_would_free_nothing_comes_last():
-    assert evict([idle(pages=0), idle(restore_s=100, returns=1)]) == [1, 0]
+    assert evict([idle(pages=0), idle(restore_s=100, rate=1)]) == [1, 0]
 
 
 def test_restoring_beats_computing_only_if_it_is_faster():
@@ -47,7 +49,11 @@ def test_restoring_beats_computing_only_if_it_is_faster():
 
 SESSIONS = st.lists(
     st.builds(
-        IdleView, st.integers(1, 4), st.integers(0, 4).map(float), st.sampled_from((0, 0.25, 0.5))
+        IdleView,
+        pages=st.integers(1, 4),
+        restore_s=st.integers(0, 4).map(float),
+        returns=st.just(1.0),
+        rate=st.sampled_from((0, 0.25, 0.5)),
     ),
     max_size=6,
 )
@@ -60,7 +66,7 @@ def test_the_order_is_of_all_sessions_by_value_of_a_page_then_age(sessions: list
 
     def value(i: int) -> tuple[Fraction, int]:
         s = sessions[i]
-        return Fraction(s.returns) * Fraction(s.restore_s) / s.pages, i
+        return Fraction(s.rate) * Fraction(s.restore_s) / s.pages, i
 
     for before, after in pairwise(chosen):
         # Rounded to floats, nearly equal values may compare as equal: then age decides.
