@@ -3,7 +3,7 @@
 And by when a row that stood aside has to be back. Holds no tasks.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from math import inf
 
@@ -81,9 +81,27 @@ class Asking:
         )
         return asking if asks(asking) else None
 
-    def choose(self, task: WorkerTask, asking: AskingView, seen: Seen) -> WorkerTask | None:
-        """Choose who of the rows `seen` stands aside for a task that asks; None: nobody."""
-        return self._told(task, seen, aside(asking, seen.views, self._config))
+    def choose(
+        self,
+        task: WorkerTask,
+        asking: AskingView,
+        seen: Seen,
+        fits: Callable[[Collection[WorkerTask]], bool],
+    ) -> list[WorkerTask]:
+        """Choose who of the rows `seen` stands aside for a task that asks; nobody for nothing.
+
+        `fits` says whether the task has room once some rows have left.
+        """
+        chosen: list[Aside] = []
+        left = list(range(len(seen.rows)))
+        while len(chosen) < self._config.most:
+            one = aside(asking, [seen.views[i] for i in left], self._config)
+            if one is None:
+                return []
+            chosen.append(Aside(left.pop(one.row), one.reason))
+            if fits([seen.rows[each.row] for each in chosen]):
+                return [self._told(task, seen, each) for each in chosen]
+        return []
 
     def give_way(
         self, short: WorkerTask, tasks: Iterable[WorkerTask], priority: int, now: float
@@ -93,7 +111,8 @@ class Asking:
         Nobody of a class more urgent than `priority`. None: by their targets nobody may.
         """
         seen = self.see(tasks, now)
-        return self._told(short, seen, give_way(seen.views, priority, self._config))
+        chosen = give_way(seen.views, priority, self._config)
+        return None if chosen is None else self._told(short, seen, chosen)
 
     def see(self, tasks: Iterable[WorkerTask], now: float) -> Seen:
         """List the rows that decode with a target, of those that hold slots, and how they look.
@@ -106,10 +125,8 @@ class Asking:
         rows = [one for one in read if self._has_target(one)]
         return Seen(rows, [self._view(one, now, leads=one is leader) for one in rows])
 
-    def _told(self, gains: WorkerTask, seen: Seen, chosen: Aside | None) -> WorkerTask | None:
+    def _told(self, gains: WorkerTask, seen: Seen, chosen: Aside) -> WorkerTask:
         """Note who was chosen for the task that gains by it, and return it."""
-        if chosen is None:
-            return None
         row, view = seen.rows[chosen.row], seen.views[chosen.row]
         details = {
             "for": gains.task.id.turn,

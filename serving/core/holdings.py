@@ -5,7 +5,7 @@ keeps the accounts. What a task leaves behind stays findable by its prefix until
 then perhaps in host memory.
 """
 
-from collections.abc import Container
+from collections.abc import Collection, Container
 
 from serving.core.asking import Asking, Seen
 from serving.core.cached_pages import Ranking
@@ -14,18 +14,17 @@ from serving.core.idle import IdleSessions
 from serving.core.limits import BatcherLimits
 from serving.core.own_decisions import OwnDecisions
 from serving.core.pace import Pace
-from serving.core.pages import NOTHING, Evicted, Match, PagePool
+from serving.core.pages import Evicted, PagePool
 from serving.core.restoring import Restoring
+from serving.core.room import Room
 from serving.core.rows import Rows
 from serving.core.rules import BatcherRules
-from serving.core.shortage import Shortage, growing
+from serving.core.shortage import Shortage
 from serving.core.waiting import Waiting
 from serving.core.worker_task import Stage, WorkerTask
 from serving.costs.costs import Costs
 from serving.messages import TaskId
-from serving.policy.admit import Admit, Defer, admit, pages_for
-from serving.policy.reserve import growth
-from serving.policy.views import PoolView
+from serving.policy.admit import Admit, Defer, pages_for
 
 RANK_EVERY = 64
 """Evictions for which one ranking of idle sessions serves: their values change slowly (ours)."""
@@ -68,6 +67,7 @@ class Holdings:
         self.queue = Waiting(rules.order, self._duration_s)
         self.by_slot: dict[int, WorkerTask] = {}
         self.pace = Pace(costs, keeps=rules.keep_pace)
+        self._room = Room(self.pool, self.rows, self.pace, quantile=rules.reserve_quantile)
         self._restoring = Restoring(
             costs,
             rules.host_link,
@@ -142,10 +142,10 @@ class Holdings:
     def _start(self, task: WorkerTask, now: float) -> Defer | None:
         """Give a task its pages and slot, others standing aside for it, or say why not."""
         verdict, reserved = self._admit(task)
-        while isinstance(verdict, Defer):
-            if not self._makes_way(task, verdict, now):
-                return verdict
+        if isinstance(verdict, Defer) and self._makes_way(task, verdict, now):
             verdict, reserved = self._admit(task)
+        if isinstance(verdict, Defer):
+            return verdict
         if task.kept_out and now + self._duration_s(task) > task.due:
             self.pace.loosen()
         passed_over = self.queue.start(task)
@@ -157,7 +157,7 @@ class Holdings:
         return None
 
     def _makes_way(self, task: WorkerTask, verdict: Defer, now: float) -> bool:
-        """Let a row stand aside for a task that waits for room, if one may."""
+        """Let rows stand aside for a task that waits for room, if it has room then."""
         if self._asking is None or verdict.reason == "pace":
             return False
         blocks = task.passed > 0 and self.queue.blocks(task)
@@ -166,11 +166,16 @@ class Holdings:
             return False
         if self._seen is None:
             self._seen = self._asking.see(self.by_slot.values(), now)
-        row = self._asking.choose(task, asking, self._seen)
-        if row is not None:
+        match, holders = self._room.match(task), self.by_slot.values()
+
+        def fits(gone: Collection[WorkerTask]) -> bool:
+            return isinstance(self._room.verdict(task, match, holders, gone)[0], Admit)
+
+        rows = self._asking.choose(task, asking, self._seen, fits)
+        for row in rows:
             self.retire(row)
             self._stood_aside.append(row)
-        return row is not None
+        return bool(rows)
 
     def admit_at_once(self, task: WorkerTask) -> str | None:
         """Give a task that moves here its pages and slot now; returns why not if it must not.
@@ -304,7 +309,7 @@ class Holdings:
     @property
     def promised(self) -> int:
         """Pages set aside for rows that have yet to grow, all of them together."""
-        return self._growth(None)
+        return self._room.growth(self.by_slot.values(), None)
 
     def check(self) -> None:
         """Raise AssertionError unless pages, slots and tasks agree."""
@@ -332,20 +337,14 @@ class Holdings:
 
     def _admit(self, task: WorkerTask) -> tuple[Admit | Defer, int]:
         """Decide, and give the task its pages and slot if it may; with the pages set aside."""
-        if not self.rows.num_free:
-            return Defer("slots"), 0
-        match = self._match(task)
-        missing = pages_for(len(task.tokens), self.limits.page_size) - match.num_pages
-        pool = PoolView(self.pool.available - match.idle, len(self.by_slot))
-        reserved = self._growth(task) if missing <= pool.available else 0
-        pace = self.pace.view(self.by_slot.values(), task)
-        verdict = admit(pool, missing=missing, growth=reserved, pace=pace)
+        match = self._room.match(task)
+        verdict, reserved = self._room.verdict(task, match, self.by_slot.values())
         if isinstance(verdict, Defer):
             return verdict, reserved
         self.idle.returned(task.task.session)
         host_slots = self._restoring.fetched(task, match, self.host)
         task.pages = self.pool.take(match)
-        task.pages += self.pool.allocate(missing) or []
+        task.pages += self.pool.allocate(self._room.missing(task, match)) or []
         task.kv_len = task.matched_len = match.cached_len
         task.named_pages = len(match.full)
         if host_slots:
@@ -361,28 +360,11 @@ class Holdings:
         self.by_slot[task.slot] = task
         return verdict, reserved
 
-    def _match(self, task: WorkerTask) -> Match:
-        if not task.may_reuse:
-            return NOTHING
-        return self.pool.match(task.names, task.tokens, len(task.tokens) - 1)
-
-    def _growth(self, coming: WorkerTask | None) -> int:
-        """Predict the pages that all rows here will need beyond their own, `coming` among them."""
-        rows = [task for task in self.by_slot.values() if task.decodes_here]
-        pages = [len(task.pages) for task in rows]
-        if coming is not None and coming.decodes_here:
-            rows.append(coming)
-            pages.append(pages_for(len(coming.tokens), self.limits.page_size))
-        if not rows:
-            return 0
-        quantile = self._rules.reserve_quantile
-        return growth(growing(rows, pages), page_size=self.limits.page_size, quantile=quantile)
-
     def _duration_s(self, task: WorkerTask) -> float:
         """Say how long a task would take here. One that is prefilled elsewhere takes no time."""
         if task.source is not None:
             return 0.0
-        cached_len = self._match(task).cached_len
+        cached_len = self._room.match(task).cached_len
         return self._costs.prefill(len(task.tokens) - cached_len, cached_len).seconds
 
     def _keep_part(self, task: WorkerTask) -> None:

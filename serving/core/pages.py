@@ -12,7 +12,8 @@ kept under its parent's name; it can be taken by one task only, which goes on wr
 Knows nothing of tasks, workers or time. Which cached page goes first: core/cached_pages.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Container, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -120,6 +121,14 @@ class PagePool:
             tail = parts.get(rest[:tail_len])
         idle = sum(not self._holders[page] for page in full) + (tail is not None)
         return Match(tuple(full), tail, cached_len + tail_len, idle)
+
+    def left_by(self, holdings: Iterable[Sequence[int]], but: Container[int]) -> int:
+        """Count the pages that nobody would hold once these holders had let go of theirs.
+
+        Those of `but` are not counted.
+        """
+        leave = Counter(page for pages in holdings for page in pages if page not in but)
+        return sum(self._holders[page] == count for page, count in leave.items())
 
     def take(self, match: Match) -> list[int]:
         """Hold the pages of a match found since the pool last changed; returns them in order."""

@@ -34,7 +34,8 @@ class AsideConfig:
     yet, that having its KV again may take: long prompts cost others more time than they gain.
     `counted_left`: share of the tokens expected yet by which a row counts on making up time, since
     it may end sooner. `longer`: how many times as much memory over time a row must be expected to
-    hold as the turn that asks, so that its target is given up for that turn's. Times in seconds.
+    hold as the turn that asks, so that its target is given up for that turn's. `most`: how many may
+    stand aside for one turn; if there is no room for it even so, nobody does. Times in seconds.
     """
 
     ask_from: float = 0.6
@@ -44,6 +45,7 @@ class AsideConfig:
     again: float = 0.1
     counted_left: float = 0.5
     longer: float = 1.5
+    most: int = 4
 
 
 @dataclass(frozen=True, slots=True)

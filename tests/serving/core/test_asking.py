@@ -55,6 +55,25 @@ def test_as_many_rows_stand_aside_as_it_takes_each_once():
     one.check()
 
 
+def test_nobody_stands_aside_for_a_turn_that_has_no_room_even_so():
+    one = kept()
+    crowd(one)  # one page is free, seven are the long row's
+    waiting(one, "turn", range(300, 333), 20.0, arrived=15.0)  # needs nine
+    assert one.admit_next(20.0) is None
+    assert (one.take_stood_aside(), told(one, "aside")) == ([], [])
+
+
+@pytest.mark.parametrize("most", [1, 2])
+def test_no_more_stand_aside_for_one_turn_than_may(most: int):
+    one = kept(stand_aside=replace(CONFIG, most=most))
+    row(one, "leader", range(4), replied=1, began=0.0, arrived=-2.0)
+    for name, first in (("a", 100), ("b", 200)):
+        row(one, name, range(first, first + 8), replied=8, began=11.0, most=20)
+    waiting(one, "turn", range(300, 320), 20.0, arrived=15.0)
+    one.admit_next(20.0)
+    assert len(one.take_stood_aside()) == (2 if most == 2 else 0)
+
+
 def test_the_first_of_all_never_stands_aside_however_much_it_can_spare():
     one = kept()
     row(one, "only", range(8), replied=28, began=0.0)
