@@ -13,6 +13,7 @@ from predictor.reading import Reader
 from serving.config import (
     BatchConfig,
     ConfigError,
+    CostsConfig,
     MemoryConfig,
     MeshConfig,
     PolicyConfig,
@@ -54,8 +55,6 @@ MAX_ATTEMPTS = 3
 them. Preemptions do not count."""
 WORKSPACE_SHARE = 0.1
 """Share of an accelerator's budget left to activations and compiled programs."""
-HOST_LINK = Link(latency_s=200e-6, bytes_per_s=8 * GIB)
-"""To host memory and back: a plain copy, or PCIe with its overheads (performance.md 10.1)."""
 
 
 def costs_by_role(config: ServerConfig, shape: ModelShape, device_kind: str) -> dict[Role, Costs]:
@@ -151,6 +150,11 @@ def most_pages(memory_bytes: float, devices: int, weight_bytes: int, page_bytes:
     return max(0, int((memory_bytes * devices - weight_bytes) // page_bytes))
 
 
+def host_link(costs: CostsConfig) -> Link:
+    """Make the way between a worker and host memory."""
+    return Link(costs.host_link_latency_us * 1e-6, costs.host_link_gib_per_s * GIB)
+
+
 def batcher_rules(config: ServerConfig, costs: Costs, reader: Reader | None) -> BatcherRules:
     """Make the rules of one worker; `reader` takes the readings of the length head, if any."""
     policy, batch = config.policy, config.batch
@@ -165,7 +169,7 @@ def batcher_rules(config: ServerConfig, costs: Costs, reader: Reader | None) -> 
         return_horizon_s=config.schedule.session_ttl_seconds,
         returns=RETURNS,
         returns_half_life=RETURNS_HALF_LIFE,
-        host_link=HOST_LINK,
+        host_link=host_link(config.costs),
         reader=reader,
         read_every=config.forecast.length_head_every,
     )

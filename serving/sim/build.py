@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 from predictor.reading import PLAIN
 from serving.assembly import (
-    HOST_LINK,
     batcher_limits,
     batcher_rules,
     coordinator_limits,
     coordinator_rules,
     costs_by_role,
+    host_link,
     kv_budget,
     length_model,
     most_pages,
@@ -128,7 +128,7 @@ def build_simulation(
     coordinator = Coordinator(limits, rules, sessions, _lengths(config))
     simulation = Simulation(coordinator, agenda, links, note)
     page_bytes = model.shape.kv_bytes_per_token * memory.page_size
-    world = World(agenda, links, HOST_LINK, page_bytes, config.max_launched)
+    world = World(agenda, links, host_link(server.costs), page_bytes, config.max_launched)
     for name, role in name_workers(server.mesh):
         own = _limits(server, hardware, model, role, max_model_len)
         reader = None if readings is None else PLAIN

@@ -26,8 +26,10 @@ ACCELERATOR = {
     "max_queue_size": 100_000,
     "hardware": "h100",
     "link_gib_per_s": 46.6,
+    "host_link_gib_per_s": 46.6,
 }
-"""Where a simulated server differs from one on a CPU: larger steps and pages, a 50 GB/s link."""
+"""Where a simulated server differs from one on a CPU: larger steps and pages, links of 50 GB/s, a
+network card's and about what PCIe 5 carries (performance.md 10.1)."""
 PARTS = ("mesh", "memory", "batch", "schedule", "policy", "costs")
 SECONDS = Finite(min=0, min_open=True)
 IN_SECONDS = {"slo_ttft": "slo_ttft_ms", "slo_tpot": "slo_tpot_ms"}

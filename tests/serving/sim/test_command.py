@@ -62,6 +62,28 @@ def test_every_policy_is_one_flag(policy: str):
         assert found["kv_bytes_moved"] == 0
 
 
+def test_a_slow_way_to_host_memory_is_felt_where_kv_comes_back_from_it(tmp_path: Path):
+    asked, again = {"new": 9000, "reply": 8}, {"think": 60, "new": 16, "reply": 8}
+    talk = {"id": "a", "start": 0, "turns": [asked, again]}
+    other = {"id": "b", "start": 30, "turns": [asked]}
+    path = tmp_path / "two.jsonl"
+    path.write_text(f"{json.dumps(talk)}\n{json.dumps(other)}\n")
+    small = ("--prefill-workers", "0", "--decode-workers", "1", "--kv-pages", "200")
+    flags = (f"--workload={path}", "--format=sessions", "--host-kv-gib=8", *small)
+
+    def later_s(*more: str) -> float:
+        command = ["simulate", *flags, "--max-model-len=10000", "--json", *more]
+        done = CliRunner().invoke(cli, command, catch_exceptions=False)
+        assert done.exit_code == 0
+        return json.loads(done.stdout)["ttft"]["later"]["mean"]
+
+    # Two conversations take 141 pages each, of 199: 83 had to go, one of them part-filled.
+    fast, slow = later_s("--host-link-gib-per-s=20"), later_s("--host-link-gib-per-s=10")
+    assert slow - fast == pytest.approx(82 * 64 * 131072 / 2**30 * (1 / 10 - 1 / 20))
+    late = later_s("--host-link-gib-per-s=20", "--host-link-latency-us=100200")
+    assert late - fast == pytest.approx(0.1)
+
+
 def test_ppd_says_that_nothing_was_measured_for_it(tmp_path: Path):
     notice = "foretoken: ppd without --route-table goes by predicted times"
     ppd = ("--policy", "ppd", "--json")
@@ -137,6 +159,8 @@ def test_pictures_are_drawn(tmp_path: Path):
         ),
         (["--decode-tp", "3"], "--decode-tp 3 does not divide the model's 8 key-value heads"),
         (["--link-gib-per-s", "0"], "--link-gib-per-s must be positive"),
+        (["--host-link-gib-per-s", "0"], "--host-link-gib-per-s must be positive"),
+        (["--host-link-latency-us", "-1"], "--host-link-latency-us must not be negative"),
         (["--slo-ttft-ms", "0"], "--slo-ttft-ms must be positive"),
         (["--step-noise", "nan"], "--step-noise nan does not lie in 0 to 10"),
         (["--step-noise", "1e3"], r"--step-noise 1000\.0 does not lie in 0 to 10"),
