@@ -11,6 +11,7 @@ from typing import assert_never
 
 from model.checkpoint_files import CONFIG, GENERATION_CONFIG
 from model.degrees import Shared
+from model.encodings.settings import read_encodings
 from model.errors import CheckpointError
 from model.families import FAMILIES, Family
 from model.json_fields import Fields, read_json_object
@@ -121,9 +122,10 @@ def load_config(
     """Read config.json and, where there is one, generation_config.json of a checkpoint directory.
 
     `dtype` overrides the checkpoint's own; without either it is float32. `quantize` says what the
-    weights are to become as they are loaded; `kv_dtype` is as in ModelConfig. End-of-sequence ids
-    are the union of both files'. Raises CheckpointError for whatever is missing, ill-typed,
-    contradictory or not supported.
+    weights are to become as they are loaded; without it they stay as the checkpoint holds them if
+    that is a format of ModelConfig, else become `dtype`. `kv_dtype` is as in ModelConfig.
+    End-of-sequence ids are the union of both files'. Raises CheckpointError for whatever is
+    missing, ill-typed, contradictory or not supported.
     """
     directory = Path(checkpoint_dir)
     if not directory.is_dir():
@@ -135,11 +137,13 @@ def load_config(
     attention_bias = family.attention_bias == "setting" and fields.boolean("attention_bias", False)
     num_heads = fields.integer("num_attention_heads")
     hidden_size = fields.integer("hidden_size")
+    num_layers = fields.integer("num_hidden_layers")
+    kept_as = read_encodings(fields).kept_as(num_layers)
     try:
         return ModelConfig(
             family=family.name,
             vocab_size=fields.integer("vocab_size"),
-            num_layers=fields.integer("num_hidden_layers"),
+            num_layers=num_layers,
             hidden_size=hidden_size,
             intermediate_size=fields.integer("intermediate_size"),
             num_heads=num_heads,
@@ -157,7 +161,7 @@ def load_config(
             dtype=dtype or _dtype(fields),
             eos_ids=_eos_ids(directory, fields),
             bos_id=next(iter(fields.integers("bos_token_id")), None),
-            quantize=quantize,
+            quantize=quantize or kept_as,
             kv_dtype=kv_dtype,
         )
     except ValueError as error:
@@ -175,9 +179,6 @@ def _family(fields: Fields) -> Family:
 
 def _refuse_unsupported(fields: Fields, family: Family) -> None:
     """Raise CheckpointError for settings that change the output and that nothing here obeys."""
-    for name in ("quantization_config", "compression_config"):
-        if name in fields:
-            raise fields.error(name, "quantized checkpoints are not supported")
     if not fields.boolean("is_causal", True):
         raise fields.error("is_causal", "attention to later tokens is not supported")
     activation = fields.text("hidden_act", "silu")

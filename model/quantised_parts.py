@@ -15,6 +15,12 @@ from model.quantised import FORMATS, Quantised, largest, quantise
 Part = tuple[range, ...]  # one range per dimension of a parameter
 
 
+def scale_part(parameter: Parameter, part: Part) -> Part:
+    """Return which part of a parameter's scales belongs to a part of its values."""
+    summed = parameter.summed_places
+    return tuple(own for place, own in enumerate(part) if place not in summed)
+
+
 class NotFiniteError(ValueError):
     """A weight holds NaN or infinity."""
 
@@ -33,9 +39,9 @@ class PartQuantiser:
         Raises NotFiniteError.
         """
         summed = self._parameter.summed_places
-        scale_part = self.scale_part(part)
-        values = np.empty([len(own) for own in part], FORMATS[self._form])
-        scale = np.empty([len(own) for own in scale_part], np.float32)
+        own = scale_part(self._parameter, part)
+        values = np.empty([len(each) for each in part], FORMATS[self._form])
+        scale = np.empty([len(each) for each in own], np.float32)
         for index, layer in enumerate(part[0]):
             one_layer = (range(layer, layer + 1), *part[1:])
             weight = self._read(one_layer)
@@ -43,11 +49,6 @@ class PartQuantiser:
             values[index], scale[index] = done.values[0], done.scale[0]
             note(values[index].nbytes)
         return Quantised(values, scale)
-
-    def scale_part(self, part: Part) -> Part:
-        """Return which part of the scales belongs to a part of the values."""
-        summed = self._parameter.summed_places
-        return tuple(own for place, own in enumerate(part) if place not in summed)
 
     def _largest(self, part: Part, weight: np.ndarray) -> np.ndarray:
         """Return the largest magnitudes of a part's channels, of which others may hold a share."""

@@ -4,10 +4,12 @@ Knows nothing of models. Files are memory-mapped by the safetensors library; eve
 or open one becomes a CheckpointError that names it.
 """
 
+import json
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
@@ -16,7 +18,10 @@ from model.errors import CheckpointError
 from model.json_fields import Fields, read_json_object
 
 _WEIGHTS = ("*.safetensors", WEIGHTS_INDEX, "pytorch_model*.bin", "*.pth", "*.gguf")
-_READABLE = ("F32", "BF16", "F16", "F64")
+FLOATS = ("F32", "BF16", "F16", "F64")
+"""The dtypes of whole weights, by the names that safetensors has for them."""
+_E4M3 = "F8_E4M3"
+_SIZE_BYTES = 8  # of the number with which a file begins
 _POINTER = b"version https://git-lfs"
 
 
@@ -56,6 +61,7 @@ class TensorFiles:
         self._stack = ExitStack()
         self._slices: dict[str, Any] = {}
         self._paths: dict[str, Path] = {}
+        self._starts: dict[Path, dict[str, int]] = {}  # of tensors' bytes, in files with some e4m3
 
     def __enter__(self) -> "TensorFiles":
         with ExitStack() as undo:
@@ -72,6 +78,9 @@ class TensorFiles:
         """Return the names of all tensors, sorted."""
         return sorted(self._paths)
 
+    def __contains__(self, key: str) -> bool:
+        return key in self._paths
+
     def path(self, key: str) -> Path:
         """Return the file that holds a tensor."""
         return self._paths[key]
@@ -80,12 +89,37 @@ class TensorFiles:
         """Return a tensor's shape."""
         return tuple(self._slices[key].get_shape())
 
+    def dtype(self, key: str) -> str:
+        """Return the name that safetensors has for a tensor's dtype."""
+        return self._slices[key].get_dtype()
+
     def read(self, key: str, region: tuple[slice, ...]) -> np.ndarray:
         """Copy one region of a tensor out of its file, in the stored dtype."""
         try:
+            if self.dtype(key) == _E4M3:
+                return np.array(self._mapped(key)[region])
             return self._slices[key][region]
         except (SafetensorError, OSError, ValueError) as error:
             raise CheckpointError(self._paths[key], f"{key}: cannot be read: {error}") from None
+
+    def _mapped(self, key: str) -> np.ndarray:
+        """Map a tensor in e4m3, which the library's slices do not know in numpy.
+
+        The file: https://huggingface.co/docs/safetensors, 8 bytes with the size of a header in
+        JSON, which says where in the rest a tensor lies. It was checked when the file was opened.
+        """
+        path = self._paths[key]
+        if path not in self._starts:
+            with path.open("rb") as file:
+                size = int.from_bytes(file.read(_SIZE_BYTES), "little")
+                header = json.loads(file.read(size))
+            self._starts[path] = {
+                name: _SIZE_BYTES + size + tensor["data_offsets"][0]
+                for name, tensor in header.items()
+                if name != "__metadata__"
+            }
+        shape, start = self.shape(key), self._starts[path][key]
+        return np.memmap(path, np.uint8, "r", start, shape).view(jnp.float8_e4m3fn)
 
     def _open_all(self) -> None:
         index = self.directory / WEIGHTS_INDEX
@@ -132,12 +166,5 @@ class TensorFiles:
         for key in list(file.keys()):
             if key in self._paths:
                 raise CheckpointError(path, f"{key}: also in {self._paths[key].name}")
-            part = file.get_slice(key)
-            if part.get_dtype() not in _READABLE:
-                raise CheckpointError(
-                    path,
-                    f"{key}: dtype {part.get_dtype()} is not supported (quantized checkpoints"
-                    f" are not; {', '.join(_READABLE)} are)",
-                )
             self._paths[key] = path
-            self._slices[key] = part
+            self._slices[key] = file.get_slice(key)

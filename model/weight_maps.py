@@ -7,7 +7,7 @@ of parameters. Knows nothing of files, devices or dtypes.
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -83,6 +83,13 @@ class Source:
     def shape(self) -> tuple[int, ...]:
         """The shape that the tensor must have in the checkpoint."""
         return tuple(math.prod(self.sizes[axis] for axis in dim) for dim in self.dims)
+
+    @property
+    def channels(self) -> "Source":
+        """The place of what this tensor, a matmul's, has one of for every output channel."""
+        inner = {axis for dim in self.dims[1:] for axis in dim}
+        axes = tuple(axis for axis in self.axes if axis not in inner)
+        return replace(self, axes=axes, dims=self.dims[:1])
 
     def region(self, wanted: Ranges) -> tuple[slice, ...]:
         """Return the part of the tensor to read for the wanted ranges of the parameter's axes.

@@ -1,11 +1,12 @@
 """How do a checkpoint's tensors become sharded parameters, with every key accounted for?
 
 Knows nothing of meshes: shardings come as a tree. Nothing is loaded before the names and shapes of
-all tensors have been checked.
+all tensors have been checked (`model/inventory`).
 """
 
 import math
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +16,19 @@ from jax.sharding import Sharding
 from jax.typing import DTypeLike
 
 from model.config import ModelConfig
+from model.encodings.reader import WeightReader
+from model.encodings.settings import load_encodings
 from model.errors import CheckpointError
+from model.filling import Note, fill
+from model.inventory import check_inventory
 from model.parameters import Parameter, Params, declare, leaves, map_parameters
-from model.quantised import Quantised
-from model.quantised_parts import NotFiniteError, Part, PartQuantiser
+from model.quantised import FORMATS, Quantised
+from model.quantised_parts import NotFiniteError, Part, PartQuantiser, scale_part
 from model.tensor_files import TensorFiles
-from model.weight_maps import EMBEDDING_KEY, HEAD_KEY, Ranges, Source, is_derived, sources
+from model.weight_maps import Ranges, sources
 
 Progress = Callable[[int, int], None]
 """(bytes placed so far, bytes in all), as the parameters are kept; scales do not count."""
-
-_COMPARED_ROWS = 4096  # rows of two embedding tables that are held in memory at once
-_BAND = 64  # rows copied at once; 8, 16, 32 and 64 took 33, 27, 39 and 21 ms on `_copy`'s matrix
 
 
 def load_params(
@@ -44,36 +46,60 @@ def load_params(
     parameter on one device plus the largest single tensor's share of it in the stored dtype (the
     mapped files' pages come on top, but the system may drop them).
 
-    Weights that the config quantizes are quantised layer by layer, from float32. Peak memory is
-    then the part in eight bits and one layer of the weight; where devices share the axes that a
-    matmul sums over, its tensors are read once more, for the scales.
+    Weights that the config quantizes are kept as the files hold them if they hold just that (see
+    `Encodings.kept_as`). Else they are quantised layer by layer, from float32. Peak memory is then
+    the part in eight bits and one layer of the weight; where devices share the axes that a matmul
+    sums over, its tensors are read once more, for the scales.
 
     Raises CheckpointError naming file and key for a tensor that is missing, not used, of the
-    wrong shape or of a dtype that is not a float, for a file that is absent or truncated, and for
-    a weight that is to be quantised and is not finite.
+    wrong shape or of another dtype than the config says, for a file that is absent or truncated,
+    for a weight that is to be quantised and is not finite, and for a scale that cannot be.
     """
     declared = declare(config)
+    encodings = load_encodings(Path(checkpoint_dir))
+    kept_as = encodings.kept_as(config.num_layers)
+    keeps = config.quantize is not None and config.quantize == kept_as
     placed = dict(leaves(shardings))
 
     def load(path: str, parameter: Parameter) -> jax.Array | Quantised:
         tensors = sources(config, path, parameter)
 
-        def read(part: Part, stored: DTypeLike, note: Callable[[int], None]) -> np.ndarray:
+        def read(part: Part, stored: DTypeLike, note: Note) -> np.ndarray:
             values = np.empty([len(own) for own in part], stored)
-            _fill(values, files, tensors, dict(zip(parameter.axes, part, strict=True)), note)
+            fill(values, reader.read, tensors, _ranges(parameter, part), note)
             return values
 
-        where = placed[path]
+        def read_kept(form: str, part: Part, note: Note) -> Quantised:
+            own = scale_part(parameter, part)
+            kept = Quantised(
+                np.empty([len(each) for each in part], FORMATS[form]),
+                np.empty([len(each) for each in own], np.float32),
+            )
+            wanted = _ranges(parameter, part)
+            fill(kept.values, reader.read_values, tensors, wanted, note)
+            matmuls = {source.key: source for source in tensors}
+            fill(
+                kept.scale,
+                lambda channels, rows: reader.read_scales(matmuls[channels.key], rows),
+                [source.channels for source in tensors],
+                wanted,
+                _unnoted,
+            )
+            return kept
+
+        where, form = placed[path], config.quantize
         if isinstance(where, Quantised):
-            assert config.quantize is not None, "shardings are of a config that quantizes"
+            assert form is not None, "shardings are of a config that quantizes"
+            if keeps:
+                return _place_quantised(partial(read_kept, form), parameter, where, meter.add)
             quantiser = PartQuantiser(
-                parameter, config.quantize, lambda part: read(part, np.float32, _unnoted)
+                parameter, form, lambda part: read(part, np.float32, _unnoted)
             )
             try:
-                return _place_quantised(quantiser, parameter.shape, where, meter.add)
+                return _place_quantised(quantiser.quantise, parameter, where, meter.add)
             except NotFiniteError:
                 raise CheckpointError(
-                    files.path(tensors[0].key), f"{path}: NaN or Inf cannot be quantised"
+                    reader.path(tensors[0]), f"{path}: NaN or Inf cannot be quantised"
                 ) from None
         arrays: list[jax.Array] = []
         for part, devices in _parts(where, parameter.shape).items():
@@ -83,7 +109,8 @@ def load_params(
 
     meter = _Meter(progress, _placed_bytes(config, placed, dtype))
     with TensorFiles(Path(checkpoint_dir)) as files:
-        _check(files, config)
+        reader = WeightReader(files, encodings)
+        check_inventory(reader, config, keeps=keeps)
         return map_parameters(load, declared)
 
 
@@ -115,24 +142,29 @@ class _Meter:
 
 
 def _place_quantised(
-    quantiser: PartQuantiser,
-    shape: tuple[int, ...],
+    read: Callable[[Part, Note], Quantised],
+    parameter: Parameter,
     where: Quantised,
-    note: Callable[[int], None],
+    note: Note,
 ) -> Quantised:
-    """Quantise every part that this process places and send it to its devices."""
+    """Read every part that this process places and send it to its devices."""
     values: list[jax.Array] = []
     scales: list[jax.Array] = []
-    for part, devices in _parts(where.values, shape).items():
-        own = quantiser.quantise(part, note)
+    for part, devices in _parts(where.values, parameter.shape).items():
+        own = read(part, note)
         values += [jax.device_put(own.values, device) for device in devices]
         scales += [jax.device_put(own.scale, device) for device in devices]
-    whole = quantiser.scale_part(tuple(range(size) for size in shape))
+    whole = scale_part(parameter, tuple(range(size) for size in parameter.shape))
     scale_shape = tuple(len(own) for own in whole)
     together = jax.make_array_from_single_device_arrays
     return Quantised(
-        together(shape, where.values, values), together(scale_shape, where.scale, scales)
+        together(parameter.shape, where.values, values),
+        together(scale_shape, where.scale, scales),
     )
+
+
+def _ranges(parameter: Parameter, part: Part) -> Ranges:
+    return dict(zip(parameter.axes, part, strict=True))
 
 
 def _placed_bytes(config: ModelConfig, placed: dict[str, Any], dtype: DTypeLike) -> int:
@@ -164,82 +196,3 @@ def _parts(sharding: Sharding, shape: tuple[int, ...]) -> dict[Part, list[Any]]:
 
 def _volume(part: Part) -> int:
     return math.prod(len(own) for own in part)
-
-
-def _fill(
-    values: np.ndarray,
-    files: TensorFiles,
-    tensors: list[Source],
-    wanted: Ranges,
-    note: Callable[[int], None],
-) -> None:
-    """Fill `values`, the `wanted` part of a parameter, from the checkpoint's tensors.
-
-    Calls `note` with the bytes of each.
-    """
-    for source in tensors:
-        layer = values
-        if source.layer is not None:
-            stacked = wanted["layers"]
-            if source.layer not in stacked:
-                continue
-            layer = values[source.layer - stacked.start]
-        block = source.block(files.read(source.key, source.region(wanted)), wanted)
-        target = layer[source.target(wanted)]
-        _copy(target, block)
-        note(target.nbytes)
-
-
-def _copy(target: np.ndarray, block: np.ndarray) -> None:
-    """Copy and cast a block that is mostly a transposed view, in bands that fit a core's cache.
-
-    Each band is first packed in the order in which it lies in memory. Measured on a [4096, 4096]
-    bfloat16 matrix: 21 ms, against 336 ms for one assignment, which walks memory in long strides.
-    """
-    if target.ndim > 2 and len(target) < _BAND:
-        for each, own in zip(target, block, strict=True):
-            _copy(each, own)
-        return
-    for start in range(0, len(target), _BAND):
-        band = slice(start, start + _BAND)
-        target[band] = block[band].astype(target.dtype, order="K", copy=True)
-
-
-def _check(files: TensorFiles, config: ModelConfig) -> None:
-    """Account for every tensor of the checkpoint, before any of them is loaded."""
-    expected = {
-        source.key: source.shape
-        for path, parameter in leaves(declare(config))
-        for source in sources(config, path, parameter)
-    }
-    present = set(files.keys())
-    for key, shape in expected.items():
-        if key not in present:
-            raise CheckpointError(files.directory, f"{key}: missing from the checkpoint")
-        if files.shape(key) != shape:
-            raise CheckpointError(
-                files.path(key), f"{key}: has shape {files.shape(key)}, config.json says {shape}"
-            )
-    for key in sorted(present - set(expected)):
-        if key == HEAD_KEY and config.tie_embeddings:
-            _check_tied(files)
-        elif not is_derived(key):
-            raise CheckpointError(
-                files.path(key), f"{key}: not used by the {config.family} family as configured"
-            )
-
-
-def _check_tied(files: TensorFiles) -> None:
-    """Raise CheckpointError when a stored head differs from the embedding it is tied to."""
-    same = files.shape(HEAD_KEY) == files.shape(EMBEDDING_KEY)
-    rows, columns = files.shape(EMBEDDING_KEY)
-    for start in range(0, rows, _COMPARED_ROWS):
-        region = (slice(start, min(start + _COMPARED_ROWS, rows)), slice(0, columns))
-        same = same and np.array_equal(
-            files.read(HEAD_KEY, region), files.read(EMBEDDING_KEY, region)
-        )
-    if not same:
-        raise CheckpointError(
-            files.path(HEAD_KEY),
-            f"{HEAD_KEY}: differs from {EMBEDDING_KEY}, though tie_word_embeddings is true",
-        )

@@ -192,7 +192,7 @@ REFUSED = [
     ("llama", {"architectures": ...}, "architectures: missing"),
     ("llama", {"hidden_act": "gelu"}, "hidden_act: activation 'gelu' is not supported"),
     ("llama", {"is_causal": False}, "is_causal: attention to later tokens is not supported"),
-    ("llama", {"quantization_config": {"bits": 4}}, "quantization_config: quantized"),
+    ("llama", {"quantization_config": {"bits": 4}}, "quantization_config.quant_method: missing"),
     ("llama", {"vocab_size": ...}, "vocab_size: missing"),
     ("llama", {"vocab_size": "96"}, "vocab_size: expected an integer, found '96'"),
     ("llama", {"vocab_size": True}, "vocab_size: expected an integer, found True"),

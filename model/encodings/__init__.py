@@ -1,0 +1,1 @@
+"""Weights that lie in a checkpoint's files in fewer bits than they are used in."""
