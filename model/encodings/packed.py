@@ -122,12 +122,15 @@ class TransposedWeight(EncodedWeight):
     def zeros(self, rows: range) -> np.ndarray | None:
         """As in EncodedWeight."""
         key = self.key("qzeros")
-        codes = codes_of(
-            rows, self._bits, lambda words: self.files.read(key, (_ALL, words)), awq=self._awq
-        )
-        # In as many bits as codes have: a zero point of 0 is stored as the largest number.
-        most = np.uint8((1 << self._bits) - 1)
-        return (codes + np.uint8(self._offset) & most).T
+        # As words: where a zero point is 0, the one above it in the word has lent it something.
+        each = sum(1 << place for place in range(0, PER_WORD, self._bits))
+        more = np.uint32(self._offset * each)
+
+        def read(words: slice) -> np.ndarray:
+            stored = self.files.read(key, (_ALL, words))
+            return (stored.view(np.uint32) + more).view(np.int32)
+
+        return codes_of(rows, self._bits, read, awq=self._awq).T
 
     def groups(self, columns: range) -> np.ndarray:
         """As in EncodedWeight."""

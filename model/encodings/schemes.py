@@ -77,7 +77,8 @@ class Packed:
 class Gptq:
     """`qweight` [in / n, out] and `qzeros` [groups, out / n] in words of n codes; `g_idx` [in].
 
-    Zero points in the files are smaller by `offset`: 1 in what GPTQ's tools call format v1.
+    From every code of `qzeros`, as words of 32 bits, `offset` was taken away: 1 in what GPTQ's
+    tools call format v1.
     """
 
     bits: Literal[4, 8]

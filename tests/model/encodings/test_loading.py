@@ -4,19 +4,18 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import Mesh
 
 from model.config import load_config
 from model.generate import prompt_logits
-from model.parameters import abstract_params, declare, leaves, weight_bytes
-from model.quantised import Quantised, dequantised, largest, quantise
+from model.parameters import declare, leaves, weight_bytes
+from model.quantised import Quantised, dequantised
 from model.sharding import DECODE, param_shardings
 from model.weights import load_params
-from tests.model.checkpoints import GOLDEN, load
-from tests.model.encodings.writing import FINER, FORMATS, KEPT, E4M3, Format, written
+from tests.model.checkpoints import load
+from tests.model.encodings.writing import FORMATS, KEPT, written
 
 
 def load_split(directory: Path, degree: int, quantize: str | None = None) -> tuple[Any, Any]:

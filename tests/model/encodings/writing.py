@@ -142,12 +142,12 @@ def compressed(
 def gptq(
     weight: np.ndarray, bits: int, size: int, offset: int, *, symmetric: bool, mixed: bool
 ) -> Written:
-    """Write GPTQ; zero points in the file are smaller by `offset`."""
+    """Write GPTQ; from every zero point in a word `offset` is taken away, with what it borrows."""
     own = grouped(weight, bits, size, symmetric=symmetric, mixed=mixed, dtype=np.float16)
-    stored = (own.zero.astype(int) - offset) % 2**bits
+    ones = packed(np.full((1, 32 // bits), offset), bits).view(np.uint32)
     tensors = {
         "qweight": np.ascontiguousarray(packed(own.codes, bits).T),
-        "qzeros": packed(stored.T, bits),
+        "qzeros": (packed(own.zero.T, bits).view(np.uint32) - ones).view(np.int32),
         "scales": np.ascontiguousarray(own.scale.T),
         "g_idx": own.order,
         "bias": np.zeros(len(weight), np.float16),
