@@ -78,6 +78,11 @@ class TensorFiles:
         """Return the names of all tensors, sorted."""
         return sorted(self._paths)
 
+    @property
+    def size(self) -> int:
+        """The bytes of all its files."""
+        return sum(path.stat().st_size for path in set(self._paths.values()))
+
     def __contains__(self, key: str) -> bool:
         return key in self._paths
 

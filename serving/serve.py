@@ -44,6 +44,7 @@ from serving.assembly import name_workers, route_notice
 from serving.config import ConfigError, EndpointConfig, ServerConfig, require
 from serving.console import Unhurried, forgiving
 from serving.costs.make import choose_hardware
+from serving.engine import few_bits
 from serving.engine.build import (
     ColdWorker,
     Deployment,
@@ -158,6 +159,9 @@ def run_server(config: ServerConfig, given: Collection[str]) -> int:
             click.echo(f"costs: {costs_named(known)}", err=True)
             click.echo(f"length head: {deployment.head}", err=True)
             click.echo(f"attention: {deployment.attention}", err=True)
+            if not config.model.random_weights:
+                for line in few_bits.told(Path(config.checkpoint), deployment.model):
+                    click.echo(line, err=True)
             if model.defaults != SamplingDefaults():
                 click.echo(f"sampled by default with {model.defaults}", err=True)
             if (notice := route_notice(config.policy)) is not None:

@@ -27,9 +27,9 @@ def read_compressed_tensors(fields: Fields) -> Encodings:
         if "weights" in group:
             form = group if "format" in group else fields
             rules.append(Rule(_scheme(group.inside("weights"), form), targets(group, "targets")))
-    unheeded = ("activations in few bits",) if activations else ()
+    unheeded = ("activations",) if activations else ()
     if "kv_cache_scheme" in fields:
-        unheeded += ("a KV-cache scheme",)
+        unheeded += ("KV caches",)
     # Patterns of whole names go before those of classes, as there.
     rules.sort(key=lambda rule: any(pattern.startswith("(?!") for pattern in rule.patterns))
     return Encodings("compressed-tensors", tuple(rules), targets(fields, "ignore"), unheeded)

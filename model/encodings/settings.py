@@ -53,12 +53,12 @@ def _read_fp8(fields: Fields) -> Encodings:
     _require(fields, "fmt", "e4m3", ("e4m3",))
     _require(fields, "scale_fmt", "float", ("float",))
     scheme = EightBits("fp8", grain, ("weight_scale_inv", "weight_scale"), zero_points=False)
-    return _of_all("fp8", scheme, fields, ("activations in fp8",))
+    return _of_all("fp8", scheme, fields, ("activations",))
 
 
 def _read_fbgemm(fields: Fields) -> Encodings:
     scheme = EightBits("fp8", CHANNEL, ("weight_scale",), zero_points=False)
-    return _of_all("fbgemm_fp8", scheme, fields, ("activations in fp8",))
+    return _of_all("fbgemm_fp8", scheme, fields, ("activations",))
 
 
 def _read_gptq(fields: Fields) -> Encodings:

@@ -17,7 +17,9 @@ class ModelSource:
     )
     dtype: str = setting("auto", "auto, float32 or bfloat16.")
     quantize: str = setting(
-        "none", "Keep the weights of the layers' matmuls in eight bits: none, int8 or fp8."
+        "none",
+        "Round the weights of the layers' matmuls to eight bits: int8 or fp8; none: keep them in"
+        " eight bits if the checkpoint has them so, a scale for each channel, else whole.",
     )
     kv_dtype: str = setting(
         "auto",
@@ -48,7 +50,7 @@ class ModelSource:
 
     @property
     def weight_format(self) -> str | None:
-        """The format of quantised weights; None: they stay whole."""
+        """The format that weights are rounded to; None: to none."""
         return None if self.quantize == "none" else self.quantize
 
     @property

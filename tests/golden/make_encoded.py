@@ -1,3 +1,4 @@
+# pyright: reportMissingImports=false
 """What do the formats' own tools write, and read again? Weights in few bits and what they mean.
 
 Run from the repository's root where torch, compressed-tensors, transformers, gptqmodel and autoawq
@@ -12,7 +13,7 @@ a tool packs of a random weight [out, in], and `expected`, what the same tool ma
 from collections.abc import Callable
 from pathlib import Path
 
-import torch  # pyright: ignore[reportMissingImports]
+import torch
 from safetensors.torch import save_file
 
 HERE = Path(__file__).parent / "encoded"

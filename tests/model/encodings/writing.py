@@ -186,7 +186,8 @@ def weights_of(kind: str, bits: int, strategy: str, **more: Any) -> dict[str, An
 
 
 ALL = 2**20
-_DYNAMIC = {"input_activations": {"num_bits": 8, "type": "float", "strategy": "token"}}
+_ACTIVATIONS = {"num_bits": 8, "type": "float", "strategy": "token", "dynamic": True}
+_DYNAMIC = {"input_activations": _ACTIVATIONS}
 KEPT = {
     "float-quantized, channels": Format(
         lambda w: eight_bits(w, "fp8", 1, ALL, "weight_scale"),
@@ -277,8 +278,20 @@ FINER = {
 FORMATS = KEPT | FINER
 
 
-def written(name: str, form: Format, target: Path) -> tuple[Path, Path]:
-    """Write a golden checkpoint in few bits, and the whole one that it stands for."""
+def unchanged(tensors: Tensors, plain: Tensors) -> None:
+    """Leave the tensors of both checkpoints as they are."""
+
+
+def written(
+    name: str,
+    form: Format,
+    target: Path,
+    change: Callable[[Tensors, Tensors], object] = unchanged,
+) -> tuple[Path, Path]:
+    """Write a golden checkpoint in few bits, and the whole one that it stands for.
+
+    `change` may change the tensors of both before that.
+    """
     few, whole = copied(name, target / "few"), copied(name, target / "whole")
     edit_json(few / "config.json", lambda c: c.update(quantization_config=form.settings))
     tensors: Tensors = {}
@@ -294,6 +307,7 @@ def written(name: str, form: Format, target: Path) -> tuple[Path, Path]:
         if f"{module}.bias" in tensors:
             own.tensors.pop("bias", None)
         tensors |= {f"{module}.{end}": value for end, value in own.tensors.items()}
+    change(tensors, plain)
     save_file(tensors, few / "model.safetensors")
     save_file(plain, whole / "model.safetensors")
     return few, whole

@@ -1,0 +1,213 @@
+"""What config.json says of weights in few bits: sizes without weights, refusals with a way out."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from model.config import load_config
+from model.encodings.encodings import PROJECTIONS
+from model.encodings.schemes import CHANNEL, TENSOR, Awq, EightBits, Gptq, Grain, Packed
+from model.encodings.settings import load_encodings
+from model.errors import CheckpointError
+from model.parameters import declare, leaves
+from model.weight_maps import sources
+from tests.model.checkpoints import GOLDEN, copied, edit_json
+from tests.model.encodings.writing import FINER, FORMATS, KEPT, groups, weights_of
+
+
+def directory_with(tmp_path: Path, settings: Any, name: str = "quantization_config") -> Path:
+    """Return a checkpoint without weights whose config.json has these settings."""
+    directory = copied("llama", tmp_path)
+    edit_json(directory / "config.json", lambda config: config.update({name: settings}))
+    (directory / "model.safetensors").unlink()
+    return directory
+
+
+def test_the_modules_that_may_be_in_few_bits_are_the_matmuls_of_layers():
+    config = load_config(GOLDEN / "llama")
+    found = {
+        source.key
+        for path, parameter in leaves(declare(config))
+        if parameter.summed
+        for source in sources(config, path, parameter)
+    }
+    assert found == {f"model.layers.{n}.{name}.weight" for n in range(2) for name in PROJECTIONS}
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_the_format_follows_from_the_config_alone(tmp_path: Path, form: str):
+    directory = directory_with(tmp_path, FORMATS[form].settings)
+    kept = {"fp8": "fp8", "float": "fp8", "fbgemm": "fp8", "int": "int8", "pack": "int8"}
+    wanted = next((to for start, to in kept.items() if form.startswith(start)), None)
+    assert load_config(directory).quantize == (None if form in FINER else wanted)
+    assert load_config(directory, quantize="int8").quantize == "int8"
+    assert (load_config(directory).quantize is not None) == (form in KEPT)
+
+
+SCALE = ("weight_scale",)
+READ = [
+    (
+        groups("int-quantized", {"num_bits": 8, "type": "int", "group_size": -1}),
+        EightBits("int8", CHANNEL, SCALE, zero_points=False),
+        "compressed-tensors, int8, one scale an output channel",
+    ),
+    (
+        groups("naive-quantized", {"num_bits": 8, "type": "float"}),
+        EightBits("fp8", TENSOR, SCALE, zero_points=False),
+        "compressed-tensors, fp8, one scale a tensor",
+    ),
+    (
+        groups("pack-quantized", {"num_bits": 4, "type": "int", "group_size": 64}),
+        Packed(4, Grain(1, 64), zero_points=False),
+        "compressed-tensors, int4, groups of 64",
+    ),
+    (
+        {"quant_method": "fp8", "weight_block_size": [128, 64], "fmt": "e4m3"},
+        EightBits("fp8", Grain(128, 64), ("weight_scale_inv", "weight_scale"), zero_points=False),
+        "fp8, fp8, blocks of 128 x 64",
+    ),
+    (
+        {"quant_method": "gptq", "bits": 8, "group_size": -1, "format": "gptq_v2"},
+        Gptq(8, None, 0),
+        "gptq, int8, one scale an output channel",
+    ),
+    ({"quant_method": "gptq", "bits": 4, "group_size": 128}, Gptq(4, 128, 1), "gptq, int4, groups"),
+    (
+        {"quant_method": "awq", "bits": 4, "group_size": 128, "version": "GEMM"},
+        Awq(128),
+        "awq, int4, groups of 128",
+    ),
+]
+
+
+@pytest.mark.parametrize(("settings", "scheme", "text"), READ)
+def test_what_settings_mean(tmp_path: Path, settings: Any, scheme: Any, text: str):
+    encodings = load_encodings(directory_with(tmp_path, settings))
+    assert encodings.of("model.layers.1.mlp.up_proj") == scheme
+    assert encodings.of("model.embed_tokens") is None
+    assert text in str(encodings)
+
+
+def test_the_older_name_of_the_settings(tmp_path: Path):
+    settings = groups("int-quantized", weights_of("int", 8, "channel"))
+    directory = directory_with(tmp_path, settings, "compression_config")
+    assert load_config(directory).quantize == "int8"
+
+
+def test_embeddings_are_targets_by_their_class(tmp_path: Path):
+    settings = groups("int-quantized", weights_of("int", 8, "channel"))
+    settings["config_groups"]["group_0"]["targets"] = ["Linear", "Embedding"]
+    encodings = load_encodings(directory_with(tmp_path, settings))
+    assert encodings.of("model.embed_tokens") is not None
+    assert encodings.of("lm_head") is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "unheeded"),
+    [
+        (FORMATS["int-quantized"].settings, ()),
+        (FORMATS["int-quantized"].settings | {"kv_cache_scheme": {"num_bits": 8}}, ("KV caches",)),
+        (FORMATS["float-quantized, channels"].settings, ("activations",)),
+        (FORMATS["fp8, blocks"].settings, ("activations",)),
+        (FORMATS["fbgemm_fp8"].settings, ("activations",)),
+        (FORMATS["awq"].settings, ()),
+    ],
+)
+def test_what_is_not_done_is_named(tmp_path: Path, settings: Any, unheeded: tuple[str, ...]):
+    assert load_encodings(directory_with(tmp_path, settings)).unheeded == unheeded
+
+
+def group(**weights: Any) -> Any:
+    """Return settings of compressed-tensors, packed unless `format` says otherwise."""
+    form = weights.pop("format", "pack-quantized")
+    return groups(form, {"num_bits": 4, "type": "int", "group_size": 16} | weights)
+
+
+GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": 128}
+AWQ = {"quant_method": "awq", "bits": 4, "group_size": 128}
+REFUSED = [
+    ("hot", "quantization_config: expected an object"),
+    ({"load_in_4bit": True}, "quantization_config.quant_method: missing"),
+    *(
+        (
+            {"quant_method": method},
+            f"quantization_config.quant_method: {method!r} is not supported (compressed-tensors,"
+            " fp8, fbgemm_fp8, gptq, awq are); the model that it was made of can be served with"
+            " --quantize int8 or fp8",
+        )
+        for method in ("bitsandbytes", "mxfp4", "torchao", "modelopt", "quark", "auto-round")
+    ),
+    ({"quant_method": "compressed-tensors"}, "config_groups: expected an object, found None"),
+    (
+        group(format="nvfp4-pack-quantized"),
+        "format: 'nvfp4-pack-quantized' is not supp",
+    ),
+    (group(format="mxfp4-pack-quantized"), "format: 'mxfp4-pack-quantized' is not supported"),
+    (group(format="marlin-24"), "format: 'marlin-24' is not supported"),
+    (group(format="dense"), "format: 'dense' is not supported"),
+    (group(num_bits=3), "weights.num_bits: int of 3 bits is not supported packed"),
+    (group(type="float"), "weights.num_bits: float of 4 bits is not supported packed"),
+    (group(format="int-quantized"), "weights.num_bits: int of 4 bits is not supported (8 bits"),
+    (group(format="float-quantized", num_bits=8, type="float", symmetric=False), "symmetric: zero"),
+    (group(strategy="tensor", symmetric=False), "symmetric: one zero point a tensor"),
+    (group(strategy="token"), "weights.strategy: 'token' is not supported (tensor, channel, gr"),
+    (group(strategy="group", group_size=0), "group_size: must be positive, not 0"),
+    (
+        group(strategy="block", block_structure=[8]),
+        "block_structure: expected two sizes, fou",
+    ),
+    (
+        group() | {"config_groups": {"FP8": ["Linear"]}},
+        "config_groups.FP8: expected an object",
+    ),
+    (
+        group() | {"sparsity_config": {"format": "sparse-24-bitmask"}},
+        "sparsity_config.format: sparse weights ('sparse-24-bitmask') are not supported",
+    ),
+    (
+        group() | {"transform_config": {"config_groups": {"u": {}}}},
+        "transform_config.config_groups: transforms of activations are not supported",
+    ),
+    (group() | {"ignore": ["re:(["]}, "ignore: '([' is no pattern"),
+    (group() | {"ignore": "lm_head"}, "ignore: expected a list of strings"),
+    (GPTQ | {"bits": 3}, "bits: 3 are not supported (4 and 8 are)"),
+    (GPTQ | {"bits": ...}, "bits: missing"),
+    (GPTQ | {"group_size": 0}, "group_size: must be positive, or -1 for one group, not 0"),
+    (GPTQ | {"group_size": -2}, "group_size: must be positive, or -1"),
+    (GPTQ | {"checkpoint_format": "marlin"}, "checkpoint_format: 'marlin' is not supported (gptq"),
+    (GPTQ | {"is_marlin_format": True}, "is_marlin_format: weights in Marlin's order"),
+    (GPTQ | {"pack_dtype": "int16"}, "pack_dtype: 'int16' is not supported (int32 is)"),
+    (GPTQ | {"dynamic": {"+:.*down.*": {"bits": 8}}}, "dynamic: other settings for '+:.*down.*'"),
+    (AWQ | {"bits": 8}, "bits: 8 are not supported (4 are)"),
+    (AWQ | {"version": "gemv"}, "version: 'gemv' is not supported (gemm and GEMM are)"),
+    (AWQ | {"zero_point": False}, "zero_point: weights without zero points"),
+    ({"quant_method": "fp8", "weight_block_size": [128]}, "weight_block_size: expected two sizes"),
+    ({"quant_method": "fp8", "weight_block_size": [0, 1]}, "weight_block_size: expected two sizes"),
+    ({"quant_method": "fp8", "scale_fmt": "ue8m0"}, "scale_fmt: 'ue8m0' is not supported (float"),
+    ({"quant_method": "fp8", "fmt": "e5m2"}, "fmt: 'e5m2' is not supported (e4m3 is)"),
+    (
+        {"quant_method": "fp8", "modules_to_not_convert": ["(["]},
+        "modules_to_not_convert:",
+    ),
+]
+
+
+@pytest.mark.parametrize(("settings", "problem"), REFUSED)
+def test_what_is_not_understood_is_one_line(tmp_path: Path, settings: Any, problem: str):
+    if isinstance(settings, dict):
+        settings = {name: value for name, value in settings.items() if value is not ...}
+    directory = directory_with(tmp_path, settings)
+    with pytest.raises(CheckpointError) as caught:
+        load_config(directory)
+    line = str(caught.value)
+    assert line.startswith(f"{directory / 'config.json'}: quantization_config")
+    assert problem in line
+    assert "\n" not in line
+
+
+def test_sparsity_that_there_is_none_of_and_groups_without_weights(tmp_path: Path):
+    settings = FORMATS["int-quantized"].settings | {"sparsity_config": {"format": "dense"}}
+    other = {"group_1": {"targets": ["LlamaAttention"], "input_activations": {"num_bits": 8}}}
+    settings = settings | {"config_groups": settings["config_groups"] | other}
+    assert load_config(directory_with(tmp_path, settings)).quantize == "int8"
