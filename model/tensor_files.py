@@ -9,7 +9,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
@@ -99,7 +98,7 @@ class TensorFiles:
         return self._slices[key].get_dtype()
 
     def read(self, key: str, region: tuple[slice, ...]) -> np.ndarray:
-        """Copy one region of a tensor out of its file, in the stored dtype."""
+        """Copy one region of a tensor out of its file, in the stored dtype; e4m3 in uint8."""
         try:
             if self.dtype(key) == _E4M3:
                 return np.array(self._mapped(key)[region])
@@ -108,7 +107,7 @@ class TensorFiles:
             raise CheckpointError(self._paths[key], f"{key}: cannot be read: {error}") from None
 
     def _mapped(self, key: str) -> np.ndarray:
-        """Map a tensor in e4m3, which the library's slices do not know in numpy.
+        """Map a tensor of bytes, which the library's slices do not know in numpy if they are e4m3.
 
         The file: https://huggingface.co/docs/safetensors, 8 bytes with the size of a header in
         JSON, which says where in the rest a tensor lies. It was checked when the file was opened.
@@ -124,7 +123,7 @@ class TensorFiles:
                 if name != "__metadata__"
             }
         shape, start = self.shape(key), self._starts[path][key]
-        return np.memmap(path, np.uint8, "r", start, shape).view(jnp.float8_e4m3fn)
+        return np.memmap(path, np.uint8, "r", start, shape)
 
     def _open_all(self) -> None:
         index = self.directory / WEIGHTS_INDEX

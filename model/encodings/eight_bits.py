@@ -4,6 +4,7 @@ Layouts: https://github.com/vllm-project/compressed-tensors, `compressors/naive_
 FP8 and FBGEMM as in transformers' `integrations/finegrained_fp8` and `integrations/fbgemm_fp8`.
 """
 
+import jax.numpy as jnp
 import numpy as np
 
 from model.encodings.encoded import EncodedWeight, Expected
@@ -42,9 +43,11 @@ class EightBitWeight(EncodedWeight):
         """As in EncodedWeight: int8 or e4m3."""
         region = (slice(rows.start, rows.stop), slice(columns.start, columns.stop))
         codes = self.files.read(self.key("weight"), region)
-        if self._scheme.form == "fp8" and ((codes.view(np.uint8) & _NAN) == _NAN).any():
+        if self._scheme.form == "int8":
+            return codes
+        if ((codes & _NAN) == _NAN).any():
             raise self.error("weight", "a value is NaN; the file is damaged")
-        return codes
+        return codes.view(jnp.float8_e4m3fn)
 
     def scales(self, rows: range) -> np.ndarray:
         """As in EncodedWeight."""

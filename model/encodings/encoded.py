@@ -5,14 +5,18 @@ where codes, zeros and scales lie. Knows nothing of parameters or devices.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 
+import jax.numpy as jnp
 import numpy as np
 
 from model.errors import CheckpointError
 from model.tensor_files import TensorFiles
 
-_BAND = 64  # output channels at once, so that what lies between code and weight fits a core's cache
+_BAND = 16  # channels at once, so that what lies between code and weight fits a core's cache
+# What each byte means in e4m3: a table took a third of the time that the conversion takes.
+_E4M3 = np.arange(256, dtype=np.uint8).view(jnp.float8_e4m3fn).astype(np.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,11 +85,35 @@ def dequantised(weight: EncodedWeight, rows: range, columns: range) -> np.ndarra
     """Read a part of a weight in float32; raises CheckpointError."""
     codes, scales = weight.codes(rows, columns), weight.scales(rows)
     zeros, groups = weight.zeros(rows), weight.groups(columns)
+    if codes.flags.c_contiguous:
+        return _in_bands(codes, lambda band, each: np.take(each[band], groups, 1), scales, zeros)
+    # Codes that lie input channel by input channel are gone through in that order.
+    turned = None if zeros is None else zeros.T
+    return _in_bands(codes.T, lambda band, each: each[groups[band]], scales.T, turned).T
+
+
+def _in_bands(
+    codes: np.ndarray,
+    spread: Callable[[slice, np.ndarray], np.ndarray],
+    scales: np.ndarray,
+    zeros: np.ndarray | None,
+) -> np.ndarray:
+    """Return (code - zero) * scale in float32, a band of first indices at a time.
+
+    `spread` returns scales, or zeros, of a band, one for every code.
+    """
     found = np.empty(codes.shape, np.float32)
-    for start in range(0, len(rows), _BAND):
+    scales = np.ascontiguousarray(scales)
+    lifted = None if zeros is None else np.ascontiguousarray(zeros, np.float32)
+    octets = codes.view(np.uint8) if codes.dtype == jnp.float8_e4m3fn else None
+    for start in range(0, len(codes), _BAND):
         band = slice(start, start + _BAND)
-        values = codes[band].astype(np.float32)
-        if zeros is not None:
-            values -= zeros[band].astype(np.float32)[:, groups]
-        np.multiply(values, scales[band][:, groups], out=found[band])
+        values = found[band]
+        if octets is None:
+            values[...] = codes[band]
+        else:
+            np.take(_E4M3, octets[band], out=values, mode="clip")
+        if lifted is not None:
+            values -= spread(band, lifted)
+        values *= spread(band, scales)
     return found

@@ -78,10 +78,13 @@ DAMAGES: list[tuple[str, Change, str]] = [
     ("pack-quantized", put("weight_scale", first(0)), f"{UP}.weight_scale: a scale is 0"),
     ("gptq", put("scales", first(np.nan)), f"{UP}.scales: a scale is NaN or Inf"),
     ("awq", put("scales", first(0)), f"{UP}.scales: a scale is 0; the file is damaged"),
-    (
-        "fp8, tensors",
-        put("weight", lambda a: first(0xFF)(a.view(np.uint8)).view(E4M3)),
-        f"{UP}.weight: a value is NaN",
+    *(
+        (
+            form,
+            put("weight", lambda a, nan=nan: first(nan)(a.view(np.uint8)).view(E4M3)),
+            f"{UP}.weight: a value is NaN",
+        )
+        for form, nan in (("fp8, tensors", 0xFF), ("fp8, blocks", 0x7F))
     ),
     ("gptq, ordered", put("g_idx", first(2)), f"{UP}.g_idx: names a group outside the 2"),
     ("gptq, ordered", put("g_idx", first(-1)), f"{UP}.g_idx: names a group outside the 2"),
