@@ -18,8 +18,8 @@ from model.weight_maps import EMBEDDING_KEY, HEAD_KEY, is_derived, sources
 
 _COMPARED_ROWS = 4096  # rows of two embedding tables that are held in memory at once
 _UNHEEDED = re.compile(
-    r".*_(scale|zero_point)"  # of inputs, outputs, keys and values
-    r"|.*\.(input_scale_ub|input_global_scale|weight_shape)"
+    r".*\.(input|output|q|k|v|kv)_(scale|zero_point|scale_ub)"  # kv: keys and values together
+    r"|.*\.weight_(shape|zero_point)"  # known from config.json; all 0 where it says symmetric
 )
 _IN_FEW_BITS = ("qweight", "weight_packed", "weight_scale", "weight_scale_inv")
 

@@ -83,6 +83,8 @@ def _read_awq(fields: Fields) -> Encodings:
         raise fields.error("bits", f"{bits} are not supported (4 are)")
     form = "version" if "version" in fields else "format"
     _require(fields, form, "gemm", ("gemm", "GEMM"))
+    if (backend := fields.text("backend", "autoawq")) == "llm-awq":  # another order of words
+        raise fields.error("backend", f"{backend!r} is not supported (autoawq is)")
     if not fields.boolean("zero_point", True):
         raise fields.error("zero_point", "weights without zero points are not supported")
     return _of_all("awq", Awq(_group(fields)), fields, ())

@@ -276,9 +276,18 @@ def test_a_name_without_an_owner_is_told_how_models_are_named():
     assert with_files(build_config("/no/folder", {})).checkpoint == "/no/folder"
 
 
-def test_what_cannot_be_served_is_known_before_its_weights_are_fetched(here, hub, model):
-    edit_json(model.folder / "config.json", lambda top: top.update(architectures=["GptModel"]))
-    assert "GptModel is not supported" in here.refusal()
+@pytest.mark.parametrize(
+    ("said", "problem"),
+    [
+        ({"architectures": ["GptModel"]}, "GptModel is not supported"),
+        ({"quantization_config": {"quant_method": "mxfp4"}}, "quant_method: 'mxfp4' is not supp"),
+    ],
+)
+def test_what_cannot_be_served_is_known_before_its_weights_are_fetched(
+    here, hub, model, said, problem
+):
+    edit_json(model.folder / "config.json", lambda top: top.update(said))
+    assert problem in here.refusal()
     assert WEIGHTS not in hub.sent()
 
 

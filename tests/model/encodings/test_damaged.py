@@ -95,6 +95,11 @@ DAMAGES: list[tuple[str, Change, str]] = [
         "model.layers.2.mlp.up_proj.qweight: not used by the llama family",
     ),
     (
+        "int-quantized",
+        lambda tensors: tensors.update({"lm_head.weight_scale": np.ones((96, 1))}),
+        "lm_head.weight_scale: not used by the llama family",
+    ),
+    (
         "awq",
         lambda tensors: tensors.update({f"{UP}.g_idx": np.ones(32, np.int32)}),
         f"{UP}.g_idx: not used by the llama family",

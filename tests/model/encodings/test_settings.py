@@ -181,6 +181,7 @@ REFUSED = [
     (GPTQ | {"dynamic": {"+:.*down.*": {"bits": 8}}}, "dynamic: other settings for '+:.*down.*'"),
     (AWQ | {"bits": 8}, "bits: 8 are not supported (4 are)"),
     (AWQ | {"version": "gemv"}, "version: 'gemv' is not supported (gemm and GEMM are)"),
+    (AWQ | {"backend": "llm-awq"}, "backend: 'llm-awq' is not supported (autoawq is)"),
     (AWQ | {"zero_point": False}, "zero_point: weights without zero points"),
     ({"quant_method": "fp8", "weight_block_size": [128]}, "weight_block_size: expected two sizes"),
     ({"quant_method": "fp8", "weight_block_size": [0, 1]}, "weight_block_size: expected two sizes"),
