@@ -219,8 +219,9 @@ def test_held_pages_are_zero_but_the_cache_is_full_after_a_conversation():
 def test_where_pages_run_out_a_conversation_that_goes_on_outlives_single_questions():
     """Its pages are older than those of the last questions, but only it has ever come back."""
     fleet = start(Shape(decode_workers=1, max_model_len=64, num_pages=21))
+    replies: list[Reply] = []
     for i in range(12):
-        reply = talk(fleet, f"talk {i}", [1] * 17, max_tokens=1, session="talk")
+        replies.append(talk(fleet, f"talk {i}", [1] * 17, max_tokens=1, session="talk"))
         for other in range(4):
             talk(fleet, f"ask {i} {other}", [100 + 4 * i + other] * 17, max_tokens=1)
-    assert reply.computed == 1
+    assert replies[-1].computed == 1
