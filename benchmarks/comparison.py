@@ -87,10 +87,10 @@ class Source:
         return start_s, self.tuned_s - start_s
 
 
-def _split(*, foretoken: int, peers: int, **others: int) -> Mapping[str, int]:
-    """Return the quarters of all policies; those of `others` do best otherwise than their peers."""
+def _split(*, foretoken: int, peers: int) -> Mapping[str, int]:
+    """Return the quarters of all policies."""
     own = {"replicas": 0, "foretoken": foretoken}
-    return {**dict.fromkeys([*POLICIES, "ppd"], peers), **own, **others}
+    return {**dict.fromkeys([*POLICIES, "ppd"], peers), **own}
 
 
 SOURCES = {
@@ -102,7 +102,7 @@ SOURCES = {
         2.0,
         0.03,
         (1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.5),
-        _split(foretoken=0, peers=2, ampd=1),
+        _split(foretoken=0, peers=2),
         tuned_s=1000.0,
         part_s=700.0,
         whole_from=16.0,
