@@ -18,7 +18,7 @@ from model.weight_maps import EMBEDDING_KEY, HEAD_KEY, is_derived, sources
 
 _COMPARED_ROWS = 4096  # rows of two embedding tables that are held in memory at once
 _UNHEEDED = re.compile(
-    r".*\.(input|output|q|k|v|kv)_(scale|zero_point|scale_ub)"  # kv: keys and values together
+    r".*\.(input|act|activation|output|q|k|v|kv)_(scale|zero_point|scale_ub)"  # kv: both together
     r"|.*\.weight_(shape|zero_point)"  # known from config.json; all 0 where it says symmetric
 )
 _IN_FEW_BITS = ("qweight", "weight_packed", "weight_scale", "weight_scale_inv")
@@ -49,7 +49,7 @@ def check_inventory(reader: WeightReader, config: ModelConfig, *, keeps: bool) -
         _check_one(files, key, wanted)
     for key in sorted(set(files.keys()) - set(expected)):
         module, _, name = key.rpartition(".")
-        if key == HEAD_KEY and config.tie_embeddings:
+        if key == HEAD_KEY and config.tie_embeddings and EMBEDDING_KEY in files:
             _check_tied(files)
         elif module in modules and name == "bias":
             _check_no_bias(files, key)
@@ -89,8 +89,8 @@ def _check_no_bias(files: TensorFiles, key: str) -> None:
 
 def _check_tied(files: TensorFiles) -> None:
     """Raise CheckpointError when a stored head differs from the embedding it is tied to."""
-    same = files.shape(HEAD_KEY) == files.shape(EMBEDDING_KEY)
     rows, columns = files.shape(EMBEDDING_KEY)
+    same = files.shape(HEAD_KEY) == (rows, columns)
     for start in range(0, rows, _COMPARED_ROWS):
         region = (slice(start, min(start + _COMPARED_ROWS, rows)), slice(0, columns))
         same = same and np.array_equal(

@@ -65,12 +65,18 @@ class EncodedWeight(ABC):
         return CheckpointError(self.files.path(key), f"{key}: {problem}")
 
     def read_scales(self, name: str, region: tuple[slice, ...]) -> np.ndarray:
-        """Read scales as they are, in float32; raises CheckpointError for what can be none."""
+        """Read scales as they are, in float32; raises CheckpointError for what can be none.
+
+        A scale is 0 where a channel or a group was pruned or is smaller than float16 can say: its
+        weights are 0. A file that was not written to its end has no other scales.
+        """
         scales = np.asarray(self.files.read(self.key(name), region), np.float32)
         if not np.isfinite(scales).all():
             raise self.error(name, "a scale is NaN or Inf; the file is damaged")
-        if not scales.all():
-            raise self.error(name, "a scale is 0; the file is damaged")
+        if not scales.any():
+            whole = tuple(slice(0, size) for size in self.files.shape(self.key(name)))
+            if not np.asarray(self.files.read(self.key(name), whole), np.float32).any():
+                raise self.error(name, "all scales are 0; the file is damaged")
         return scales
 
     def read_order(self, name: str, columns: range, groups: int) -> np.ndarray:

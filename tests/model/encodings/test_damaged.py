@@ -73,11 +73,11 @@ DAMAGES: list[tuple[str, Change, str]] = [
         f"{UP}.weight_scale: dtype I32 is not supported here (F32",
     ),
     ("int-quantized", put("weight_scale", first(np.nan)), f"{UP}.weight_scale: a scale is NaN"),
-    ("int-quantized", put("weight_scale", first(0)), f"{UP}.weight_scale: a scale is 0"),
+    ("int-quantized", put("weight_scale", np.zeros_like), f"{UP}.weight_scale: all scales are 0"),
+    ("fp8, tensors", put("weight_scale", np.zeros_like), f"{UP}.weight_scale: all scales are 0"),
     ("fp8, blocks", put("weight_scale_inv", first(np.inf)), f"{UP}.weight_scale_inv: a scale is N"),
-    ("pack-quantized", put("weight_scale", first(0)), f"{UP}.weight_scale: a scale is 0"),
     ("gptq", put("scales", first(np.nan)), f"{UP}.scales: a scale is NaN or Inf"),
-    ("awq", put("scales", first(0)), f"{UP}.scales: a scale is 0; the file is damaged"),
+    ("awq", put("scales", np.zeros_like), f"{UP}.scales: all scales are 0; the file is damaged"),
     *(
         (
             form,

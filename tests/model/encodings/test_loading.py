@@ -142,7 +142,7 @@ def test_any_sharding_holds_the_same_values(
     same(load_params(few, config, shardings, "float32", None), load(whole)[1])
 
 
-DOWN = "model.layers.0.mlp.down_proj"
+DOWN, UP = "model.layers.0.mlp.down_proj", "model.layers.0.mlp.up_proj"
 
 
 def with_down_whole(tensors: Tensors, plain: Tensors) -> None:
@@ -216,11 +216,42 @@ def test_modules_of_several_schemes(tmp_path: Path):
         same(load_split(few, 2)[1], load(whole)[1])
 
 
+@pytest.mark.parametrize(
+    ("form", "end"),
+    [
+        ("awq", "scales"),
+        ("gptq", "scales"),
+        ("int-quantized", "weight_scale"),
+        ("pack-quantized", "weight_scale"),
+        ("fp8, blocks", "weight_scale_inv"),
+    ],
+)
+def test_a_scale_of_0_makes_zeros_of_what_it_is_of(tmp_path: Path, form: str, end: str):
+    """And half of a tensor may have no other scales: that of one of two devices."""
+    half = 48 // 2
+
+    def change(tensors: Tensors, plain: Tensors) -> None:
+        scales = tensors[f"{UP}.{end}"]
+        by_row = scales.T if end == "scales" else scales
+        each = 20 if form == "fp8, blocks" else 1
+        by_row[: half // each] = 0
+        plain[f"{UP}.weight"][: half // each * each] = 0
+
+    few, whole = written("llama", FORMATS[form], tmp_path, change)
+    for degree in (1, 2):
+        config, params = load_split(few, degree)
+        wanted = load(whole)[1]["layers"]["gate_up"]
+        np.testing.assert_array_equal(unpacked(params, config)["layers/gate_up"], wanted)
+
+
 def test_what_is_of_activations_and_caches_is_not_read(tmp_path: Path):
     extra = {
         "model.layers.0.self_attn.k_scale": np.ones(1, np.float32),
         "model.layers.0.self_attn.v_proj.output_scale": np.ones(1, np.float32),
         "model.layers.1.mlp.down_proj.input_scale": np.ones(1, np.float32),
+        "model.layers.1.mlp.gate_proj.act_scale": np.ones(1, np.float32),
+        "model.layers.1.mlp.up_proj.activation_scale": np.ones(1, np.float32),
+        "model.layers.1.mlp.up_proj.input_scale_ub": np.ones(1, np.float32),
         "model.layers.1.mlp.down_proj.weight_zero_point": np.zeros((32, 1), np.int8),
     }
     few, whole = written(
