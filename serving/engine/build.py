@@ -317,6 +317,7 @@ def _room(deployment: Deployment, mesh: WorkerMesh) -> Room:
     on_host = own is None
     each = free_host_bytes(MEMINFO) / config.mesh.devices_needed if own is None else own
     narrow = jnp.dtype(model.dtype).itemsize <= jnp.dtype(jnp.bfloat16).itemsize
+    rounded = model if model.quantize else replace(model, quantize="int8")
     prefills = mesh.role is Role.PREFILL
     return Room(
         worker=mesh.worker,
@@ -325,6 +326,7 @@ def _room(deployment: Deployment, mesh: WorkerMesh) -> Room:
         on_host=on_host,
         weight_bytes=weight_bytes(model),
         narrow_weight_bytes=weight_bytes(model if narrow else replace(model, dtype="bfloat16")),
+        rounded_weight_bytes=weight_bytes(rounded),
         page_bytes=page_bytes(deployment.attention.backend, model, config.memory.page_size),
         degree=len(devices),
         degree_flag="--prefill-tp" if prefills else "--decode-tp",

@@ -24,9 +24,11 @@ def told(checkpoint: Path, model: ModelConfig) -> list[str]:
     sizes = f"{_gib(took)} in memory, {_gib(stored)} in files"
     if form is None:
         rounded = weight_bytes(replace(model, quantize="int8"))
+        narrow = weight_bytes(replace(model, dtype="bfloat16"))
+        halved = f" --dtype bfloat16 takes {_gib(narrow)};" if narrow < took else ""
         line = (
-            f"are served in {model.dtype}: {sizes}; --quantize int8 or fp8 rounds them again, and"
-            f" takes {_gib(rounded)}"
+            f"are served in {model.dtype}: {sizes};{halved} --quantize int8 or fp8 rounds them"
+            f" again, and takes {_gib(rounded)}"
         )
     elif form == encodings.kept_as(model.num_layers):
         line = f"stay as they are, in {form}: {sizes}"
@@ -34,8 +36,9 @@ def told(checkpoint: Path, model: ModelConfig) -> list[str]:
         line = f"are rounded again, to {form}: {sizes}"
     lines = [f"weights: stored in few bits ({encodings}), {line}"]
     if encodings.unheeded:
+        unheeded = " and ".join(encodings.unheeded)
         lines.append(
-            f"weights: config.json's settings of {' and '.join(encodings.unheeded)} have no effect:"
+            f"weights: the checkpoint's settings of {unheeded} have no effect:"
             f" activations stay in {model.dtype}, KV pages in {model.kept_as}"
         )
     return lines

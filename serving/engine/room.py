@@ -25,7 +25,8 @@ class Room:
 
     `memory_bytes` is what JAX may use, of which the worker takes `fraction`; for CPU devices
     (`on_host`) its share of what the host has free, and all of it. `narrow_weight_bytes` are those
-    in bfloat16. `degrees` are the larger ones of `degree_flag` for which there are devices, rising.
+    in bfloat16, `rounded_weight_bytes` those in int8, each where that is less. `degrees` are the
+    larger ones of `degree_flag` for which there are devices, rising.
     """
 
     worker: WorkerId
@@ -34,6 +35,7 @@ class Room:
     on_host: bool
     weight_bytes: int
     narrow_weight_bytes: int
+    rounded_weight_bytes: int
     page_bytes: int
     degree: int
     degree_flag: str
@@ -122,10 +124,13 @@ def _ways_out(room: Room, pages_bytes: int, page_size: int) -> list[str]:
     pages = int(room.kv_bytes(room.fraction, room.degree, room.weight_bytes) // room.page_bytes)
     if (tokens := (pages - 1) * page_size) >= 2:
         ways.append(f"--max-model-len {tokens}")
-    if room.narrow_weight_bytes < room.weight_bytes and fits(
-        room.fraction, room.degree, room.narrow_weight_bytes
-    ):
-        ways.append("--dtype bfloat16")
+    lighter = {
+        "--dtype bfloat16": room.narrow_weight_bytes,
+        "--quantize int8": room.rounded_weight_bytes,
+    }
+    for flag, weight_bytes in lighter.items():
+        if weight_bytes < room.weight_bytes and fits(room.fraction, room.degree, weight_bytes):
+            ways.append(flag)
     wider = [d for d in room.degrees if fits(room.fraction, d, room.weight_bytes)]
     ways += [f"{room.degree_flag} {degree}" for degree in wider[:1]]
     shares = [] if room.on_host else range(ceil(room.fraction * 100), 100)

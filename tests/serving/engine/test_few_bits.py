@@ -9,7 +9,7 @@ from model.config import load_config
 from model.parameters import weight_bytes
 from serving.costs.models import find_model
 from serving.engine import few_bits
-from tests.model.checkpoints import GOLDEN
+from tests.model.checkpoints import GOLDEN, edit_json
 from tests.model.encodings.writing import FORMATS, written
 
 
@@ -43,11 +43,25 @@ def test_what_weights_become_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyP
         f" as they are, in fp8: {int8}.00 GiB in memory,"
     )
     assert ignored == (
-        "weights: config.json's settings of activations have no effect: activations stay in"
+        "weights: the checkpoint's settings of activations have no effect: activations stay in"
         " bfloat16, KV pages in bfloat16"
     )
     assert len(lines(eight, "int8")) == 2
     assert "rounded again, to int8" in lines(eight, "int8")[0]
+
+
+def test_what_bfloat16_would_save_is_said_where_it_would(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(few_bits, "GIB", 1)
+    four, _ = written("llama", FORMATS["awq"], tmp_path)
+    edit_json(four / "config.json", lambda config: config.update(dtype="float16"))
+    config = load_config(four)
+    whole, half = weight_bytes(config), weight_bytes(load_config(four, dtype="bfloat16"))
+    assert whole == 2 * half
+    (line,) = few_bits.told(four, config)
+    assert f"are served in float32: {whole}.00 GiB in memory" in line
+    assert f" GiB in files; --dtype bfloat16 takes {half}.00 GiB; --quantize int8 or fp8" in line
 
 
 @pytest.mark.parametrize(("form", "quantize"), [("int-quantized", "int8"), ("gptq", None)])

@@ -32,6 +32,7 @@ LARGE = Room(
     on_host=False,
     weight_bytes=15 * 2**30,
     narrow_weight_bytes=15 * 2**30,
+    rounded_weight_bytes=15 * 2**30,
     page_bytes=PAGE_BYTES,
     degree=1,
     degree_flag="--decode-tp",
@@ -68,19 +69,25 @@ def test_weights_that_do_not_fit():
 def test_every_way_out_that_is_named_is_one():
     """And what is said to be missing is just enough."""
     room = replace(SMALL, weight_bytes=20 * 2**30, narrow_weight_bytes=10 * 2**30)
+    room = replace(room, rounded_weight_bytes=6 * 2**30)
     length = 16 * 800
     line = problem(room, length)
     ways = line.partition("; use ")[2].split(" or ")
     assert [way.split()[0] for way in ways] == [
         "--max-model-len",
         "--dtype",
+        "--quantize",
         "--decode-tp",
         "--memory-fraction",
     ]
-    shorter, degree, fraction = (ways[i].split()[1] for i in (0, 2, 3))
+    shorter, degree, fraction = (ways[i].split()[1] for i in (0, 3, 4))
     settle_pages(room, MEMORY, int(shorter))
     problem(room, int(shorter) + 16)
     settle_pages(replace(room, weight_bytes=room.narrow_weight_bytes), MEMORY, length)
+    settle_pages(replace(room, weight_bytes=room.rounded_weight_bytes), MEMORY, length)
+    heavier = replace(room, narrow_weight_bytes=2**35, rounded_weight_bytes=20 * 2**30)
+    assert "--dtype" not in problem(heavier, length)
+    assert "--quantize" not in problem(heavier, length)
     settle_pages(replace(room, degree=2, memory_bytes=2 * 24 * GIB), MEMORY, length)
     assert degree == "2"
     settle_pages(replace(room, fraction=float(fraction)), MEMORY, length)
