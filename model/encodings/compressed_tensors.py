@@ -5,6 +5,7 @@ By https://github.com/vllm-project/compressed-tensors, `quantization/quant_confi
 
 from model.encodings.encodings import Encodings, Rule
 from model.encodings.patterns import targets
+from model.encodings.refusals import refused
 from model.encodings.schemes import CHANNEL, TENSOR, EightBits, Grain, Packed, Scheme
 from model.json_fields import Fields
 
@@ -21,7 +22,9 @@ def read_compressed_tensors(fields: Fields) -> Encodings:
     activations = False
     for name in groups.names():
         if not isinstance(groups.raw(name), dict):
-            raise groups.error(name, "expected an object; schemes by their names are not supported")
+            raise refused(
+                groups, name, "expected an object; schemes by their names are not supported"
+            )
         group = groups.inside(name)
         activations = activations or "input_activations" in group or "output_activations" in group
         if "weights" in group:
@@ -40,32 +43,36 @@ def _refuse_more(fields: Fields) -> None:
     if "sparsity_config" in fields:
         sparsity = fields.inside("sparsity_config")
         if (form := sparsity.text("format", "dense")) != "dense":
-            raise sparsity.error("format", f"sparse weights ({form!r}) are not supported")
+            raise refused(sparsity, "format", f"sparse weights ({form!r}) are not supported")
     if "transform_config" in fields:
         transforms = fields.inside("transform_config")
         if transforms.raw("config_groups"):
-            raise transforms.error("config_groups", "transforms of activations are not supported")
+            raise refused(
+                transforms, "config_groups", "transforms of activations are not supported"
+            )
 
 
 def _scheme(weights: Fields, form: Fields) -> Scheme:
     layout = form.text("format")
     if layout not in _KNOWN:
-        raise form.error("format", f"{layout!r} is not supported ({', '.join(_KNOWN)} are)")
+        raise refused(form, "format", f"{layout!r} is not supported ({', '.join(_KNOWN)} are)")
     bits, kind = weights.integer("num_bits", 8), weights.text("type", "int")
     grain = _grain(weights)
     zero_points = not weights.boolean("symmetric", True)
     if layout == _PACKED:
         if kind != "int" or bits not in (4, 8):
-            raise weights.error(
-                "num_bits", f"{kind} of {bits} bits is not supported packed (int of 4 and 8 is)"
+            raise refused(
+                weights,
+                "num_bits",
+                f"{kind} of {bits} bits is not supported packed (int of 4 and 8 is)",
             )
         if zero_points and grain == TENSOR:
-            raise weights.error("symmetric", "one zero point a tensor is not supported")
+            raise refused(weights, "symmetric", "one zero point a tensor is not supported")
         return Packed(bits, grain, zero_points)
     if bits != 8 or kind not in ("int", "float"):
-        raise weights.error("num_bits", f"{kind} of {bits} bits is not supported (8 bits are)")
+        raise refused(weights, "num_bits", f"{kind} of {bits} bits is not supported (8 bits are)")
     if kind == "float" and zero_points:
-        raise weights.error("symmetric", "zero points of floats are not supported")
+        raise refused(weights, "symmetric", "zero points of floats are not supported")
     return EightBits("fp8" if kind == "float" else "int8", grain, ("weight_scale",), zero_points)
 
 
@@ -87,6 +94,8 @@ def _grain(weights: Fields) -> Grain:
         case "group":
             raise weights.error("group_size", f"must be positive, not {size}")
         case other:
-            raise weights.error(
-                "strategy", f"{other!r} is not supported (tensor, channel, group and block are)"
+            raise refused(
+                weights,
+                "strategy",
+                f"{other!r} is not supported (tensor, channel, group and block are)",
             )

@@ -1,7 +1,8 @@
 """Which modules do a config.json's lists of names mean? As patterns that `re.match` takes.
 
-Two conventions: that of compressed-tensors (`utils/match`), and that of transformers' lists of
-modules that are not converted (`quantizers/quantizers_utils`).
+Three conventions: that of compressed-tensors (`utils/match`), that of transformers' lists of
+modules that are not converted (`quantizers/quantizers_utils`), and that of ModelOpt, where *
+stands for anything.
 """
 
 import re
@@ -22,7 +23,7 @@ def targets(fields: Fields, name: str) -> tuple[str, ...]:
     found: list[str] = []
     for target in fields.texts(name):
         if target.startswith(_REGEX):
-            found.append(_checked(fields, name, target.removeprefix(_REGEX)))
+            found.append(checked(fields, name, target.removeprefix(_REGEX)))
         else:
             found += _CLASSES.get(target, (re.escape(target) + r"\Z",))
     return tuple(found)
@@ -33,12 +34,20 @@ def any_of(fields: Fields, name: str) -> tuple[str, ...]:
     found: list[str] = []
     for module in fields.texts(name):
         bare = module.removeprefix(_REGEX)
-        found.append(_checked(fields, name, rf"(?:{bare})(?:(?<=\.)|(?=\.|\Z))"))
+        found.append(checked(fields, name, rf"(?:{bare})(?:(?<=\.)|(?=\.|\Z))"))
         found.append(rf".*{re.escape(bare)}\Z")
     return tuple(found)
 
 
-def _checked(fields: Fields, name: str, pattern: str) -> str:
+def globs(fields: Fields, name: str) -> tuple[str, ...]:
+    """Read a list of modules in which * stands for anything: whatever is inside one of them."""
+    return tuple(
+        re.escape(module).replace(r"\*", ".*") + r"(?:\.|\Z)" for module in fields.texts(name)
+    )
+
+
+def checked(fields: Fields, name: str, pattern: str) -> str:
+    """Return a pattern that a field has; raises CheckpointError if it is none."""
     try:
         re.compile(pattern)
     except re.error as error:

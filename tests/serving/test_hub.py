@@ -28,7 +28,7 @@ from tests.support.fake_hub import TOKEN, FakeHub, HubModel, fake_hub
 
 NAME = "org/tiny"
 WEIGHTS = "model.safetensors"
-SIZES = {"config.json", "generation_config.json"}
+SIZES = {"config.json", "generation_config.json", "hf_quant_config.json"}
 READ = {
     *SIZES,
     "tokenizer.json",

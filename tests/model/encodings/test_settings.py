@@ -1,5 +1,6 @@
 """What config.json says of weights in few bits: sizes without weights, refusals with a way out."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,14 @@ def test_the_modules_that_may_be_in_few_bits_are_the_matmuls_of_layers():
 @pytest.mark.parametrize("form", FORMATS)
 def test_the_format_follows_from_the_config_alone(tmp_path: Path, form: str):
     directory = directory_with(tmp_path, FORMATS[form].settings)
-    kept = {"fp8": "fp8", "float": "fp8", "fbgemm": "fp8", "int": "int8", "pack": "int8"}
+    kept = {
+        "fp8": "fp8",
+        "modelopt": "fp8",
+        "float": "fp8",
+        "fbgemm": "fp8",
+        "int": "int8",
+        "pack": "int8",
+    }
     wanted = next((to for start, to in kept.items() if form.startswith(start)), None)
     assert load_config(directory).quantize == (None if form in FINER else wanted)
     assert load_config(directory, quantize="int8").quantize == "int8"
@@ -46,6 +54,7 @@ def test_the_format_follows_from_the_config_alone(tmp_path: Path, form: str):
 
 
 SCALE = ("weight_scale",)
+GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": 128}
 READ = [
     (
         groups("int-quantized", {"num_bits": 8, "type": "int", "group_size": -1}),
@@ -79,6 +88,68 @@ READ = [
         "awq, int4, groups of 128",
     ),
 ]
+
+
+MODELOPT = {"quant_algo": "FP8", "kv_cache_quant_algo": "FP8", "exclude_modules": ["lm_head"]}
+BESIDE = [
+    (
+        "quantize_config.json",
+        {"bits": 4, "group_size": 128, "desc_act": False, "sym": True, "model_name_or_path": None}
+        | {"damp_percent": 0.1, "static_groups": False, "true_sequential": True},
+        Gptq(4, 128, 1),
+    ),
+    (
+        "quant_config.json",
+        {"zero_point": True, "q_group_size": 64, "w_bit": 4, "version": "GEMM"},
+        Awq(64),
+    ),
+    (
+        "hf_quant_config.json",
+        {"producer": {"name": "modelopt", "version": "0.29.0"}, "quantization": MODELOPT},
+        EightBits("fp8", TENSOR, SCALE, zero_points=False),
+    ),
+    (
+        "hf_quant_config.json",
+        {"quantization": {"quant_algo": None, "kv_cache_quant_algo": "FP8"}},
+        None,
+    ),
+]
+
+
+@pytest.mark.parametrize(("file", "settings", "scheme"), BESIDE)
+def test_settings_that_lie_beside_the_config(tmp_path: Path, file: str, settings: Any, scheme: Any):
+    """As in the checkpoints of TheBloke and Nvidia, in the words of the tools of their time."""
+    directory = copied("llama", tmp_path)
+    (directory / file).write_text(json.dumps(settings))
+    encodings = load_encodings(directory)
+    assert encodings.of("model.layers.1.mlp.up_proj") == scheme
+    assert load_config(directory).quantize == (None if scheme is None else scheme.kept_as)
+    own = groups("int-quantized", weights_of("int", 8, "channel"))
+    edit_json(directory / "config.json", lambda config: config.update(quantization_config=own))
+    assert load_config(directory).quantize == "int8", "config.json goes before"
+
+
+def test_modules_with_settings_of_their_own(tmp_path: Path):
+    dynamic = {
+        r"-:model\.layers\.0\..*": {},
+        r"+:.*\.down_proj": {"bits": 8},
+        r".*\.up_proj": {"group_size": 32},
+    }
+    encodings = load_encodings(directory_with(tmp_path, GPTQ | {"dynamic": dynamic}))
+    assert encodings.of("model.layers.0.mlp.down_proj") is None
+    assert encodings.of("model.layers.1.mlp.down_proj") == Gptq(8, 128, 1)
+    assert encodings.of("model.layers.1.mlp.up_proj") == Gptq(4, 32, 1)
+    assert encodings.of("model.layers.1.mlp.gate_proj") == Gptq(4, 128, 1)
+
+
+def test_modelopt_leaves_whole_what_its_patterns_name(tmp_path: Path):
+    settings = {"quant_method": "modelopt", "quant_algo": "FP8"}
+    settings |= {"ignore": ["lm_head", "model.layers.0.*", "*.o_proj"], "kv_cache_scheme": {}}
+    encodings = load_encodings(directory_with(tmp_path, settings))
+    whole = ["lm_head", "model.layers.0.mlp.up_proj", "model.layers.1.self_attn.o_proj"]
+    assert [encodings.of(module) for module in whole] == [None] * 3
+    assert encodings.of("model.layers.10.mlp.up_proj") is not None
+    assert encodings.unheeded == ("activations", "KV caches")
 
 
 @pytest.mark.parametrize(("settings", "scheme", "text"), READ)
@@ -124,8 +195,8 @@ def group(**weights: Any) -> Any:
     return groups(form, {"num_bits": 4, "type": "int", "group_size": 16} | weights)
 
 
-GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": 128}
 AWQ = {"quant_method": "awq", "bits": 4, "group_size": 128}
+WAY_OUT = "; the model that it was made of can be served with --quantize int8 or fp8"
 REFUSED = [
     ("hot", "quantization_config: expected an object"),
     ({"load_in_4bit": True}, "quantization_config.quant_method: missing"),
@@ -133,10 +204,9 @@ REFUSED = [
         (
             {"quant_method": method},
             f"quantization_config.quant_method: {method!r} is not supported (compressed-tensors,"
-            " fp8, fbgemm_fp8, gptq, awq are); the model that it was made of can be served with"
-            " --quantize int8 or fp8",
+            f" fp8, fbgemm_fp8, gptq, awq, modelopt are){WAY_OUT}",
         )
-        for method in ("bitsandbytes", "mxfp4", "torchao", "modelopt", "quark", "auto-round")
+        for method in ("bitsandbytes", "mxfp4", "torchao", "quark", "auto-round")
     ),
     ({"quant_method": "compressed-tensors"}, "config_groups: expected an object, found None"),
     (
@@ -178,7 +248,12 @@ REFUSED = [
     (GPTQ | {"checkpoint_format": "marlin"}, "checkpoint_format: 'marlin' is not supported (gptq"),
     (GPTQ | {"is_marlin_format": True}, "is_marlin_format: weights in Marlin's order"),
     (GPTQ | {"pack_dtype": "int16"}, "pack_dtype: 'int16' is not supported (int32 is)"),
-    (GPTQ | {"dynamic": {"+:.*down.*": {"bits": 8}}}, "dynamic: other settings for '+:.*down.*'"),
+    (GPTQ | {"dynamic": {"+:.*down.*": {"bits": 2}}}, "dynamic.+:.*down.*.bits: 2 are not supp"),
+    (GPTQ | {"dynamic": {"-:([": {}}}, "dynamic.-:([: '([' is no pattern"),
+    (
+        {"quant_method": "modelopt", "quant_algo": "NVFP4"},
+        "quant_algo: 'NVFP4' is not supported (F",
+    ),
     (AWQ | {"bits": 8}, "bits: 8 are not supported (4 are)"),
     (AWQ | {"version": "gemv"}, "version: 'gemv' is not supported (gemm and GEMM are)"),
     (AWQ | {"backend": "llm-awq"}, "backend: 'llm-awq' is not supported (autoawq is)"),
@@ -204,6 +279,7 @@ def test_what_is_not_understood_is_one_line(tmp_path: Path, settings: Any, probl
     line = str(caught.value)
     assert line.startswith(f"{directory / 'config.json'}: quantization_config")
     assert problem in line
+    assert ("not supported" in line) == line.endswith(WAY_OUT)
     assert "\n" not in line
 
 

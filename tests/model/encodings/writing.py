@@ -79,6 +79,13 @@ def eight_bits(
     return Written(tensors | ({"weight_zero_point": zero} if zeros else {}), found)
 
 
+def one_number(own: Written) -> Written:
+    """Write the scale of a tensor as a number, as ModelOpt does."""
+    return Written(
+        own.tensors | {"weight_scale": own.tensors["weight_scale"].reshape(())}, own.weight
+    )
+
+
 @dataclass(frozen=True)
 class Grouped:
     """Codes uint8 [out, in], and scales and zeros [out, groups] of the groups of columns."""
@@ -217,6 +224,10 @@ KEPT = {
     "fp8, tensors": Format(
         lambda w: eight_bits(w, "fp8", ALL, ALL, "weight_scale"),
         {"quant_method": "fp8", "activation_scheme": "static", "ignored_layers": ["lm_head"]},
+    ),
+    "modelopt": Format(
+        lambda w: one_number(eight_bits(w, "fp8", ALL, ALL, "weight_scale")),
+        {"quant_method": "modelopt", "quant_algo": "FP8", "ignore": ["lm_head"]},
     ),
 }
 FINER = {
