@@ -10,7 +10,7 @@ import numpy as np
 from model.encodings.encoded import EncodedWeight, Expected
 from model.encodings.grid import Grid
 from model.encodings.schemes import Awq, Gptq, Grain, Packed
-from model.encodings.words import PER_WORD, codes_of
+from model.encodings.words import PER_WORD, codes_down, codes_of
 from model.tensor_files import FLOATS, TensorFiles
 
 _ALL = slice(None)
@@ -111,9 +111,7 @@ class TransposedWeight(EncodedWeight):
             return codes_of(
                 rows, self._bits, lambda words: self.files.read(key, (down, words)), awq=True
             ).T
-        return codes_of(
-            columns, self._bits, lambda words: self.files.read(key, (words, right)).T, awq=False
-        )
+        return codes_down(columns, self._bits, lambda words: self.files.read(key, (words, right))).T
 
     def scales(self, rows: range) -> np.ndarray:
         """As in EncodedWeight."""

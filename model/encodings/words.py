@@ -21,6 +21,21 @@ def unpacked(words: np.ndarray, bits: int) -> np.ndarray:
     return codes
 
 
+def unpacked_down(words: np.ndarray, bits: int) -> np.ndarray:
+    """Return the codes uint8 [w * 32 / bits, n] of words int32 [w, n]; `bits`: 4 or 8.
+
+    Words [512, 14336] took 28 ms, turned around for `unpacked` 67 ms.
+    """
+    each, unsigned = PER_WORD // bits, words.view(np.uint32)
+    codes = np.empty((len(words), each, words.shape[1]), np.uint8)
+    for place in range(each):
+        shift = np.uint32(place * bits)
+        np.right_shift(unsigned, shift, out=codes[:, place], casting="unsafe")  # the lowest byte
+    if bits == 4:
+        codes &= 15
+    return codes.reshape(each * len(words), words.shape[1])
+
+
 def codes_of(
     channels: range, bits: int, read: Callable[[slice], np.ndarray], *, awq: bool
 ) -> np.ndarray:
@@ -29,9 +44,21 @@ def codes_of(
     `read` returns words [n, w], all that hold any of these channels. `awq`: in AWQ's order.
     """
     each = PER_WORD // bits
-    first, last = channels.start // each, -(-channels.stop // each)
-    codes = unpacked(read(slice(first, last)), bits)
+    words, within = _words_of(channels, each)
+    codes = unpacked(read(words), bits)
     if awq:
-        apart = codes.reshape(len(codes), last - first, each)
+        apart = codes.reshape(len(codes), codes.shape[1] // each, each)
         codes = apart[:, :, AWQ_PLACES].reshape(codes.shape)
-    return codes[:, channels.start - first * each : channels.stop - first * each]
+    return codes[:, within]
+
+
+def codes_down(channels: range, bits: int, read: Callable[[slice], np.ndarray]) -> np.ndarray:
+    """Return the codes uint8 [channels, n] of channels that lie in words [w, n], as `codes_of`."""
+    words, within = _words_of(channels, PER_WORD // bits)
+    return unpacked_down(read(words), bits)[within]
+
+
+def _words_of(channels: range, each: int) -> tuple[slice, slice]:
+    """Return which words hold these channels, `each` a word, and where in these they are."""
+    first, last = channels.start // each, -(-channels.stop // each)
+    return slice(first, last), slice(channels.start - first * each, channels.stop - first * each)
