@@ -14,12 +14,15 @@ from model.encodings.reader import WeightReader
 from model.errors import CheckpointError
 from model.parameters import declare, leaves
 from model.tensor_files import FLOATS, TensorFiles
-from model.weight_maps import EMBEDDING_KEY, HEAD_KEY, is_derived, sources
+from model.weight_maps import EMBEDDING_KEY, HEAD_KEY, is_derived
 
 _COMPARED_ROWS = 4096  # rows of two embedding tables that are held in memory at once
 _UNHEEDED = re.compile(
     r".*\.(input|act|activation|output|q|k|v|kv)_(scale|zero_point|scale_ub)"  # kv: both together
     r"|.*\.weight_(shape|zero_point)"  # known from config.json; all 0 where it says symmetric
+)
+_HEAD_IN_FEW_BITS = re.compile(
+    r"lm_head\.(qweight|qzeros|scales|g_idx|weight_(packed|scale|shape|zero_point|g_idx))"
 )
 _IN_FEW_BITS = ("qweight", "weight_packed", "weight_scale", "weight_scale_inv")
 
@@ -33,7 +36,7 @@ def check_inventory(reader: WeightReader, config: ModelConfig, *, keeps: bool) -
     expected: dict[str, Expected] = {}
     modules: set[str] = set()
     for path, parameter in leaves(declare(config)):
-        for source in sources(config, path, parameter):
+        for source in reader.sources(config, path, parameter):
             weight = reader.encoded(source)
             if weight is not None:
                 expected |= {weight.key(name): one for name, one in weight.expected().items()}
@@ -48,15 +51,32 @@ def check_inventory(reader: WeightReader, config: ModelConfig, *, keeps: bool) -
     for key, wanted in expected.items():
         _check_one(files, key, wanted)
     for key in sorted(set(files.keys()) - set(expected)):
-        module, _, name = key.rpartition(".")
-        if key == HEAD_KEY and config.tie_embeddings and EMBEDDING_KEY in files:
-            _check_tied(files)
-        elif module in modules and name == "bias":
-            _check_no_bias(files, key)
-        elif not is_derived(key) and not (modules and _UNHEEDED.fullmatch(key)):
-            raise CheckpointError(
-                files.path(key), f"{key}: not used by the {config.family} family as configured"
-            )
+        _check_unread(files, config, key, modules)
+
+
+def _check_unread(files: TensorFiles, config: ModelConfig, key: str, modules: set[str]) -> None:
+    """Raise CheckpointError for a tensor that stands for something and is not read.
+
+    `modules` are those in few bits.
+    """
+    module, _, name = key.rpartition(".")
+    if key == HEAD_KEY and config.tie_embeddings and EMBEDDING_KEY in files:
+        _check_tied(files)
+    elif module in modules and name == "bias":
+        _check_no_bias(files, key)
+    elif not is_derived(key) and not (modules and _is_unheeded(config, key)):
+        raise CheckpointError(
+            files.path(key), f"{key}: not used by the {config.family} family as configured"
+        )
+
+
+def _is_unheeded(config: ModelConfig, key: str) -> bool:
+    """Tell whether a tensor of a checkpoint in few bits may be there and is not read.
+
+    Some tools pack a copy of a table that is the head too: the table is read, which is whole.
+    """
+    tied = config.tie_embeddings and _HEAD_IN_FEW_BITS.fullmatch(key) is not None
+    return tied or _UNHEEDED.fullmatch(key) is not None
 
 
 def _check_one(files: TensorFiles, key: str, wanted: Expected) -> None:

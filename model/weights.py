@@ -62,7 +62,7 @@ def load_params(
     placed = dict(leaves(shardings))
 
     def load(path: str, parameter: Parameter) -> jax.Array | Quantised:
-        tensors = sources(config, path, parameter)
+        tensors = reader.sources(config, path, parameter)
 
         def read(part: Part, stored: DTypeLike, note: Note) -> np.ndarray:
             values = np.empty([len(own) for own in part], stored)

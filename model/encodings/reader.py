@@ -4,18 +4,21 @@ What reads parameters reads from here: weights in few bits in float32, or as the
 `model.quantised` keeps them alike, and everything else as it is stored.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import assert_never
 
 import numpy as np
 
+from model.config import ModelConfig
 from model.encodings.eight_bits import EightBitWeight
 from model.encodings.encoded import EncodedWeight, dequantised
 from model.encodings.encodings import Encodings
 from model.encodings.packed import PackedWeight, TransposedWeight
 from model.encodings.schemes import Awq, EightBits, Gptq, Packed
+from model.parameters import Parameter
 from model.tensor_files import FLOATS, TensorFiles
-from model.weight_maps import Source
+from model.weight_maps import EMBEDDING_KEY, HEAD_KEY, Source, sources
 
 _WEIGHT = ".weight"
 Region = tuple[slice, ...]
@@ -27,6 +30,17 @@ class WeightReader:
     def __init__(self, files: TensorFiles, encodings: Encodings) -> None:
         self.files = files
         self._encodings = encodings
+
+    def sources(self, config: ModelConfig, path: str, parameter: Parameter) -> list[Source]:
+        """Return every tensor that fills one parameter, under its name in these files.
+
+        Of a table that is the head too, safetensors writes one copy under the first of its names:
+        https://huggingface.co/docs/safetensors/torch_shared_tensors.
+        """
+        found = sources(config, path, parameter)
+        if config.tie_embeddings and EMBEDDING_KEY not in self.files and HEAD_KEY in self.files:
+            return [replace(s, key=HEAD_KEY) if s.key == EMBEDDING_KEY else s for s in found]
+        return found
 
     def encoded(self, source: Source) -> EncodedWeight | None:
         """Return a tensor that lies in the files in few bits; None if it is whole.

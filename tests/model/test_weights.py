@@ -146,6 +146,19 @@ def test_tensors_that_follow_from_the_config_are_ignored(tmp_path: Path):
     assert "head" not in params
 
 
+def test_a_table_that_is_the_head_too_may_have_the_name_of_either(tmp_path: Path):
+    directory = copied("qwen2", tmp_path)
+
+    def change(tensors: dict[str, np.ndarray]) -> None:
+        tensors["lm_head.weight"] = tensors.pop("model.embed_tokens.weight")
+
+    edit_tensors(directory / "model.safetensors", change)
+    _, params = load(directory)
+    np.testing.assert_array_equal(params["embed"], load(GOLDEN / "qwen2")[1]["embed"])
+    edit_json(directory / "config.json", lambda c: c.update(tie_word_embeddings=False))
+    assert "model.embed_tokens.weight: missing" in str(refused(directory))
+
+
 def refused(directory: Path) -> CheckpointError:
     """Return the error of loading a damaged checkpoint, after checking that it is one line."""
     with pytest.raises(CheckpointError) as caught:

@@ -187,6 +187,19 @@ def test_a_head_in_few_bits_becomes_whole(tmp_path: Path):
     np.testing.assert_array_equal(params["head"], load(whole)[1]["head"])
 
 
+@pytest.mark.parametrize("form", ["awq", "pack-quantized", "int-quantized"])
+def test_a_packed_copy_of_a_table_that_is_the_head_too_is_not_read(tmp_path: Path, form: str):
+    def change(tensors: Tensors, plain: Tensors) -> None:
+        head = FORMATS[form].write(plain["model.embed_tokens.weight"].astype(np.float32))
+        head.tensors.pop("weight", None)  # which, if it is there, has to be the table's
+        tensors.update({f"lm_head.{end}": value for end, value in head.tensors.items()})
+
+    few, whole = written("qwen2", FORMATS[form], tmp_path, change)
+    config, params = load_split(few, 1)
+    assert config.tie_embeddings
+    np.testing.assert_array_equal(params["embed"], load(whole)[1]["embed"])
+
+
 def test_modules_of_several_schemes(tmp_path: Path):
     four, eight = FORMATS["pack-quantized"], FORMATS["float-quantized, channels"]
     first = eight.settings["config_groups"]["group_0"] | {
