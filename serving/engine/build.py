@@ -316,8 +316,6 @@ def _room(deployment: Deployment, mesh: WorkerMesh) -> Room:
     own = memory_of(devices[0], fraction, os.environ)
     on_host = own is None
     each = free_host_bytes(MEMINFO) / config.mesh.devices_needed if own is None else own
-    narrow = jnp.dtype(model.dtype).itemsize <= jnp.dtype(jnp.bfloat16).itemsize
-    rounded = model if model.quantize else replace(model, quantize="int8")
     prefills = mesh.role is Role.PREFILL
     return Room(
         worker=mesh.worker,
@@ -325,13 +323,20 @@ def _room(deployment: Deployment, mesh: WorkerMesh) -> Room:
         fraction=1.0 if on_host else fraction,
         on_host=on_host,
         weight_bytes=weight_bytes(model),
-        narrow_weight_bytes=weight_bytes(model if narrow else replace(model, dtype="bfloat16")),
-        rounded_weight_bytes=weight_bytes(rounded),
+        lighter=_lighter(model),
         page_bytes=page_bytes(deployment.attention.backend, model, config.memory.page_size),
         degree=len(devices),
         degree_flag="--prefill-tp" if prefills else "--decode-tp",
         degrees=() if on_host else _larger_degrees(config.mesh, model, prefills=prefills),
     )
+
+
+def _lighter(model: ModelConfig) -> dict[str, int]:
+    """Return the bytes of a model's weights by the flags that make them fewer."""
+    narrow, rounded = replace(model, dtype="bfloat16"), replace(model, quantize="int8")
+    flags = {"--dtype bfloat16": narrow, "--quantize int8": rounded}
+    found = {flag: weight_bytes(other) for flag, other in flags.items()}
+    return {flag: size for flag, size in found.items() if size < weight_bytes(model)}
 
 
 def _larger_degrees(mesh: MeshConfig, model: ModelConfig, *, prefills: bool) -> list[int]:

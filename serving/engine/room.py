@@ -3,7 +3,7 @@
 Asked before any weight is read. Sizes alone: knows no arrays and no devices.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, inf
 from pathlib import Path
@@ -24,9 +24,9 @@ class Room:
     """What a worker has and what it has to hold; bytes are those of all its devices together.
 
     `memory_bytes` is what JAX may use, of which the worker takes `fraction`; for CPU devices
-    (`on_host`) its share of what the host has free, and all of it. `narrow_weight_bytes` are those
-    in bfloat16, `rounded_weight_bytes` those in int8, each where that is less. `degrees` are the
-    larger ones of `degree_flag` for which there are devices, rising.
+    (`on_host`) its share of what the host has free, and all of it. `lighter` are the bytes of the
+    weights by flags that make them fewer. `degrees` are the larger ones of `degree_flag` for which
+    there are devices, rising.
     """
 
     worker: WorkerId
@@ -34,8 +34,7 @@ class Room:
     fraction: float
     on_host: bool
     weight_bytes: int
-    narrow_weight_bytes: int
-    rounded_weight_bytes: int
+    lighter: Mapping[str, int]
     page_bytes: int
     degree: int
     degree_flag: str
@@ -115,28 +114,30 @@ def _no_room(room: Room, least: int, page_size: int, max_model_len: int) -> str:
 
 
 def _ways_out(room: Room, pages_bytes: int, page_size: int) -> list[str]:
-    """List flags of which each alone would do."""
+    """List flags of which each alone would do; where none would, some that do together."""
 
     def fits(fraction: float, degree: int, weight_bytes: int) -> bool:
         return room.kv_bytes(fraction, degree, weight_bytes) >= pages_bytes
 
-    ways: list[str] = []
-    pages = int(room.kv_bytes(room.fraction, room.degree, room.weight_bytes) // room.page_bytes)
-    if (tokens := (pages - 1) * page_size) >= 2:
-        ways.append(f"--max-model-len {tokens}")
-    lighter = {
-        "--dtype bfloat16": room.narrow_weight_bytes,
-        "--quantize int8": room.rounded_weight_bytes,
-    }
-    for flag, weight_bytes in lighter.items():
-        if weight_bytes < room.weight_bytes and fits(room.fraction, room.degree, weight_bytes):
-            ways.append(flag)
+    def shorter(weight_bytes: int) -> list[str]:
+        left = room.kv_bytes(room.fraction, room.degree, weight_bytes)
+        tokens = (int(left // room.page_bytes) - 1) * page_size
+        return [f"--max-model-len {tokens}"] if tokens >= 2 else []
+
+    ways = shorter(room.weight_bytes)
+    ways += [
+        flags
+        for flags, weight_bytes in room.lighter.items()
+        if fits(room.fraction, room.degree, weight_bytes)
+    ]
     wider = [d for d in room.degrees if fits(room.fraction, d, room.weight_bytes)]
     ways += [f"{room.degree_flag} {degree}" for degree in wider[:1]]
     shares = [] if room.on_host else range(ceil(room.fraction * 100), 100)
     larger = [s for s in shares if fits(s / 100, room.degree, room.weight_bytes)]
     ways += [f"--memory-fraction {percent / 100:g}" for percent in larger[:1]]
-    return ways
+    if ways:
+        return ways
+    return [f"{flags} {length}" for flags, own in room.lighter.items() for length in shorter(own)]
 
 
 def _memory(room: Room) -> str:

@@ -31,8 +31,7 @@ LARGE = Room(
     fraction=0.9,
     on_host=False,
     weight_bytes=15 * 2**30,
-    narrow_weight_bytes=15 * 2**30,
-    rounded_weight_bytes=15 * 2**30,
+    lighter={},
     page_bytes=PAGE_BYTES,
     degree=1,
     degree_flag="--decode-tp",
@@ -68,8 +67,8 @@ def test_weights_that_do_not_fit():
 
 def test_every_way_out_that_is_named_is_one():
     """And what is said to be missing is just enough."""
-    room = replace(SMALL, weight_bytes=20 * 2**30, narrow_weight_bytes=10 * 2**30)
-    room = replace(room, rounded_weight_bytes=6 * 2**30)
+    lighter = {"--dtype bfloat16": 10 * 2**30, "--quantize int8": 6 * 2**30}
+    room = replace(SMALL, weight_bytes=20 * 2**30, lighter=lighter)
     length = 16 * 800
     line = problem(room, length)
     ways = line.partition("; use ")[2].split(" or ")
@@ -83,11 +82,10 @@ def test_every_way_out_that_is_named_is_one():
     shorter, degree, fraction = (ways[i].split()[1] for i in (0, 3, 4))
     settle_pages(room, MEMORY, int(shorter))
     problem(room, int(shorter) + 16)
-    settle_pages(replace(room, weight_bytes=room.narrow_weight_bytes), MEMORY, length)
-    settle_pages(replace(room, weight_bytes=room.rounded_weight_bytes), MEMORY, length)
-    heavier = replace(room, narrow_weight_bytes=2**35, rounded_weight_bytes=20 * 2**30)
-    assert "--dtype" not in problem(heavier, length)
-    assert "--quantize" not in problem(heavier, length)
+    for weight_bytes in lighter.values():
+        settle_pages(replace(room, weight_bytes=weight_bytes), MEMORY, length)
+    little = replace(room, lighter={"--dtype bfloat16": 20 * 2**30 - 1})
+    assert "--dtype" not in problem(little, length)
     settle_pages(replace(room, degree=2, memory_bytes=2 * 24 * GIB), MEMORY, length)
     assert degree == "2"
     settle_pages(replace(room, fraction=float(fraction)), MEMORY, length)
@@ -95,6 +93,17 @@ def test_every_way_out_that_is_named_is_one():
     more = missing(line) / room.fraction
     settle_pages(replace(room, memory_bytes=24 * GIB + more + 0.02 * GIB), MEMORY, length)
     problem(replace(room, memory_bytes=24 * GIB + more - 0.02 * GIB), length)
+
+
+def test_where_no_way_out_would_do_alone_two_are_named_together():
+    lighter = {"--dtype bfloat16": 18 * 2**30, "--quantize int8": 10 * 2**30}
+    room = replace(SMALL, weight_bytes=36 * 2**30, lighter=lighter, degrees=())
+    line = problem(room, 131072)
+    for flags, way in zip(lighter, line.partition("; use ")[2].split(" or "), strict=True):
+        assert way.startswith(f"{flags} --max-model-len ")
+        lighter_room = replace(room, weight_bytes=lighter[flags])
+        settle_pages(lighter_room, MEMORY, int(way.split()[-1]))
+        problem(lighter_room, int(way.split()[-1]) + 16)
 
 
 def test_where_nothing_would_do_it_says_so():
@@ -156,6 +165,9 @@ def test_a_model_that_is_too_large_is_refused_before_it_is_made(monkeypatch: pyt
     idle = build_config(str(SHAPES / "qwen3-8b"), {"random_weights": True, "host_kv_gib": 5.0})
     with pytest.raises(ConfigError, match="--host-kv-gib 5 for 1 worker"):
         load_workers(settle(idle))
+    monkeypatch.setattr("serving.engine.build.free_host_bytes", lambda path: 12 * GIB)
+    with pytest.raises(ConfigError, match=r"use --quantize int8 --max-model-len \d+$"):
+        load_workers(settle(config))
 
 
 def test_a_device_that_runs_out_of_memory_is_one_line():
