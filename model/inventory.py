@@ -13,6 +13,7 @@ from model.encodings.encoded import Expected
 from model.encodings.reader import WeightReader
 from model.errors import CheckpointError
 from model.parameters import declare, leaves
+from model.quantised import FORMATS
 from model.tensor_files import FLOATS, TensorFiles
 from model.weight_maps import EMBEDDING_KEY, HEAD_KEY, is_derived
 
@@ -44,7 +45,8 @@ def check_inventory(reader: WeightReader, config: ModelConfig, *, keeps: bool) -
             elif keeps and parameter.summed and source.key in files:
                 raise CheckpointError(
                     files.path(source.key),
-                    f"{source.key}: is whole, and by config.json's quantization_config it is not",
+                    f"{source.key}: is whole, and by config.json's quantization_config it is not;"
+                    f" use --quantize {_other(config)}, which rounds all again",
                 )
             else:
                 expected[source.key] = Expected((source.shape,), FLOATS)
@@ -52,6 +54,11 @@ def check_inventory(reader: WeightReader, config: ModelConfig, *, keeps: bool) -
         _check_one(files, key, wanted)
     for key in sorted(set(files.keys()) - set(expected)):
         _check_unread(files, config, key, modules)
+
+
+def _other(config: ModelConfig) -> str:
+    """Return a format that the files are not in, which asks nothing of them."""
+    return next(form for form in FORMATS if form != config.quantize)
 
 
 def _check_unread(files: TensorFiles, config: ModelConfig, key: str, modules: set[str]) -> None:

@@ -65,7 +65,8 @@ DAMAGES: list[tuple[str, Change, str]] = [
     (
         "int-quantized",
         put("weight", lambda a: a.astype(np.float32)),
-        f"{UP}.weight: is whole, and by config.json's quantization_config it is not",
+        f"{UP}.weight: is whole, and by config.json's quantization_config it is not; use --quantize"
+        " fp8, which rounds all again",
     ),
     (
         "int-quantized",
@@ -116,6 +117,17 @@ def test_damaged_tensors_are_named(tmp_path: Path, form: str, damage: Change, pr
     assert problem in line
     assert "\n" not in line
     assert str(few) in line
+
+
+def test_what_a_whole_weight_asks_for_is_a_way_out(tmp_path: Path):
+    def change(tensors: Tensors, plain: Tensors) -> None:
+        del tensors[f"{UP}.weight_scale"]
+        tensors[f"{UP}.weight"] = plain[f"{UP}.weight"]
+
+    few, _ = written("llama", FORMATS["int-quantized"], tmp_path, change)
+    with pytest.raises(CheckpointError, match="; use --quantize fp8,"):
+        load_split(few, 1)
+    load_split(few, 1, "fp8")
 
 
 @pytest.mark.parametrize(("form", "end"), [("gptq", "qweight"), ("int-quantized", "weight_scale")])
