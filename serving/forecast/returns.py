@@ -11,8 +11,9 @@ many turns, is learned beside it (proportional hazards). Knows no session, page 
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from itertools import accumulate
 from math import exp, expm1, log
+from typing import NamedTuple
 
 BINS_PER_DOUBLING = 2
 _BINS = range(-2 * BINS_PER_DOUBLING, 18 * BINS_PER_DOUBLING + 1)
@@ -109,7 +110,7 @@ class ReturnModel:
         has been reached, and then times what those with so many turns come back more often.
         """
         if self._best is None:
-            self._best = _best_rates(self._summed())
+            self._best = _best_rates([self._bin_hazard(i) for i in range(len(self._prior))])
         index = bisect_right(EDGES_S, idle_s) - 1
         return self._times(turns) * self._best[index] if index < len(self._best) else 0.0
 
@@ -133,37 +134,42 @@ def _alike(turns: int) -> int:
     return min(turns, MOST_TURNS) - 1
 
 
-def _best_rates(total: Sequence[float]) -> tuple[float, ...]:
-    """Return the index from each edge but the last on, of a hazard summed up to each edge.
+class _Stretch(NamedTuple):
+    """Some bins on end, of sessions idle still where they begin.
 
-    With S(t) the share idle still and A(t) the integral of S up to t, who gives up at u has returns
-    at the rate (S(t) - S(u)) / (A(u) - A(t)): the slope of a chord of S over A. The steepest from
-    each edge leads along the lower hull of the points behind it.
+    `back` is the share that returns within them, `still` the share that does not, and `kept_s` for
+    how long one is kept there on average, in seconds.
     """
-    share = [exp(-hazard) for hazard in total]
-    area = [0.0]
-    for i, hazard in enumerate(_differences(total)):
-        # Within a bin the hazard is constant: its integral is what is lost there over the hazard.
-        width = EDGES_S[i + 1] - EDGES_S[i]
-        mean = -expm1(-hazard) / hazard if hazard > 0 else 1.0
-        area.append(area[-1] + share[i] * width * mean)
-    hull: list[int] = []  # edges behind, the nearest last
+
+    back: float
+    still: float
+    kept_s: float
+
+
+def _best_rates(hazards: Sequence[float]) -> tuple[float, ...]:
+    """Return the index from each edge but the last on, of the hazard of each bin.
+
+    Who gives up at an edge has so many returns for the time kept until then: the slope of a chord
+    of returns over time kept. The steepest from each edge leads along the hull of the edges behind
+    it: over its bin, and the stretches behind as long as they are steeper. Each stretch counts by
+    itself, from a share of 1 on: where nearly all come back soon, the others' returns would be lost
+    beside theirs.
+    """
+    hull: list[_Stretch] = []  # the nearest last
     best: list[float] = []
-
-    def slope(i: int, j: int) -> float:
-        return (share[i] - share[j]) / (area[j] - area[i]) if area[j] > area[i] else 0.0
-
-    for i in range(len(total) - 1, -1, -1):
-        while len(hull) > 1 and slope(i, hull[-1]) <= slope(hull[-1], hull[-2]):
-            hull.pop()
-        if hull:
-            best.append(slope(i, hull[-1]))
-        hull.append(i)
+    for i in range(len(hazards) - 1, -1, -1):
+        hazard, width = hazards[i], EDGES_S[i + 1] - EDGES_S[i]
+        back, still = -expm1(-hazard), exp(-hazard)
+        # Within a bin the hazard is constant: its integral is what is lost there over the hazard.
+        kept_s = width * back / hazard
+        while hull and hull[-1].back * kept_s >= back * hull[-1].kept_s:
+            behind = hull.pop()
+            back += still * behind.back
+            kept_s += still * behind.kept_s
+            still *= behind.still
+        hull.append(_Stretch(back, still, kept_s))
+        best.append(back / kept_s)
     return tuple(reversed(best))
-
-
-def _differences(total: Sequence[float]) -> list[float]:
-    return [later - sooner for sooner, later in pairwise(total)]
 
 
 def _prior_bin(prior: ReturnPrior, i: int) -> tuple[float, float]:

@@ -210,6 +210,18 @@ def test_one_waits_through_a_time_in_which_nobody_comes():
     assert learned.rate(8, ANY) < learned.rate(40, ANY) < learned.rate(65, ANY)
 
 
+@pytest.mark.parametrize("gap_s", [0.0, 0.001])
+def test_however_many_return_at_once_those_who_did_not_are_told_apart(gap_s: float):
+    """Agents whose tools answer at once: of what comes later their gaps say nothing."""
+    learned = model()
+    for _ in range(3000):
+        learned.observe(gap_s, returned=True, turns=1)
+    rates = [learned.rate(edge, ANY) for edge in EDGES_S[1:-1]]
+    assert rates == [pytest.approx(model().rate(edge, ANY)) for edge in EDGES_S[1:-1]]
+    assert rates == sorted(rates, reverse=True)
+    assert rates[-1] > 0
+
+
 def test_behind_the_last_edge_keeping_pays_never():
     assert model().rate(EDGES_S[-1], ANY) == 0
     assert model().rate(EDGES_S[-1] - 1, ANY) > 0
