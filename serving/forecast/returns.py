@@ -80,17 +80,18 @@ class ReturnModel:
         if gap_s < 0:
             raise ValueError(f"a gap is not negative: {gap_s}")
         keep = self._keep
+        index = bisect_right(EDGES_S, gap_s) - 1
+        came = returned and index < len(self._returned)
         self._came = [count * keep for count in self._came]
         self._expected = [count * keep for count in self._expected]
         alike = _alike(turns)
-        self._came[alike] += returned
+        self._came[alike] += came
         self._expected[alike] += _at(self._summed(), gap_s)
         self._returned = [count * keep for count in self._returned]
         self._watched_s = [seconds * keep for seconds in self._watched_s]
-        index = bisect_right(EDGES_S, gap_s) - 1
         for i in range(min(index + 1, len(self._watched_s))):
             self._watched_s[i] += min(gap_s, EDGES_S[i + 1]) - EDGES_S[i]
-        if returned and index < len(self._returned):
+        if came:
             self._returned[index] += 1
         self._hazard = self._best = None
 

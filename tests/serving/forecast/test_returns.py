@@ -177,6 +177,15 @@ def test_how_much_more_often_is_what_came_over_what_was_expected():
     assert learned.rate(8, 4) == pytest.approx(times * learned.rate(8, ANY))
 
 
+def test_who_returns_behind_the_last_edge_was_lost():
+    back, lost = model(), model()
+    for gap_s in (EDGES_S[-1], 2 * EDGES_S[-1]):
+        back.observe(gap_s, returned=True, turns=1)
+        lost.observe(gap_s, returned=False, turns=1)
+    for turns in (1, ANY):
+        assert back.rate(5, turns) == lost.rate(5, turns)
+
+
 def test_beyond_the_most_turns_all_are_alike():
     learned = model()
     for _ in range(5):
