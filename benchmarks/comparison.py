@@ -53,13 +53,12 @@ class Source:
     """A workload: its file, where that is from, its format, turns a cell, targets in seconds.
 
     `rates` multiply the file's own rate, `Cluster.load` does so again. Where the file has no
-    session starts, they are drawn at `session_rate` a second. Else the seeds reported have parts of
-    it that follow each other by `part_s` seconds, but for clusters of a `Cluster.load` from
-    `whole_from` on: too large for a part, they begin where the file does, with what served to
-    choose settings, and get so many of its turns.
-    So many `quarters` of the
-    workers only prefill under each policy: those of 0 to 2 for `foretoken`, of 1 to 3 for its
-    disaggregated peers, that had the best attainment on seed 0 (LOG.md).
+    session starts, they are drawn at `session_rate` a second. Else its first `tuned_s` seconds
+    served to choose settings, and the seeds reported have parts behind them that follow each other
+    by `part_s`, but for clusters of a `Cluster.load` from `whole_from` on: too large for a part,
+    they begin where the file does, and get so many of its turns. So many `quarters` of the workers
+    only prefill under each policy: those of 0 to 2 for `foretoken`, of 1 to 3 for its disaggregated
+    peers, that had the best attainment on seed 0 (LOG.md).
     """
 
     file: str

@@ -49,8 +49,9 @@ class IdleSessions:
         return len(self._left)
 
     def left(self, session: Group, turns: int) -> None:
-        """A session has let go of its pages; it has had so many turns."""
-        self._left[session] = _Left(self.now, turns)
+        """A session has let go of its pages; it has had so many turns, of which some may go on."""
+        had = self._left.get(session)
+        self._left[session] = _Left(self.now, turns if had is None else max(turns, had.turns))
 
     def moved(self, session: Group) -> None:
         """A session has let go of its pages and goes on at another worker: it is not awaited."""

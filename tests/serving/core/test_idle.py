@@ -59,6 +59,18 @@ def test_of_two_alike_the_one_whose_like_does_not_come_back_goes_first():
     assert list(at(sessions, 1010.0).rank({"known": 5, "new": 5})) == ["new", "known"]
 
 
+def test_an_older_turn_that_ends_last_takes_no_turns_from_its_session():
+    sessions, alone = idle(), idle()
+    for one in (sessions, alone):
+        at(one, 0.0).left("asks once", 1)
+        at(one, 100.0).rank({})  # it has no page any more
+        one.left("two at once", 3)
+    sessions.left("two at once", 1)
+    for one in (sessions, alone):
+        at(one, 110.0).rank({"two at once": 5})
+    assert sessions.page_loss_s == alone.page_loss_s > 0
+
+
 def test_what_a_session_left_behind_that_moved_away_goes_first_until_it_returns():
     sessions = idle()
     at(sessions, 0.0).left("old", 1)
