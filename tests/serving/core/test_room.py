@@ -1,5 +1,6 @@
 """Would a task have room, and would it if some rows left? The answer, and then what happens."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +12,10 @@ from serving.core.pages import PagePool
 from serving.core.room import Room
 from serving.core.worker_task import WorkerTask
 from serving.policy.admit import Admit
+from tests.support.accounts import holdings, over
 from tests.support.aside_scene import kept, opened, row
+from tests.support.fake_costs import LinearCosts
+from tests.support.rules import batcher_rules
 
 
 def room(one: Holdings) -> Room:
@@ -44,6 +48,31 @@ def test_what_a_task_would_take_over_from_a_row_that_leaves_is_not_room_for_it()
     assert not fits(one, again)
     assert fits(one, again, first)
     assert not fits(one, large, first)
+
+
+def test_pages_that_it_takes_over_from_nobody_are_room_for_it_only_once():
+    one = kept()
+    over(one, "before", range(8))
+    row(one, "row", range(100, 108), replied=15, began=0.0, most=16)  # six pages of ten
+    assert fits(one, opened("again", [*range(8), *range(300, 307)], most=1))
+    assert not fits(one, opened("large", [*range(8), *range(300, 311)], most=1))
+
+
+def test_who_leaves_gives_its_slot():
+    one = kept()
+    rows = [row(one, f"row {i}", [100 * i], replied=1, began=0.0, most=2) for i in range(4)]
+    coming = opened("coming", [900], most=1)
+    assert not fits(one, coming)
+    assert fits(one, coming, rows[0])
+
+
+def test_who_leaves_makes_steps_shorter():
+    costs = LinearCosts(base_s=1.0, row_s=0.4)
+    one = holdings(replace(batcher_rules(keep_pace=True), costs=costs), costs)
+    rows = [row(one, f"row {i}", [100 * i], replied=1, began=0.0, most=2) for i in range(2)]
+    coming = opened("coming", [900], most=2)
+    assert not fits(one, coming)  # each may take two seconds for a token
+    assert fits(one, coming, rows[0])
 
 
 @pytest.mark.parametrize("quantile", [0.1, 0.9])

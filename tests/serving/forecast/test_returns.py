@@ -3,7 +3,7 @@ from math import inf, log
 from random import Random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from serving.forecast.returns import (
@@ -250,10 +250,16 @@ def dearest_chance(learned: ReturnModel, idle_s: float) -> float:
     return best
 
 
-@given(GAPS, st.sampled_from([EDGES_S[0], EDGES_S[5], EDGES_S[14], EDGES_S[20], EDGES_S[-2]]))
+# Many at about one time: the hazard rises towards it over several bins.
+CROWDS = st.lists(st.tuples(st.floats(-2, 14), st.integers(1, 60)), min_size=1, max_size=8)
+
+
+@given(CROWDS, st.sampled_from([EDGES_S[0], EDGES_S[5], EDGES_S[14], EDGES_S[20], EDGES_S[-2]]))
+@example([(2.4, 30), (3.1, 57), (3.5, 44), (4.3, 44), (5.1, 46)], EDGES_S[0])
 @settings(max_examples=15)
-def test_the_rate_is_the_best_of_all_times_to_give_up(gaps, idle_s):
+def test_the_rate_is_the_best_of_all_times_to_give_up(crowds, idle_s):
     learned = model()
-    for gap_s, returned in gaps:
-        learned.observe(gap_s, returned, turns=1)
+    for doublings, returns in crowds:
+        for _ in range(returns):
+            learned.observe(2**doublings, returned=True, turns=1)
     assert learned.rate(idle_s, ANY) == pytest.approx(dearest_chance(learned, idle_s), rel=2e-3)
