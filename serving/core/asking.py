@@ -5,6 +5,7 @@ And by when a row that stood aside has to be back. Holds no tasks.
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
+from heapq import nlargest
 from math import inf
 
 from serving.core.own_decisions import OwnDecisions
@@ -20,10 +21,14 @@ from serving.policy.views import AsideView, AskingView
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """Rows that decode with a target, and how they look, until one leaves or time passes."""
+    """Rows that decode with a target, and how they look, until one leaves or time passes.
+
+    `most_pages`: what as many of them as may stand aside for one turn hold at most.
+    """
 
     rows: Sequence[WorkerTask]
     views: Sequence[AsideView]
+    most_pages: int
 
 
 class Asking:
@@ -123,7 +128,9 @@ class Asking:
         leader = min(holders, key=_age, default=None)
         read = [one for one in holders if one.stage is Stage.DECODE and not one.is_unread]
         rows = [one for one in read if self._has_target(one)]
-        return Seen(rows, [self._view(one, now, leads=one is leader) for one in rows])
+        most_pages = sum(nlargest(self._config.most, (len(one.pages) for one in rows)))
+        views = [self._view(one, now, leads=one is leader) for one in rows]
+        return Seen(rows, views, most_pages)
 
     def _told(self, gains: WorkerTask, seen: Seen, chosen: Aside) -> WorkerTask:
         """Note who was chosen for the task that gains by it, and return it."""

@@ -167,6 +167,8 @@ class Holdings:
         if self._seen is None:
             self._seen = self._asking.see(self.by_slot.values(), now)
         match, holders = self._room.match(task), self.by_slot.values()
+        if self._room.missing(task, match) > self.pool.available + self._seen.most_pages:
+            return False
 
         def fits(gone: Collection[WorkerTask]) -> bool:
             return isinstance(self._room.verdict(task, match, holders, gone)[0], Admit)

@@ -52,8 +52,9 @@ class Room:
         rows = [row for row in holders if row not in gone]
         left = self._pool.left_by([row.pages for row in gone], but=match.full)
         pool = PoolView(self._pool.available - match.idle + left, len(rows))
+        # What is not asked for costs nothing: most that wait are looked at again and again.
         reserved = self.growth(rows, task) if missing <= pool.available else 0
-        pace = self._pace.view(rows, task)
+        pace = self._pace.view(rows, task) if missing + reserved <= pool.available else None
         return admit(pool, missing=missing, growth=reserved, pace=pace), reserved
 
     def growth(self, holders: Iterable[WorkerTask], coming: WorkerTask | None) -> int:
