@@ -12,7 +12,13 @@ from serving.messages import Completed, End
 from serving.request import GREEDY, SessionId, Slo, Turn, TurnId
 from serving.sim.agenda import Agenda
 from serving.sim.replies import FIRST_OWN, STOP, Replies, own_text
-from serving.workload.session import SessionShape, TurnShape, Workload, WorkloadError
+from serving.workload.session import (
+    SessionShape,
+    TurnShape,
+    Workload,
+    WorkloadError,
+    check_fits,
+)
 
 NO_TARGETS = Slo(None, None)
 
@@ -40,7 +46,11 @@ class Clients:
         max_model_len: int,
         submit: Callable[[Turn], None],
     ) -> None:
-        """Enter the starts of all sessions; `submit` sends a turn now."""
+        """Enter the starts of all sessions; `submit` sends a turn now.
+
+        Raises WorkloadError for a turn that is longer than `max_model_len`.
+        """
+        check_fits(workload, max_model_len)
         self._replies = replies
         self._agenda = agenda
         self._max_model_len = max_model_len
@@ -72,12 +82,6 @@ class Clients:
         tokens = conversation.tokens = self._prompt(conversation.tokens, shape, number)
         name = f"{conversation.shape.id}.{index}"
         room = self._max_model_len - len(tokens)
-        if room < shape.reply:
-            raise WorkloadError(
-                f"turn {name}: {len(tokens)} tokens of prompt and {shape.reply} of reply are more"
-                f" than --max-model-len {self._max_model_len}; raise it, or cut the workload with"
-                " --max-context"
-            )
         sampling = replace(GREEDY, max_tokens=room, stop_ids=(STOP,), seed=number)
         session = SessionId(conversation.shape.id)
         turn = Turn(TurnId(name), session, tokens, sampling, NO_TARGETS, 0, "", index)

@@ -6,8 +6,9 @@ prompt. Closed loop within a session: a turn comes a think time after the reply 
 open loop across sessions: they begin when the trace says.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import NamedTuple
 
 from serving.config import ConfigError
@@ -181,14 +182,38 @@ def within_context(workload: Workload, max_len: int) -> Workload:
     return _keep(workload, kept, f"beyond a context of {max_len} tokens")
 
 
+def check_fits(workload: Workload, max_len: int) -> None:
+    """Raise WorkloadError unless every turn, prompt and reply, has room in `max_len` tokens."""
+    lengths = [
+        (f"{session.id}.{number}", turn.reply, context)
+        for session in workload.sessions
+        for number, (turn, context) in enumerate(
+            zip(session.turns, _contexts(session.turns), strict=True)
+        )
+        if context > max_len
+    ]
+    if lengths:
+        name, reply, context = lengths[0]
+        others = f", and so in {len(lengths)} turns" if len(lengths) > 1 else ""
+        raise WorkloadError(
+            f"turn {name}: {context - reply} tokens of prompt and {reply} of reply are more than"
+            f" --max-model-len {max_len}{others}; raise it, or cut the workload with --max-context"
+        )
+
+
 def _turns_within(turns: Sequence[TurnShape], max_len: int) -> int:
+    return sum(1 for _ in takewhile(lambda context: context <= max_len, _contexts(turns)))
+
+
+def _contexts(turns: Sequence[TurnShape]) -> Iterator[int]:
+    """Yield the tokens of each turn's prompt and reply, where all before it have been replied."""
     context = 0
-    for count, turn in enumerate(turns):
+    for turn in turns:
         kept = context if turn.keep is None else min(turn.keep, context)
-        context = kept + sum(span.tokens for span in turn.shared) + turn.new + turn.reply
-        if context > max_len:
-            return count
-    return len(turns)
+        # A prompt has one token at least, as in `sim/clients`.
+        prompt = max(1, kept + sum(span.tokens for span in turn.shared) + turn.new)
+        context = prompt + turn.reply
+        yield context
 
 
 def _keep(workload: Workload, kept: Sequence[SessionShape], reason: str) -> Workload:

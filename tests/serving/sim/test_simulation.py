@@ -120,6 +120,14 @@ def test_a_reply_without_room_is_one_line():
         one.run(sessions((0.0, [turn(250, 10)])))
 
 
+def test_turns_without_room_are_counted_before_anything_is_simulated():
+    one = lab()
+    grows = [turn(100, 100), turn(20, 30), turn(9, 1)]  # 200, 250 and 260 tokens of 256
+    with pytest.raises(WorkloadError, match=r"turn s1\.2: 259 .* 256, and so in 2 turns; raise"):
+        one.run(sessions((0.0, [turn(8, 5)]), (9.0, grows), (9.5, [turn(300, 1)])))
+    assert not one.simulation.measurements.turns
+
+
 def test_noise_makes_steps_uneven_and_is_drawn_alike():
     def gaps(noise: float) -> list[float]:
         one = lab(noise=noise)
