@@ -166,6 +166,7 @@ def _coordinator_rules(costs: Costs) -> CoordinatorRules:
         roles_config=RolesConfig(),
         costs=dict.fromkeys(Role, costs),
         link=LINK,
+        host_link=LINK,
         slo=Slo(2.0, 0.05),
         window_s=10.0,
         chunk_len=256,

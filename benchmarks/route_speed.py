@@ -131,6 +131,7 @@ def _case(workers: int, *, busy: bool) -> Case:
     owner = OwnerView(
         worker=WorkerId("d0"),
         cached_len=HISTORY_LEN,
+        fetch_s=0.0,
         rows=ROWS,
         max_rows=2 * ROWS,
         kv_tokens=ROWS * HISTORY_LEN,
@@ -152,6 +153,7 @@ def _worker(index: int, random: np.random.Generator, *, busy: bool) -> PrefillVi
     return PrefillView(
         worker=WorkerId(f"p{index}"),
         cached_len=cached_pages * PAGE_SIZE,
+        fetch_s=0.0,
         queued_s=queued_len * 4e-5,
         queued_len=queued_len,
         turns=queued_len // CHUNK_LEN,

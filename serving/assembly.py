@@ -198,6 +198,7 @@ def coordinator_rules(config: ServerConfig, costs: Mapping[Role, Costs]) -> Coor
         roles_config=RolesConfig(),
         costs=costs,
         link=Link(config.costs.link_latency_us * 1e-6, config.costs.link_gib_per_s * GIB),
+        host_link=host_link(config.costs),
         slo=default_slo(policy),
         window_s=policy.window_seconds,
         chunk_len=config.batch.max_num_batched_tokens,

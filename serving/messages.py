@@ -7,7 +7,7 @@ earlier attempt is recognised and dropped.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
+from enum import Enum, StrEnum, auto
 from typing import NamedTuple, NewType
 
 from serving.forecast.forecast import Forecast, Prediction, Stated
@@ -299,11 +299,19 @@ class StepsTimed:
     error: float
 
 
+class Tier(Enum):
+    """Where a worker keeps pages: in its pool on the device, or in host memory."""
+
+    POOL = auto()
+    HOST = auto()
+
+
 @dataclass(frozen=True, slots=True)
 class PagesChanged:
     """Which full pages can be found at a worker has changed: names that came, names that went."""
 
     worker: WorkerId
+    tier: Tier
     added: tuple[bytes, ...]
     removed: tuple[bytes, ...]
 

@@ -99,10 +99,10 @@ class Batcher:
             case WorkerLost(worker):
                 self._part_from(worker)
             case DropCached():
-                self.holdings.pool.clear_cached()
+                self.holdings.drop_cached()
             case Tick():
                 self._expire(now)
-                self.holdings.idle.tidy(self.holdings.pool.groups)
+                self.holdings.tidy()
                 self._state.decisions.tell_evicted()
             case _:
                 self._on_peer(message, now)
@@ -152,7 +152,7 @@ class Batcher:
             self._state.give_up(entry.task.id, "no_room")
         for victim in self.holdings.grow(now):
             self._refuse(victim, "preempted")
-        self._state.offload(())
+        self._state.offload()
         self._stepper.plan(now)
         if self._state.departures:
             # Behind the step just planned: a row in it is copied with what the step writes.
@@ -304,9 +304,10 @@ class Batcher:
 
     def _restore(self, entry: WorkerTask) -> None:
         slots, pages = entry.restored or ((), ())
-        self._state.offload(slots)
+        self._state.offload()
         if slots:
             self._state.out.append(RestorePages(slots, pages))
+            self.holdings.host.dispatched()
             self.holdings.name_full_pages(entry)
 
     def _part_from(self, worker: WorkerId) -> None:

@@ -38,9 +38,10 @@ class Ranking:
             raise ValueError(f"a ranking serves for at least one eviction, not {self.every}")
 
 
-class _Left(NamedTuple):
+class Left(NamedTuple):
     """How a page was left: by whom, and which names it bears and continues."""
 
+    page: int
     group: Group | None
     name: bytes | None
     parent: bytes | None
@@ -56,7 +57,7 @@ class CachedPages:
     def __init__(self, ranking: Ranking | None) -> None:
         """Start empty."""
         self._ranking = ranking
-        self._left: OrderedDict[int, _Left] = OrderedDict()  # oldest release first
+        self._left: OrderedDict[int, Left] = OrderedDict()  # oldest release first
         self._groups: OrderedDict[Group | None, OrderedDict[int, None]] = OrderedDict()
         self._continued: dict[bytes, int] = {}  # name -> cached pages that continue it
         self._touched: set[Group | None] = set()  # groups left more pages since the last ranking
@@ -83,7 +84,7 @@ class CachedPages:
         self._touched.add(group)
         left, continued = self._left, self._continued
         for page, name, parent in pages:
-            left[page] = _Left(group, name, parent)
+            left[page] = Left(page, group, name, parent)
             own[page] = None
             if parent is not None:
                 continued[parent] = continued.get(parent, 0) + 1
@@ -103,15 +104,15 @@ class CachedPages:
             if not self._continued[left.parent]:
                 del self._continued[left.parent]
 
-    def evict(self) -> tuple[int, Group | None]:
-        """Take out the page that is worth least; returns it and the group that had left it.
+    def evict(self) -> Left:
+        """Take out the page that is worth least; returns how it had been left.
 
         Raises StopIteration if there is none.
         """
         page = next(iter(self._left)) if self._ranking is None else self._least(self._ranking)
-        group = self._left[page].group
+        left = self._left[page]
         self.discard(page)
-        return page, group
+        return left
 
     def clear(self) -> list[int]:
         """Take out all pages; returns them, oldest release first."""
@@ -154,5 +155,5 @@ class CachedPages:
                 if left is not None and left.group == group and not self._is_continued(left):
                     yield page
 
-    def _is_continued(self, left: _Left) -> bool:
+    def _is_continued(self, left: Left) -> bool:
         return left.name is not None and left.name in self._continued

@@ -156,8 +156,8 @@ class Fleet:
             match event:
                 case LoadReport():
                     record.report = event
-                case PagesChanged(_, added, removed):
-                    self.pages.change(record.id, added, removed)
+                case PagesChanged(_, tier, added, removed):
+                    self.pages.change(record.id, tier, added, removed)
                 case StepsTimed():
                     pass  # the latency model learns from it
                 case _:

@@ -5,16 +5,16 @@ keeps the accounts. What a task leaves behind stays findable by its prefix until
 then perhaps in host memory.
 """
 
-from collections.abc import Collection, Container
+from collections.abc import Collection, Iterable, Mapping
 
 from serving.core.asking import Asking, Seen
-from serving.core.cached_pages import Ranking
+from serving.core.cached_pages import Group, Left, Ranking
 from serving.core.host_store import HostStore
 from serving.core.idle import IdleSessions
 from serving.core.limits import BatcherLimits
 from serving.core.own_decisions import OwnDecisions
 from serving.core.pace import Pace
-from serving.core.pages import Evicted, PagePool
+from serving.core.pages import PagePool
 from serving.core.restoring import Restoring
 from serving.core.room import Room
 from serving.core.rows import Rows
@@ -51,12 +51,12 @@ class Holdings:
         self._costs = costs
         self.idle = IdleSessions(rules, costs, limits.page_size)
         self.host = HostStore(capacity=limits.host_pages)
-        self._evicted: list[Evicted] = []
+        self._offloaded: list[tuple[int, int]] = []  # pages and the host slots to copy them to
         self.pool = PagePool(
             num_pages=limits.num_pages,
             page_size=limits.page_size,
-            ranking=Ranking(self.idle.rank, RANK_EVERY),
-            on_evict=self._evicted.append,
+            ranking=Ranking(self._rank, RANK_EVERY),
+            on_evict=self._evicted,
         )
         self.rows = Rows(
             slots=limits.max_rows,
@@ -257,26 +257,22 @@ class Holdings:
         self.rows.resume(task.slot)
         return True
 
-    @property
-    def has_evicted(self) -> bool:
-        """Whether pages were evicted that nobody was offered yet."""
-        return bool(self._evicted)
+    def take_offloaded(self) -> list[tuple[int, int]]:
+        """Return pages evicted since this was last asked, each with its host slot.
 
-    def take_evicted(self, keep: Container[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Return pages evicted since this was last asked, and the host slots to copy them to.
-
-        They are to be copied before anything is written to them. The slots `keep` stay as they are.
+        They are to be copied there before anything is written to them.
         """
-        pages: list[int] = []
-        slots: list[int] = []
-        for page, name, session in self._evicted:
-            slot = None if name is None else self.host.offer(name, keep)
-            self._decisions.evicted(session, "dropped" if slot is None else "offloaded")
-            if slot is not None:
-                pages.append(page)
-                slots.append(slot)
-        self._evicted.clear()
-        return tuple(pages), tuple(slots)
+        offloaded, self._offloaded = self._offloaded, []
+        return offloaded
+
+    def tidy(self) -> None:
+        """Forget idle sessions of which nothing is left, if they are many."""
+        self.idle.tidy(self.pool.groups, self.host.groups)
+
+    def drop_cached(self) -> None:
+        """Forget every page that no task holds."""
+        self.pool.clear_cached()
+        self.host.clear()
 
     def name_full_pages(self, task: WorkerTask) -> None:
         """Make the pages that a task has filled with sound KV findable by their prefix."""
@@ -324,7 +320,17 @@ class Holdings:
             assert task.slot is None or self.by_slot[task.slot] is task, "a slot is held twice"
         assert len(self.by_slot) + self.rows.num_free == self.limits.max_rows, "a slot is lost"
         self.pool.check_holders(holders)
-        assert not self._evicted, "an evicted page was offered to nobody"
+        assert not self._offloaded, "an evicted page is not copied"
+
+    def _evicted(self, left: Left) -> None:
+        """A page goes to host memory, if it is full and there is room."""
+        slot = None if left.name is None else self.host.offer(left.name, left.group)
+        self._decisions.evicted(left.group, "dropped" if slot is None else "offloaded")
+        if slot is not None:
+            self._offloaded.append((left.page, slot))
+
+    def _rank(self, pages_of: Mapping[Group, int]) -> Iterable[Group]:
+        return self.idle.rank(pages_of, self.host.groups)
 
     def _defer(self, task: WorkerTask, verdict: Defer) -> None:
         """A task waits for room; it is told once, though it is asked for again and again."""
@@ -366,8 +372,7 @@ class Holdings:
         """Say how long a task would take here. One that is prefilled elsewhere takes no time."""
         if task.source is not None:
             return 0.0
-        cached_len = self._room.match(task).cached_len
-        return self._costs.prefill(len(task.tokens) - cached_len, cached_len).seconds
+        return self._restoring.prefill_s(task, self._room.match(task), self.host)
 
     def _keep_part(self, task: WorkerTask) -> None:
         page_size = self.limits.page_size

@@ -65,25 +65,30 @@ class IdleSessions:
         if left is not None:
             self._returns.observe(self.now - left.at, True, left.turns)
 
-    def rank(self, pages_of: Mapping[Group, int]) -> Iterable[Group]:
-        """Order the sessions that hold cached pages, the one to evict first at the front."""
-        self._forget_all_but(pages_of)
+    def rank(self, pages_of: Mapping[Group, int], on_host: Collection[Group]) -> Iterable[Group]:
+        """Order the sessions that hold cached pages, the one to evict first at the front.
+
+        Sessions with neither these nor pages `on_host` are not awaited any more.
+        """
+        self._forget_all_but(pages_of, on_host)
         sessions = list(pages_of)
         views = [self._view(session, pages_of[session]) for session in sessions]
         self.page_loss_s = page_loss_s(views)
         return [sessions[i] for i in evict(views)]
 
-    def tidy(self, holding: Collection[Group]) -> None:
+    def tidy(self, holding: Collection[Group | None], on_host: Collection[Group]) -> None:
         """Forget sessions without pages if there are many: until a pool is full nobody ranks."""
-        if len(self._left) + len(self._moved) > 2 * len(holding) + MOST_GONE:
-            self._forget_all_but(holding)
+        if len(self._left) + len(self._moved) > 2 * (len(holding) + len(on_host)) + MOST_GONE:
+            self._forget_all_but(holding, on_host)
 
-    def _forget_all_but(self, holding: Collection[Group]) -> None:
+    def _forget_all_but(
+        self, holding: Collection[Group | None], on_host: Collection[Group]
+    ) -> None:
         """A session with no page left was evicted: it has not returned until now."""
-        for session in [s for s in self._left if s not in holding]:
+        for session in [s for s in self._left if s not in holding and s not in on_host]:
             left = self._left.pop(session)
             self._returns.observe(self.now - left.at, False, left.turns)
-        self._moved.intersection_update(holding)
+        self._moved = {s for s in self._moved if s in holding or s in on_host}
 
     def _view(self, session: Group, pages: int) -> IdleView:
         returns = rate = 0.0

@@ -1,6 +1,7 @@
-"""Which full pages can be found at which worker, as far as the coordinator has heard?
+"""Which full pages can be found at which worker, in its pool or in host memory?
 
-Workers tell what comes and what goes, in order, so the mirror is exact but for what is on its way.
+As far as the coordinator has heard: workers tell what comes and what goes, in order, so the mirror
+is exact but for what is on its way.
 An eviction shows up as a shorter cached prefix, and routing follows by itself.
 
 By name and not by worker: in a large fleet few workers hold anything of a prompt, and the others
@@ -12,7 +13,7 @@ from itertools import islice
 
 import numpy as np
 
-from serving.messages import WorkerId
+from serving.messages import Tier, WorkerId
 
 
 class PageMirror:
@@ -21,7 +22,7 @@ class PageMirror:
     def __init__(self, page_size: int) -> None:
         """Start without workers."""
         self._page_size = page_size
-        self._holders: dict[bytes, int] = {}
+        self._holders: dict[Tier, dict[bytes, int]] = {tier: {} for tier in Tier}
         self._bits: dict[WorkerId, int] = {}
         self._workers: list[WorkerId] = []  # by the place of their bits; some are gone
 
@@ -35,12 +36,15 @@ class PageMirror:
     def leave(self, worker: WorkerId) -> None:
         """A worker is gone, with all that could be found there; no effect if it was not there."""
         if worker in self._bits:
-            self.change(worker, (), self.names(worker))
+            for tier in Tier:
+                self.change(worker, tier, (), self.names(worker, tier))
             del self._bits[worker]
 
-    def change(self, worker: WorkerId, added: Sequence[bytes], removed: Sequence[bytes]) -> None:
-        """Take what a worker told."""
-        holders, bit = self._holders, self._bits[worker]
+    def change(
+        self, worker: WorkerId, tier: Tier, added: Sequence[bytes], removed: Sequence[bytes]
+    ) -> None:
+        """Take what a worker told of one of its tiers."""
+        holders, bit = self._holders[tier], self._bits[worker]
         for name in removed:
             left = holders.get(name, 0) & ~bit
             if left:
@@ -50,20 +54,22 @@ class PageMirror:
         for name in added:
             holders[name] = holders.get(name, 0) | bit
 
-    def names(self, worker: WorkerId) -> list[bytes]:
-        """List what can be found at a worker, which takes a look at all names."""
+    def names(self, worker: WorkerId, tier: Tier) -> list[bytes]:
+        """List what can be found in one tier of a worker, which takes a look at all names."""
         bit = self._bits[worker]
-        return [name for name, holders in self._holders.items() if holders & bit]
+        return [name for name, holders in self._holders[tier].items() if holders & bit]
 
     def cached_lens(self, names: Sequence[bytes]) -> dict[WorkerId, int]:
         """Count the leading tokens of a prompt that workers' full pages hold, if they hold any.
 
+        In either tier.
         `names` are the chained names of the prompt's pages (prefix.chain), the root first.
         """
         lens: dict[WorkerId, int] = {}
         holding, held = -1, 0  # everybody, so far
+        pool, host = self._holders[Tier.POOL], self._holders[Tier.HOST]
         for name in islice(names, 1, None):
-            on = holding & self._holders.get(name, 0)
+            on = holding & (pool.get(name, 0) | (host.get(name, 0) if host else 0))
             if on != holding:
                 self._note(lens, holding & ~on, held)
                 holding = on
@@ -72,6 +78,15 @@ class PageMirror:
             held += 1
         self._note(lens, holding, held)
         return lens
+
+    def on_host_len(self, worker: WorkerId, names: Sequence[bytes], cached_len: int) -> int:
+        """Count those of the leading `cached_len` tokens that a worker has in host memory alone."""
+        pool, host = self._holders[Tier.POOL], self._holders[Tier.HOST]
+        if not host:
+            return 0
+        bit = self._bits[worker]
+        found = names[1 : cached_len // self._page_size + 1]
+        return self._page_size * sum(not pool.get(name, 0) & bit for name in found)
 
     def _note(self, lens: dict[WorkerId, int], workers: int, pages: int) -> None:
         """Note what each of a set of workers holds: of a shared beginning these are very many."""

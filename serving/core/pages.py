@@ -15,9 +15,8 @@ Knows nothing of tasks, workers or time. Which cached page goes first: core/cach
 from collections import Counter
 from collections.abc import Callable, Collection, Container, Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
-from serving.core.cached_pages import CachedPages, Group, LeftPage, Ranking
+from serving.core.cached_pages import CachedPages, Group, Left, LeftPage, Ranking
 from serving.core.name_changes import NameChanges
 
 
@@ -39,14 +38,6 @@ class Match:
         return len(self.full) + (self.tail is not None)
 
 
-class Evicted(NamedTuple):
-    """A cached page that was given away, what it was named if it was full, and who had left it."""
-
-    page: int
-    name: bytes | None
-    group: Group | None
-
-
 NOTHING = Match(full=(), tail=None, cached_len=0, idle=0)
 
 
@@ -59,7 +50,7 @@ class PagePool:
         num_pages: int,
         page_size: int,
         ranking: Ranking | None = None,
-        on_evict: Callable[[Evicted], None] | None = None,
+        on_evict: Callable[[Left], None] | None = None,
     ) -> None:
         """Make a pool of `num_pages` pages, page 0 included.
 
@@ -152,9 +143,10 @@ class PagePool:
             if self._free:
                 page = self._free.pop()
             else:
-                page, group = self._cached.evict()
+                left = self._cached.evict()
+                page = left.page
                 if self._on_evict is not None:
-                    self._on_evict(Evicted(page, self._name_of.get(page), group))
+                    self._on_evict(left)
                 self._forget(page)
             self._holders[page] = 1
             pages.append(page)

@@ -1,11 +1,25 @@
 """How long would it take to have a task's KV again? Computed, or fetched from host memory."""
 
+from typing import NamedTuple
+
 from serving.core.host_store import HostStore
 from serving.core.own_decisions import OwnDecisions
 from serving.core.pages import Match
 from serving.core.worker_task import WorkerTask
 from serving.costs.costs import Costs, Link
 from serving.policy.evict import fetch_beats_compute
+
+
+class _Found(NamedTuple):
+    """Pages of a prompt in host memory: what it takes to fetch them, and to compute them."""
+
+    pages: int
+    fetch_s: float
+    compute_s: float
+
+    @property
+    def is_fetched(self) -> bool:
+        return fetch_beats_compute(fetch_s=self.fetch_s, compute_s=self.compute_s)
 
 
 class Restoring:
@@ -35,29 +49,47 @@ class Restoring:
 
         By the link alone: transfers that were measured are those between workers (costs/profile).
         """
-        num_bytes = tokens * self._costs.kv_bytes_per_token
-        return self._link.latency_s + num_bytes / self._link.bytes_per_s
+        return self._link.seconds(tokens * self._costs.kv_bytes_per_token)
 
     def fetched(self, task: WorkerTask, match: Match, host: HostStore) -> tuple[int, ...]:
-        """Find a prompt's next pages in host memory, if to fetch them beats computing them.
+        """Take a prompt's next pages out of host memory, if to fetch them beats computing them.
 
         `match` is what the pool has. A part-filled page of the pool stands in the way: it is there
         without any copying.
         """
-        if not self._host_pages or not task.may_reuse or match.tail is not None:
+        found = self._found(task, match, host)
+        if found is None:
             return ()
-        last = (len(task.tokens) - 1) // self._page_size
-        slots = host.find(task.names[: last + 1], len(match.full) + 1)
-        if not slots:
-            return ()
-        length = len(slots) * self._page_size
-        fetch_s = self.fetch_s(length)
-        compute_s = self._costs.prefill(length, match.cached_len).seconds
-        fetched = fetch_beats_compute(fetch_s=fetch_s, compute_s=compute_s)
-        reason = "fetch_faster" if fetched else "compute_faster"
-        details = {"tokens": length, "fetch_s": fetch_s, "compute_s": compute_s}
+        reason = "fetch_faster" if found.is_fetched else "compute_faster"
+        details = {
+            "tokens": found.pages * self._page_size,
+            "fetch_s": found.fetch_s,
+            "compute_s": found.compute_s,
+        }
         self._decisions.about("restore", task, reason, details)
-        return tuple(slots) if fetched else ()
+        first = len(match.full) + 1
+        return host.fetch(task.names[first : first + found.pages]) if found.is_fetched else ()
+
+    def prefill_s(self, task: WorkerTask, match: Match, host: HostStore) -> float:
+        """Predict how long a task's prompt takes here, with what would be fetched for it."""
+        cached_len, fetch_s = match.cached_len, 0.0
+        found = self._found(task, match, host)
+        if found is not None and found.is_fetched:
+            cached_len += found.pages * self._page_size
+            fetch_s = found.fetch_s
+        return fetch_s + self._costs.prefill(len(task.tokens) - cached_len, cached_len).seconds
+
+    def _found(self, task: WorkerTask, match: Match, host: HostStore) -> _Found | None:
+        """Look for what follows a match in host memory; None if there is nothing."""
+        if not len(host) or not task.may_reuse or match.tail is not None:
+            return None
+        last = (len(task.tokens) - 1) // self._page_size
+        pages = host.find(task.names[len(match.full) + 1 : last + 1])
+        if not pages:
+            return None
+        length = pages * self._page_size
+        compute_s = self._costs.prefill(length, match.cached_len).seconds
+        return _Found(pages, self.fetch_s(length), compute_s)
 
     def restore_s(self, task: WorkerTask) -> float:
         """Predict what it would take to have a task's KV again: computed, or fetched if faster.

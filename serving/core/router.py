@@ -16,6 +16,7 @@ from serving.core.live_turn import LiveTurn
 from serving.core.rules import CoordinatorRules
 from serving.costs.costs import Costs
 from serving.messages import Detail, Role, WorkerId
+from serving.policy.evict import fetch_beats_compute
 from serving.policy.route import History, Local, Option, Remote, RouteContext
 from serving.policy.views import NOBODY, OwnerView, PrefillView, ResidentsView, TurnView
 from serving.request import TurnId
@@ -64,7 +65,7 @@ class Router:
         context = RouteContext(self._costs[record.role], rules.route_config, rules.table)
         turn = self._turn_view(live, now, arrival_rate)
         cached = self._fleet.pages.cached_lens(live.names)
-        owner_view = self._owner_view(record, live, cached.get(owner, 0), now)
+        owner_view = self._owner_view(record, live, cached, now)
         # Whoever was refused by a peer stays with its owner.
         peers = [] if live.task.attempt else self._peers(len(live.tokens), owner)
         able = [*self._fleet.prefillers(), *(peer for peer in peers if not peer.decoding)]
@@ -75,21 +76,26 @@ class Router:
         if any(option.missed for option in decision.options[:1]) and (busy := _busy(peers)):
             prefills = [*prefills, *self._prefill_views(busy, live, cached, now)]
             decision = rules.route(turn, owner_view, prefills, context)
-        held = {view.worker: view.cached_len for view in prefills}
-        return self._routed(decision, live, owner_view.cached_len, held)
+        return self._routed(decision, live, owner_view, {view.worker: view for view in prefills})
 
     def _routed(
-        self, decision: Local | Remote, live: LiveTurn, owner_len: int, held: dict[WorkerId, int]
+        self,
+        decision: Local | Remote,
+        live: LiveTurn,
+        owner: OwnerView,
+        prefills: Mapping[WorkerId, PrefillView],
     ) -> Routed:
-        prefill, pull, reuse, cached_len, waits = None, False, True, owner_len, True
+        prefill, pull, reuse, waits = None, False, True, True
+        cached_len, fetch_s = owner.cached_len, owner.fetch_s
         costs = self._costs[Role.BOTH]
         if isinstance(decision, Remote):
             prefill, reuse = decision.worker, decision.reuse
             # Views count full pages. What the owner holds of one page more is fetched too, unless
             # the policy would rather compute than fetch.
-            pull = reuse and not (decision.history is History.RECOMPUTE and owner_len)
-            cached_len = held[prefill] if reuse else 0
-            cached_len = max(cached_len, owner_len) if pull else cached_len
+            pull = reuse and not (decision.history is History.RECOMPUTE and owner.cached_len)
+            view = prefills[prefill]
+            cached_len, fetch_s = (view.cached_len, view.fetch_s) if reuse else (0, 0.0)
+            cached_len = max(cached_len, owner.cached_len) if pull else cached_len
             role = self._fleet.workers[prefill].role
             costs, waits = self._costs[role], role is Role.PREFILL
         new_len = max(1, len(live.tokens) - cached_len)
@@ -100,11 +106,12 @@ class Router:
             pull=pull,
             reuse=reuse,
             reason=str(decision.reason),
-            work=Work(new_len, costs.prefill(new_len, cached_len).seconds),
+            work=Work(new_len, fetch_s + costs.prefill(new_len, cached_len).seconds),
             predicted_ttft_s=None if best is None else best.ttft_s,
             details={
                 "prompt_len": len(live.tokens),
                 "cached_len": cached_len,
+                "fetch_s": fetch_s,
                 "history": None if isinstance(decision, Local) else str(decision.history),
                 "options": [_option(option) for option in decision.options],
             },
@@ -123,13 +130,15 @@ class Router:
         )
 
     def _owner_view(
-        self, record: WorkerRecord, live: LiveTurn, cached_len: int, now: float
+        self, record: WorkerRecord, live: LiveTurn, cached: Mapping[WorkerId, int], now: float
     ) -> OwnerView:
+        cached_len, fetch_s = self._found(record, live, cached)
         pages, queued = record.capacity // self._fleet.page_size, self._before(live, record, now)
         available = record.available_pages
         return OwnerView(
             worker=record.id,
             cached_len=cached_len,
+            fetch_s=fetch_s,
             rows=len(record.decoding),
             max_rows=self._rules.max_rows,
             kv_tokens=record.kv_tokens,
@@ -164,10 +173,12 @@ class Router:
     ) -> list[PrefillView]:
         chunk_len, link = self._rules.chunk_len, self._rules.link
         queued = [self._before(live, record, now) for record in records]
+        found = [self._found(record, live, cached) for record in records]
         return [
             PrefillView(
                 worker=record.id,
-                cached_len=cached.get(record.id, 0),
+                cached_len=cached_len,
+                fetch_s=fetch_s,
                 queued_s=before.seconds,
                 queued_len=before.tokens,
                 chunk_len=chunk_len,
@@ -178,8 +189,26 @@ class Router:
                 ttft_s=record.ttft.mean(now),
                 link=link,
             )
-            for record, before in zip(records, queued, strict=True)
+            for record, before, (cached_len, fetch_s) in zip(records, queued, found, strict=True)
         ]
+
+    def _found(
+        self, record: WorkerRecord, live: LiveTurn, cached: Mapping[WorkerId, int]
+    ) -> tuple[int, float]:
+        """Count the leading tokens that a worker need not compute, and time their fetch.
+
+        What is in host memory is fetched only if that beats computing it.
+        """
+        cached_len = cached.get(record.id, 0)
+        host_len = self._fleet.pages.on_host_len(record.id, live.names, cached_len)
+        if not host_len:
+            return cached_len, 0.0
+        costs, pool_len = self._costs[record.role], cached_len - host_len
+        fetch_s = self._rules.host_link.seconds(host_len * costs.kv_bytes_per_token)
+        compute_s = costs.prefill(host_len, pool_len).seconds
+        if fetch_beats_compute(fetch_s=fetch_s, compute_s=compute_s):
+            return cached_len, fetch_s
+        return pool_len, 0.0
 
     def concerned_by(self, prompt_len: int, owner: WorkerId) -> list[WorkerId]:
         """Name the workers beside the owner whose rows may count for where a turn is prefilled."""

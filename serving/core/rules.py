@@ -64,7 +64,8 @@ class BatcherRules:
 class CoordinatorRules:
     """What the coordinator decides by. `slo` counts where a client sets no target of its own.
 
-    `costs` are the latency models by role, `link` the way between any two workers. `window_s` is
+    `costs` are the latency models by role, `link` the way between any two workers, `host_link` that
+    between a worker and host memory. `window_s` is
     the span of the means that policies look at, `rebalance_every_s` the time between two looks at
     the load, `cool_down_s` the time for which a moved row stays. `chunk_len` and `max_rows` are
     the largest step's. `late_waits`: workers let late prompts wait for those in time. `peers`:
@@ -83,6 +84,7 @@ class CoordinatorRules:
     roles_config: RolesConfig
     costs: Mapping[Role, Costs]
     link: Link
+    host_link: Link
     slo: Slo
     window_s: float
     chunk_len: int

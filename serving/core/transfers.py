@@ -50,7 +50,7 @@ class Transfers:
             self._state.out += [DropTransfer(ready.transfer), taken]
             self._state.give_up(entry.task.id, "no_room")
             return
-        self._state.offload(())
+        self._state.offload()
         pages = tuple(entry.pages[ready.first_page : stop])
         decodes = ready.reply is not None and ready.finish is None
         slot = entry.slot if decodes else None

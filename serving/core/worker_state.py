@@ -15,7 +15,7 @@ from serving.core.prefill_queue import PrefillQueue
 from serving.core.rules import BatcherRules
 from serving.core.step_clock import StepClock
 from serving.core.worker_task import Stage, WorkerTask
-from serving.messages import PagesChanged, Refused, TaskId, TransferId, WorkerId
+from serving.messages import PagesChanged, Refused, TaskId, Tier, TransferId, WorkerId
 
 
 class WorkerState:
@@ -33,7 +33,10 @@ class WorkerState:
         self.decisions = OwnDecisions(worker)
         self.clock = StepClock(worker, rules.costs)
         self.holdings = Holdings(limits, rules, self.clock.corrected, self.decisions)
-        self._changes = self.holdings.pool.changes
+        self._changes = [
+            (Tier.POOL, self.holdings.pool.changes),
+            (Tier.HOST, self.holdings.host.changes),
+        ]
         self.prefilling = PrefillQueue(rules.order)
         self._transfers = 0
         self.awaited = Awaited(limits.transfer_timeout_s, lambda: self._transfers)
@@ -81,15 +84,10 @@ class WorkerState:
             if tpot_s is not None and tpot_s >= self.holdings.pace.least_s:
                 rows.set_target(entry.slot, now=now, tpot_s=tpot_s)
 
-    def offload(self, keep: tuple[int, ...]) -> None:
-        """Let evicted pages be copied to host memory before anything is written to them.
-
-        The host slots `keep` stay as they are.
-        """
-        if not self.holdings.has_evicted:
-            return
-        pages, slots = self.holdings.take_evicted(keep)
-        if pages:
+    def offload(self) -> None:
+        """Let evicted pages be copied to host memory before anything is written to them."""
+        if offloaded := self.holdings.take_offloaded():
+            pages, slots = zip(*offloaded, strict=True)
             self.out.append(OffloadPages(pages, slots))
 
     def cancel(self, task: TaskId) -> None:
@@ -134,10 +132,11 @@ class WorkerState:
 
     def take_out(self) -> list[Output]:
         """Return what is to be done, in order, what can be found since, and what was decided."""
-        if self._changes.pending:
-            added, removed = self._changes.take()
-            if added or removed:
-                self.out.append(PagesChanged(self.worker, added, removed))
+        for tier, changes in self._changes:
+            if changes.pending:
+                added, removed = changes.take()
+                if added or removed:
+                    self.out.append(PagesChanged(self.worker, tier, added, removed))
         if self.decisions.pending:
             self.out += self.decisions.take()
         out, self.out = self.out, []

@@ -18,10 +18,14 @@ class Estimate(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A way for KV between two workers."""
+    """A way for KV, between two workers or to a worker's host memory."""
 
     latency_s: float
     bytes_per_s: float
+
+    def seconds(self, num_bytes: int) -> float:
+        """Return what so many bytes take if nothing else is on its way."""
+        return self.latency_s + num_bytes / self.bytes_per_s
 
 
 @dataclass(frozen=True, slots=True)

@@ -114,7 +114,7 @@ class Roofline:
         """Predict moving KV over a link; nothing takes no time."""
         if num_bytes == 0:
             return NOTHING
-        return Estimate(link.latency_s + num_bytes / link.bytes_per_s, self.hardware.error)
+        return Estimate(link.seconds(num_bytes), self.hardware.error)
 
     def step_model(self) -> StepModel:
         """Return the plane that fits `decode` best over `PLANE_ROWS` and `PLANE_CONTEXTS`."""

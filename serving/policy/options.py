@@ -66,7 +66,8 @@ class Options:
         """Price the prefill on the owner."""
         owner = self.times.owner
         steps = self.times.local()
-        ttft_s, cost = owner.queued_s + steps.total_s, self._toll(owner, steps)
+        ttft_s = owner.queued_s + owner.fetch_s + steps.total_s
+        cost = self._toll(owner, steps)
         return Price(LOCAL, None, ttft_s, cost.harm, 0, cost.broken + self._is_late(ttft_s))
 
     def on(self, worker: PrefillView, pulling: Pulling) -> list[Price]:
@@ -79,7 +80,7 @@ class Options:
             return [self._sent(worker, history, None)]
         if pulling is Pulling.NEVER:
             return [self._sent(worker, History.RECOMPUTE, None)]
-        pull_s = self.times.transfer_s(self.times.pull_len(worker), worker)
+        pull_s = self.times.pull_s(worker)
         pulled = self._sent(worker, History.PULL, pull_s)
         if pulling is Pulling.ALWAYS or pull_s <= worker.queued_s:
             return [pulled]
@@ -184,9 +185,9 @@ def shortlist(prefills: Iterable[PrefillView]) -> list[PrefillView]:
 
     Those with rows of their own beat nobody and are not beaten: what that costs is yet unknown.
 
-    One of two workers alike in link and chunk is beaten if it has no shorter queue and holds no
-    more of the prompt; of equals the smaller id stays. Costs are taken to be such that to hold more
-    of a prompt never makes its prefill longer.
+    One of two workers alike in link and chunk is beaten if it has no shorter queue, what it fetches
+    included, and holds no more of the prompt; of equals the smaller id stays. Costs are taken to be
+    such that to hold more of a prompt never makes its prefill longer.
     """
     groups: dict[tuple[int, float, float], dict[int, PrefillView]] = {}
     # One look at each worker, and a sort of the few that are left: in a large fleet this is most of
@@ -203,12 +204,16 @@ def shortlist(prefills: Iterable[PrefillView]) -> list[PrefillView]:
         other = best.get(worker.cached_len)
         if (
             other is None
-            or worker.queued_s < other.queued_s
-            or (worker.queued_s == other.queued_s and worker.worker < other.worker)
+            or _start_s(worker) < _start_s(other)
+            or (_start_s(worker) == _start_s(other) and worker.worker < other.worker)
         ):
             best[worker.cached_len] = worker
     fronts = map(_unbeaten, groups.values())
     return sorted(chain(busy, *fronts), key=_QUEUE_ORDER)
+
+
+def _start_s(worker: PrefillView) -> float:
+    return worker.queued_s + worker.fetch_s
 
 
 def _unbeaten(best: dict[int, PrefillView]) -> Iterator[PrefillView]:
@@ -216,6 +221,7 @@ def _unbeaten(best: dict[int, PrefillView]) -> Iterator[PrefillView]:
     shortest = inf
     for cached_len in sorted(best, reverse=True):
         worker = best[cached_len]
-        if worker.queued_s < shortest:
-            shortest = worker.queued_s
+        start_s = _start_s(worker)
+        if start_s < shortest:
+            shortest = start_s
             yield worker

@@ -104,6 +104,13 @@ class PrefillTimes:
         """Count the history tokens that the owner holds and `worker` lacks."""
         return max(0, self.owner.cached_len - worker.cached_len)
 
+    def pull_s(self, worker: PrefillView) -> float:
+        """Predict how long it takes until `worker` has what the owner holds and it lacks.
+
+        The owner fetches what it has in host memory first, and would for itself in any case.
+        """
+        return self.owner.fetch_s + self.transfer_s(self.pull_len(worker), worker)
+
     def transfer_s(self, tokens: int, worker: PrefillView) -> float:
         """Predict the transfer of KV between `worker` and the owner; no time if there is none."""
         if tokens == 0:
@@ -121,7 +128,8 @@ class PrefillTimes:
     def remote(self, worker: PrefillView, pull_s: float | None) -> Sent:
         """Predict the prefill on `worker`, hand-off included; it pulls history if that has a time.
 
-        A pull overlaps the wait in the queue. Chunks are sent while the next is computed, and only
+        A pull overlaps the wait in the queue, and what the worker fetches from host memory comes
+        behind it. Chunks are sent while the next is computed, and only
         what the owner lacks: all but the last chunk's transfer is hidden, unless the link is slower
         than the computation, and then all but the first chunk's computation.
 
@@ -133,6 +141,7 @@ class PrefillTimes:
             cached_len = max(cached_len, self.owner.cached_len)
             start_s = max(start_s, pull_s)
             moved_len += self.pull_len(worker)
+        start_s += worker.fetch_s
         steps = self.at(worker, cached_len)
         sent_s = self.transfer_s(self.lacking_len, worker)
         if steps.full == 0:

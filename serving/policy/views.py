@@ -99,6 +99,7 @@ class OwnerView:
 
     worker: WorkerId
     cached_len: int
+    fetch_s: float
     queued_s: float
     queued_len: int
     chunk_len: int
@@ -115,8 +116,9 @@ class OwnerView:
 class PrefillView(NamedTuple):
     """A worker that could prefill a turn for its owner.
 
-    `cached_len`: tokens of this prompt whose KV its full pages hold right now. `queued_s`,
-    `queued_len`: prefill work ahead of a new task there. `chunk_len`: most new tokens of one step.
+    `cached_len`: tokens of this prompt whose KV its full pages hold right now, and `fetch_s` what
+    it takes to have back those of them that are in host memory. `queued_s`, `queued_len`: prefill
+    work ahead of a new task there. `chunk_len`: most new tokens of one step.
     `residents` are the `rows` that decode there, `kv_tokens` what these attend to together.
     `turns` are assigned to it and not yet prefilled. `ttft_s`: mean time to first token of the
     turns that it prefilled in the window, None if there was none. `link` leads to and from the
@@ -125,6 +127,7 @@ class PrefillView(NamedTuple):
 
     worker: WorkerId
     cached_len: int
+    fetch_s: float
     queued_s: float
     queued_len: int
     chunk_len: int

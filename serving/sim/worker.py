@@ -258,8 +258,7 @@ class SimWorker:
         self._launched.append(_Step(plan, result, self._agenda.moment(self._device_free)))
 
     def _copy_from_host(self, pages: int) -> None:
-        link = self._host_link
-        seconds = link.latency_s + pages * self._page_bytes / link.bytes_per_s
+        seconds = self._host_link.seconds(pages * self._page_bytes)
         self._device_free = max(self._agenda.now, self._device_free) + seconds
 
     def _arrival(self, to: WorkerId, transfer: TransferId) -> float:

@@ -53,7 +53,7 @@ def computed(kept: Holdings, entry: WorkerTask) -> WorkerTask:
 def over(kept: Holdings, name: str, tokens, **more) -> None:
     """A task comes, is computed and leaves its pages."""
     kept.retire(computed(kept, admitted(kept, name, tokens, **more)))
-    kept.take_evicted(())
+    kept.take_offloaded()
     kept.check()
 
 

@@ -15,6 +15,7 @@ from serving.messages import (
     Role,
     SampledToken,
     TaskId,
+    Tier,
     Tokens,
     ToWorker,
     WorkerId,
@@ -50,7 +51,7 @@ class Desk:
     def holds(self, worker: str, tokens: Sequence[int]) -> None:
         """A worker tells that it holds the full pages of these tokens."""
         names = chain("", tokens, self.shape.page_size)[1:]
-        self.on(PagesChanged(WorkerId(worker), tuple(names), ()))
+        self.on(PagesChanged(WorkerId(worker), Tier.POOL, tuple(names), ()))
 
     def prefilled(self, name: str, worker: str, *, computed: int = 1) -> list[Action]:
         """A turn's first token comes."""

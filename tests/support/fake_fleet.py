@@ -45,6 +45,7 @@ from serving.messages import (
     Role,
     SetRole,
     Tick,
+    Tier,
     ToWorker,
     TransferFailed,
     WorkerId,
@@ -379,10 +380,16 @@ class FakeFleet:
         """Raise AssertionError unless the coordinator knows exactly the names that can be found."""
         fleet = self.coordinator.fleet
         for name in fleet.workers:
-            findable = self.workers[name].batcher.holdings.pool._page_of.keys()
-            assert set(fleet.pages.names(name)) == findable, f"the mirror of {name} is wrong"
+            holdings = self.workers[name].batcher.holdings
+            for tier, findable in (
+                (Tier.POOL, holdings.pool._page_of.keys()),
+                (Tier.HOST, holdings.host._kept.keys()),
+            ):
+                names = set(fleet.pages.names(name, tier))
+                assert names == findable, f"the mirror of {name}'s {tier} is wrong"
         assert fleet.pages._bits.keys() == fleet.workers.keys()
-        assert all(fleet.pages._holders.values()), "a page that nobody holds is remembered"
+        held = [holders for tier in fleet.pages._holders.values() for holders in tier.values()]
+        assert all(held), "a page that nobody holds is remembered"
 
     def check_contents(self) -> None:
         """Raise AssertionError unless equal names mean equal KV, on devices and on hosts."""
@@ -390,7 +397,7 @@ class FakeFleet:
         for name, worker in self.workers.items():
             holdings, executor = worker.batcher.holdings, worker.executor
             named = [(n, executor.kv[page]) for n, page in holdings.pool._page_of.items()]
-            named += [(n, executor.host[slot]) for n, slot in holdings.host._slot_of.items()]
+            named += [(n, executor.host[slot]) for n, (slot, _) in holdings.host._kept.items()]
             for page_name, page in named:
                 assert content.setdefault(page_name, page) == page, f"{name}: a page is wrong"
             assert len(holdings.host) <= holdings.limits.host_pages

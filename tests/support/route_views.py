@@ -49,6 +49,7 @@ def owner(cached_len: int = 0, *, rows: ResidentsView | None = None, **named) ->
     rows = residents() if rows is None else rows
     fields = {
         "cached_len": cached_len,
+        "fetch_s": 0.0,
         "rows": rows.expected_len.size,
         "max_rows": 64,
         "kv_tokens": 0,
@@ -70,6 +71,7 @@ def prefill(
     rows = residents() if rows is None else rows
     fields = {
         "cached_len": cached_len,
+        "fetch_s": 0.0,
         "rows": rows.expected_len.size,
         "kv_tokens": 0,
         "residents": rows,

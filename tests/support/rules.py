@@ -126,6 +126,7 @@ def coordinator_rules(
         ),
         costs=dict.fromkeys(Role, COSTS),
         link=LINK,
+        host_link=LINK,
         slo=slo,
         window_s=10.0,
         chunk_len=8,

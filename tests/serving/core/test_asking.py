@@ -24,7 +24,7 @@ def test_a_turn_that_is_due_gets_a_row_s_pages_and_the_row_is_told_of():
     assert reason == "spare"
     assert details["for"] == "turn"
     assert details["spare_s"] == pytest.approx(19 * 2.0 - 20.0 - 2 * 1.28 + details["left"] / 2)
-    one.take_evicted(())
+    one.take_offloaded()
     one.check()
 
 
@@ -51,7 +51,7 @@ def test_as_many_rows_stand_aside_as_it_takes_each_once():
     gone = one.take_stood_aside()
     assert len(gone) == 2
     assert all(entry in gone for entry in rows)
-    one.take_evicted(())
+    one.take_offloaded()
     one.check()
 
 

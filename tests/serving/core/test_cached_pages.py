@@ -196,7 +196,7 @@ def carry_out(cached: CachedPages, acts: list[tuple], every: int) -> None:
     for what, how in acts:
         if what == "evict":
             if slow.left:
-                page, group = cached.evict()
+                page, group, _, _ = cached.evict()
                 assert group == slow.left[page]
                 assert slow.may_go(page), "a page is evicted that another one continues"
                 assert every > 1 or page == slow.least()
@@ -211,7 +211,7 @@ def carry_out(cached: CachedPages, acts: list[tuple], every: int) -> None:
         cached.check({page: str(page).encode() for page in slow.left})
         assert cached.pages() == slow.left.keys()
     while slow.left:
-        page, _ = cached.evict()
+        page = cached.evict().page
         assert slow.may_go(page)
         del slow.left[page]
     cached.check({})

@@ -82,7 +82,7 @@ def test_a_row_short_of_pages_takes_them_from_the_one_whose_loss_costs_least():
         assert row.slot is not None
         kept.rows.activate(row.slot, position=row.kv_len, reply_index=1, left=9, token=1)
     assert kept.grow(0.0) == [third]
-    kept.take_evicted(())
+    kept.take_offloaded()
     assert (third.stage, third.pages, third.slot) == (Stage.GONE, [], None)
     assert (len(first.pages), len(second.pages)) == (5, 5)
     kept.check()
@@ -152,35 +152,37 @@ def test_evicted_pages_are_offered_to_the_host():
     kept = holdings(host_pages=20)
     over(kept, "a", range(12))
     crowd = admitted(kept, "crowd", range(100, 136), forecast=0)
-    pages, slots = kept.take_evicted(())
-    assert len(pages) == len(slots) == 2
-    assert set(pages) <= set(crowd.pages)
-    assert kept.take_evicted(()) == ((), ())
+    offloaded = dict(kept.take_offloaded())
+    assert len(set(offloaded.values())) == 2
+    assert set(offloaded) <= set(crowd.pages)
+    assert kept.take_offloaded() == []
 
 
 def test_without_host_memory_nothing_is_offered():
     kept = holdings()
     over(kept, "a", range(12))
     admitted(kept, "crowd", range(100, 136), forecast=0)
-    assert kept.take_evicted(()) == ((), ())
+    assert kept.take_offloaded() == []
 
 
 def test_a_prompt_that_returns_takes_its_pages_back():
     kept = holdings(host_pages=20)
     crowded(kept)
+    held = dict(kept.host._kept)
     entry = admitted(kept, "b", [*range(12), 7])
     assert entry.restored is not None
     slots, pages = entry.restored
-    assert list(slots) == [kept.host._slot_of[name] for name in entry.names[1:4]]
+    assert list(slots) == [held[name][0] for name in entry.names[1:4]]
     assert list(pages) == entry.pages[:3]
     assert (entry.kv_len, entry.matched_len) == (12, 0)
+    assert not kept.host.find(entry.names[1:4]), "what is fetched leaves"
 
 
 def test_pages_that_are_still_in_the_pool_are_not_copied():
     kept = holdings(host_pages=20)
     crowded(kept)
     computed(kept, admitted(kept, "b", range(5)))  # its first page is held
-    kept.take_evicted(())
+    kept.take_offloaded()
     entry = admitted(kept, "c", [*range(12), 7])
     assert entry.restored is not None
     assert list(entry.restored[1]) == entry.pages[1:3]
@@ -204,12 +206,13 @@ def test_a_prompt_that_is_scored_is_run_as_a_whole():
 def test_slots_about_to_be_fetched_do_not_give_way_to_what_is_evicted_for_it():
     kept = holdings(host_pages=3)
     crowded(kept)
-    held = dict(kept.host._slot_of)
+    cached = kept.pool.num_cached
     entry = admitted(kept, "b", [*range(12), 7])
     assert entry.restored is not None
-    assert len(kept._evicted) == 4, "it takes pages of the other one"
-    assert kept.take_evicted(entry.restored[0]) == ((), ())
-    assert dict(kept.host._slot_of) == held
+    assert cached - kept.pool.num_cached == 4, "it takes pages of the other one"
+    assert kept.take_offloaded() == []
+    kept.host.dispatched()
+    assert kept.host.offer(b"next", None) in entry.restored[0]
 
 
 # ---- what is told of it -------------------------------------------------------------------------
@@ -266,7 +269,7 @@ def test_a_row_waits_that_would_make_steps_too_long_for_most():
         assert told(kept, "defer") == ([("pace", {"waiting": 1})] if waits else [])
         if waits:
             kept.retire(computed(kept, first))
-            kept.take_evicted(())
+            kept.take_offloaded()
             assert kept.admit_next(0.0) is second
 
 
@@ -289,7 +292,7 @@ def test_who_waits_for_pace_is_kept_no_place():
     urgent = paced(kept, "c", range(50, 54), tpot_s=0.00127)
     urgent.task = replace(urgent.task, slo=Slo(0.0015, 0.00127))
     kept.retire(computed(kept, first))
-    kept.take_evicted(())
+    kept.take_offloaded()
     assert kept.admit_next(0.0) is urgent
 
 
@@ -301,7 +304,7 @@ def test_a_task_that_overtakes_older_ones_says_why():
     assert kept.admit_next(0.0) is urgent
     assert told(kept, "order") == [("deadlines", {"passed_over": 1})]
     kept.retire(computed(kept, urgent))
-    kept.take_evicted(())
+    kept.take_offloaded()
     assert kept.admit_next(0.0) is not None
     assert told(kept, "order") == []
 
@@ -312,7 +315,7 @@ def test_evictions_are_counted_by_session_and_by_what_became_of_the_pages(host_p
     over(kept, "a", range(8))
     over(kept, "b", range(50, 54))
     admitted(kept, "crowd", range(100, 136), forecast=0)
-    kept.take_evicted(())
+    kept.take_offloaded()
     assert told(kept, "evict") == []
     kept._decisions.tell_evicted()
     kept._decisions.tell_evicted()

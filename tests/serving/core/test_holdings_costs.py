@@ -33,7 +33,7 @@ def victim(kept: Holdings, *lengths: int, reuse: bool = True) -> int:
     assert not kept.pool.available
     kept.rows.activate(slot, position=lengths[0], reply_index=1, left=9, token=1)
     (stopped,) = kept.grow(0.0)
-    kept.take_evicted(())
+    kept.take_offloaded()
     kept.check()
     return rows.index(stopped)
 
@@ -80,7 +80,7 @@ def test_what_a_stopped_row_leaves_goes_to_the_host_and_comes_back():
     kept = holdings(AT_ONCE, num_pages=12, host_pages=20)
     assert victim(kept, 20, 16, 7) == 1
     crowd = computed(kept, admitted(kept, "crowd", range(500, 512), forecast=0))
-    kept.take_evicted(())
+    kept.take_offloaded()
     (small,) = (task for task in kept.tasks.values() if task.kv_len == 7)
     for gone in (crowd, small):
         kept.retire(gone)
@@ -122,7 +122,7 @@ def test_whose_pages_are_worth_least_is_said_by_the_costs_that_are_corrected():
         over(kept, "longer", range(20))
         over(kept, "shorter", range(50, 66))
         admitted(kept, "crowd", range(100, 108), forecast=0)  # one page is free
-        kept.take_evicted(())
+        kept.take_offloaded()
         kept._decisions.tell_evicted()
         evicted = [d.session for d in kept._decisions.take() if d.kind == "evict"]
         assert evicted == [f"session of {first}"]

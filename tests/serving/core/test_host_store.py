@@ -1,4 +1,4 @@
-"""Host slots against a model that is a list in order of use."""
+"""Host slots against a model that is a list, what has been there longest first."""
 
 import pytest
 from hypothesis import given
@@ -19,56 +19,36 @@ def filled(letters: str, capacity: int = 3) -> HostStore:
     """Make a store that was offered pages in this order."""
     store = HostStore(capacity=capacity)
     for letter in letters:
-        assert store.offer(name(letter), ()) is not None
+        assert store.offer(name(letter), None) is not None
     return store
 
 
 def held(store: HostStore, letters: str) -> str:
-    return "".join(letter for letter in letters if store.find([name(letter)], 0))
+    return "".join(letter for letter in letters if store.find([name(letter)]))
 
 
 def test_pages_get_slots_of_their_own():
     store = HostStore(capacity=3)
-    assert sorted(store.offer(n, ()) or 0 for n in names("abc")) == [0, 1, 2]
+    assert sorted(store.offer(n, None) or 0 for n in names("abc")) == [0, 1, 2]
     assert len(store) == 3
 
 
-def test_a_page_that_is_here_is_not_copied_again():
-    store = filled("ab")
-    assert store.offer(name("a"), ()) is None
-    assert len(store) == 2
-
-
-def test_the_least_recently_used_page_gives_its_slot_away():
+def test_a_page_that_is_here_is_not_copied_again_and_stays():
     store = filled("abc")
-    (slot,) = store.find([name("a")], 0)
-    store.find([name("b")], 0)
-    store.find([name("c")], 0)
-    assert store.offer(name("d"), ()) == slot
-    assert held(store, "abcd") == "bcd"
-
-
-def test_a_page_offered_again_stays():
-    store = filled("abc")
-    store.offer(name("a"), ())
-    store.offer(name("d"), ())
+    assert store.offer(name("a"), None) is None
+    store.offer(name("d"), None)
     assert held(store, "abcd") == "acd"
 
 
-def test_the_run_starts_where_asked_and_ends_at_the_first_gap():
-    store = filled("bce", capacity=9)
-    prompt = names("abcde")
-    slots = [store.find([n], 0)[0] for n in names("bc")]
-    assert store.find(prompt, 1) == slots
-    assert store.find(prompt, 0) == []
-    assert store.find(prompt, 5) == []
-
-
-def test_a_run_that_is_used_is_given_up_from_its_tail():
+def test_what_has_been_here_longest_gives_its_slot_away():
     store = filled("abc")
-    store.find(names("abc"), 0)
-    store.offer(name("x"), ())
-    assert held(store, "abcx") == "abx"
+    assert store.offer(name("d"), None) == 0
+    assert held(store, "abcd") == "bcd"
+
+
+def test_a_run_ends_at_the_first_gap():
+    store = filled("bce", capacity=9)
+    assert [store.find(names(asked)) for asked in ("bcde", "abc", "e", "")] == [2, 0, 1, 0]
 
 
 def test_a_prompt_longer_than_the_store_keeps_its_head():
@@ -76,20 +56,34 @@ def test_a_prompt_longer_than_the_store_keeps_its_head():
     assert held(store, "abcde") == "abc"
 
 
-def test_a_dropped_page_is_gone_and_its_slot_is_free():
+def test_what_is_fetched_leaves_and_its_slots_are_free_once_that_is_dispatched():
     store = filled("abc")
-    (slot,) = store.find([name("b")], 0)
-    store.drop(name("b"))
-    store.drop(name("never here"))
-    assert held(store, "abc") == "ac"
-    assert store.offer(name("d"), ()) == slot
-    assert held(store, "acd") == "acd"
+    assert store.fetch(names("ab")) == (0, 1)
+    assert held(store, "abc") == "c"
+    assert store.offer(name("d"), None) == 2, "c gives way, although two slots are about to be free"
+    store.dispatched()
+    assert {store.offer(n, None) for n in names("ef")} == {0, 1}
+    assert held(store, "abcdef") == "def"
+
+
+def test_all_that_is_cleared_is_gone_and_its_slots_are_free():
+    store = filled("abc")
+    store.clear()
+    assert (len(store), set(store.groups)) == (0, set())
+    assert {store.offer(n, None) for n in names("def")} == {0, 1, 2}
+
+
+def test_it_knows_whose_pages_are_here():
+    store = HostStore(capacity=2)
+    for letter, group in (("a", "one"), ("b", "one"), ("a", "two"), ("c", None)):
+        store.offer(name(letter), group)
+    assert set(store.groups) == {"two"}, "b gave way, and a was left by another one last"
 
 
 def test_without_room_nothing_is_taken():
     store = HostStore(capacity=0)
-    assert store.offer(name("a"), ()) is None
-    assert store.find([name("a")], 0) == []
+    assert store.offer(name("a"), None) is None
+    assert store.find([name("a")]) == 0
     store.check()
 
 
@@ -105,44 +99,52 @@ def test_check_sees_a_slot_that_was_given_twice():
         store.check()
 
 
+LETTERS = st.sampled_from("abcdef")
+
+
 @given(
     st.integers(0, 4),
     st.lists(
         st.one_of(
-            st.tuples(st.just("offer"), st.sampled_from("abcdef")),
-            st.tuples(st.just("drop"), st.sampled_from("abcdef")),
-            st.tuples(st.just("find"), st.permutations("abcdef").map("".join)),
+            st.tuples(st.just("offer"), LETTERS, st.sampled_from([None, "one", "two"])),
+            st.tuples(st.just("fetch"), st.permutations("abcdef").map("".join), st.none()),
+            st.tuples(st.sampled_from(["dispatched", "clear"]), st.none(), st.none()),
         ),
         max_size=30,
     ),
-    st.integers(0, 3),
 )
-def test_it_holds_what_a_list_in_order_of_use_holds(capacity, acts, start):
+def test_it_holds_what_a_list_holds(capacity, acts):
     store = HostStore(capacity=capacity)
-    used: list[str] = []  # least recently used first
-    slots: dict[str, int] = {}
-    for act, what in acts:
+    kept: dict[str, tuple[int, str | None]] = {}  # slot and group, longest here first
+    fetched: set[int] = set()
+    known: set[bytes] = set()
+    for act, what, group in acts:
         if act == "offer":
-            slot = store.offer(name(what), ())
-            assert (slot is None) == (what in used or capacity == 0)
-            if what in used:
-                used.remove(what)
-            if slot is not None:
-                del used[: len(used) - capacity + 1 if len(used) >= capacity else 0]
-                slots[what] = slot
-            if capacity:
-                used.append(what)
-        elif act == "drop":
-            store.drop(name(what))
-            used = [letter for letter in used if letter != what]
+            slot = store.offer(name(what), group)
+            assert (slot is None) == (what in kept or len(fetched) == capacity)
+            assert slot not in fetched
+            if what in kept:
+                kept[what] = kept.pop(what)[0], group
+            elif slot is not None:
+                if len(kept) + len(fetched) == capacity:
+                    del kept[next(iter(kept))]
+                kept[what] = slot, group
+        elif act == "fetch":
+            run = what[: store.find(names(what))]
+            assert set(run) <= kept.keys()
+            assert not set(what[len(run) : len(run) + 1]) & kept.keys()
+            assert store.fetch(names(run)) == tuple(kept.pop(letter)[0] for letter in run)
+            fetched = {slot for slot in range(capacity) if slot in store._fetched}
+        elif act == "dispatched":
+            store.dispatched()
+            fetched.clear()
         else:
-            run = ""
-            for letter in what[start:]:
-                if letter not in used:
-                    break
-                run += letter
-            assert store.find(names(what), start) == [slots[letter] for letter in run]
-            used = [letter for letter in used if letter not in run] + list(reversed(run))
+            store.clear()
+            kept.clear()
         store.check()
-        assert len(store) == len(used)
-        assert len({slots[letter] for letter in used}) == len(used), "two pages share a slot"
+        assert held(store, "abcdef") == "".join(sorted(kept))
+        assert len({slot for slot, _ in kept.values()}) == len(kept), "two pages share a slot"
+        assert set(store.groups) == {group for _, group in kept.values()} - {None}
+        added, removed = store.changes.take()
+        known = (known | set(added)) - set(removed)
+        assert known == {name(letter) for letter in kept}

@@ -35,7 +35,7 @@ def test_of_two_alike_the_one_idle_for_longer_goes_first():
     sessions = idle()
     at(sessions, 0.0).left("old", 1)
     at(sessions, 3590.0).left("young", 1)
-    assert list(at(sessions, 3600.0).rank({"young": 5, "old": 5})) == ["old", "young"]
+    assert list(at(sessions, 3600.0).rank({"young": 5, "old": 5}, ())) == ["old", "young"]
 
 
 def test_of_two_equally_old_the_one_whose_pages_save_less_each_goes_first():
@@ -43,7 +43,7 @@ def test_of_two_equally_old_the_one_whose_pages_save_less_each_goes_first():
     sessions = idle()
     sessions.left("short", 1)
     sessions.left("long", 1)
-    assert list(at(sessions, 1.0).rank({"short": 1, "long": 50})) == ["long", "short"]
+    assert list(at(sessions, 1.0).rank({"short": 1, "long": 50}, ())) == ["long", "short"]
 
 
 def test_of_two_alike_the_one_whose_like_does_not_come_back_goes_first():
@@ -53,21 +53,21 @@ def test_of_two_alike_the_one_whose_like_does_not_come_back_goes_first():
         at(sessions, 100.0 * i).left("asks once", 1)
         sessions.left("goes on", 3)
         at(sessions, 100.0 * i + 10.0).returned("goes on")
-        sessions.rank({"goes on": 1})  # the other has no page any more
+        sessions.rank({"goes on": 1}, ())  # the other has no page any more
     sessions.left("new", 1)
     sessions.left("known", 3)
-    assert list(at(sessions, 1010.0).rank({"known": 5, "new": 5})) == ["new", "known"]
+    assert list(at(sessions, 1010.0).rank({"known": 5, "new": 5}, ())) == ["new", "known"]
 
 
 def test_an_older_turn_that_ends_last_takes_no_turns_from_its_session():
     sessions, alone = idle(), idle()
     for one in (sessions, alone):
         at(one, 0.0).left("asks once", 1)
-        at(one, 100.0).rank({})  # it has no page any more
+        at(one, 100.0).rank({}, ())  # it has no page any more
         one.left("two at once", 3)
     sessions.left("two at once", 1)
     for one in (sessions, alone):
-        at(one, 110.0).rank({"two at once": 5})
+        at(one, 110.0).rank({"two at once": 5}, ())
     assert sessions.page_loss_s == alone.page_loss_s > 0
 
 
@@ -77,10 +77,10 @@ def test_what_a_session_left_behind_that_moved_away_goes_first_until_it_returns(
     at(sessions, 3590.0).left("moved", 1)
     sessions.moved("moved")
     pages: dict[Group, int] = {"old": 5, "moved": 5}
-    assert list(at(sessions, 3600.0).rank(pages)) == ["moved", "old"]
+    assert list(at(sessions, 3600.0).rank(pages, ())) == ["moved", "old"]
     sessions.returned("moved")
     at(sessions, 3600.0).left("moved", 1)
-    assert list(sessions.rank(pages)) == ["old", "moved"]
+    assert list(sessions.rank(pages, ())) == ["old", "moved"]
 
 
 def test_a_move_says_nothing_of_whether_sessions_return():
@@ -88,7 +88,7 @@ def test_a_move_says_nothing_of_whether_sessions_return():
     sessions.left("moved", 1)
     sessions.moved("moved")
     before = sessions._returns.chance(10.0, 100.0, 1)
-    assert list(at(sessions, 500.0).rank({})) == []
+    assert list(at(sessions, 500.0).rank({}, ())) == []
     sessions.returned("moved")
     assert sessions._returns.chance(10.0, 100.0, 1) == before
 
@@ -98,7 +98,7 @@ def test_a_session_with_no_page_left_counts_as_lost_and_is_forgotten():
     sessions.left("gone", 1)
     sessions.left("here", 1)
     before = sessions._returns.chance(10.0, 100.0, 1)
-    assert list(at(sessions, 500.0).rank({"here": 3})) == ["here"]
+    assert list(at(sessions, 500.0).rank({"here": 3}, ())) == ["here"]
     assert len(sessions) == 1
     assert sessions._returns.chance(10.0, 100.0, 1) < before
 
@@ -115,7 +115,7 @@ def test_returns_are_learned_from():
 def test_a_session_that_left_pages_but_is_active_counts_as_just_left():
     sessions = at(idle(), 100.0)
     sessions.left("idle", 1)
-    assert list(at(sessions, 5000.0).rank({"active": 3, "idle": 3})) == ["idle", "active"]
+    assert list(at(sessions, 5000.0).rank({"active": 3, "idle": 3}, ())) == ["idle", "active"]
 
 
 def test_a_ranking_says_what_losing_a_page_costs():
@@ -124,7 +124,7 @@ def test_a_ranking_says_what_losing_a_page_costs():
         at(sessions, 0.0).left(name, 1)
     sessions.moved("a")
     assert sessions.page_loss_s == 0
-    at(sessions, 30.0).rank({"a": 1, "b": 9})
+    at(sessions, 30.0).rank({"a": 1, "b": 9}, ())
     later = sessions._returns.chance(30.0, sessions._rules.return_horizon_s, 1)
     assert sessions.page_loss_s == later * sessions._costs.prefill(9 * 4, 0).seconds / 10
 
@@ -136,10 +136,10 @@ def test_where_nobody_ranks_sessions_without_pages_are_forgotten_once_there_are_
         sessions.left(f"moved {number}", 1)
         sessions.moved(f"moved {number}")
     sessions.left("here", 1)
-    sessions.tidy({"here", "elsewhere"})
+    sessions.tidy({"here", "elsewhere"}, ())
     assert len(sessions) == MOST_GONE // 2 + 2
     before = sessions._returns.chance(10.0, 100.0, 1)
-    at(sessions, 500.0).tidy({"here"})
+    at(sessions, 500.0).tidy({"here"}, ())
     assert (len(sessions), len(sessions._moved)) == (1, 0)
     assert sessions._returns.chance(10.0, 100.0, 1) < before
 

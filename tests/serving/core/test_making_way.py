@@ -120,7 +120,7 @@ def test_where_pages_run_out_who_misses_its_target_anyhow_stops_though_it_loses_
     ((reason, details),) = told(one, "aside")
     assert (reason, details["for"], details["pages"]) == ("late", first.task.id.turn, 4)
     assert small.pages
-    one.take_evicted(())
+    one.take_offloaded()
     one.check()
 
 
@@ -151,7 +151,7 @@ def test_rows_wait_for_the_first_token_of_one_that_has_just_come_back_and_is_to_
     one.retire(small)
     spare = one.pool.allocate(one.pool.available)
     assert spare is not None
-    one.take_evicted(())
+    one.take_offloaded()
     told(one, "admit")
     long.since = 11.0, 9  # eight are known
     for _ in range(2):
@@ -164,6 +164,6 @@ def test_rows_wait_for_the_first_token_of_one_that_has_just_come_back_and_is_to_
     long.tokens.append(1100)
     assert one.grow(12.0) == [long]
     assert not one.rows.is_paused(first.slot)
-    one.take_evicted(())
+    one.take_offloaded()
     one.pool.release(spare)
     one.check()

@@ -3,7 +3,7 @@ from hypothesis import strategies as st
 
 from serving.core.mirror import PageMirror
 from serving.core.prefix import chain
-from serving.messages import WorkerId
+from serving.messages import Tier, WorkerId
 
 PROMPT = chain("", range(14), 4)  # the root and three pages
 A, B, C = (WorkerId(name) for name in "abc")
@@ -19,70 +19,91 @@ def mirror(*workers: WorkerId) -> PageMirror:
 def test_the_full_pages_of_a_prompt_count_up_to_the_first_that_is_missing():
     one = mirror(A, B)
     assert one.cached_lens(PROMPT) == {}
-    one.change(A, PROMPT[1:3], ())
+    one.change(A, Tier.POOL, PROMPT[1:3], ())
     assert one.cached_lens(PROMPT) == {A: 8}
-    one.change(A, PROMPT[3:], ())
-    one.change(B, PROMPT[1:2], ())
+    one.change(A, Tier.POOL, PROMPT[3:], ())
+    one.change(B, Tier.POOL, PROMPT[1:2], ())
     assert one.cached_lens(PROMPT) == {A: 12, B: 4}
 
 
 def test_an_eviction_shortens_what_is_cached():
     one = mirror(A, B)
-    one.change(A, PROMPT[1:], ())
-    one.change(B, PROMPT[1:], ())
-    one.change(A, (), [PROMPT[2]])
+    one.change(A, Tier.POOL, PROMPT[1:], ())
+    one.change(B, Tier.POOL, PROMPT[1:], ())
+    one.change(A, Tier.POOL, (), [PROMPT[2]])
     assert one.cached_lens(PROMPT) == {A: 4, B: 12}
 
 
 def test_a_page_behind_a_gap_does_not_count_and_the_root_is_no_page():
     one = mirror(A)
-    one.change(A, [PROMPT[0], PROMPT[3]], ())
+    one.change(A, Tier.POOL, [PROMPT[0], PROMPT[3]], ())
     assert one.cached_lens(PROMPT) == {}
     assert one.cached_lens(PROMPT[:1]) == {}
 
 
 def test_another_tenant_s_pages_are_other_pages():
     one = mirror(A)
-    one.change(A, PROMPT[1:], ())
+    one.change(A, Tier.POOL, PROMPT[1:], ())
     assert one.cached_lens(chain("tenant", range(14), 4)) == {}
 
 
 def test_nothing_is_found_at_a_worker_that_takes_a_lost_one_s_place():
     one = mirror(A, B)
-    one.change(A, PROMPT[1:], ())
-    one.change(B, PROMPT[1:2], ())
+    one.change(A, Tier.POOL, PROMPT[1:], ())
+    one.change(B, Tier.POOL, PROMPT[1:2], ())
     one.leave(A)
     one.leave(A)  # it was gone already
     one.join(C)
     assert one.cached_lens(PROMPT) == {B: 4}
-    one.change(C, PROMPT[1:3], ())
+    one.change(C, Tier.POOL, PROMPT[1:3], ())
     assert one.cached_lens(PROMPT) == {B: 4, C: 8}
 
 
+def test_what_is_in_host_memory_is_found_too_and_told_apart():
+    one = mirror(A, B)
+    one.change(A, Tier.POOL, PROMPT[1:2], ())
+    one.change(A, Tier.HOST, PROMPT[2:], ())
+    one.change(B, Tier.HOST, PROMPT[1:3], ())
+    assert one.cached_lens(PROMPT) == {A: 12, B: 8}
+    assert [one.on_host_len(A, PROMPT, length) for length in (4, 8, 12)] == [0, 4, 8]
+    assert one.on_host_len(B, PROMPT, 8) == 8
+    one.change(B, Tier.POOL, PROMPT[1:2], ())  # computed, while there is a copy
+    assert one.on_host_len(B, PROMPT, 8) == 4
+    one.change(B, Tier.HOST, (), PROMPT[1:3])
+    assert one.cached_lens(PROMPT) == {A: 12, B: 4}
+
+
 NAMES = st.lists(st.sampled_from(PROMPT[1:]), max_size=3)
-CHANGES = st.tuples(st.sampled_from([A, B, C]), st.one_of(st.none(), st.tuples(NAMES, NAMES)))
+CHANGES = st.tuples(
+    st.sampled_from([A, B, C]),
+    st.one_of(st.none(), st.tuples(st.sampled_from(Tier), NAMES, NAMES)),
+)
 
 
 @given(st.lists(CHANGES, max_size=20), st.integers(1, len(PROMPT)))
-def test_it_finds_what_a_set_for_each_worker_would_find(changes, pages: int):
+def test_it_finds_what_sets_for_each_worker_would_find(changes, pages: int):
     """A change of None: the worker leaves, or joins."""
-    one, held = mirror(), dict[WorkerId, set[bytes]]()
+    one, held = mirror(), dict[WorkerId, dict[Tier, set[bytes]]]()
     for worker, change in changes:
         if change is not None and worker in held:
-            added, removed = change
-            one.change(worker, added, removed)
-            held[worker] = held[worker] - set(removed) | set(added)
+            tier, added, removed = change
+            one.change(worker, tier, added, removed)
+            held[worker][tier] = held[worker][tier] - set(removed) | set(added)
         elif change is None and worker in held:
             one.leave(worker)
             del held[worker]
         elif change is None:
             one.join(worker)
-            held[worker] = set()
+            held[worker] = {tier: set() for tier in Tier}
     prompt = PROMPT[:pages]
     expected: dict[WorkerId, int] = {}
-    for worker, names in held.items():
-        assert set(one.names(worker)) == names
-        missing = (i for i, name in enumerate(prompt) if i and name not in names)
+    for worker, tiers in held.items():
+        for tier, names in tiers.items():
+            assert set(one.names(worker, tier)) == names
+        either = set().union(*tiers.values())
+        missing = (i for i, name in enumerate(prompt) if i and name not in either)
         if full := next(missing, len(prompt)) - 1:
             expected[worker] = 4 * full
+        fetched = [name for name in prompt[1 : full + 1] if name not in tiers[Tier.POOL]]
+        assert one.on_host_len(worker, prompt, 4 * full) == 4 * len(fetched)
     assert one.cached_lens(prompt) == expected

@@ -86,7 +86,7 @@ def test_a_turn_kept_out_that_will_be_late_for_it_loosens_the_pace(ttft_s, loose
     second = waiting(kept, "b", Slo(ttft_s, 0.00127))
     assert kept.admit_next(0.0) is None
     kept.retire(computed(kept, first))
-    kept.take_evicted(())
+    kept.take_offloaded()
     assert kept.pace.share == 1.0
     assert kept.admit_next(5.0) is second
     assert (kept.pace.share > 1.0) == loosened
@@ -107,7 +107,7 @@ def test_a_turn_that_waited_for_pages_does_not():
     large.task = replace(large.task, slo=Slo(1.0, 9.0))
     assert kept.admit_next(0.0) is None
     kept.retire(computed(kept, first))
-    kept.take_evicted(())
+    kept.take_offloaded()
     assert kept.admit_next(5.0) is large
     assert kept.pace.share == 1.0
 

@@ -84,9 +84,9 @@ def test_a_row_waits_for_a_reply_that_ends_before_its_pages_do_and_then_goes_on(
     assert reason == "reply_ends"
     assert details["lost_steps"] < details["saved_steps"]
     kept.retire(other)
-    kept.take_evicted(())
+    kept.take_offloaded()
     assert kept.grow(0.0) == []
-    kept.take_evicted(())
+    kept.take_offloaded()
     assert active(kept) == [short.slot]
     assert len(short.pages) == 5
     kept.pool.release(spare)
@@ -201,7 +201,7 @@ def test_while_a_row_waits_nobody_is_admitted_and_nobody_moves_here():
     assert kept.rows.num_paused == 0
     expected(short, 4)
     kept.retire(other)
-    kept.take_evicted(())
+    kept.take_offloaded()
     assert kept.admit_next(0.0) is waiting
 
 
@@ -209,7 +209,7 @@ def test_a_row_that_ends_while_it_waits_waits_no_more():
     kept, short, other, _ = full_pool(ends_in=2)
     assert kept.grow(0.0) == []
     kept.retire(short)
-    kept.take_evicted(())
+    kept.take_offloaded()
     assert kept.grow(0.0) == []
     assert kept.rows.num_paused == 0
     assert active(kept) == [other.slot]

@@ -126,5 +126,5 @@ def test_what_a_guest_leaves_behind_goes_first():
         for transfer in tuple(entry.unacked):
             one.on(Ack(D0, message.task.id, transfer))
     assert one.is_empty()
-    first = one.batcher.holdings.idle.rank({task("own", [0]).session: 2, GUEST: 2})
+    first = one.batcher.holdings.idle.rank({task("own", [0]).session: 2, GUEST: 2}, ())
     assert next(iter(first)) == GUEST
