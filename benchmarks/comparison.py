@@ -170,8 +170,7 @@ class Cell:
     variant: str = ""
 
 
-VARIANTS: dict[str, dict[str, Any]] = {
-    "": {},
+ABLATIONS: dict[str, dict[str, Any]] = {
     "as it is": {},
     "no prediction": {"predictor": "none"},
     "histogram": {"predictor": "histogram"},
@@ -193,10 +192,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "TTFT weight doubled": {"route_weight_ttft": 2.0},
     "TPOT weight halved": {"route_weight_tpot": 0.5},
     "TPOT weight doubled": {"route_weight_tpot": 2.0},
-    "64 GiB of host memory": {"host_kv_gib": 64.0},
 }
-"""What is taken away, changed or added. The ablations of `foretoken` have one seed, so that what it
-does as it is on that seed alone stands beside them."""
+"""What is taken away or changed. The ablations of `foretoken` have one seed, so that what it does
+as it is on that seed alone stands beside them."""
+HOST_MEMORY: dict[str, dict[str, Any]] = {
+    f"{gib} GiB of host memory": {"host_kv_gib": float(gib)} for gib in (64, 128, 192)
+}
+"""For each worker. Machines with H100s have about 256 GiB for each of them."""
+VARIANTS = {"": {}, **ABLATIONS, **HOST_MEMORY}
 
 
 def cells_of(
@@ -212,6 +215,5 @@ def cells_of(
 def ablations_of(cluster: str, workloads: Sequence[str]) -> Iterator[Cell]:
     """List the variants of `foretoken` on one cluster, at two loads near saturation."""
     for workload in workloads:
-        for rate, variant in product(SOURCES[workload].rates[-3:-1], VARIANTS):
-            if variant:
-                yield Cell(cluster, workload, rate, "foretoken", FIRST_SEED, variant)
+        for rate, variant in product(SOURCES[workload].rates[-3:-1], ABLATIONS):
+            yield Cell(cluster, workload, rate, "foretoken", FIRST_SEED, variant)
