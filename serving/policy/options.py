@@ -73,7 +73,7 @@ class Options:
     def on(self, worker: PrefillView, pulling: Pulling) -> list[Price]:
         """Price the prefill on one worker, with each history that makes sense there.
 
-        Recomputing what a pull would bring is no option where the pull ends before the queue does.
+        Recomputing what a pull would bring is no option where the pull ends before it could begin.
         """
         if worker.cached_len >= self.times.owner.cached_len:
             history = History.CACHED if worker.cached_len else History.RECOMPUTE
@@ -82,7 +82,7 @@ class Options:
             return [self._sent(worker, History.RECOMPUTE, None)]
         pull_s = self.times.pull_s(worker)
         pulled = self._sent(worker, History.PULL, pull_s)
-        if pulling is Pulling.ALWAYS or pull_s <= worker.queued_s:
+        if pulling is Pulling.ALWAYS or pull_s <= worker.start_s:
             return [pulled]
         return [pulled, self._sent(worker, History.RECOMPUTE, None)]
 
@@ -204,16 +204,12 @@ def shortlist(prefills: Iterable[PrefillView]) -> list[PrefillView]:
         other = best.get(worker.cached_len)
         if (
             other is None
-            or _start_s(worker) < _start_s(other)
-            or (_start_s(worker) == _start_s(other) and worker.worker < other.worker)
+            or worker.start_s < other.start_s
+            or (worker.start_s == other.start_s and worker.worker < other.worker)
         ):
             best[worker.cached_len] = worker
     fronts = map(_unbeaten, groups.values())
     return sorted(chain(busy, *fronts), key=_QUEUE_ORDER)
-
-
-def _start_s(worker: PrefillView) -> float:
-    return worker.queued_s + worker.fetch_s
 
 
 def _unbeaten(best: dict[int, PrefillView]) -> Iterator[PrefillView]:
@@ -221,7 +217,6 @@ def _unbeaten(best: dict[int, PrefillView]) -> Iterator[PrefillView]:
     shortest = inf
     for cached_len in sorted(best, reverse=True):
         worker = best[cached_len]
-        start_s = _start_s(worker)
-        if start_s < shortest:
-            shortest = start_s
+        if worker.start_s < shortest:
+            shortest = worker.start_s
             yield worker

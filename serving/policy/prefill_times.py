@@ -128,20 +128,19 @@ class PrefillTimes:
     def remote(self, worker: PrefillView, pull_s: float | None) -> Sent:
         """Predict the prefill on `worker`, hand-off included; it pulls history if that has a time.
 
-        A pull overlaps the wait in the queue, and what the worker fetches from host memory comes
-        behind it. Chunks are sent while the next is computed, and only
-        what the owner lacks: all but the last chunk's transfer is hidden, unless the link is slower
-        than the computation, and then all but the first chunk's computation.
+        A pull overlaps the wait in the queue and what is fetched from host memory. Chunks are sent
+        while the next is computed, and only what the owner lacks: all but the last chunk's transfer
+        is hidden, unless the link is slower than the computation, and then all but the first
+        chunk's computation.
 
         The client has its first token before the last transfer ends. That transfer is charged all
         the same, since the reply cannot go on without it.
         """
-        cached_len, start_s, moved_len = worker.cached_len, worker.queued_s, self.lacking_len
+        cached_len, start_s, moved_len = worker.cached_len, worker.start_s, self.lacking_len
         if pull_s is not None:
             cached_len = max(cached_len, self.owner.cached_len)
             start_s = max(start_s, pull_s)
             moved_len += self.pull_len(worker)
-        start_s += worker.fetch_s
         steps = self.at(worker, cached_len)
         sent_s = self.transfer_s(self.lacking_len, worker)
         if steps.full == 0:

@@ -138,6 +138,11 @@ class PrefillView(NamedTuple):
     ttft_s: float | None
     link: Link
 
+    @property
+    def start_s(self) -> float:
+        """When it could begin to compute: behind its queue, with what it fetches."""
+        return self.queued_s + self.fetch_s
+
 
 PlaceView: TypeAlias = OwnerView | PrefillView
 """A worker as a place for a turn's prefill."""

@@ -17,10 +17,10 @@ from benchmarks.compare import (
 from benchmarks.compare import main as compare_main
 from benchmarks.compare_losses import main as losses_main
 from benchmarks.comparison import (
+    ABLATIONS,
     FIRST_SEED,
     POLICIES,
     SOURCES,
-    VARIANTS,
     Cell,
     Source,
     ablations_of,
@@ -62,9 +62,9 @@ def test_there_is_one_cell_for_every_choice():
     assert all(len(source.rates) >= 5 for source in SOURCES.values())
 
 
-def test_every_variant_is_run_near_saturation():
+def test_every_ablation_is_run_near_saturation():
     found = list(ablations_of("4", ["azure"]))
-    assert len(found) == 2 * (len(VARIANTS) - 1)
+    assert len(found) == 2 * len(ABLATIONS)
     assert {one.rate for one in found} == set(SOURCES["azure"].rates[-3:-1])
 
 

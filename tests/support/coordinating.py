@@ -48,10 +48,12 @@ class Desk:
     def arrive(self, name: str, tokens: Sequence[int], **turn: Any) -> list[Action]:
         return self.on(Arrived(make_turn(name, tuple(tokens), **turn)))
 
-    def holds(self, worker: str, tokens: Sequence[int]) -> None:
-        """A worker tells that it holds the full pages of these tokens."""
-        names = chain("", tokens, self.shape.page_size)[1:]
-        self.on(PagesChanged(WorkerId(worker), Tier.POOL, tuple(names), ()))
+    def holds(
+        self, worker: str, tokens: Sequence[int], *, tier: Tier = Tier.POOL, start: int = 0
+    ) -> None:
+        """A worker tells that it holds the full pages of these tokens, from page `start` on."""
+        names = chain("", tokens, self.shape.page_size)[1 + start :]
+        self.on(PagesChanged(WorkerId(worker), tier, tuple(names), ()))
 
     def prefilled(self, name: str, worker: str, *, computed: int = 1) -> list[Action]:
         """A turn's first token comes."""

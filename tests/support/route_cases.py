@@ -9,6 +9,7 @@ from tests.support.route_views import INSTANT, owner, prefill, residents, turn
 
 LENGTHS = st.integers(0, 120)
 SECONDS = st.integers(0, 300).map(float)
+FETCHES = st.sampled_from([0.0, 0.0, 3.0, 40.0])
 LINKS = st.sampled_from([INSTANT, Link(0.0, 0.25), Link(0.5, 2.0)])
 ROWS = st.lists(st.floats(0, 400), max_size=4)
 
@@ -23,6 +24,7 @@ def _workers(rows: st.SearchStrategy[list[float]]) -> st.SearchStrategy[list[Pre
         rows,
         st.none() | st.floats(0.5, 50),
         queued_s=SECONDS,
+        fetch_s=FETCHES,
         chunk_len=st.sampled_from([16, 64]),
         link=LINKS,
     )
@@ -43,14 +45,15 @@ TURNS = st.builds(
     ttft_s=st.none() | st.floats(1, 100),
 )
 OWNERS = st.builds(
-    lambda cached_len, rows, tpot_s, queued_s, chunk_len: owner(
-        cached_len, rows=residents(*rows, tpot_s=tpot_s), queued_s=queued_s, chunk_len=chunk_len
+    lambda cached_len, rows, tpot_s, **named: owner(
+        cached_len, rows=residents(*rows, tpot_s=tpot_s), **named
     ),
     LENGTHS,
     ROWS,
     st.none() | st.floats(0.5, 50),
-    SECONDS,
-    st.sampled_from([16, 64]),
+    queued_s=SECONDS,
+    fetch_s=FETCHES,
+    chunk_len=st.sampled_from([16, 64]),
 )
 CASES = st.tuples(TURNS, OWNERS, WORKERS, COSTS)
 """A turn, its owner, the prefill workers, and what things cost."""

@@ -5,11 +5,23 @@ from math import isnan
 import pytest
 
 from serving.core.booked import Work
-from serving.messages import Decode, LoadReport, Prefill, Refused, Role, SetRole, TaskId, WorkerId
+from serving.costs.costs import Link
+from serving.messages import (
+    Decode,
+    LoadReport,
+    Prefill,
+    Refused,
+    Role,
+    SetRole,
+    TaskId,
+    Tier,
+    WorkerId,
+)
 from serving.policy.place import Placement
 from serving.policy.route import History, Local, Option, Remote, RouteReason
 from serving.request import Slo, TurnId
 from tests.support.coordinating import Desk
+from tests.support.rules import COSTS
 
 P0, P1, D0 = (WorkerId(name) for name in ("p0", "p1", "d0"))
 ROLES = {"p0": Role.PREFILL, "p1": Role.PREFILL, "d0": Role.DECODE}
@@ -59,6 +71,28 @@ def test_what_owner_and_prefill_workers_hold_is_what_they_told():
     _, owner, prefills = spy.shown[0]
     assert owner.cached_len == 8
     assert [(view.worker, view.cached_len) for view in prefills] == [("p0", 0), ("p1", 4)]
+
+
+@pytest.mark.parametrize(
+    ("link", "cached_len", "fetch_s"),
+    [
+        (Link(1e-6, 1e6), 8, 1e-6 + 4 * COSTS.kv_bytes_per_token / 1e6),
+        (Link(1.0, 1e6), 4, 0.0),  # it will compute what it could fetch
+    ],
+)
+def test_what_is_in_host_memory_is_held_if_it_will_be_fetched(link, cached_len: int, fetch_s):
+    one, spy = desk(host_link=link)
+    one.holds("d0", range(4))
+    one.holds("d0", range(8), tier=Tier.HOST, start=1)
+    one.holds("p1", range(4), tier=Tier.HOST)
+    one.arrive("a", range(11))
+    _, owner, (p0, p1) = spy.shown[0]
+    assert (owner.cached_len, owner.fetch_s) == (cached_len, pytest.approx(fetch_s))
+    assert (p0.cached_len, p0.fetch_s) == (0, 0.0)
+    assert (p1.cached_len, p1.fetch_s) == (cached_len - 4, pytest.approx(fetch_s))
+    booked = one.coordinator.fleet.workers[D0].booked.total
+    computed_s = COSTS.prefill(11 - cached_len, cached_len).seconds
+    assert booked == (11 - cached_len, pytest.approx(fetch_s + computed_s))
 
 
 def test_work_ahead_is_counted_until_its_first_token():

@@ -313,7 +313,7 @@ def test_whoever_is_left_off_the_shortlist_is_beaten_by_one_on_it(workers):
     assert [w.queued_s for w in kept] == sorted(w.queued_s for w in kept)
     for left_out in workers:
         assert any(
-            other.queued_s <= left_out.queued_s
+            other.start_s <= left_out.start_s
             and other.cached_len >= left_out.cached_len
             and (other.link, other.chunk_len) == (left_out.link, left_out.chunk_len)
             for other in kept

@@ -6,7 +6,9 @@ from hypothesis import strategies as st
 
 from serving.costs.costs import Costs, Link
 from serving.costs.padded import Padded
+from serving.policy.options import Options
 from serving.policy.prefill_times import PrefillTimes, Steps, split
+from serving.policy.route import RouteConfig, RouteContext
 from tests.support.fake_costs import LinearCosts
 from tests.support.route_views import owner, prefill, residents, turn
 
@@ -106,6 +108,24 @@ def test_a_pull_shorter_than_the_queue_costs_no_time():
     worker = prefill(queued_s=20.0, link=SLOW_LINK)
     sent = times(10, home).remote(worker, 12.0)
     assert sent.ttft_s == 20 + 4 + 2 * 4
+
+
+def test_a_pull_waits_for_what_its_owner_fetches():
+    home, worker = owner(6, fetch_s=3.0), prefill(cached_len=2, link=SLOW_LINK)
+    assert times(10, home).pull_s(worker) == 3 + 2 * 4
+
+
+def test_what_the_worker_fetches_itself_comes_behind_the_queue_and_beside_a_pull():
+    worker = prefill(cached_len=2, link=SLOW_LINK, queued_s=7.0, fetch_s=5.0)
+    assert times(10, owner(2)).remote(worker, None).ttft_s == 7 + 5 + 8 + 2 * 8
+    assert times(10, owner(6)).remote(worker, 11.0).ttft_s == 7 + 5 + 4 + 2 * 4
+    assert times(10, owner(6)).remote(worker, 14.0).ttft_s == 14 + 4 + 2 * 4
+
+
+def test_what_the_owner_fetches_comes_before_its_prefill():
+    home = owner(6, queued_s=7.0, fetch_s=3.0)
+    context = RouteContext(A_SECOND_A_TOKEN, RouteConfig(), None)
+    assert Options(turn(10), home, [], context).local().ttft_s == 7 + 3 + 4
 
 
 def test_a_pull_longer_than_the_queue_delays_the_prefill():
