@@ -146,7 +146,7 @@ class Catalog:
         self._gauge("foretoken:kv_held_tokens", "Room for tokens in pages that rows hold.")
         self._gauge("foretoken:kv_reserved_tokens", "Room set aside for rows that will grow.")
         self._gauge("foretoken:session_kv_retained_tokens", "Room in pages kept for reuse.")
-        self._gauge("foretoken:kv_host_pages", "Copies of pages in host memory.")
+        self._gauge("foretoken:kv_host_pages", "Pages in host memory.")
         self._gauge("foretoken:kv_page_loss_seconds", "Prefill that evicting one costs.")
         self._gauge("foretoken:pace_share", "Share of rows' targets that steps of rows may take.")
         self._counter(

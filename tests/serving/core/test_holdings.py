@@ -203,6 +203,37 @@ def test_a_prompt_that_is_scored_is_run_as_a_whole():
     assert (entry.kv_len, entry.restored) == (0, None)
 
 
+def test_what_is_fetched_is_no_work_for_the_queue():
+    """The one that fetches is short enough to be in time, and would not be if it computed all."""
+    kept = holdings(batcher_rules(order="on-time"), host_pages=20)
+    crowded(kept)
+    queued(kept, "long", range(200, 232))  # 4.2 ms
+    back = queued(kept, "back", [*range(12), 7])  # 1.1 ms and 0.3 to fetch, or 2.3
+    back.task = replace(back.task, slo=Slo(0.002, None))
+    started = kept.admit_next(0.0)
+    assert started is not None
+    assert started.task.id.turn == "back"
+
+
+def test_when_caches_are_dropped_host_memory_is_too():
+    kept = holdings(host_pages=20)
+    crowded(kept)
+    kept.drop_cached()
+    assert (kept.pool.num_cached, len(kept.host)) == (0, 0)
+    assert admitted(kept, "b", [*range(12), 7]).restored is None
+
+
+def test_who_has_pages_in_host_memory_is_still_awaited():
+    kept = holdings(host_pages=20)
+    crowded(kept)
+    (session,) = kept.host.groups
+    assert session not in kept.pool.groups
+    list(kept.idle.rank({}, kept.host.groups))
+    assert len(kept.idle) >= 1
+    list(kept.idle.rank({}, ()))
+    assert len(kept.idle) == 0
+
+
 def test_slots_about_to_be_fetched_do_not_give_way_to_what_is_evicted_for_it():
     kept = holdings(host_pages=3)
     crowded(kept)
