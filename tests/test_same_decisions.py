@@ -21,7 +21,8 @@ from serving.core.plan import StepPlan, StepResult
 from serving.core.rules import CoordinatorLimits
 from serving.core.sessions import Sessions
 from serving.costs.costs import Link
-from serving.engine.worker import Executor, Leaving, Moved, Worker
+from serving.engine.executor_protocol import Executor
+from serving.engine.worker import Leaving, Moved, Worker
 from serving.messages import Decision, End, TransferId, WorkerId
 from serving.metrics.decision_log import line, record
 from serving.request import GREEDY, SessionId, Slo, Turn, TurnId

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from serving.core.worker_task import Stage, WorkerTask
 from serving.messages import Ack, PagesReady, WorkerId
 
+WAITING_FOR_PAGES = (Stage.PULLING, Stage.FETCHING, Stage.GRANTED)
+
 
 @dataclass(slots=True)
 class _Wait:
@@ -64,7 +66,7 @@ class Awaited:
         number = ack.transfer.number
         told: list[WorkerTask] = []
         for entry, wait in self._waits.items():
-            if wait.peer != ack.worker or entry.stage in (Stage.PULLING, Stage.GRANTED):
+            if wait.peer != ack.worker or entry.stage in WAITING_FOR_PAGES:
                 continue
             if number <= wait.sent or any(own.number >= number for own in entry.unacked):
                 wait.renew(now)
@@ -81,7 +83,7 @@ class Awaited:
         for entry, wait in self._waits.items():
             if wait.peer != ready.transfer.sender:
                 continue
-            if entry.stage is Stage.PULLING:
+            if entry.stage in (Stage.PULLING, Stage.FETCHING):
                 asked_before &= entry.task.id != ready.task
                 if not asked_before:
                     wait.renew(now)

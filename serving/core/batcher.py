@@ -13,10 +13,11 @@ from collections.abc import Sequence
 from typing import assert_never
 
 from serving.core.departures import Departures
+from serving.core.fetches import Fetches
 from serving.core.handoff import EarlyGrants
 from serving.core.inbound import Inbound
 from serving.core.limits import BatcherLimits
-from serving.core.plan import Output, RestorePages, StepPlan, StepResult
+from serving.core.plan import Output, StepPlan, StepResult
 from serving.core.rules import BatcherRules
 from serving.core.stepper import Sample, Stepper, Told
 from serving.core.transfers import Transfers
@@ -55,6 +56,9 @@ MOVE_PATIENCE = 6
 ends before: the source gives up one after the last that it sent or heard of, the coordinator calls
 it back after two in which it heard of nothing, and begins anew after four."""
 
+BEFORE_DECODE = (Stage.WAITING, Stage.FETCHING, Stage.GRANTED)
+"""Of a task that is prefilled elsewhere."""
+
 
 class Batcher:
     """The only writer of one worker's state. Not thread-safe: one thread drives it."""
@@ -67,6 +71,7 @@ class Batcher:
         self.holdings = self._state.holdings  # the accounts of its pages, slots and queue
         self._stepper = Stepper(self._state, rules)
         self._transfers = Transfers(self._state)
+        self._fetches = Fetches(self._state)
         self._early_grants = EarlyGrants(limits.transfer_timeout_s)
         self._inbound = Inbound(one_copy=limits.move_pages * limits.page_size)
         self._held_until: float | None = None
@@ -125,7 +130,7 @@ class Batcher:
             case PullRequested():
                 self._transfers.lend(message)
             case PagesReady():
-                self._transfers.receive(message, now)
+                self._take(message, now)
             case Ack():
                 self._transfers.acknowledge(message, now)
             case LastStep():
@@ -134,6 +139,13 @@ class Batcher:
                 self._transfers.failed(task, transfer)
             case _:
                 assert_never(message)
+
+    def _take(self, ready: PagesReady, now: float) -> None:
+        """Pages have come: from another worker, or from this one's host memory."""
+        if ready.transfer.sender != self.worker:
+            self._transfers.receive(ready, now)
+        elif (entry := self._fetches.receive(ready, now)) is not None:
+            self._go_on(entry, now)
 
     def step(self, now: float) -> list[Output]:
         """Admit who may start and plan the next step: at most one Launch is among the outputs.
@@ -282,9 +294,14 @@ class Batcher:
         self._state.out.append(Refused(self.worker, gone.task.id, reason, gone.computed))
 
     def _start(self, entry: WorkerTask, now: float) -> None:
-        """A task has its pages: grant, pull or prefill."""
+        """A task has its pages: what is in host memory comes first."""
         entry.started_at = now
-        self._restore(entry)
+        self._state.offload()
+        if not self._fetches.begin(entry, now):
+            self._go_on(entry, now)
+
+    def _go_on(self, entry: WorkerTask, now: float) -> None:
+        """A task has its pages, and what was here of their content: grant, pull or prefill."""
         if entry.source is not None:
             entry.stage = Stage.GRANTED
             granted = Granted(entry.task.id, self.worker, entry.kv_len, entry.move)
@@ -302,21 +319,13 @@ class Batcher:
             return
         self._state.prefill(entry)
 
-    def _restore(self, entry: WorkerTask) -> None:
-        slots, pages = entry.restored or ((), ())
-        self._state.offload()
-        if slots:
-            self._state.out.append(RestorePages(slots, pages))
-            self.holdings.host.dispatched()
-            self.holdings.name_full_pages(entry)
-
     def _part_from(self, worker: WorkerId) -> None:
         """A peer is gone: nothing will come from it, and nothing is to be kept for it."""
         self._state.out += self._state.departures.part_from(worker)
         for entry in list(self.holdings.tasks.values()):
             if entry.owner == worker:
                 self._state.cancel(entry.task.id)
-            elif entry.source == worker and entry.stage in (Stage.WAITING, Stage.GRANTED):
+            elif entry.source == worker and entry.stage in BEFORE_DECODE:
                 self._state.give_up(entry.task.id, "worker_lost")
 
     def _expire(self, now: float) -> None:
@@ -325,10 +334,14 @@ class Batcher:
         for entry in self._state.awaited.overdue(now):
             if entry.stage is Stage.PULLING:
                 self._state.prefill(entry)  # the rest of the history does not come: compute it
+            elif entry.stage is Stage.FETCHING:
+                self._fetches.give_up(entry)
+                self._go_on(entry, now)
             elif entry.stage is Stage.DECODE:
                 self._state.out += self._state.departures.abort(entry.task.id, "timeout")
             else:
                 self._state.give_up(entry.task.id, "transfer_failed")
+        self._fetches.ask()  # whoever was before others may be gone
 
     # ---- moves ---------------------------------------------------------------------------------
 

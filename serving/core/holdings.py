@@ -152,7 +152,8 @@ class Holdings:
         task.back_by = None
         if passed_over:
             self._decisions.about("order", task, "deadlines", {"passed_over": passed_over})
-        details = {"cached_len": task.kv_len, "pages": len(task.pages), "reserved": reserved}
+        cached_len = task.kv_len + len(task.on_host) * self.limits.page_size
+        details = {"cached_len": cached_len, "pages": len(task.pages), "reserved": reserved}
         self._decisions.about("admit", task, verdict.reason, details)
         return None
 
@@ -265,6 +266,19 @@ class Holdings:
         offloaded, self._offloaded = self._offloaded, []
         return offloaded
 
+    def fetch(self, task: WorkerTask, most: int) -> tuple[int, ...]:
+        """Return the host slots that a task fetches next, which may be used again behind that."""
+        names = [task.on_host.popleft() for _ in range(min(most, len(task.on_host)))]
+        slots = tuple(slot for _, slot in names)
+        self.host.dispatched(slots)
+        return slots
+
+    def leave_on_host(self, task: WorkerTask) -> None:
+        """A task fetches no more: what it has not asked for stays where it is, heads last."""
+        while task.on_host:
+            name, slot = task.on_host.pop()
+            self.host.put_back(name, slot, task.task.session)
+
     def tidy(self) -> None:
         """Forget idle sessions of which nothing is left, if they are many."""
         self.idle.tidy(self.pool.groups, self.host.groups)
@@ -300,6 +314,7 @@ class Holdings:
             self.pool.release(task.pages, task.task.session)
             self.idle.left(task.task.session, task.task.session_turns)
             task.pages = []
+        self.leave_on_host(task)
         self.close_slot(task)
         task.stage = Stage.GONE
         del self.tasks[task.task.id]
@@ -350,15 +365,12 @@ class Holdings:
         if isinstance(verdict, Defer):
             return verdict, reserved
         self.idle.returned(task.task.session)
-        host_slots = self._restoring.fetched(task, match, self.host)
+        task.on_host.extend(self._restoring.taken(task, match, self.host))
         task.pages = self.pool.take(match)
         task.pages += self.pool.allocate(self._room.missing(task, match)) or []
         task.kv_len = task.matched_len = match.cached_len
         task.named_pages = len(match.full)
-        if host_slots:
-            pages = task.pages[len(match.full) : len(match.full) + len(host_slots)]
-            task.restored = (host_slots, tuple(pages))
-            task.kv_len = (len(match.full) + len(host_slots)) * self.limits.page_size
+        task.asked_len = match.cached_len
         sampling = task.task.turn.sampling
         task.slot = self.rows.open(
             wants_logprobs=sampling.logprobs is not None,

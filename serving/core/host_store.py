@@ -2,13 +2,13 @@
 
 The accounting of offloaded pages (`--host-kv-gib`): slots hold page contents, names are those of
 core/prefix. What is fetched leaves, since it is in the pool again: so both together hold as much as
-they can. What has been here longest gives way. Holds no arrays, does no I/O, knows neither tasks
-nor the pool; the caller copies.
+they can. What has been here longest gives way, but for what is about to be fetched. Holds no
+arrays, does no I/O, knows neither tasks nor the pool; the caller copies.
 
 A slot is valid from the moment it is handed out, because copies of one worker run in the order they
 were dispatched (ARCHITECTURE.md): a fetch that is dispatched after the offer reads what it brought,
-and one dispatched before a later offer reads what was there before. So the slots of what is fetched
-are handed out again only once the caller has said that its fetch is dispatched.
+and one dispatched before a later offer reads what was there before. So the slots of what is taken
+out are handed out again only once the caller has said that its fetch is dispatched.
 """
 
 from collections import Counter, OrderedDict
@@ -32,7 +32,7 @@ class HostStore:
         self.changes = NameChanges()
         self._fresh = 0  # the first slot that was never handed out
         self._free: list[int] = []
-        self._fetched: list[int] = []  # by a fetch that is yet to be dispatched
+        self._taken: set[int] = set()  # for a fetch that is yet to be dispatched
         self._kept: OrderedDict[bytes, tuple[int, Group | None]] = OrderedDict()  # oldest first
         self._pages_of: Counter[Group] = Counter()
 
@@ -71,25 +71,36 @@ class HostStore:
         """Count how many of these pages are here in a row, from the first on."""
         return next((i for i, name in enumerate(names) if name not in self._kept), len(names))
 
-    def fetch(self, names: Sequence[bytes]) -> tuple[int, ...]:
-        """Take pages out that are here; their slots stay as they are until `dispatched`."""
-        slots = [self._take_out(name) for name in names]
-        self._fetched += slots
-        return tuple(slots)
+    def take(self, names: Sequence[bytes]) -> list[int]:
+        """Take pages out that are here; their slots stay as they are.
 
-    def dispatched(self) -> None:
-        """All that was taken out is on its way: its slots may be handed out again."""
-        self._free += self._fetched
-        self._fetched.clear()
+        Until they are `dispatched`, or the pages are `put_back`.
+        """
+        slots = [self._take_out(name) for name in names]
+        self._taken.update(slots)
+        return slots
+
+    def dispatched(self, slots: Collection[int]) -> None:
+        """What was taken out of these is on its way: they may be handed out again."""
+        self._taken.difference_update(slots)
+        self._free += slots
+
+    def put_back(self, name: bytes, slot: int, group: Group | None) -> None:
+        """A page that was taken out is not fetched: it is here again, unless another copy is."""
+        self._taken.remove(slot)
+        if name in self._kept:
+            self._free.append(slot)
+        else:
+            self._put(name, slot, group)
 
     def clear(self) -> None:
         """Forget all pages."""
         self._free += [self._take_out(name) for name in list(self._kept)]
 
     def check(self) -> None:
-        """Raise AssertionError unless every slot is free, being fetched, or holds one page."""
+        """Raise AssertionError unless every slot is free, taken, or holds one page."""
         held = [slot for slot, _ in self._kept.values()]
-        slots = sorted([*self._free, *self._fetched, *held])
+        slots = sorted([*self._free, *self._taken, *held])
         assert slots == list(range(self._fresh)), "a slot is lost or holds two pages"
         groups = Counter(group for _, group in self._kept.values() if group is not None)
         assert groups == self._pages_of, "pages are counted for who did not leave them"

@@ -86,14 +86,15 @@ class OffloadPages:
 
 
 @dataclass(frozen=True, slots=True)
-class RestorePages:
-    """Copy slots of host memory back into pages of the pool."""
+class FetchPages:
+    """Copy slots of host memory into a payload for this worker itself, as if a peer sent it."""
 
+    transfer: TransferId
+    task: TaskId
     host_slots: tuple[int, ...]
-    pages: tuple[int, ...]
 
 
-Command = LoadSlot | SendPages | ReceivePages | DropTransfer | OffloadPages | RestorePages
+Command = LoadSlot | SendPages | ReceivePages | DropTransfer | OffloadPages | FetchPages
 
 
 # What is made anew for every step is a NamedTuple: a frozen dataclass takes four times as long.

@@ -1,5 +1,6 @@
 """How long would it take to have a task's KV again? Computed, or fetched from host memory."""
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from serving.core.host_store import HostStore
@@ -51,11 +52,12 @@ class Restoring:
         """
         return self._link.seconds(tokens * self._costs.kv_bytes_per_token)
 
-    def fetched(self, task: WorkerTask, match: Match, host: HostStore) -> tuple[int, ...]:
+    def taken(self, task: WorkerTask, match: Match, host: HostStore) -> Iterable[tuple[bytes, int]]:
         """Take a prompt's next pages out of host memory, if to fetch them beats computing them.
 
-        `match` is what the pool has. A part-filled page of the pool stands in the way: it is there
-        without any copying.
+        Returns their names and slots.
+
+        `match` is what the pool has.
         """
         found = self._found(task, match, host)
         if found is None:
@@ -67,8 +69,11 @@ class Restoring:
             "compute_s": found.compute_s,
         }
         self._decisions.about("restore", task, reason, details)
+        if not found.is_fetched:
+            return ()
         first = len(match.full) + 1
-        return host.fetch(task.names[first : first + found.pages]) if found.is_fetched else ()
+        names = task.names[first : first + found.pages]
+        return zip(names, host.take(names), strict=True)
 
     def prefill_s(self, task: WorkerTask, match: Match, host: HostStore) -> float:
         """Predict how long a task's prompt takes here, with what would be fetched for it."""
@@ -80,8 +85,11 @@ class Restoring:
         return fetch_s + self._costs.prefill(len(task.tokens) - cached_len, cached_len).seconds
 
     def _found(self, task: WorkerTask, match: Match, host: HostStore) -> _Found | None:
-        """Look for what follows a match in host memory; None if there is nothing."""
-        if not len(host) or not task.may_reuse or match.tail is not None:
+        """Look for what follows a match in host memory; None if there is nothing.
+
+        A part-filled page of the pool stands in the way, and a row that moves brings all it has.
+        """
+        if not len(host) or not task.may_reuse or match.tail is not None or task.move is not None:
             return None
         last = (len(task.tokens) - 1) // self._page_size
         pages = host.find(task.names[len(match.full) + 1 : last + 1])

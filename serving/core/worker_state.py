@@ -123,7 +123,8 @@ class WorkerState:
         self.holdings.check()
         waiting = 0
         for entry in self.holdings.tasks.values():
-            waits = entry.stage is Stage.PULLING or entry.task.id in self.departures
+            waits = entry.stage in (Stage.PULLING, Stage.FETCHING)
+            waits |= entry.task.id in self.departures
             waits |= entry.stage is Stage.GRANTED and entry.move is not None
             waits |= entry.stage is Stage.SENDING and entry.unannounced is None
             assert waits == (entry in self.awaited), f"{entry.task.id}: {entry.stage} and {waits}"

@@ -2,12 +2,14 @@
 
 Stages, and what moves a task on:
 
-    prefilled here, decoded here      WAITING -> PREFILL -> DECODE -> GONE
+    prefilled here, decoded here      WAITING -> FETCHING? -> PREFILL -> DECODE -> GONE
+                                      (admitted)  (pages came from host memory)
     prefilled here, decoded elsewhere EXPECTING -> WAITING -> PULLING? -> PREFILL -> SENDING -> GONE
                                       (granted)  (admitted)  (pages came)  (last chunk)  (acks)
     prefilled elsewhere, decoded here WAITING -> GRANTED -> DECODE -> GONE
                                       (admitted)  (last pages and first token came)
     moved here                        GRANTED -> DECODE -> GONE
+    (a prefill for others, and one for which others prefill, may have to fetch first as well)
     moved away                        DECODE -> SENDING -> GONE
                                       (stopped, last pages sent)  (acks)
 
@@ -23,12 +25,13 @@ Positions of the tokens:  [0 .. matched_len .. sound_len .. kv_len .. len(tokens
 it was admitted itself (seconds), `kept_out` whether it waited for the rows' pace before. Unless it
 `waits` it is admitted at once or never. `back_by` is set while a reply under way waits with time to
 spare: then it has to be started (seconds). It decodes here `since` that time, when it had so many
-reply tokens. `restored` are the host slots, and the pages to copy them into, that its admission
-found beyond the pool's own.
+reply tokens. `on_host` are the names and host slots of pages that its admission found beyond the
+pool's own and that are yet to be asked for, `asked_len` up to where they have been.
 `forecast` is the last reading of the length head, `stated` the 90 % quantiles that workers where
 it decoded have stated.
 """
 
+from collections import deque
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from math import inf
@@ -45,6 +48,7 @@ class Stage(Enum):
 
     EXPECTING = auto()
     WAITING = auto()
+    FETCHING = auto()
     PULLING = auto()
     PREFILL = auto()
     SENDING = auto()
@@ -90,7 +94,8 @@ class WorkerTask:
     back_by: float | None = None
     started_at: float = 0.0
     since: tuple[float, int] = (0.0, 0)
-    restored: tuple[tuple[int, ...], tuple[int, ...]] | None = None
+    on_host: deque[tuple[bytes, int]] = field(default_factory=deque[tuple[bytes, int]])
+    asked_len: int = 0
     held_len: int = 0
     sent_pages: int = 0
     move: int | None = None

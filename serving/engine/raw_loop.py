@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving.core.plan import Chunk, DecodeRows, LoadSlot, StepPlan
+from serving.engine.executor_protocol import Executor
 from serving.engine.programs import ExecutorSizes
-from serving.engine.worker import Executor
 from serving.messages import TaskId
 from serving.request import GREEDY, TurnId
 

@@ -16,22 +16,23 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from threading import Condition, Lock, Thread
-from typing import Any, NamedTuple, Protocol, assert_never, runtime_checkable
+from typing import Any, NamedTuple, assert_never
 
 from serving.core.batcher import MAX_LAUNCHED, Batcher
 from serving.core.plan import (
     DropTransfer,
+    FetchPages,
     Launch,
     LoadSlot,
     OffloadPages,
     Output,
     ReceivePages,
-    RestorePages,
     SendPages,
     StepPlan,
-    StepResult,
 )
 from serving.engine.connectors.connector import Connector, Payload
+from serving.engine.executor_protocol import Executor
+from serving.engine.from_host import FromHost
 from serving.messages import (
     Decision,
     Event,
@@ -50,51 +51,6 @@ from serving.messages import (
 LOG = logging.getLogger(__name__)
 REPORT_EVERY_S = 0.02
 POLL_S = 1e-4  # how late the end of a step may be seen while a row is about to arrive
-
-
-@runtime_checkable
-class Executor(Protocol):
-    """What a worker needs from its mesh. Effects happen in call order; only `collect` blocks."""
-
-    def load_slot(self, load: LoadSlot) -> None:
-        """Prepare a slot for a new row."""
-        ...
-
-    def launch(self, plan: StepPlan) -> Any:
-        """Dispatch a step; returns what `collect` needs."""
-        ...
-
-    def has_run(self, pending: Any) -> bool:
-        """Say whether `collect` would return at once."""
-        ...
-
-    def collect(self, pending: Any) -> StepResult:
-        """Wait for a step and return what it sampled."""
-        ...
-
-    def offload(self, pages: Sequence[int], host_slots: Sequence[int]) -> None:
-        """Copy pages to slots of host memory."""
-        ...
-
-    def restore(self, host_slots: Sequence[int], pages: Sequence[int]) -> None:
-        """Copy slots of host memory back into pages."""
-        ...
-
-    def gather(self, pages: Sequence[int]) -> Any:
-        """Copy pages into one new array."""
-        ...
-
-    def scatter(self, payload: Any, pages: Sequence[int]) -> None:
-        """Write pages that `gather` copied, here or on another mesh."""
-        ...
-
-    def read_trace(self, slot: int) -> Any:
-        """Copy what the length head remembers of a slot's row; None if it remembers nothing."""
-        ...
-
-    def write_trace(self, slot: int, trace: Any) -> None:
-        """Give a slot what `read_trace` copied, here or on another mesh."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +101,8 @@ class Worker:
         self._lost = False
         self._owes_since: float | None = None
         self._launched: deque[tuple[StepPlan, Any]] = deque()
-        self._arrived: dict[TransferId, Payload] = {}  # taken, not yet written
+        self._from_host = FromHost(self.id)
+        self._arrived: dict[TransferId, Any] = {}  # taken, not yet written
         self._unannounced: set[TransferId] = set()  # sent, and their receivers not told yet
         self._report: LoadReport = batcher.report()
         self._reported_at = clock()
@@ -175,12 +132,14 @@ class Worker:
         The last ones of a row that moves are few: once they are computed it waits for their copy
         itself, because a thread that does would hold up the row for longer.
         """
-        if isinstance(message, PagesReady):
+        if not isinstance(message, PagesReady):
+            self._put(message)
+        elif message.transfer.sender == self.id:
+            self._from_host.when_here(message.transfer, lambda: self._put(message))
+        else:
             self._connector.when_here(
                 message.transfer, lambda: self._put(message), computed=_lets_go(message)
             )
-        else:
-            self._put(message)
 
     def _put(self, message: WorkerMessage) -> None:
         with self._wake:
@@ -314,9 +273,7 @@ class Worker:
                     self._executor.load_slot(output)
                 case OffloadPages(pages, slots):
                     self._executor.offload(pages, slots)
-                case RestorePages(slots, pages):
-                    self._executor.restore(slots, pages)
-                case SendPages() | ReceivePages() | DropTransfer():
+                case FetchPages() | SendPages() | ReceivePages() | DropTransfer():
                     todo.extend(self._move(output, leaving))
                 case _:
                     leaving.append(output)
@@ -338,19 +295,27 @@ class Worker:
         """
         if not isinstance(message, PagesReady):
             return message
+        own = message.transfer.sender == self.id
         try:
-            self._arrived[message.transfer] = self._connector.take(message.transfer)
+            taken = (self._from_host if own else self._connector).take(message.transfer)
+            self._arrived[message.transfer] = taken
         except (RuntimeError, KeyError) as error:
             return TransferFailed(message.task, message.transfer, str(error))
         return message
 
     def _move(
         self,
-        command: SendPages | ReceivePages | DropTransfer,
+        command: FetchPages | SendPages | ReceivePages | DropTransfer,
         leaving: list[Leaving],
     ) -> list[Output]:
-        """Move pages. A send that fails ends the task's attempt, not the worker."""
+        """Move pages. A copy that fails ends the task's attempt, not the worker."""
         match command:
+            case FetchPages(transfer, task, slots):
+                try:
+                    self._from_host.add(transfer, self._executor.fetch(slots))
+                except (RuntimeError, KeyError) as error:
+                    failed = TransferFailed(task, transfer, str(error))
+                    return self.batcher.on(failed, self._clock())
             case SendPages(transfer, task, pages, to, slot):
                 self._unannounced.add(transfer)
                 try:
@@ -363,17 +328,23 @@ class Worker:
                     return self.batcher.on(failed, self._clock())
                 leaving.append(Moved(self.id, to, moved))
             case ReceivePages(transfer, _, pages, slot):
-                payload = self._arrived.pop(transfer)
-                self._executor.scatter(payload.pages, pages)
-                if slot is not None and payload.trace is not None:
-                    self._executor.write_trace(slot, payload.trace)
+                self._write(self._arrived.pop(transfer), pages, slot)
             case DropTransfer(transfer):
                 self._arrived.pop(transfer, None)
                 self._unannounced.discard(transfer)
-                self._connector.drop(transfer)
+                (self._from_host if transfer.sender == self.id else self._connector).drop(transfer)
             case _:
                 assert_never(command)
         return []
+
+    def _write(self, arrived: Any, pages: Sequence[int], slot: int | None) -> None:
+        """Write what has come from another worker, or from host memory."""
+        if not isinstance(arrived, Payload):
+            self._executor.write(arrived, pages)
+            return
+        self._executor.scatter(arrived.pages, pages)
+        if slot is not None and arrived.trace is not None:
+            self._executor.write_trace(slot, arrived.trace)
 
 
 def _announced(leaving: Sequence[Leaving]) -> list[TransferId]:

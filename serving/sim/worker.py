@@ -15,12 +15,12 @@ from typing import NamedTuple, Protocol
 from serving.core.batcher import Batcher
 from serving.core.plan import (
     DropTransfer,
+    FetchPages,
     Launch,
     LoadSlot,
     OffloadPages,
     Output,
     ReceivePages,
-    RestorePages,
     SendPages,
     StepPlan,
     StepResult,
@@ -110,7 +110,7 @@ class SimWorker:
         self._awaited: Moment | None = None  # the end of a step that is on the agenda
         self._stretch: Stretch | None = None
         self.reports_at = inf
-        self._device_free = 0.0
+        self._device_free = self._host_free = 0.0
         self._waits_for_step = False
         self._arrivals: dict[TransferId, float] = {}
         self._last_arrival: dict[WorkerId, float] = {}
@@ -239,8 +239,8 @@ class SimWorker:
                     self._arrivals[transfer] = self._links.send(
                         self.id, to, num_bytes, ready=ready, now=now
                     )
-                case RestorePages(slots, _):
-                    self._copy_from_host(len(slots))
+                case FetchPages(transfer, _, slots):
+                    self._arrivals[transfer] = self._fetch(len(slots))
                 case ReceivePages() | OffloadPages():
                     pass  # a copy within the device's memory, or one that nothing waits for
                 case DropTransfer(transfer):
@@ -257,9 +257,11 @@ class SimWorker:
         self.busy_s += seconds
         self._launched.append(_Step(plan, result, self._agenda.moment(self._device_free)))
 
-    def _copy_from_host(self, pages: int) -> None:
-        seconds = self._host_link.seconds(pages * self._page_bytes)
-        self._device_free = max(self._agenda.now, self._device_free) + seconds
+    def _fetch(self, pages: int) -> float:
+        """Return when pages from host memory are here: one payload comes behind the other."""
+        seconds = pages * self._page_bytes / self._host_link.bytes_per_s
+        self._host_free = max(self._agenda.now, self._host_free) + seconds
+        return self._host_free + self._host_link.latency_s
 
     def _arrival(self, to: WorkerId, transfer: TransferId) -> float:
         """Return when announced pages are there; batches to one worker come in their order."""

@@ -16,10 +16,10 @@ from serving.core.plan import (
     Chunk,
     Command,
     DropTransfer,
+    FetchPages,
     LoadSlot,
     OffloadPages,
     ReceivePages,
-    RestorePages,
     SendPages,
     StepPlan,
     StepResult,
@@ -127,10 +127,10 @@ class FakeExecutor:
                 for page, slot in zip(pages, host_slots, strict=True):
                     assert POISON not in self.kv[page], "a page is offloaded after it was freed"
                     self.host[slot] = list(self.kv[page])
-            case RestorePages(host_slots, pages):
-                # Tasks admitted behind it may share the pages by now, or have evicted them.
-                for slot, page in zip(host_slots, pages, strict=True):
-                    self.kv[page] = list(self.host[slot])
+            case FetchPages(transfer, _, host_slots):
+                # What is fetched is here no more, and the slot perhaps somebody else's by now.
+                copies = [self.host.pop(slot) for slot in host_slots]
+                self.connector.put(transfer, self.worker, copies, None)
 
     def _send(self, send: SendPages) -> None:
         assert send.pages, "an empty transfer"

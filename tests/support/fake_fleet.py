@@ -17,12 +17,12 @@ from serving.core.batcher import Batcher
 from serving.core.booked import NOTHING
 from serving.core.plan import (
     DropTransfer,
+    FetchPages,
     Launch,
     LoadSlot,
     OffloadPages,
     Output,
     ReceivePages,
-    RestorePages,
     SendPages,
     StepPlan,
     StepResult,
@@ -287,7 +287,7 @@ class FakeFleet:
                     worker.launched.append((plan, worker.executor.launch(plan)))
                 case SendPages():
                     todo.extend(self._send(worker, output))
-                case LoadSlot() | ReceivePages() | DropTransfer() | OffloadPages() | RestorePages():
+                case LoadSlot() | ReceivePages() | DropTransfer() | OffloadPages() | FetchPages():
                     worker.executor.execute(output)
                 case ToWorker(to, message):
                     lost = isinstance(message, Ack) and self.lose_ack(message)

@@ -14,7 +14,8 @@ from serving.core.limits import BatcherLimits
 from serving.core.rules import CoordinatorLimits, CoordinatorRules
 from serving.core.sessions import Sessions
 from serving.engine.connectors.in_process import InProcessConnector
-from serving.engine.worker import Executor, Leaving, Moved, Worker
+from serving.engine.executor_protocol import Executor
+from serving.engine.worker import Leaving, Moved, Worker
 from serving.messages import (
     Arrived,
     Cancelled,

@@ -218,7 +218,8 @@ def weighed(worker: Worker, took_s: float) -> tuple[float, float]:
     run("first", range(16))
     for i in range(9):
         run(str(i), range(100 * i + 100, 100 * i + 108))
-    run("again", range(18))
+    worker.on(prefill(task("again", range(18), max_tokens=1), None))
+    worker.step()
     (restore,) = (one for one in worker.decisions if one.kind == "restore")
     tokens, compute_s = restore.details["tokens"], restore.details["compute_s"]
     assert isinstance(tokens, int)

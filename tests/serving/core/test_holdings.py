@@ -170,12 +170,17 @@ def test_a_prompt_that_returns_takes_its_pages_back():
     crowded(kept)
     held = dict(kept.host._kept)
     entry = admitted(kept, "b", [*range(12), 7])
-    assert entry.restored is not None
-    slots, pages = entry.restored
-    assert list(slots) == [held[name][0] for name in entry.names[1:4]]
-    assert list(pages) == entry.pages[:3]
-    assert (entry.kv_len, entry.matched_len) == (12, 0)
+    kept.take_offloaded()
+    expected = [(name, held[name][0]) for name in entry.names[1:4]]
+    assert list(entry.on_host) == expected
+    assert (entry.kv_len, entry.asked_len) == (0, 0)
     assert not kept.host.find(entry.names[1:4]), "what is fetched leaves"
+    assert kept.fetch(entry, 2) == tuple(slot for _, slot in expected[:2])
+    kept.check()
+    entry.stage = Stage.FETCHING
+    kept.retire(entry)
+    assert kept.host.find(entry.names[3:4]) == 1, "what it has not asked for stays"
+    kept.check()
 
 
 def test_pages_that_are_still_in_the_pool_are_not_copied():
@@ -184,23 +189,22 @@ def test_pages_that_are_still_in_the_pool_are_not_copied():
     computed(kept, admitted(kept, "b", range(5)))  # its first page is held
     kept.take_offloaded()
     entry = admitted(kept, "c", [*range(12), 7])
-    assert entry.restored is not None
-    assert list(entry.restored[1]) == entry.pages[1:3]
-    assert entry.kv_len == 12
+    assert [name for name, _ in entry.on_host] == entry.names[2:4]
+    assert (entry.kv_len, entry.asked_len) == (4, 4)
 
 
 def test_the_last_token_of_a_prompt_on_the_host_is_computed():
     kept = holdings(host_pages=20)
     crowded(kept)
     entry = admitted(kept, "b", range(12))
-    assert entry.kv_len == 8
+    assert len(entry.on_host) == 2
 
 
 def test_a_prompt_that_is_scored_is_run_as_a_whole():
     kept = holdings(host_pages=20)
     crowded(kept)
     entry = admitted(kept, "b", [*range(12), 7], prompt_logprobs=0)
-    assert (entry.kv_len, entry.restored) == (0, None)
+    assert (entry.kv_len, len(entry.on_host)) == (0, 0)
 
 
 def test_what_is_fetched_is_no_work_for_the_queue():
@@ -220,7 +224,7 @@ def test_when_caches_are_dropped_host_memory_is_too():
     crowded(kept)
     kept.drop_cached()
     assert (kept.pool.num_cached, len(kept.host)) == (0, 0)
-    assert admitted(kept, "b", [*range(12), 7]).restored is None
+    assert not admitted(kept, "b", [*range(12), 7]).on_host
 
 
 def test_who_has_pages_in_host_memory_is_still_awaited():
@@ -239,11 +243,12 @@ def test_slots_about_to_be_fetched_do_not_give_way_to_what_is_evicted_for_it():
     crowded(kept)
     cached = kept.pool.num_cached
     entry = admitted(kept, "b", [*range(12), 7])
-    assert entry.restored is not None
     assert cached - kept.pool.num_cached == 4, "it takes pages of the other one"
     assert kept.take_offloaded() == []
-    kept.host.dispatched()
-    assert kept.host.offer(b"next", None) in entry.restored[0]
+    assert kept.host.offer(b"next", None) is None
+    slots = kept.fetch(entry, 3)
+    assert len(slots) == 3
+    assert kept.host.offer(b"next", None) in slots
 
 
 # ---- what is told of it -------------------------------------------------------------------------

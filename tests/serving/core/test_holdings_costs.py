@@ -85,15 +85,14 @@ def test_what_a_stopped_row_leaves_goes_to_the_host_and_comes_back():
     for gone in (crowd, small):
         kept.retire(gone)
     again = admitted(kept, "again", [*range(100, 116), 7], forecast=0)
-    assert again.restored is not None
-    assert again.kv_len == 16
+    assert len(again.on_host) == 4
 
 
 def test_what_is_faster_computed_is_not_fetched():
     slow = replace(batcher_rules(), host_link=replace(batcher_rules().host_link, latency_s=1.0))
     kept = holdings(slow, host_pages=20)
     crowded(kept)
-    assert admitted(kept, "b", [*range(12), 7]).restored is None
+    assert not admitted(kept, "b", [*range(12), 7]).on_host
 
 
 def test_what_is_faster_computed_is_said_by_the_costs_that_are_corrected():
@@ -102,7 +101,7 @@ def test_what_is_faster_computed_is_said_by_the_costs_that_are_corrected():
     for costs, fetched in ((None, True), (corrected({12: 0.5}), False)):
         kept = holdings(rules, costs, host_pages=20)
         crowded(kept)
-        assert (admitted(kept, "b", [*range(12), 7]).restored is not None) == fetched
+        assert bool(admitted(kept, "b", [*range(12), 7]).on_host) == fetched
 
 
 def test_who_is_in_time_only_if_it_goes_first_is_said_by_the_costs_that_are_corrected():

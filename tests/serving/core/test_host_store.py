@@ -56,14 +56,26 @@ def test_a_prompt_longer_than_the_store_keeps_its_head():
     assert held(store, "abcde") == "abc"
 
 
-def test_what_is_fetched_leaves_and_its_slots_are_free_once_that_is_dispatched():
+def test_what_is_taken_leaves_and_its_slots_are_free_once_its_fetch_is_dispatched():
     store = filled("abc")
-    assert store.fetch(names("ab")) == (0, 1)
+    assert store.take(names("ab")) == [0, 1]
     assert held(store, "abc") == "c"
     assert store.offer(name("d"), None) == 2, "c gives way, although two slots are about to be free"
-    store.dispatched()
+    store.dispatched([0, 1])
     assert {store.offer(n, None) for n in names("ef")} == {0, 1}
     assert held(store, "abcdef") == "def"
+
+
+def test_what_is_not_fetched_after_all_is_here_again_once():
+    store = filled("abc", capacity=4)
+    a, b = store.take(names("ab"))
+    assert store.offer(name("b"), "another") == 3
+    store.put_back(name("b"), b, "one")
+    store.put_back(name("a"), a, "one")
+    assert held(store, "abc") == "abc"
+    assert set(store.groups) == {"another", "one"}
+    assert store.offer(name("d"), None) == b
+    store.check()
 
 
 def test_all_that_is_cleared_is_gone_and_its_slots_are_free():
@@ -102,49 +114,71 @@ def test_check_sees_a_slot_that_was_given_twice():
 LETTERS = st.sampled_from("abcdef")
 
 
+class Model:
+    """What a list would do: letters with slot and group, what has been here longest first."""
+
+    def __init__(self, capacity: int) -> None:
+        self.store = HostStore(capacity=capacity)
+        self.capacity = capacity
+        self.kept: dict[str, tuple[int, str | None]] = {}
+        self.taken: dict[str, int] = {}
+
+    def offer(self, letter: str, group: str | None) -> None:
+        if letter in self.taken:
+            return  # a task is about to have it: nobody can leave it
+        slot = self.store.offer(name(letter), group)
+        assert (slot is None) == (letter in self.kept or len(self.taken) == self.capacity)
+        assert slot not in self.taken.values()
+        if letter in self.kept:
+            self.kept[letter] = self.kept.pop(letter)[0], group
+        elif slot is not None:
+            if len(self.kept) + len(self.taken) == self.capacity:
+                del self.kept[next(iter(self.kept))]
+            self.kept[letter] = slot, group
+
+    def take(self, letters: str, _: None) -> None:
+        run = letters[: self.store.find(names(letters))]
+        assert set(run) <= self.kept.keys()
+        assert not set(letters[len(run) : len(run) + 1]) & self.kept.keys()
+        slots = [self.kept.pop(letter)[0] for letter in run]
+        assert self.store.take(names(run)) == slots
+        self.taken |= dict(zip(run, slots, strict=True))
+
+    def dispatched(self, *_: None) -> None:
+        self.store.dispatched(self.taken.values())
+        self.taken.clear()
+
+    def put_back(self, *_: None) -> None:
+        for letter, slot in self.taken.items():
+            self.store.put_back(name(letter), slot, "back")
+            self.kept[letter] = slot, "back"
+        self.taken.clear()
+
+    def clear(self, *_: None) -> None:
+        self.store.clear()
+        self.kept.clear()
+
+
 @given(
     st.integers(0, 4),
     st.lists(
         st.one_of(
             st.tuples(st.just("offer"), LETTERS, st.sampled_from([None, "one", "two"])),
-            st.tuples(st.just("fetch"), st.permutations("abcdef").map("".join), st.none()),
-            st.tuples(st.sampled_from(["dispatched", "clear"]), st.none(), st.none()),
+            st.tuples(st.just("take"), st.permutations("abcdef").map("".join), st.none()),
+            st.tuples(st.sampled_from(["dispatched", "put_back", "clear"]), st.none(), st.none()),
         ),
         max_size=30,
     ),
 )
 def test_it_holds_what_a_list_holds(capacity, acts):
-    store = HostStore(capacity=capacity)
-    kept: dict[str, tuple[int, str | None]] = {}  # slot and group, longest here first
-    fetched: set[int] = set()
-    known: set[bytes] = set()
+    model, known = Model(capacity), set[bytes]()
     for act, what, group in acts:
-        if act == "offer":
-            slot = store.offer(name(what), group)
-            assert (slot is None) == (what in kept or len(fetched) == capacity)
-            assert slot not in fetched
-            if what in kept:
-                kept[what] = kept.pop(what)[0], group
-            elif slot is not None:
-                if len(kept) + len(fetched) == capacity:
-                    del kept[next(iter(kept))]
-                kept[what] = slot, group
-        elif act == "fetch":
-            run = what[: store.find(names(what))]
-            assert set(run) <= kept.keys()
-            assert not set(what[len(run) : len(run) + 1]) & kept.keys()
-            assert store.fetch(names(run)) == tuple(kept.pop(letter)[0] for letter in run)
-            fetched = {slot for slot in range(capacity) if slot in store._fetched}
-        elif act == "dispatched":
-            store.dispatched()
-            fetched.clear()
-        else:
-            store.clear()
-            kept.clear()
-        store.check()
-        assert held(store, "abcdef") == "".join(sorted(kept))
+        getattr(model, act)(what, group)
+        model.store.check()
+        kept = model.kept
+        assert held(model.store, "abcdef") == "".join(sorted(kept))
         assert len({slot for slot, _ in kept.values()}) == len(kept), "two pages share a slot"
-        assert set(store.groups) == {group for _, group in kept.values()} - {None}
-        added, removed = store.changes.take()
+        assert set(model.store.groups) == {group for _, group in kept.values()} - {None}
+        added, removed = model.store.changes.take()
         known = (known | set(added)) - set(removed)
         assert known == {name(letter) for letter in kept}

@@ -7,6 +7,7 @@ far as it came, and nobody holds anything.
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
@@ -48,9 +49,9 @@ def pull() -> FakeFleet:
     return fleet
 
 
-def restore() -> FakeFleet:
+def fetch(shape: Shape = COLOCATED) -> FakeFleet:
     """The history of the turn has gone from its owner's pool to the owner's host memory."""
-    fleet = FakeFleet(replace(COLOCATED, num_pages=17, host_pages=30))
+    fleet = FakeFleet(replace(shape, num_pages=17, host_pages=30))
     fleet.run()
     first = fleet.submit(make_turn("first", range(20), max_tokens=9, session="s"))
     fleet.run()
@@ -82,11 +83,6 @@ def leaving(fleet: FakeFleet) -> bool:
     return len(fleet.workers[D0].batcher.departures) > 0
 
 
-def restored(fleet: FakeFleet) -> bool:
-    tasks = fleet.workers[D0].batcher.holdings.tasks.values()
-    return any(task.restored for task in tasks)
-
-
 def stopped(fleet: FakeFleet) -> bool:
     """The row leaves and is in no step to come; what it sampled last is not known yet."""
     batcher = fleet.workers[D0].batcher
@@ -108,8 +104,11 @@ STAGES: dict[str, tuple[Callable[[], FakeFleet], Callable[[FakeFleet], bool]]] =
     "pull-pulling": (pull, at(P0, Stage.PULLING)),
     "pull-prefill": (pull, at(P0, Stage.PREFILL)),
     "pull-sending": (pull, at(P0, Stage.SENDING)),
-    "restore-prefill": (restore, restored),
-    "restore-decode": (restore, at(D0, Stage.DECODE)),
+    "fetch-fetching": (fetch, at(D0, Stage.FETCHING)),
+    "fetch-prefill": (fetch, at(D0, Stage.PREFILL)),
+    "fetch-decode": (fetch, at(D0, Stage.DECODE)),
+    "fetch-remote-fetching": (partial(fetch, REMOTE), at(D0, Stage.FETCHING)),
+    "fetch-remote-granted": (partial(fetch, REMOTE), at(D0, Stage.GRANTED)),
     "move-asked": (move, leaving),
     "move-granted": (move, at(D1, Stage.GRANTED)),
     "move-stopped": (move, stopped),

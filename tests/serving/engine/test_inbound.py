@@ -73,7 +73,10 @@ class Device:
     def offload(self, pages: Sequence[int], host_slots: Sequence[int]) -> None:
         raise AssertionError("no page leaves")
 
-    def restore(self, host_slots: Sequence[int], pages: Sequence[int]) -> None:
+    def fetch(self, host_slots: Sequence[int]) -> Any:
+        raise AssertionError("no page leaves")
+
+    def write(self, fetched: Any, pages: Sequence[int]) -> None:
         raise AssertionError("no page leaves")
 
 

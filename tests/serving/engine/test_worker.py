@@ -66,7 +66,10 @@ class Device:
     def offload(self, pages: Sequence[int], host_slots: Sequence[int]) -> None:
         raise AssertionError("nothing is kept on the host")
 
-    def restore(self, host_slots: Sequence[int], pages: Sequence[int]) -> None:
+    def fetch(self, host_slots: Sequence[int]) -> Any:
+        raise AssertionError("nothing is kept on the host")
+
+    def write(self, fetched: Any, pages: Sequence[int]) -> None:
         raise AssertionError("nothing is kept on the host")
 
     def gather(self, pages: Sequence[int]) -> tuple[int, ...]:
