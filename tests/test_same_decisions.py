@@ -107,7 +107,7 @@ class Scripted:
         self.load_slot = real.load_slot
         self.gather, self.scatter = real.gather, real.scatter
         self.read_trace, self.write_trace = real.read_trace, real.write_trace
-        self.offload, self.restore = real.offload, real.restore
+        self.offload, self.fetch, self.write = real.offload, real.fetch, real.write
 
     def has_run(self, pending) -> bool:
         return True
