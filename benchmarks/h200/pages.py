@@ -16,7 +16,7 @@ from benchmarks.h200.rig import PAGE_SIZE, Rig
 from benchmarks.h200.timing import timed
 from serving.engine.buckets import Buckets
 from serving.engine.executor import JaxExecutor
-from serving.engine.programs import ExecutorSizes, page_bytes
+from serving.engine.programs import ExecutorSizes, Moves, page_bytes
 
 
 def _jobs(rig: Rig) -> Mapping[str, Job]:
@@ -35,7 +35,7 @@ def _executor(rig: Rig) -> JaxExecutor:
         max_chunk_tokens=1,
         max_chunk_rows=1,
     )
-    return rig.executor(sizes, Buckets((), rig.scale.pages))
+    return rig.executor(sizes, Buckets((), rig.scale.pages), moves=Moves.TO_HOST)
 
 
 def _summary(rig: Rig, points: Points) -> dict[str, Any]:

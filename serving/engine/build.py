@@ -48,7 +48,7 @@ from serving.engine.executor import JaxExecutor
 from serving.engine.length_head import AUTO, NONE, LengthHead, NoHead, find_length_head
 from serving.engine.meshes import WorkerMesh, make_meshes
 from serving.engine.probe import Probe
-from serving.engine.programs import ExecutorSizes, Site, page_bytes
+from serving.engine.programs import ExecutorSizes, Moves, Site, page_bytes
 from serving.engine.room import MEMINFO, Room, check_host, free_host_bytes, settle_pages
 from serving.engine.warm_times import warm_times
 from serving.engine.worker import Post, WarmWorker, Worker
@@ -289,12 +289,14 @@ def _executor(
         params = apart(params)
     config = deployment.config
     role = Role.BOTH if config.mesh.flexible_roles else mesh.role
-    moves = len(name_workers(config.mesh)) > 1
+    moves = Moves.NOWHERE if len(name_workers(config.mesh)) == 1 else Moves.TO_WORKERS
+    if limits.host_pages > 0:
+        moves = Moves.TO_HOST
     return JaxExecutor(
         params,
         site,
         role,
-        moves_pages=moves or limits.host_pages > 0,
+        moves=moves,
         head_weights=head.weights if isinstance(head, LengthHead) else None,
         grammars=grammars,
     )

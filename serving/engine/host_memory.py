@@ -1,44 +1,84 @@
-"""Where do KV pages lie that have left a worker's device? In host arrays, by slot.
+"""Where do KV pages lie that have left a worker's device? One array for each, by slot.
 
-Copies start when they are asked for and are read later: `keep` returns at once, and the device
-array behind it lives until its content has arrived. One thread uses it.
+In page-locked memory, to and from which a device copies by itself. Copies start when they are asked
+for, and what is queued behind them waits on the devices alone. An array a page, so that its memory
+is free as soon as its slot is overwritten or taken. Where JAX has no such memory for a platform,
+pages lie in NumPy arrays. One thread uses it. Knows no pool.
 """
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import NamedSharding
 from numpy.typing import NDArray
 
-MAX_PENDING = 4
-"""Copies that may be on their way before the oldest is waited for: each holds device memory."""
+LOG = logging.getLogger(__name__)
+
+PAGE_LOCKED = "pinned_host"
+"""JAX's name of the kind of memory."""
+MAX_MOVING = 256
+"""Pages that may be on their way before the oldest is waited for: each holds device memory."""
 
 
 class HostMemory:
-    """Pages [L, 2, K, page_size, H] in host slots; a slot keeps what was put there last."""
+    """Pages [L, ...] in host slots; a slot keeps what was put there last, until it is taken."""
 
-    def __init__(self) -> None:
-        """Start empty; memory is taken as slots are used."""
-        self._pages: dict[int, NDArray[Any]] = {}
-        self._pending: list[tuple[jax.Array, tuple[int, ...]]] = []
+    def __init__(self, sharding: NamedSharding) -> None:
+        """Start empty; memory is taken as slots are used. `sharding`: of one page on its devices.
 
-    def keep(self, payload: jax.Array, slots: Sequence[int]) -> None:
-        """Copy the first pages of a payload [L, n, 2, K, page_size, H] into slots."""
-        payload.copy_to_host_async()
-        self._pending.append((payload, tuple(slots)))
-        if len(self._pending) > MAX_PENDING:
-            self._settle(1)
+        Says in the log if they have no page-locked memory.
+        """
+        self._there = sharding
+        self._locked: NamedSharding | None = None
+        if _addresses_locked(sharding):
+            self._locked = sharding.with_memory_kind(PAGE_LOCKED)
+        else:
+            platform = next(iter(sharding.device_set)).platform
+            LOG.warning("JAX has no page-locked memory for %s: slower ways to the host", platform)
+        self._arriving: dict[int, jax.Array] = {}  # slots whose copies may be on their way
+        self._pages: dict[int, jax.Array | NDArray[Any]] = {}
 
-    def stack(self, slots: Sequence[int]) -> NDArray[Any]:
-        """Return the pages of slots as one payload. Raises KeyError for a slot never kept."""
-        self._settle(len(self._pending))
-        return np.stack([self._pages[slot] for slot in slots], axis=1)
+    def __len__(self) -> int:
+        """Count the slots that keep a page."""
+        return len(self._arriving) + len(self._pages)
 
-    def _settle(self, count: int) -> None:
-        """Take the oldest copies in. Each page is copied out, or it would keep all its payload."""
-        for payload, slots in self._pending[:count]:
-            arrived = np.asarray(payload)
-            for i, slot in enumerate(slots):
-                self._pages[slot] = arrived[:, i].copy()
-        del self._pending[:count]
+    def keep(self, pages: Sequence[jax.Array], slots: Sequence[int]) -> None:
+        """Copy one page into every slot, without waiting until it is there."""
+        moving = list(pages)
+        if self._locked is None:
+            for page in moving:
+                page.copy_to_host_async()
+        else:
+            moving = jax.device_put(moving, [self._locked] * len(moving))
+        for slot, page in zip(slots, moving, strict=True):
+            self._pages.pop(slot, None)
+            self._arriving.pop(slot, None)  # so that it counts as the newest
+            self._arriving[slot] = page
+        while len(self._arriving) > MAX_MOVING:
+            self._settle_oldest()
+
+    def take(self, slots: Sequence[int]) -> list[jax.Array]:
+        """Copy the pages of slots back to the devices, without waiting, and keep them no longer.
+
+        Raises KeyError for a slot without a page.
+        """
+        pages = [
+            self._arriving.pop(slot) if slot in self._arriving else self._pages.pop(slot)
+            for slot in slots
+        ]
+        return jax.device_put(pages, [self._there] * len(pages))
+
+    def _settle_oldest(self) -> None:
+        slot, page = next(iter(self._arriving.items()))
+        self._pages[slot] = np.asarray(page) if self._locked is None else page.block_until_ready()
+        del self._arriving[slot]
+
+
+def _addresses_locked(sharding: NamedSharding) -> bool:
+    return all(
+        PAGE_LOCKED in {memory.kind for memory in device.addressable_memories()}
+        for device in sharding.device_set
+    )
