@@ -77,9 +77,13 @@ class Buckets:
         """How many pages move at once as arrays of their own."""
         return _ladder(1, min(max(self.pages), MOST_APART), PAGE_FACTOR) if self.pages else ()
 
-    def fit_apart(self, count: int) -> int:
-        """Return the smallest number of pages as arrays of their own that holds `count`."""
-        return min(apart for apart in self.apart if apart >= count)
+    def split_apart(self, count: int) -> list[int]:
+        """Split so many pages into numbers that move at once as arrays of their own, unpadded."""
+        parts: list[int] = []
+        for apart in reversed(self.apart):
+            parts += [apart] * (count // apart)
+            count %= apart
+        return parts
 
     def fit_masks(self, count: int) -> int:
         """Return the smallest number of masks that holds `count`, of rows of one step."""

@@ -11,9 +11,9 @@ that changes them, so the attributes always hold the newest ones and nobody else
 """
 
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -31,7 +31,7 @@ from serving.core.plan import LoadSlot, StepPlan, StepResult
 from serving.engine import slots
 from serving.engine.buckets import Bucket, Buckets, least_rows, make_buckets
 from serving.engine.connectors.connector import Payload
-from serving.engine.host_memory import MAX_MOVING, HostMemory
+from serving.engine.host_memory import HostMemory
 from serving.engine.masks import Masks, StepMasks
 from serving.engine.probe import Trace, row_of, with_row
 from serving.engine.programs import ExecutorSizes, Moves, Programs, Site, of_head
@@ -278,25 +278,18 @@ class JaxExecutor:
     def offload(self, pages: Sequence[int], host_slots: Sequence[int]) -> None:
         """Copy pages to host memory; what is written to them later is not in the copy."""
         host = self._host_memory()
-        for some in _in_parts(len(pages), max(self._buckets.apart)):
-            wanted = pages[some]
-            count = self._buckets.fit_apart(len(wanted))
-            apart = self._programs.gather_apart[count](self._pool, _padded(wanted, count))
-            host.keep(apart[: len(wanted)], host_slots[some])
+        for some in _in_turn(self._buckets.split_apart(len(pages))):
+            gather = self._programs.gather_apart[some.stop - some.start]
+            apart = gather(self._pool, np.array(pages[some], np.int32))
+            host.keep(apart, host_slots[some])
 
     def restore(self, host_slots: Sequence[int], pages: Sequence[int]) -> None:
         """Copy what `offload` kept back into pages. Its slots are empty then."""
-        host, arriving = self._host_memory(), deque[list[jax.Array]]()
-        most = max(self._buckets.apart)
-        for some in _in_parts(len(pages), most):
-            apart = host.take(host_slots[some])
-            count = self._buckets.fit_apart(len(apart))
-            whole = apart + apart[-1:] * (count - len(apart))
-            scatter = self._programs.scatter_apart[count]
-            self._pool = scatter(self._pool, whole, _padded(pages[some], count))
-            arriving.append(apart)
-            if len(arriving) * most > MAX_MOVING:
-                jax.block_until_ready(arriving.popleft())
+        host = self._host_memory()
+        for some in _in_turn(self._buckets.split_apart(len(pages))):
+            scatter = self._programs.scatter_apart[some.stop - some.start]
+            kept = host.take(host_slots[some])
+            self._pool = scatter(self._pool, kept, np.array(pages[some], np.int32))
 
     def _host_memory(self) -> HostMemory:
         if self._host is None:
@@ -375,8 +368,11 @@ def _marked(flags: NDArray[np.int32]) -> tuple[int, ...]:
     return tuple(np.flatnonzero(flags).tolist()) if flags.any() else ()
 
 
-def _in_parts(count: int, most: int) -> list[slice]:
-    return [slice(start, start + most) for start in range(0, count, most)]
+def _in_turn(counts: Sequence[int]) -> list[slice]:
+    """Return where each of several parts lies, one after the other."""
+    return [
+        slice(stop - count, stop) for stop, count in zip(accumulate(counts), counts, strict=True)
+    ]
 
 
 def _padded(pages: Sequence[int], count: int) -> NDArray[np.int32]:

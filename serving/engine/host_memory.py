@@ -32,10 +32,9 @@ class HostMemory:
         Says in the log if they have no page-locked memory.
         """
         self._there = sharding
-        self._locked: NamedSharding | None = None
-        if _addresses_locked(sharding):
-            self._locked = sharding.with_memory_kind(PAGE_LOCKED)
-        else:
+        self._kept = kept_sharding(sharding)
+        self._locked = self._kept.memory_kind == PAGE_LOCKED
+        if not self._locked:
             platform = next(iter(sharding.device_set)).platform
             LOG.warning("JAX has no page-locked memory for %s: slower ways to the host", platform)
         self._arriving: dict[int, jax.Array] = {}  # slots whose copies may be on their way
@@ -48,11 +47,11 @@ class HostMemory:
     def keep(self, pages: Sequence[jax.Array], slots: Sequence[int]) -> None:
         """Copy one page into every slot, without waiting until it is there."""
         moving = list(pages)
-        if self._locked is None:
+        if self._locked:
+            moving = jax.device_put(moving, [self._kept] * len(moving))
+        else:
             for page in moving:
                 page.copy_to_host_async()
-        else:
-            moving = jax.device_put(moving, [self._locked] * len(moving))
         for slot, page in zip(slots, moving, strict=True):
             self._pages.pop(slot, None)
             self._arriving.pop(slot, None)  # so that it counts as the newest
@@ -61,24 +60,30 @@ class HostMemory:
             self._settle_oldest()
 
     def take(self, slots: Sequence[int]) -> list[jax.Array]:
-        """Copy the pages of slots back to the devices, without waiting, and keep them no longer.
+        """Return the pages of slots as they lie by `kept_sharding`, and keep them no longer.
 
-        Raises KeyError for a slot without a page.
+        Where that is no page-locked memory, copies to the devices begin. Raises KeyError for a slot
+        without a page.
         """
         pages = [
             self._arriving.pop(slot) if slot in self._arriving else self._pages.pop(slot)
             for slot in slots
         ]
-        return jax.device_put(pages, [self._there] * len(pages))
+        return pages if self._locked else jax.device_put(pages, [self._there] * len(pages))
 
     def _settle_oldest(self) -> None:
         slot, page = next(iter(self._arriving.items()))
-        self._pages[slot] = np.asarray(page) if self._locked is None else page.block_until_ready()
+        self._pages[slot] = page.block_until_ready() if self._locked else np.asarray(page)
         del self._arriving[slot]
 
 
-def _addresses_locked(sharding: NamedSharding) -> bool:
-    return all(
+def kept_sharding(sharding: NamedSharding) -> NamedSharding:
+    """Return how a page that lies so on its devices is kept for them: page-locked, where it can be.
+
+    A program takes it from there as one of its arguments. Elsewhere it takes it from the devices.
+    """
+    everywhere = all(
         PAGE_LOCKED in {memory.kind for memory in device.addressable_memories()}
         for device in sharding.device_set
     )
+    return sharding.with_memory_kind(PAGE_LOCKED) if everywhere else sharding

@@ -3,6 +3,7 @@
 import gc
 import logging
 import weakref
+from collections.abc import Iterator
 from dataclasses import replace
 
 import jax
@@ -15,7 +16,7 @@ from jax.sharding import PartitionSpec as P
 from model import kv_pages
 from serving.engine import host_memory
 from serving.engine.buckets import MOST_APART, Bucket, Buckets
-from serving.engine.host_memory import PAGE_LOCKED, HostMemory
+from serving.engine.host_memory import HostMemory, kept_sharding
 from serving.messages import Role
 from tests.support.compiles import no_compiles
 from tests.support.one_executor import MAX_PAGES, SIZES, make
@@ -24,24 +25,25 @@ WAYS = ("page-locked", "copied")
 DEGREES = (1, 2, 4)
 
 
+@pytest.fixture(scope="module", params=WAYS)
+def way(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Where a host memory that is made from now on keeps pages."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "copied":
+            patch.setattr(host_memory, "PAGE_LOCKED", "none of them")
+        yield request.param
+
+
 @pytest.fixture(scope="module")
-def executors():
+def executors(way: str):
     return {degree: make(Role.DECODE, 8 - degree, degree) for degree in DEGREES}
 
 
-@pytest.fixture(params=WAYS)
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch):
-    """Where a host memory that is made from now on keeps pages."""
-    if request.param == "copied":
-        monkeypatch.setattr(host_memory, "PAGE_LOCKED", "none of them")
-    return request.param
-
-
 @pytest.fixture(params=DEGREES)
-def executor(executors, way: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch):
+def executor(executors, request: pytest.FixtureRequest):
     """A warm executor of 1, 2 or 4 devices with an empty host memory and a pool of known pages."""
     found = executors[request.param]
-    monkeypatch.setattr(found, "_host", HostMemory(found._site.page_sharding))
+    found._host = HostMemory(found._site.page_sharding)
     refill(found)
     return found
 
@@ -99,7 +101,6 @@ def test_what_is_written_to_a_page_later_is_not_in_its_copy(executor):
 
 def test_more_pages_than_may_be_on_their_way_at_once(executor, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("serving.engine.host_memory.MAX_MOVING", 3)
-    monkeypatch.setattr("serving.engine.executor.MAX_MOVING", 3)
     pages = list(range(1, 50))
     wanted = content(executor, pages)
     executor.offload(pages, range(len(pages)))
@@ -109,7 +110,7 @@ def test_more_pages_than_may_be_on_their_way_at_once(executor, monkeypatch: pyte
     np.testing.assert_array_equal(content(executor, pages), wanted)
 
 
-def test_pages_lie_in_page_locked_memory_cut_as_on_the_devices(executors):
+def test_pages_lie_in_page_locked_memory_cut_as_on_the_devices(way: str, executors):
     for degree, executor in executors.items():
         host = HostMemory(executor._site.page_sharding)
         (page,) = executor._programs.gather_apart[1](executor._pool, np.array([3], np.int32))
@@ -117,11 +118,11 @@ def test_pages_lie_in_page_locked_memory_cut_as_on_the_devices(executors):
         assert page.sharding.is_equivalent_to(sharding, page.ndim)
         host.keep([page], [4])
         kept = host._arriving[4]
-        assert kept.sharding.memory_kind == PAGE_LOCKED
+        assert (kept.sharding.memory_kind == "pinned_host") == (way == "page-locked")
         assert len(kept.addressable_shards) == degree
         assert kept.nbytes == executor.kv_bytes_per_page
         (back,) = host.take([4])
-        assert back.sharding == sharding
+        assert back.sharding.is_equivalent_to(kept_sharding(sharding), back.ndim)
 
 
 SHARDING = NamedSharding(Mesh(np.array(jax.devices()[:2]), ("t",)), P(None, "t"))
@@ -188,7 +189,9 @@ def test_counts_of_pages_that_move_one_by_one():
     assert Buckets((Bucket(1, 0, 0),), ()).apart == ()
     assert Buckets((), (512,)).apart == (1, 4, MOST_APART)
     assert Buckets((), (1, 4, 9)).apart == (1, 4, 9)
-    assert [Buckets((), (1, 4, 9)).fit_apart(count) for count in (1, 2, 4, 5, 9)] == [1, 4, 4, 9, 9]
+    parts = Buckets((), (512,)).split_apart
+    assert [parts(0), parts(1), parts(7), parts(37)] == [[], [1], [4, 1, 1, 1], [16, 16, 4, 1]]
+    assert Buckets((), (1, 4, 9)).split_apart(14) == [9, 4, 1]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float8_e4m3fn"])
