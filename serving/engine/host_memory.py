@@ -1,9 +1,9 @@
 """Where do KV pages lie that have left a worker's device? One array for each, by slot.
 
-In page-locked memory, to and from which a device copies by itself. Copies start when they are asked
-for, and what is queued behind them waits on the devices alone. An array a page, so that its memory
-is free as soon as its slot is overwritten or taken. Where JAX has no such memory for a platform,
-pages lie in NumPy arrays. One thread uses it. Knows no pool.
+In page-locked memory, to and from which a device copies by itself: out beside the steps, back as
+part of the program that writes the pages, for which steps wait anyway. An array a page, so that
+its memory is free as soon as its slot is overwritten or taken. Where JAX has no such memory for a
+platform, pages lie in NumPy arrays. One thread uses it. Knows no pool.
 """
 
 import logging
@@ -13,7 +13,6 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import NamedSharding
-from numpy.typing import NDArray
 
 LOG = logging.getLogger(__name__)
 
@@ -38,7 +37,7 @@ class HostMemory:
             platform = next(iter(sharding.device_set)).platform
             LOG.warning("JAX has no page-locked memory for %s: slower ways to the host", platform)
         self._arriving: dict[int, jax.Array] = {}  # slots whose copies may be on their way
-        self._pages: dict[int, jax.Array | NDArray[Any]] = {}
+        self._pages: dict[int, Any] = {}  # JAX's arrays, page-locked, or NumPy's
 
     def __len__(self) -> int:
         """Count the slots that keep a page."""

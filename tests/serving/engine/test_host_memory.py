@@ -157,6 +157,25 @@ def test_memory_is_let_go_with_a_page_that_is_taken_or_overwritten(
     np.testing.assert_array_equal(np.asarray(host.take([1])[0]), np.asarray(device_page(7)))
 
 
+def test_an_overwritten_page_is_let_go_before_the_next_arrives_and_the_next_counts_as_new(
+    way: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("serving.engine.host_memory.MAX_MOVING", 2)
+    host = HostMemory(SHARDING)
+    host.keep([device_page(seed) for seed in range(4)], range(4))
+    assert (list(host._pages), list(host._arriving)) == ([0, 1], [2, 3])
+    old = weakref.ref(host._pages[0])
+    host.keep([device_page(8)], [0])
+    gc.collect()
+    assert old() is None
+    host.keep([device_page(9)], [3])
+    assert list(host._arriving) == [0, 3]
+    assert len(host) == 4
+    for slot, seed in ((0, 8), (1, 1), (2, 2), (3, 9)):
+        (back,) = host.take([slot])
+        np.testing.assert_array_equal(np.asarray(back), np.asarray(device_page(seed)))
+
+
 def test_a_restored_page_leaves_no_array_behind(executor):
     executor.offload(range(1, 20), range(19))
     executor.restore(range(19), range(1, 20))
