@@ -113,7 +113,7 @@ def compile_step(kind: str, size: Size, dump: Path) -> dict[str, Any]:
     mesh = Mesh(np.array(topology.devices), (TENSOR,))
     site = Site(config, mesh, DECODE, sizes, Gpu(interpret=False))
     bucket = Bucket(size.rows, size.tokens, CHUNKS if size.tokens else 0)
-    programs = Programs(site, Buckets((bucket,), ()), constrains=False)
+    programs = Programs(site, Buckets((bucket,), ()), constrains=False, offloads=False)
     programs.compile(lambda done: None)
     compiled = programs.step[bucket]
     memory = compiled.memory_analysis()

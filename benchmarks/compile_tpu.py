@@ -67,7 +67,7 @@ def compile_step(kind: str, case: Case, layers: int) -> dict[str, Any]:
     mesh = Mesh(np.array(topology.devices[: case.devices]), (TENSOR,))
     site = Site(config, mesh, DECODE, sizes, RAGGED)
     bucket = Bucket(case.rows, case.tokens, CHUNKS if case.tokens else 0)
-    programs = Programs(site, Buckets((bucket,), ()), constrains=False)
+    programs = Programs(site, Buckets((bucket,), ()), constrains=False, offloads=False)
     programs.compile(lambda done: None)
     memory = programs.step[bucket].memory_analysis()
     assert memory is not None, "libtpu tells"

@@ -32,7 +32,7 @@ from serving.engine.executor import JaxExecutor
 from serving.engine.length_head import LengthHead, find_length_head
 from serving.engine.meshes import make_meshes
 from serving.engine.probe import Probe
-from serving.engine.programs import ExecutorSizes, Site
+from serving.engine.programs import ExecutorSizes, Moves, Site
 from serving.forecast.survival import EDGES, Survival
 from serving.messages import Prefill, Role, Task, TaskId
 from serving.request import SessionId
@@ -61,7 +61,7 @@ def make_executor(checkpoint: Path, head: LengthHead | None) -> JaxExecutor:
         params,
         Site(config, mesh.mesh, mesh.table, sizes, BLOCKED, probe),
         Role.DECODE,
-        moves_pages=False,
+        moves=Moves.NOWHERE,
         head_weights=None if head is None else head.weights,
     )
     executor.warm_up(lambda done: None)

@@ -23,7 +23,7 @@ from serving.config import BatchConfig, MemoryConfig, MeshConfig
 from serving.engine import raw_loop
 from serving.engine.executor import JaxExecutor
 from serving.engine.meshes import make_meshes
-from serving.engine.programs import ExecutorSizes, Site
+from serving.engine.programs import ExecutorSizes, Moves, Site
 from serving.messages import Role
 
 ROWS = (1, 4, 16, 64)
@@ -62,7 +62,7 @@ def _executor(checkpoint: Path, max_rows: int, total: int) -> JaxExecutor:
     shardings = param_shardings(config, mesh.mesh, DECODE)
     params = load_params(checkpoint, config, shardings, jnp.dtype(config.dtype), None)
     site = Site(config, mesh.mesh, mesh.table, sizes, BLOCKED)
-    executor = JaxExecutor(params, site, Role.DECODE, moves_pages=False)
+    executor = JaxExecutor(params, site, Role.DECODE, moves=Moves.NOWHERE)
     executor.warm_up(lambda done: None)
     raw_loop.load_slots(executor, max_rows)
     return executor

@@ -10,8 +10,11 @@ Knows nothing of who owns a page or of which tokens it holds. Programs that retu
 to be compiled with the pool donated, so that they update it in place.
 """
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
@@ -66,3 +69,21 @@ def scatter(
 ) -> Float[Array, "L P *page"]:
     """Overwrite whole pages of the pool; several may name the write-off page."""
     return pool.at[:, pages].set(payload)
+
+
+def gather_apart(
+    pool: Float[Array, "L P *page"], pages: Int[Array, " n"]
+) -> tuple[Float[Array, " L *page"], ...]:
+    """Copy whole pages out of the pool, each into an array of its own."""
+    return tuple(lax.dynamic_index_in_dim(pool, page, axis=1, keepdims=False) for page in pages)
+
+
+def scatter_apart(
+    pool: Float[Array, "L P *page"],
+    apart: Sequence[Float[Array, " L *page"]],
+    pages: Int[Array, " n"],
+) -> Float[Array, "L P *page"]:
+    """Overwrite whole pages of the pool one by one; where a page is named twice, the last stays."""
+    for i, page in enumerate(apart):
+        pool = lax.dynamic_update_index_in_dim(pool, page, pages[i], axis=1)
+    return pool

@@ -54,7 +54,7 @@ from serving.engine.build import (
     warm_up,
 )
 from serving.engine.compile_cache import cache_directory, keep_compiled
-from serving.engine.device_memory import claim
+from serving.engine.device_memory import claim, claim_host
 from serving.engine.grammars import Grammars
 from serving.engine.length_head import LengthHead, NoHead
 from serving.engine.loop import EngineLoop
@@ -109,6 +109,8 @@ def run_server(config: ServerConfig, given: Collection[str]) -> int:
     open_many_files()
     config = with_files(config)
     claim(os.environ)
+    workers = len(name_workers(config.mesh))
+    claim_host(os.environ, config.memory.host_kv_gib, workers)
     make_cpu_devices(config.mesh.devices_needed)
     config = suited(config, jax.default_backend(), given)
     deployment = settle(config)

@@ -30,7 +30,7 @@ from model.sharding import DECODE, param_shardings
 from serving.engine import raw_loop
 from serving.engine.buckets import Bucket, Buckets
 from serving.engine.executor import JaxExecutor
-from serving.engine.programs import ExecutorSizes, Site
+from serving.engine.programs import ExecutorSizes, Moves, Site
 from serving.messages import Role
 
 PASTS = (0, 1, 15, 16, 17, 300)
@@ -183,7 +183,7 @@ def _tokens(rig: Rig) -> tuple[list[int], list[int]]:
     if site.unrolls:
         there = apart(there)
     buckets = Buckets((Bucket(1, 0, 0), Bucket(0, 16, 1)), ())
-    executor = JaxExecutor(there, site, Role.BOTH, moves_pages=False, buckets=buckets)
+    executor = JaxExecutor(there, site, Role.BOTH, moves=Moves.NOWHERE, buckets=buckets)
     executor.warm_up(lambda done: None)
     raw_loop.load_slots(executor, 1)
     return _replied(executor, prompt), list(wanted)

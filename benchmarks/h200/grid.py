@@ -18,7 +18,7 @@ from serving.costs.roofline import Roofline
 from serving.costs.shape import shape_of
 from serving.engine.profile import make_timers, measure, start_file
 from serving.engine.profile_grid import plan_grid
-from serving.engine.programs import ExecutorSizes
+from serving.engine.programs import ExecutorSizes, Moves
 from serving.messages import Role
 
 
@@ -49,6 +49,7 @@ def _grid(rig: Rig) -> dict[str, Any]:
             max_chunk_rows=sizes.max_chunk_rows,
         ),
         None,
+        moves=Moves.NOWHERE,
     )
     plan = plan_grid(executor.buckets, executor.sizes)
     done = 0

@@ -1,7 +1,8 @@
 """How fast does KV move? Pages gathered and scattered, to host memory and back, to another device.
 
 `gather` and `scatter` read and write every byte, as a copy does. `offload` and `restore` are the
-engine's own way to host memory; `pinned` is what page-locked memory would allow.
+engine's own way to host memory, a page at a time, with the seconds of the worker's thread that they
+take before they return; `pinned` is all pages as one page-locked array, the most that can be had.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,7 +17,7 @@ from benchmarks.h200.rig import PAGE_SIZE, Rig
 from benchmarks.h200.timing import timed
 from serving.engine.buckets import Buckets
 from serving.engine.executor import JaxExecutor
-from serving.engine.programs import ExecutorSizes, page_bytes
+from serving.engine.programs import ExecutorSizes, Moves, page_bytes
 
 
 def _jobs(rig: Rig) -> Mapping[str, Job]:
@@ -35,7 +36,7 @@ def _executor(rig: Rig) -> JaxExecutor:
         max_chunk_tokens=1,
         max_chunk_rows=1,
     )
-    return rig.executor(sizes, Buckets((), rig.scale.pages))
+    return rig.executor(sizes, Buckets((), rig.scale.pages), moves=Moves.TO_HOST)
 
 
 def _summary(rig: Rig, points: Points) -> dict[str, Any]:
@@ -61,25 +62,21 @@ def _rates(rig: Rig, make: Callable[[], JaxExecutor], count: int) -> dict[str, A
     num_bytes = count * executor.kv_bytes_per_page
     from_pages, to_pages = range(1, 1 + count), range(1 + count, 1 + 2 * count)
     payload = jax.block_until_ready(executor.gather(from_pages))
-    slots = list(range(count))
 
     def scatter() -> None:
         executor.scatter(payload, to_pages)
         jax.block_until_ready(executor.gather(to_pages))
 
-    def offload() -> None:
-        executor.offload(from_pages, slots)
-        executor.restore(slots, to_pages)
-        jax.block_until_ready(executor.gather(to_pages))
-
+    moves = _Moves(rig, executor, from_pages, to_pages)
     gather_s = _seconds(rig, lambda: jax.block_until_ready(executor.gather(from_pages)))
     rates: dict[str, Any] = {
         "bytes": num_bytes,
         "gather_bytes_per_s": _rate(2 * num_bytes, gather_s),
         # The gather that shows when a scatter is over is taken off again.
         "scatter_bytes_per_s": _rate(2 * num_bytes, _less(_seconds(rig, scatter), gather_s)),
-        "offload_and_restore_bytes_per_s": _rate(2 * num_bytes, _seconds(rig, offload)),
+        "offload_and_restore_bytes_per_s": _rate(2 * num_bytes, _seconds(rig, moves.both)),
     }
+    rates |= moves.dispatch_of_last(rig.scale.repeats)
     if "pinned host memory" not in missing:
         rates |= _pinned(rig, payload, num_bytes)
     if "to another device" not in missing:
@@ -87,6 +84,36 @@ def _rates(rig: Rig, make: Callable[[], JaxExecutor], count: int) -> dict[str, A
         moved = _seconds(rig, lambda: jax.block_until_ready(jax.device_put(payload, there)))
         rates["device_to_device_bytes_per_s"] = _rate(num_bytes, moved)
     return rates
+
+
+class _Moves:
+    """The engine's way to host memory and back, and how long it keeps the worker's thread."""
+
+    def __init__(self, rig: Rig, executor: JaxExecutor, from_pages: range, to_pages: range) -> None:
+        self._clock = rig.clock
+        self._executor = executor
+        self._from_pages, self._to_pages = from_pages, to_pages
+        self._offload_s: list[float] = []
+        self._restore_s: list[float] = []
+
+    def both(self) -> None:
+        """Move pages to host memory and back, and wait until they are there."""
+        slots = range(len(self._from_pages))
+        began = self._clock()
+        self._executor.offload(self._from_pages, slots)
+        kept = self._clock()
+        self._executor.restore(slots, self._to_pages)
+        self._offload_s.append(kept - began)
+        self._restore_s.append(self._clock() - kept)
+        jax.block_until_ready(self._executor.gather(self._to_pages))
+
+    def dispatch_of_last(self, repeats: int) -> dict[str, Any]:
+        """Return the seconds of the thread that a page took, each way, in the last repeats."""
+        pages = len(self._from_pages)
+        return {
+            f"{name}_dispatch_s_per_page": figure([took / pages for took in times[-repeats:]])
+            for name, times in (("offload", self._offload_s), ("restore", self._restore_s))
+        }
 
 
 def _pinned(rig: Rig, payload: jax.Array, num_bytes: int) -> dict[str, Any]:
@@ -116,4 +143,4 @@ def _rate(num_bytes: int, times: list[float]) -> Any:
 
 
 PAGES = Part(_jobs, _summary)
-"""The bytes a second of every way, for every number of pages."""
+"""The bytes a second of every way, and the engine's seconds a page, for every number of pages."""

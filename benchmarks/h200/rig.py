@@ -26,7 +26,7 @@ from serving.core.plan import StepPlan
 from serving.engine import raw_loop
 from serving.engine.buckets import Bucket, Buckets, least_rows
 from serving.engine.executor import JaxExecutor
-from serving.engine.programs import ExecutorSizes, Programs, Site, page_bytes, unrolls
+from serving.engine.programs import ExecutorSizes, Moves, Programs, Site, page_bytes, unrolls
 from serving.messages import Role
 
 PAGE_SIZE = 16
@@ -111,7 +111,9 @@ class Rig:
         params = draw_params(self.config, 0, shardings, jnp.dtype(self.config.dtype), None)
         return apart(params) if unrolls(self.mesh) else params
 
-    def executor(self, sizes: ExecutorSizes, buckets: Buckets | None) -> JaxExecutor:
+    def executor(
+        self, sizes: ExecutorSizes, buckets: Buckets | None, *, moves: Moves
+    ) -> JaxExecutor:
         """Make a worker's executor, warm. With `buckets` its pool is full of random numbers.
 
         Without them it has those of a worker that does everything, moves no pages, and its pool is
@@ -122,7 +124,7 @@ class Rig:
             self.params,
             self.site(sizes),
             Role.BOTH,
-            moves_pages=buckets is not None,
+            moves=moves,
             buckets=buckets,
         )
         executor.warm_up(lambda done: None)
@@ -133,7 +135,7 @@ class Rig:
 
     def executor_for(self, works: list[Work]) -> JaxExecutor:
         """Make an executor with one bucket, padded no further than the engine pads at least."""
-        return self.executor(*self._shapes(works))
+        return self.executor(*self._shapes(works), moves=Moves.TO_WORKERS)
 
     def compile_ahead(self, steps: Mapping[str, list[Work]]) -> dict[str, float]:
         """Compile the programs that `executor_for` will, some at a time; seconds of each by name.
@@ -149,7 +151,7 @@ class Rig:
 
         shapes = {name: self._shapes(works) for name, works in steps.items()}
         programs = {
-            n: Programs(self.site(sizes), own, constrains=False)
+            n: Programs(self.site(sizes), own, constrains=False, offloads=False)
             for n, (sizes, own) in shapes.items()
         }
         seconds: dict[str, float] = {}

@@ -104,6 +104,15 @@ def _others(record: Record) -> Iterator[str]:
             if name.endswith("_bytes_per_s")
         }
         yield f"{count} pages, GB/s: " + ", ".join(f"{n} {r:.3g}" for n, r in shown.items())
+        waits = {
+            name.removesuffix("_dispatch_s_per_page"): 1e6 * spent["median"]
+            for name, spent in rates.items()
+            if name.endswith("_dispatch_s_per_page")
+        }
+        if waits:  # not in records from before it was measured
+            yield f"{count} pages, us of the thread a page: " + ", ".join(
+                f"{name} {spent:.3g}" for name, spent in waits.items()
+            )
     if (found := record.figures("grid")) is not None:
         yield f"cost profile: {found['points']} points in {found['file']}"
 

@@ -19,6 +19,8 @@ FLAT_TOKENS = 256
 an H200 has computed 170 tokens of an 8B model when it has read the weights, an H100 or a TPU v5e
 240 (their descriptions in costs/hardware). Beyond, a step takes as long as its padding says."""
 FINE_FACTOR = 2
+MOST_APART = 16
+"""Pages that move at once as arrays of their own: such programs take long to compile with more."""
 GPU_PLATFORMS = ("gpu", "cuda")
 
 
@@ -69,6 +71,19 @@ class Buckets:
     def masks(self) -> tuple[int, ...]:
         """How many rows with grammars get their masks at once."""
         return _ladder(1, max((b.rows + b.chunks for b in self.steps), default=1), ROW_FACTOR)
+
+    @property
+    def apart(self) -> tuple[int, ...]:
+        """How many pages move at once as arrays of their own."""
+        return _ladder(1, min(max(self.pages), MOST_APART), PAGE_FACTOR) if self.pages else ()
+
+    def split_apart(self, count: int) -> list[int]:
+        """Split so many pages into numbers that move at once as arrays of their own, unpadded."""
+        parts: list[int] = []
+        for apart in reversed(self.apart):
+            parts += [apart] * (count // apart)
+            count %= apart
+        return parts
 
     def fit_masks(self, count: int) -> int:
         """Return the smallest number of masks that holds `count`, of rows of one step."""

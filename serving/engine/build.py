@@ -45,11 +45,12 @@ from serving.engine.buckets import least_rows, make_buckets
 from serving.engine.connectors.in_process import InProcessConnector
 from serving.engine.device_memory import memory_of
 from serving.engine.executor import JaxExecutor
+from serving.engine.free_memory import ROOT, free_host_bytes
 from serving.engine.length_head import AUTO, NONE, LengthHead, NoHead, find_length_head
 from serving.engine.meshes import WorkerMesh, make_meshes
 from serving.engine.probe import Probe
-from serving.engine.programs import ExecutorSizes, Site, page_bytes
-from serving.engine.room import MEMINFO, Room, check_host, free_host_bytes, settle_pages
+from serving.engine.programs import ExecutorSizes, Moves, Site, page_bytes
+from serving.engine.room import Room, check_host, settle_pages
 from serving.engine.warm_times import warm_times
 from serving.engine.worker import Post, WarmWorker, Worker
 from serving.messages import Role
@@ -184,8 +185,10 @@ def load_workers(deployment: Deployment, grammars: "Grammars | None" = None) -> 
     ConfigError or MeshError.
     """
     meshes = make_meshes(deployment.config.mesh, deployment.model, jax.devices())
-    check_host(deployment.config.memory, len(meshes), free_host_bytes(MEMINFO))
-    limits = [_limits(deployment, mesh) for mesh in meshes]
+    rooms = [_room(deployment, mesh) for mesh in meshes]
+    limits = [_limits(deployment, room) for room in rooms]
+    pools = [(room, own.num_pages) for room, own in zip(rooms, limits, strict=True)]
+    check_host(deployment.config.memory, free_host_bytes(ROOT), pools)
     head, costs = deployment.head, step_costs(deployment)
     reader = head.reader if isinstance(head, LengthHead) else None
     rules = {role: batcher_rules(deployment.config, known, reader) for role, known in costs.items()}
@@ -247,10 +250,9 @@ def assemble(
     return workers
 
 
-def _limits(deployment: Deployment, mesh: WorkerMesh) -> BatcherLimits:
+def _limits(deployment: Deployment, room: Room) -> BatcherLimits:
     memory, batch = deployment.config.memory, deployment.config.batch
     schedule = deployment.config.schedule
-    room = _room(deployment, mesh)
     return batcher_limits(
         batch,
         schedule,
@@ -289,12 +291,14 @@ def _executor(
         params = apart(params)
     config = deployment.config
     role = Role.BOTH if config.mesh.flexible_roles else mesh.role
-    moves = len(name_workers(config.mesh)) > 1
+    moves = Moves.NOWHERE if len(name_workers(config.mesh)) == 1 else Moves.TO_WORKERS
+    if limits.host_pages > 0:
+        moves = Moves.TO_HOST
     return JaxExecutor(
         params,
         site,
         role,
-        moves_pages=moves or limits.host_pages > 0,
+        moves=moves,
         head_weights=head.weights if isinstance(head, LengthHead) else None,
         grammars=grammars,
     )
@@ -315,7 +319,7 @@ def _room(deployment: Deployment, mesh: WorkerMesh) -> Room:
     fraction = config.memory.memory_fraction
     own = memory_of(devices[0], fraction, os.environ)
     on_host = own is None
-    each = free_host_bytes(MEMINFO) / config.mesh.devices_needed if own is None else own
+    each = free_host_bytes(ROOT) / config.mesh.devices_needed if own is None else own
     prefills = mesh.role is Role.PREFILL
     return Room(
         worker=mesh.worker,

@@ -2,12 +2,16 @@
 
 Left alone it takes three quarters, whatever it is used for (its documentation, "GPU memory
 allocation"). A server has the device for itself: it asks for nearly all, unless the environment
-says how much. `claim` must run before JAX starts its backend. Knows nothing of weights or pages.
+says how much. Of the host's memory it takes up to a limit as page-locked memory, once for all GPUs
+of the process. `claim` and `claim_host` must run before JAX starts its backend. Knows nothing of
+weights.
 """
 
 from collections.abc import Mapping, MutableMapping
+from math import ceil
 from typing import Any
 
+from serving.config import require
 from serving.engine.buckets import GPU_PLATFORMS
 
 VARIABLES = ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION")
@@ -16,11 +20,37 @@ JAX_SHARE = 0.75
 OWN_SHARE = 0.95
 """The rest is for the CUDA context, its graphs and libraries' workspaces (ours; not measured)."""
 
+HOST_VARIABLE = "XLA_PJRT_GPU_HOST_MEMORY_LIMIT_GB"
+XLA_HOST_GIB = 64
+"""What XLA takes of the host at most, unless the variable says how much (its source)."""
+HOST_SPARE_SHARE = 1 / 8
+HOST_SPARE_GIB = 4
+"""Beside the pages: gaps between them, and what else passes through (ours; not measured)."""
+
 
 def claim(env: MutableMapping[str, str]) -> None:
     """Let JAX take nearly all of a GPU, unless the environment says how much. Others ignore it."""
     if not any(env.get(name) for name in VARIABLES):
         env[VARIABLES[0]] = str(OWN_SHARE)
+
+
+def claim_host(env: MutableMapping[str, str], host_kv_gib: float, workers: int) -> None:
+    """Let JAX page-lock as much host memory as the pages of all workers of a process take.
+
+    Raises ConfigError if the environment says how much, and that is too little.
+    """
+    if host_kv_gib <= 0:
+        return
+    wanted = ceil(host_kv_gib * workers * (1 + HOST_SPARE_SHARE) + HOST_SPARE_GIB)
+    said = env.get(HOST_VARIABLE)
+    if said:
+        require(
+            said.isdecimal() and int(said) >= wanted,
+            f"--host-kv-gib {host_kv_gib:g} for {workers} worker(s) wants {HOST_VARIABLE}={wanted}"
+            f" at least, and it is {said}: raise it, unset it or lower --host-kv-gib",
+        )
+    elif wanted > XLA_HOST_GIB:
+        env[HOST_VARIABLE] = str(wanted)
 
 
 def share_of(env: Mapping[str, str]) -> float:

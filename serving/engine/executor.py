@@ -13,6 +13,7 @@ that changes them, so the attributes always hold the newest ones and nobody else
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -33,7 +34,7 @@ from serving.engine.connectors.connector import Payload
 from serving.engine.host_memory import HostMemory
 from serving.engine.masks import Masks, StepMasks
 from serving.engine.probe import Trace, row_of, with_row
-from serving.engine.programs import ExecutorSizes, Programs, Site, of_head
+from serving.engine.programs import ExecutorSizes, Moves, Programs, Site, of_head
 from serving.engine.steps import StepOutput
 from serving.messages import Role
 from serving.request import SamplingParams, TokenLogprobs
@@ -73,7 +74,7 @@ class JaxExecutor:
         site: Site,
         role: Role,
         *,
-        moves_pages: bool,
+        moves: Moves,
         head_weights: Weights | None = None,
         buckets: Buckets | None = None,
         grammars: "Grammars | None" = None,
@@ -81,9 +82,10 @@ class JaxExecutor:
         """Allocate the pool and the slots. `params` lie on the site's mesh as its table says.
 
         Where the site unrolls layers they are `apart`.
-        `head_weights` belong to the site's probe, if it has one, and may lie anywhere. Without
-        `moves_pages` none of `gather`, `read_trace` and `offload` can be called, nor what undoes
-        them. With `buckets`, as measurements want them, it has these in place of those of its role.
+        `head_weights` belong to the site's probe, if it has one, and may lie anywhere. What does
+        not move cannot be asked to: `gather`, `read_trace` and what undoes them take pages that go
+        to workers, `offload` and `restore` pages that go to host memory. With `buckets`, as
+        measurements want them, it has these in place of those of its role.
         Without `grammars` no turn may have one.
         """
         sizes = site.sizes
@@ -96,10 +98,13 @@ class JaxExecutor:
             max_rows=sizes.max_rows,
             max_tokens=sizes.max_chunk_tokens,
             max_chunks=sizes.max_chunk_rows,
-            max_pages=sizes.max_pages if moves_pages else 0,
+            max_pages=0 if moves is Moves.NOWHERE else sizes.max_pages,
         )
-        self._host = HostMemory()
-        self._programs = Programs(site, self._buckets, constrains=grammars is not None)
+        offloads = moves is Moves.TO_HOST
+        self._host = HostMemory(site.page_sharding) if offloads else None
+        self._programs = Programs(
+            site, self._buckets, constrains=grammars is not None, offloads=offloads
+        )
         self._masks = Masks(grammars, site.config.vocab_size)
         self._layouts = {bucket: site.layout(bucket) for bucket in self._buckets.steps}
         allocate = jax.jit(
@@ -159,6 +164,10 @@ class JaxExecutor:
         for count in self._buckets.pages:
             nowhere = [kv_pages.WRITE_OFF_PAGE] * count
             self.scatter(self.gather(nowhere), nowhere)
+        for count in self._programs.gather_apart:
+            nowhere = [kv_pages.WRITE_OFF_PAGE] * count
+            self.offload(nowhere, range(count))
+            self.restore(range(count), nowhere)
         scratch = self._site.sizes.num_slots - 1
         for count in self._programs.masks:
             self._load_masks([scratch] * count, [np.array([ALL_ALLOWED], np.uint32)] * count)
@@ -268,17 +277,24 @@ class JaxExecutor:
 
     def offload(self, pages: Sequence[int], host_slots: Sequence[int]) -> None:
         """Copy pages to host memory; what is written to them later is not in the copy."""
-        for some in _in_parts(len(pages), max(self._buckets.pages)):
-            self._host.keep(self.gather(pages[some]), host_slots[some])
+        host = self._host_memory()
+        for some in _in_turn(self._buckets.split_apart(len(pages))):
+            gather = self._programs.gather_apart[some.stop - some.start]
+            apart = gather(self._pool, np.array(pages[some], np.int32))
+            host.keep(apart, host_slots[some])
 
     def restore(self, host_slots: Sequence[int], pages: Sequence[int]) -> None:
-        """Copy what `offload` kept back into pages."""
-        for some in _in_parts(len(pages), max(self._buckets.pages)):
-            wanted = list(host_slots[some])
-            count = self._buckets.fit_pages(len(wanted))
-            padding = [wanted[-1]] * (count - len(wanted))
-            stacked = self._host.stack([*wanted, *padding])
-            self.scatter(jax.device_put(stacked, self.payload_sharding), pages[some])
+        """Copy what `offload` kept back into pages. Its slots are empty then."""
+        host = self._host_memory()
+        for some in _in_turn(self._buckets.split_apart(len(pages))):
+            scatter = self._programs.scatter_apart[some.stop - some.start]
+            kept = host.take(host_slots[some])
+            self._pool = scatter(self._pool, kept, np.array(pages[some], np.int32))
+
+    def _host_memory(self) -> HostMemory:
+        if self._host is None:
+            raise ValueError("this executor was made without host memory")
+        return self._host
 
     def _run(self, bucket: Bucket, packed: NDArray[np.int32]) -> StepOutput:
         step = self._programs.step[bucket]
@@ -352,8 +368,11 @@ def _marked(flags: NDArray[np.int32]) -> tuple[int, ...]:
     return tuple(np.flatnonzero(flags).tolist()) if flags.any() else ()
 
 
-def _in_parts(count: int, most: int) -> list[slice]:
-    return [slice(start, start + most) for start in range(0, count, most)]
+def _in_turn(counts: Sequence[int]) -> list[slice]:
+    """Return where each of several parts lies, one after the other."""
+    return [
+        slice(stop - count, stop) for stop, count in zip(accumulate(counts), counts, strict=True)
+    ]
 
 
 def _padded(pages: Sequence[int], count: int) -> NDArray[np.int32]:

@@ -1,44 +1,88 @@
-"""Where do KV pages lie that have left a worker's device? In host arrays, by slot.
+"""Where do KV pages lie that have left a worker's device? One array for each, by slot.
 
-Copies start when they are asked for and are read later: `keep` returns at once, and the device
-array behind it lives until its content has arrived. One thread uses it.
+In page-locked memory, to and from which a device copies by itself: out beside the steps, back as
+part of the program that writes the pages, for which steps wait anyway. An array a page, so that
+its memory is free as soon as its slot is overwritten or taken. Where JAX has no such memory for a
+platform, pages lie in NumPy arrays. One thread uses it. Knows no pool.
 """
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from numpy.typing import NDArray
+from jax.sharding import NamedSharding
 
-MAX_PENDING = 4
-"""Copies that may be on their way before the oldest is waited for: each holds device memory."""
+LOG = logging.getLogger(__name__)
+
+PAGE_LOCKED = "pinned_host"
+"""JAX's name of the kind of memory."""
+MAX_MOVING = 256
+"""Pages that may be on their way before the oldest is waited for: each holds device memory."""
 
 
 class HostMemory:
-    """Pages [L, 2, K, page_size, H] in host slots; a slot keeps what was put there last."""
+    """Pages [L, ...] in host slots; a slot keeps what was put there last, until it is taken."""
 
-    def __init__(self) -> None:
-        """Start empty; memory is taken as slots are used."""
-        self._pages: dict[int, NDArray[Any]] = {}
-        self._pending: list[tuple[jax.Array, tuple[int, ...]]] = []
+    def __init__(self, sharding: NamedSharding) -> None:
+        """Start empty; memory is taken as slots are used. `sharding`: of one page on its devices.
 
-    def keep(self, payload: jax.Array, slots: Sequence[int]) -> None:
-        """Copy the first pages of a payload [L, n, 2, K, page_size, H] into slots."""
-        payload.copy_to_host_async()
-        self._pending.append((payload, tuple(slots)))
-        if len(self._pending) > MAX_PENDING:
-            self._settle(1)
+        Says in the log if they have no page-locked memory.
+        """
+        self._there = sharding
+        self._kept = kept_sharding(sharding)
+        self._locked = self._kept.memory_kind == PAGE_LOCKED
+        if not self._locked:
+            platform = next(iter(sharding.device_set)).platform
+            LOG.warning("JAX has no page-locked memory for %s: slower ways to the host", platform)
+        self._arriving: dict[int, jax.Array] = {}  # slots whose copies may be on their way
+        self._pages: dict[int, Any] = {}  # JAX's arrays, page-locked, or NumPy's
 
-    def stack(self, slots: Sequence[int]) -> NDArray[Any]:
-        """Return the pages of slots as one payload. Raises KeyError for a slot never kept."""
-        self._settle(len(self._pending))
-        return np.stack([self._pages[slot] for slot in slots], axis=1)
+    def __len__(self) -> int:
+        """Count the slots that keep a page."""
+        return len(self._arriving) + len(self._pages)
 
-    def _settle(self, count: int) -> None:
-        """Take the oldest copies in. Each page is copied out, or it would keep all its payload."""
-        for payload, slots in self._pending[:count]:
-            arrived = np.asarray(payload)
-            for i, slot in enumerate(slots):
-                self._pages[slot] = arrived[:, i].copy()
-        del self._pending[:count]
+    def keep(self, pages: Sequence[jax.Array], slots: Sequence[int]) -> None:
+        """Copy one page into every slot, without waiting until it is there."""
+        moving = list(pages)
+        if self._locked:
+            moving = jax.device_put(moving, [self._kept] * len(moving))
+        else:
+            for page in moving:
+                page.copy_to_host_async()
+        for slot, page in zip(slots, moving, strict=True):
+            self._pages.pop(slot, None)
+            self._arriving.pop(slot, None)  # so that it counts as the newest
+            self._arriving[slot] = page
+        while len(self._arriving) > MAX_MOVING:
+            self._settle_oldest()
+
+    def take(self, slots: Sequence[int]) -> list[jax.Array]:
+        """Return the pages of slots as they lie by `kept_sharding`, and keep them no longer.
+
+        Where that is no page-locked memory, copies to the devices begin. Raises KeyError for a slot
+        without a page.
+        """
+        pages = [
+            self._arriving.pop(slot) if slot in self._arriving else self._pages.pop(slot)
+            for slot in slots
+        ]
+        return pages if self._locked else jax.device_put(pages, [self._there] * len(pages))
+
+    def _settle_oldest(self) -> None:
+        slot, page = next(iter(self._arriving.items()))
+        self._pages[slot] = page.block_until_ready() if self._locked else np.asarray(page)
+        del self._arriving[slot]
+
+
+def kept_sharding(sharding: NamedSharding) -> NamedSharding:
+    """Return how a page that lies so on its devices is kept for them: page-locked, where it can be.
+
+    A program takes it from there as one of its arguments. Elsewhere it takes it from the devices.
+    """
+    everywhere = all(
+        PAGE_LOCKED in {memory.kind for memory in device.addressable_memories()}
+        for device in sharding.device_set
+    )
+    return sharding.with_memory_kind(PAGE_LOCKED) if everywhere else sharding

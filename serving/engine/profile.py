@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import jax
 from tqdm import tqdm
 
+from serving.assembly import name_workers
 from serving.config import ConfigError, ServerConfig
 from serving.core.plan import StepPlan
 from serving.costs.measured import (
@@ -35,7 +36,7 @@ from serving.costs.shape import shape_of
 from serving.engine import raw_loop
 from serving.engine.build import ColdWorker, Deployment, load_workers, settle
 from serving.engine.compile_cache import cache_directory, keep_compiled
-from serving.engine.device_memory import claim
+from serving.engine.device_memory import claim, claim_host
 from serving.engine.executor import JaxExecutor
 from serving.engine.meshes import make_cpu_devices
 from serving.engine.profile_grid import Plan, Work, plan_grid
@@ -77,6 +78,7 @@ def profile(config: ServerConfig, given: Collection[str], out: Path, repeats: in
     mesh = config.mesh
     mesh = replace(mesh, prefill_workers=min(1, mesh.prefill_workers), decode_workers=1)
     claim(os.environ)
+    claim_host(os.environ, config.memory.host_kv_gib, len(name_workers(mesh)))
     make_cpu_devices(mesh.devices_needed)
     config = suited(config, jax.default_backend(), given)
     deployment = settle(replace(config, mesh=mesh))

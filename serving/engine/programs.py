@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
+from enum import Enum
 from math import prod
 from typing import Any
 
@@ -26,6 +27,7 @@ from model.parameters import Params, abstract_params
 from model.sharding import TENSOR, Table, param_partitions, partition
 from serving.engine import slots
 from serving.engine.buckets import GPU_PLATFORMS, Bucket, Buckets
+from serving.engine.host_memory import kept_sharding
 from serving.engine.layout import StepLayout
 from serving.engine.probe import Probe, Trace, row_of, with_row
 from serving.engine.steps import Step, TargetScores, score_samples
@@ -34,6 +36,14 @@ MOST_COMPILE_THREADS = 8
 """XLA compiles without holding the interpreter's lock, but each program takes a few hundred MiB."""
 
 Function = Callable[..., Any]
+
+
+class Moves(Enum):
+    """Where pages of a worker go: what it has to compile beside its steps."""
+
+    NOWHERE = "nowhere"
+    TO_WORKERS = "to workers"
+    TO_HOST = "to workers and to host memory"
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +116,12 @@ class Site:
         return NamedSharding(self.mesh, partition(self.backend.pool_axes, self.table))
 
     @property
+    def page_sharding(self) -> NamedSharding:
+        """The sharding of a page that is an array of its own, which has no axis of pages."""
+        layers, _, *rest = partition(self.backend.pool_axes, self.table)
+        return NamedSharding(self.mesh, P(layers, *rest))
+
+    @property
     def pool_shape(self) -> tuple[int, ...]:
         """The shape of the page pool."""
         sizes = self.sizes
@@ -137,14 +153,20 @@ def of_head(params: Params) -> Params:
 class Programs:
     """The compiled programs of one worker; each is absent until `compile` has run."""
 
-    def __init__(self, site: Site, buckets: Buckets, *, constrains: bool) -> None:
-        """Plan the programs; compiles nothing. Whether it `constrains`: loads rows' masks."""
+    def __init__(self, site: Site, buckets: Buckets, *, constrains: bool, offloads: bool) -> None:
+        """Plan the programs; compiles nothing.
+
+        Whether it `constrains`: loads rows' masks; and `offloads`: moves pages one by one.
+        """
         self._site = site
         self.buckets = buckets
         self._constrains = constrains
+        self._offloads = offloads
         self.step: dict[Bucket, Compiled] = {}
         self.gather: dict[int, Compiled] = {}
         self.scatter: dict[int, Compiled] = {}
+        self.gather_apart: dict[int, Compiled] = {}
+        self.scatter_apart: dict[int, Compiled] = {}
         self.slot: dict[Function, Compiled] = {}
         self.masks: dict[int, Compiled] = {}  # by rows
         self.scores: dict[int, Compiled] = {}  # by rows and chunks together
@@ -167,6 +189,8 @@ class Programs:
         steps = sorted(self.buckets.steps, key=lambda b: b.rows + 4 * b.tokens, reverse=True)
         jobs = [lambda bucket=bucket: self._compile_step(bucket) for bucket in steps]
         jobs += [lambda count=count: self._compile_moves(count) for count in self.buckets.pages]
+        apart = self.buckets.apart if self._offloads else ()
+        jobs += [lambda count=count: self._compile_apart(count) for count in apart]
         samples = {bucket.rows + bucket.chunks for bucket in steps}
         jobs += [lambda count=count: self._compile_scores(count) for count in sorted(samples)]
         tokens = {bucket.tokens for bucket in steps} - {0}
@@ -225,6 +249,20 @@ class Programs:
         )
         self.scatter[count] = self._compiled(
             kv_pages.scatter, (pool, payload, pages), out_specs=spec, donated=(0,)
+        )
+
+    def _compile_apart(self, count: int) -> None:
+        pool = self._abstract_pool(self._site.sizes.num_pages)
+        whole, own = pool.sharding.spec, self._site.page_sharding.spec
+        layers, _, *rest = pool.shape
+        kept = kept_sharding(self._site.page_sharding)
+        apart = [jax.ShapeDtypeStruct((layers, *rest), pool.dtype, sharding=kept)] * count
+        pages = self._abstract((count,), np.int32, P())
+        self.gather_apart[count] = self._compiled(
+            kv_pages.gather_apart, (pool, pages), out_specs=own, donated=()
+        )
+        self.scatter_apart[count] = self._compiled(
+            _scatter_kept, (pool, apart, pages), out_specs=whole, donated=(0,)
         )
 
     def _compile_loads(self) -> None:
@@ -305,6 +343,12 @@ class Programs:
             check_vma=False,  # what is sampled is equal on every shard, which the types cannot tell
         )
         return jax.jit(mapped, donate_argnums=donated).lower(*arguments).compile()
+
+
+def _scatter_kept(pool: jax.Array, kept: list[jax.Array], pages: jax.Array) -> jax.Array:
+    """Overwrite pages with what the host keeps. Steps behind wait for the copies either way."""
+    here = [jax.device_put(page, jax.memory.Space.Device) for page in kept]
+    return kv_pages.scatter_apart(pool, here, pages)
 
 
 def _compile_threads() -> int:

@@ -6,7 +6,6 @@ Asked before any weight is read. Sizes alone: knows no arrays and no devices.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, inf
-from pathlib import Path
 
 from serving.assembly import WORKSPACE_SHARE, kv_budget
 from serving.config import ConfigError, MemoryConfig, require
@@ -15,7 +14,6 @@ from serving.policy.admit import pages_for
 
 CPU_POOL_BYTES = 128 * 2**20
 """KV pool of a worker on CPU devices, which share the host's memory with everything else."""
-MEMINFO = Path("/proc/meminfo")
 GIB = 2.0**30
 
 
@@ -64,25 +62,22 @@ def settle_pages(room: Room, memory: MemoryConfig, max_model_len: int) -> int:
     return int(left // room.page_bytes)
 
 
-def check_host(memory: MemoryConfig, workers: int, free_bytes: float) -> None:
-    """Raise ConfigError unless the host has room for the pages of idle sessions."""
+def check_host(memory: MemoryConfig, free_bytes: float, held: Sequence[tuple[Room, int]]) -> None:
+    """Raise ConfigError unless the host has room for the pages of idle sessions.
+
+    `held` are all workers with the pages of their pools, which CPU devices have on the host too.
+    """
+    workers = len(held)
     wanted = memory.host_kv_gib * GIB * workers
-    if wanted > free_bytes:
+    taken = sum(room.weight_bytes + pages * room.page_bytes for room, pages in held if room.on_host)
+    left = max(0.0, free_bytes - taken)
+    if wanted > left:
+        beside = f" beside {_gib(taken)} of weights and pages" if taken else ""
         raise ConfigError(
             f"--host-kv-gib {memory.host_kv_gib:g} for {workers} worker(s) takes {_gib(wanted)} of"
-            f" host memory, and {_gib(free_bytes)} are free: {_gib(wanted - free_bytes)} are"
-            f" missing; use --host-kv-gib {max(0.0, free_bytes) // (workers * GIB):g} at most"
+            f" host memory, and {_gib(left)} are free{beside}: {_gib(wanted - left)} are"
+            f" missing; use --host-kv-gib {left // (workers * GIB):g} at most"
         )
-
-
-def free_host_bytes(meminfo: Path) -> float:
-    """Return what the host can still give away; infinity where the system does not tell."""
-    try:
-        lines = meminfo.read_text().splitlines()
-    except OSError:
-        return inf
-    found = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
-    return int(found[0]) * 1024.0 if found else inf
 
 
 def _asked_for(room: Room, pages: int) -> int:

@@ -15,7 +15,7 @@ from model.parameters import init_params
 from model.sharding import DECODE, TENSOR, param_shardings
 from serving.core.plan import LoadSlot
 from serving.engine.executor import JaxExecutor
-from serving.engine.programs import ExecutorSizes, Site
+from serving.engine.programs import ExecutorSizes, Moves, Site
 from tests.model.test_sharding import CONFIG
 from tests.support.plans import NEUTRAL, chunk, plan, row, table
 
@@ -40,7 +40,7 @@ def make(role, first_device, degree, table=DECODE, backend: Backend = BLOCKED):
         placed(PARAMS, site),
         site,
         role,
-        moves_pages=True,
+        moves=Moves.TO_HOST,
     )
     executor.warm_up(lambda done: None)
     return executor

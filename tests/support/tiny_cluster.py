@@ -25,7 +25,7 @@ from serving.engine.connectors.in_process import InProcessConnector
 from serving.engine.executor import JaxExecutor
 from serving.engine.meshes import make_meshes
 from serving.engine.probe import Probe
-from serving.engine.programs import ExecutorSizes, Site
+from serving.engine.programs import ExecutorSizes, Moves, Site
 from serving.messages import Role, TransferId, WorkerId
 from serving.request import SamplingParams, Slo
 from tests.support.local_fleet import LocalFleet
@@ -113,7 +113,7 @@ class Cluster:
                 params,
                 site,
                 role,
-                moves_pages=True,
+                moves=Moves.TO_HOST,
                 head_weights=weights,
                 grammars=GRAMMARS,
             )

@@ -18,7 +18,7 @@ from model.attention.paged import BLOCKED
 from model.sharding import DECODE, TENSOR, param_shardings
 from serving.engine.compile_cache import cache_directory, keep_compiled, on_first_devices
 from serving.engine.executor import JaxExecutor
-from serving.engine.programs import Site
+from serving.engine.programs import Moves, Site
 from serving.messages import Role
 from tests.support.local_fleet import sampling
 from tests.support.plans import chunk, plan, row, table
@@ -51,7 +51,7 @@ def cold(first_device: int, degree: int) -> JaxExecutor:
     mesh = Mesh(np.array(jax.devices()[first_device : first_device + degree]), (TENSOR,))
     params = jax.device_put(PARAMS, param_shardings(MODEL, mesh, DECODE))
     site = Site(MODEL, mesh, DECODE, FEW, BLOCKED)
-    return JaxExecutor(params, site, Role.DECODE, moves_pages=True)
+    return JaxExecutor(params, site, Role.DECODE, moves=Moves.TO_WORKERS)
 
 
 def reply(executor: JaxExecutor) -> tuple[list[int], list[float]]:

@@ -7,7 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from serving.engine.device_memory import claim, memory_of, share_of
+from serving.config import ConfigError
+from serving.engine.device_memory import HOST_VARIABLE, claim, claim_host, memory_of, share_of
 
 GIB = 2.0**30
 
@@ -32,6 +33,35 @@ def test_an_empty_variable_says_nothing():
     claim(env)
     assert env["XLA_CLIENT_MEM_FRACTION"] == "0.95"
     assert share_of({"XLA_CLIENT_MEM_FRACTION": ""}) == 0.75
+
+
+@pytest.mark.parametrize(
+    ("gib", "workers", "limit"),
+    [(0.0, 8, None), (53.0, 1, None), (53.5, 1, "65"), (64.0, 4, "292"), (6.7, 8, "65")],
+)
+def test_more_of_the_host_is_claimed_where_pages_take_more_than_xla_gives(
+    gib: float, workers: int, limit: str | None
+):
+    """An eighth and 4 GiB more than the pages take, in whole GiB."""
+    for env in ({"OTHER": "1"}, {"OTHER": "1", HOST_VARIABLE: ""}):
+        claim_host(env, gib, workers)
+        assert (env.get(HOST_VARIABLE) or None) == limit
+        assert env["OTHER"] == "1"
+
+
+def test_what_the_environment_says_of_the_host_is_kept_or_refused():
+    for said in ("76", "500"):
+        env = {HOST_VARIABLE: said}
+        claim_host(env, 32.0, 2)
+        assert env == {HOST_VARIABLE: said}
+    claim_host({HOST_VARIABLE: "1"}, 0.0, 2)
+    for said in ("75", "8", "much"):
+        with pytest.raises(ConfigError) as caught:
+            claim_host({HOST_VARIABLE: said}, 32.0, 2)
+        assert str(caught.value) == (
+            "--host-kv-gib 32 for 2 worker(s) wants XLA_PJRT_GPU_HOST_MEMORY_LIMIT_GB=76 at least,"
+            f" and it is {said}: raise it, unset it or lower --host-kv-gib"
+        )
 
 
 def memory(limit_gib: float, share: float, fraction: float, platform: str) -> float | None:

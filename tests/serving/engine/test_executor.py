@@ -17,7 +17,7 @@ from serving.core.plan import LoadSlot
 from serving.engine import slots
 from serving.engine.buckets import Bucket, Buckets
 from serving.engine.executor import JaxExecutor
-from serving.engine.programs import Programs, Site, page_bytes
+from serving.engine.programs import Moves, Programs, Site, page_bytes
 from serving.messages import Role
 from tests.model.test_sharding import CONFIG
 from tests.support.compiles import no_compiles
@@ -201,7 +201,7 @@ def check_that_a_step_copies_no_pool(device, config, backend: Backend):
     bucket = Bucket(2, 16, 2)
     mesh = Mesh(np.array([device]), (TENSOR,))
     site = Site(config, mesh, DECODE, replace(SIZES, num_pages=2**16), backend)
-    programs = Programs(site, Buckets((bucket,), ()), constrains=False)
+    programs = Programs(site, Buckets((bucket,), ()), constrains=False, offloads=False)
     programs.compile(lambda done: None)
     memory = programs.step[bucket].memory_analysis()
     assert memory is not None
@@ -267,7 +267,7 @@ def test_a_sliding_window_in_bfloat16_equals_the_oracle():
     mesh = Mesh(np.array(jax.devices()[:1]), (TENSOR,))
     there = jax.device_put(params, param_shardings(config, mesh, DECODE))
     site = Site(config, mesh, DECODE, SIZES, BLOCKED)
-    executor = JaxExecutor(there, site, Role.BOTH, moves_pages=True)
+    executor = JaxExecutor(there, site, Role.BOTH, moves=Moves.TO_WORKERS)
     executor.warm_up(lambda done: None)
     tokens = prompt(20)
     first = prefill(executor, 1, tokens, pages(1), cut=13).chunk_ids

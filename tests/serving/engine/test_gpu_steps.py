@@ -16,7 +16,7 @@ from model.sharding import DECODE, TENSOR, param_shardings
 from serving.config import ConfigError
 from serving.engine.build import settle
 from serving.engine.executor import JaxExecutor
-from serving.engine.programs import Site
+from serving.engine.programs import Moves, Site
 from serving.flags import build_config
 from serving.messages import Role
 from tests.serving.engine import test_executor as steps
@@ -65,7 +65,7 @@ def test_pages_of_eight_bits_say_what_the_oracle_says_with_them(backend):
     params = jax.device_put(steps.PARAMS, param_shardings(config, mesh, DECODE))
     site = Site(config, mesh, DECODE, steps.SIZES, backend)
     assert site.page_bytes * 4 == replace(site, config=steps.CONFIG).page_bytes
-    executor = JaxExecutor(params, site, Role.BOTH, moves_pages=True)
+    executor = JaxExecutor(params, site, Role.BOTH, moves=Moves.TO_WORKERS)
     executor.warm_up(lambda done: None)
     tokens = steps.prompt(19)
     first = steps.prefill(executor, 0, tokens, steps.pages(1), cut=7).chunk_ids
@@ -93,7 +93,7 @@ def test_on_a_device_nothing_compiles_after_warm_up_and_the_oracle_agrees(gpu):
     params = init_params(config, jax.random.key(0))
     mesh = Mesh(np.array([gpu]), (TENSOR,))
     site = Site(config, mesh, DECODE, steps.SIZES, Gpu(interpret=False))
-    executor = JaxExecutor(placed(params, site), site, Role.BOTH, moves_pages=True)
+    executor = JaxExecutor(placed(params, site), site, Role.BOTH, moves=Moves.TO_WORKERS)
     executor.warm_up(lambda done: None)
     tokens = steps.prompt(19)
     with no_compiles():

@@ -16,7 +16,7 @@ from predictor.states import Text, Wanted, recompute
 from serving.core.plan import LoadSlot
 from serving.engine.executor import JaxExecutor
 from serving.engine.probe import LONG_ENOUGH, Probe
-from serving.engine.programs import ExecutorSizes, Site
+from serving.engine.programs import ExecutorSizes, Moves, Site
 from serving.messages import Role
 from tests.support.plans import NEUTRAL, chunk, plan, row, table
 from tests.support.tiny_cluster import MODEL, PARAMS
@@ -38,7 +38,7 @@ def make(one: HeadSpec, devices: int = 1) -> JaxExecutor:
     params = jax.device_put(PARAMS, param_shardings(MODEL, mesh, DECODE))
     site = Site(MODEL, mesh, DECODE, SIZES, BLOCKED, Probe(one))
     weights = head_weights(one)
-    executor = JaxExecutor(params, site, Role.BOTH, moves_pages=True, head_weights=weights)
+    executor = JaxExecutor(params, site, Role.BOTH, moves=Moves.TO_WORKERS, head_weights=weights)
     executor.warm_up(lambda done: None)
     return executor
 

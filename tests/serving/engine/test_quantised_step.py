@@ -17,7 +17,7 @@ from serving.core.plan import LoadSlot
 from serving.engine.buckets import Bucket, Buckets
 from serving.engine.executor import JaxExecutor
 from serving.engine.probe import Probe
-from serving.engine.programs import ExecutorSizes, Programs, Site, of_head
+from serving.engine.programs import ExecutorSizes, Moves, Programs, Site, of_head
 from serving.messages import Role
 from tests.model.test_sharding import CONFIG
 from tests.support.plans import NEUTRAL, chunk, plan, row, table
@@ -43,7 +43,7 @@ def site(config, degree, probe=None):
 def chunk_scores(config, params, degree):
     """Run one compiled step over `TOKENS`; return the log-probability of each but the first."""
     where, bucket = site(config, degree), Bucket(0, 8, 1)
-    programs = Programs(where, Buckets((bucket,), ()), constrains=False)
+    programs = Programs(where, Buckets((bucket,), ()), constrains=False, offloads=False)
     programs.compile(lambda done: None)
     there = jax.device_put(params, param_shardings(config, where.mesh, DECODE))
     step = plan((), [chunk(0, 0, TOKENS, PAGES)], max_pages=MAX_PAGES)
@@ -78,7 +78,7 @@ def test_tokens_equal_the_oracle_beside_a_length_head(form, dtype):
     head = spec.build().init(jax.random.key(3), spec.num_features)
     where = site(config, 2, Probe(spec))
     there = jax.device_put(params, param_shardings(config, where.mesh, DECODE))
-    executor = JaxExecutor(there, where, Role.BOTH, moves_pages=False, head_weights=head)
+    executor = JaxExecutor(there, where, Role.BOTH, moves=Moves.NOWHERE, head_weights=head)
     executor.warm_up(lambda done: None)
     executor.load_slot(LoadSlot(0, NEUTRAL, tuple(TOKENS), (), 0))
     pages = table(range(1, 1 + MAX_PAGES), MAX_PAGES)

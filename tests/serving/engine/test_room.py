@@ -16,7 +16,6 @@ from serving.engine.room import (
     GIB,
     Room,
     check_host,
-    free_host_bytes,
     settle_pages,
 )
 from serving.flags import build_config
@@ -139,22 +138,29 @@ def test_cpu_devices_share_what_the_host_has():
 
 def test_host_memory_for_idle_sessions():
     memory = replace(MEMORY, host_kv_gib=40.0)
-    check_host(memory, 2, 81 * GIB)
-    check_host(MEMORY, 8, 0.0)
+    two = [(LARGE, 1000), (SMALL, 9000)]
+    check_host(memory, 81 * GIB, two)
+    check_host(MEMORY, 0.0, two)
     with pytest.raises(ConfigError) as caught:
-        check_host(memory, 2, 60.5 * GIB)
+        check_host(memory, 60.5 * GIB, two)
     line = str(caught.value)
-    assert "--host-kv-gib 40 for 2 worker(s) takes 80.00 GiB" in line
-    assert "19.50 GiB are missing; use --host-kv-gib 30 at most" in line
+    assert "--host-kv-gib 40 for 2 worker(s) takes 80.00 GiB of host memory, and 60.50 GiB" in line
+    assert "are free: 19.50 GiB are missing; use --host-kv-gib 30 at most" in line
 
 
-def test_what_the_host_has_is_read_where_it_is_told(tmp_path: Path):
-    path = tmp_path / "meminfo"
-    assert free_host_bytes(path) == inf
-    path.write_text("MemTotal: 9 kB\n")
-    assert free_host_bytes(path) == inf
-    path.write_text("MemTotal:       24000000 kB\nMemAvailable:    1024 kB\n")
-    assert free_host_bytes(path) == 2**20
+def test_pools_on_the_host_take_of_the_same_memory():
+    memory = replace(MEMORY, host_kv_gib=4.0)
+    host = replace(SMALL, on_host=True, fraction=1.0, degrees=())
+    two = [(host, 512), (host, 1024)]  # 1 GiB and 2 GiB, beside 30 of weights
+    check_host(memory, 33 * GIB + 8 * GIB, two)
+    with pytest.raises(ConfigError) as caught:
+        check_host(memory, 33 * GIB + 7 * GIB, two)
+    line = str(caught.value)
+    assert "and 7.00 GiB are free beside 33.00 GiB of weights and pages: 1.00 GiB are" in line
+    assert line.endswith("use --host-kv-gib 3 at most")
+    check_host(MEMORY, 2 * GIB, two)
+    with pytest.raises(ConfigError, match=r"and 0.00 GiB are free .* use --host-kv-gib 0 at most$"):
+        check_host(memory, 2 * GIB, two)
 
 
 def test_a_model_that_is_too_large_is_refused_before_it_is_made(monkeypatch: pytest.MonkeyPatch):
@@ -162,8 +168,9 @@ def test_a_model_that_is_too_large_is_refused_before_it_is_made(monkeypatch: pyt
     config = build_config(str(SHAPES / "qwen3-8b"), {"random_weights": True})
     with pytest.raises(ConfigError, match=r"both-0: weights of 15.26 GiB .* are missing"):
         load_workers(settle(config))
-    idle = build_config(str(SHAPES / "qwen3-8b"), {"random_weights": True, "host_kv_gib": 5.0})
-    with pytest.raises(ConfigError, match="--host-kv-gib 5 for 1 worker"):
+    monkeypatch.setattr("serving.engine.build.free_host_bytes", lambda path: 40 * GIB)
+    idle = build_config(str(SHAPES / "qwen3-8b"), {"random_weights": True, "host_kv_gib": 30.0})
+    with pytest.raises(ConfigError, match=r"--host-kv-gib 30 for 1 worker.* beside \d+"):
         load_workers(settle(idle))
     monkeypatch.setattr("serving.engine.build.free_host_bytes", lambda path: 12 * GIB)
     with pytest.raises(ConfigError, match=r"use --quantize int8 --max-model-len \d+$"):

@@ -18,7 +18,7 @@ from serving.engine import slots
 from serving.engine.buckets import Bucket
 from serving.engine.executor import JaxExecutor
 from serving.engine.layout import StepLayout
-from serving.engine.programs import ExecutorSizes, Site
+from serving.engine.programs import ExecutorSizes, Moves, Site
 from serving.engine.steps import Step
 from serving.messages import Role
 from tests.model.attention.test_tpu import STAND_IN
@@ -80,7 +80,7 @@ def test_tokens_equal_the_oracle_and_pages_can_move():
     mesh = Mesh(np.array(jax.devices()[:1]), (TENSOR,))
     there = jax.device_put(params, param_shardings(config, mesh, DECODE))
     site = Site(config, mesh, DECODE, sizes, STAND_IN)
-    executor = JaxExecutor(there, site, Role.BOTH, moves_pages=True)
+    executor = JaxExecutor(there, site, Role.BOTH, moves=Moves.TO_WORKERS)
     executor.warm_up(lambda done: None)  # steps of padding alone among them
 
     def run(rows, chunks):
