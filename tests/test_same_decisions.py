@@ -17,11 +17,13 @@ import pytest
 from serving.config import MeshConfig
 from serving.core.batcher import MAX_LAUNCHED, Batcher
 from serving.core.coordinator import Coordinator
+from serving.core.limits import BatcherLimits
 from serving.core.plan import StepPlan, StepResult
 from serving.core.rules import CoordinatorLimits
 from serving.core.sessions import Sessions
 from serving.costs.costs import Link
 from serving.engine.executor_protocol import Executor
+from serving.engine.from_host import FromHost
 from serving.engine.worker import Leaving, Moved, Worker
 from serving.messages import Decision, End, TransferId, WorkerId
 from serving.metrics.decision_log import line, record
@@ -38,6 +40,7 @@ from tests.support.tiny_cluster import LIMITS, MODEL, Cluster
 
 WIRE = Link(latency_s=0.000137, bytes_per_s=1e30)
 """What is sent as a step ends comes a little later: at one instant either order would be right."""
+HOST = Link(latency_s=0.000171, bytes_per_s=1e30)
 NOISE = 0.3
 SESSIONS = 10
 TURNS = sum(1 + session % 3 for session in range(SESSIONS))
@@ -159,6 +162,21 @@ class Watched:
         return self._real.send(transfer, payload, to)
 
 
+class Hosted(FromHost):
+    """Pages from host memory: there a little later. `came` is called behind whoever waited."""
+
+    def __init__(self, worker: WorkerId, agenda: Agenda, came: Callable[[], None]) -> None:
+        super().__init__(worker)
+        self._agenda, self._came = agenda, came
+
+    def when_here(self, transfer: TransferId, then: Callable[[], None]) -> None:
+        def arrived() -> None:
+            then()
+            self._came()
+
+        self._agenda.at(self._agenda.now + HOST.latency_s, arrived)
+
+
 class Timed:
     """The engine's own worker, without its thread, on its own clock."""
 
@@ -172,6 +190,7 @@ class Timed:
         self._worker = Worker(
             batcher, cast(Executor, executor), wire, self._post, lambda: executor.now
         )
+        self._worker._from_host = Hosted(batcher.worker, agenda, self._wake)
         self._waits = False
 
     def deliver(self, message) -> None:
@@ -184,6 +203,8 @@ class Timed:
 
     def round(self) -> None:
         """Do rounds until one waits for a step, which then ends in the future."""
+        if self._waits:
+            return  # woken by what it sent itself, before it had to wait
         self._executor.now = self._agenda.now
         while self._worker.round():
             if self._executor.now > self._agenda.now:
@@ -227,7 +248,7 @@ def rules():
     return batcher_rules(order="on-time")
 
 
-def served(cluster: Cluster, route: str) -> list[str]:
+def served(cluster: Cluster, route: str, limits: BatcherLimits = LIMITS) -> list[str]:
     log: list[str] = []
     hall, agenda, replies, _ = simulation(route, log)
     connector = cluster.reconnect()
@@ -238,7 +259,7 @@ def served(cluster: Cluster, route: str) -> list[str]:
     there: dict[TransferId, float] = {}
     batchers = []
     for name, (role, _) in cluster.executors.items():
-        batcher = Batcher(name, LIMITS, rules())
+        batcher = Batcher(name, limits, rules())
         batchers.append(batcher)
         hall.join(Timed(batcher, executors[name], connector, there, agenda, hall), role)
 
@@ -251,13 +272,13 @@ def served(cluster: Cluster, route: str) -> list[str]:
     return log
 
 
-def simulated(cluster: Cluster, route: str) -> list[str]:
+def simulated(cluster: Cluster, route: str, limits: BatcherLimits = LIMITS) -> list[str]:
     log: list[str] = []
     hall, agenda, replies, links = simulation(route, log)
-    world = World(agenda, links, WIRE, 1, MAX_LAUNCHED)
+    world = World(agenda, links, HOST, 1, MAX_LAUNCHED)
     batchers = []
     for name, (role, _) in cluster.executors.items():
-        batcher = Batcher(name, LIMITS, rules())
+        batcher = Batcher(name, limits, rules())
         batchers.append(batcher)
         noise = StepNoise(NOISE, name)
         executor = SimExecutor(COSTS, replies, None, noise, LIMITS.max_rows)
@@ -306,4 +327,15 @@ def test_so_they_do_where_all_prefill_for_each_other(both: Cluster, route: str):
     places = [one["choice"] for one in real if one["kind"] == "place"]
     routes = [one["choice"] for one in real if one["kind"] == "route"]
     assert places != routes  # some are prefilled away from their owners
+    assert made_up == real
+
+
+@pytest.mark.parametrize("route", ["foretoken", "pd-delta", "local"])
+def test_so_they_do_where_histories_go_to_host_memory_and_come_back(cluster: Cluster, route: str):
+    """Pools are so small that hardly any history is still there when its next turn comes."""
+    small = replace(LIMITS, max_model_len=128, num_pages=128 // LIMITS.page_size + 1, host_pages=60)
+    real, made_up = parsed(served(cluster, route, small)), parsed(simulated(cluster, route, small))
+    assert sum(one["kind"] == "end" for one in real) == TURNS
+    fetched = [one for one in real if one["kind"] == "restore" and one["reason"] == "fetch_faster"]
+    assert len(fetched) > 2
     assert made_up == real

@@ -1,6 +1,6 @@
 """How fast does KV move? Pages gathered and scattered, to host memory and back, to another device.
 
-`gather` and `scatter` read and write every byte, as a copy does. `offload` and `restore` are the
+`gather` and `scatter` read and write every byte, as a copy does. `offload` and `fetch` are the
 engine's own way to host memory, a page at a time, with the seconds of the worker's thread that they
 take before they return; `pinned` is all pages as one page-locked array, the most that can be had.
 """
@@ -74,7 +74,7 @@ def _rates(rig: Rig, make: Callable[[], JaxExecutor], count: int) -> dict[str, A
         "gather_bytes_per_s": _rate(2 * num_bytes, gather_s),
         # The gather that shows when a scatter is over is taken off again.
         "scatter_bytes_per_s": _rate(2 * num_bytes, _less(_seconds(rig, scatter), gather_s)),
-        "offload_and_restore_bytes_per_s": _rate(2 * num_bytes, _seconds(rig, moves.both)),
+        "offload_and_fetch_bytes_per_s": _rate(2 * num_bytes, _seconds(rig, moves.both)),
     }
     rates |= moves.dispatch_of_last(rig.scale.repeats)
     if "pinned host memory" not in missing:
@@ -94,7 +94,7 @@ class _Moves:
         self._executor = executor
         self._from_pages, self._to_pages = from_pages, to_pages
         self._offload_s: list[float] = []
-        self._restore_s: list[float] = []
+        self._fetch_s: list[float] = []
 
     def both(self) -> None:
         """Move pages to host memory and back, and wait until they are there."""
@@ -102,9 +102,9 @@ class _Moves:
         began = self._clock()
         self._executor.offload(self._from_pages, slots)
         kept = self._clock()
-        self._executor.restore(slots, self._to_pages)
+        self._executor.write(self._executor.fetch(slots), self._to_pages)
         self._offload_s.append(kept - began)
-        self._restore_s.append(self._clock() - kept)
+        self._fetch_s.append(self._clock() - kept)
         jax.block_until_ready(self._executor.gather(self._to_pages))
 
     def dispatch_of_last(self, repeats: int) -> dict[str, Any]:
@@ -112,7 +112,7 @@ class _Moves:
         pages = len(self._from_pages)
         return {
             f"{name}_dispatch_s_per_page": figure([took / pages for took in times[-repeats:]])
-            for name, times in (("offload", self._offload_s), ("restore", self._restore_s))
+            for name, times in (("offload", self._offload_s), ("fetch", self._fetch_s))
         }
 
 

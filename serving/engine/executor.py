@@ -84,7 +84,7 @@ class JaxExecutor:
         Where the site unrolls layers they are `apart`.
         `head_weights` belong to the site's probe, if it has one, and may lie anywhere. What does
         not move cannot be asked to: `gather`, `read_trace` and what undoes them take pages that go
-        to workers, `offload` and `restore` pages that go to host memory. With `buckets`, as
+        to workers, `offload`, `fetch` and `write` pages that go to host memory. With `buckets`, as
         measurements want them, it has these in place of those of its role.
         Without `grammars` no turn may have one.
         """
@@ -167,7 +167,7 @@ class JaxExecutor:
         for count in self._programs.gather_apart:
             nowhere = [kv_pages.WRITE_OFF_PAGE] * count
             self.offload(nowhere, range(count))
-            self.restore(range(count), nowhere)
+            self.write(self.fetch(range(count)), nowhere)
         scratch = self._site.sizes.num_slots - 1
         for count in self._programs.masks:
             self._load_masks([scratch] * count, [np.array([ALL_ALLOWED], np.uint32)] * count)
@@ -283,13 +283,15 @@ class JaxExecutor:
             apart = gather(self._pool, np.array(pages[some], np.int32))
             host.keep(apart, host_slots[some])
 
-    def restore(self, host_slots: Sequence[int], pages: Sequence[int]) -> None:
-        """Copy what `offload` kept back into pages. Its slots are empty then."""
-        host = self._host_memory()
+    def fetch(self, host_slots: Sequence[int]) -> list[jax.Array]:
+        """Start to copy what `offload` kept to the devices. Its slots are empty then."""
+        return self._host_memory().take(host_slots)
+
+    def write(self, fetched: Sequence[jax.Array], pages: Sequence[int]) -> None:
+        """Write what `fetch` returned into pages. Steps behind wait for what is yet to come."""
         for some in _in_turn(self._buckets.split_apart(len(pages))):
             scatter = self._programs.scatter_apart[some.stop - some.start]
-            kept = host.take(host_slots[some])
-            self._pool = scatter(self._pool, kept, np.array(pages[some], np.int32))
+            self._pool = scatter(self._pool, fetched[some], np.array(pages[some], np.int32))
 
     def _host_memory(self) -> HostMemory:
         if self._host is None:

@@ -1,9 +1,8 @@
 """Where do KV pages lie that have left a worker's device? One array for each, by slot.
 
-In page-locked memory, to and from which a device copies by itself: out beside the steps, back as
-part of the program that writes the pages, for which steps wait anyway. An array a page, so that
-its memory is free as soon as its slot is overwritten or taken. Where JAX has no such memory for a
-platform, pages lie in NumPy arrays. One thread uses it. Knows no pool.
+In page-locked memory, to and from which a device copies by itself, beside the steps. An array a
+page, so that its memory is free as soon as its slot is overwritten or taken. Where JAX has no such
+memory for a platform, pages lie in NumPy arrays. One thread uses it. Knows no pool.
 """
 
 import logging
@@ -31,7 +30,7 @@ class HostMemory:
         Says in the log if they have no page-locked memory.
         """
         self._there = sharding
-        self._kept = kept_sharding(sharding)
+        self._kept = _kept_sharding(sharding)
         self._locked = self._kept.memory_kind == PAGE_LOCKED
         if not self._locked:
             platform = next(iter(sharding.device_set)).platform
@@ -59,16 +58,15 @@ class HostMemory:
             self._settle_oldest()
 
     def take(self, slots: Sequence[int]) -> list[jax.Array]:
-        """Return the pages of slots as they lie by `kept_sharding`, and keep them no longer.
+        """Start to copy the pages of slots to the devices, and keep them no longer.
 
-        Where that is no page-locked memory, copies to the devices begin. Raises KeyError for a slot
-        without a page.
+        Raises KeyError for a slot without a page.
         """
         pages = [
             self._arriving.pop(slot) if slot in self._arriving else self._pages.pop(slot)
             for slot in slots
         ]
-        return pages if self._locked else jax.device_put(pages, [self._there] * len(pages))
+        return jax.device_put(pages, [self._there] * len(pages))
 
     def _settle_oldest(self) -> None:
         slot, page = next(iter(self._arriving.items()))
@@ -76,11 +74,8 @@ class HostMemory:
         del self._arriving[slot]
 
 
-def kept_sharding(sharding: NamedSharding) -> NamedSharding:
-    """Return how a page that lies so on its devices is kept for them: page-locked, where it can be.
-
-    A program takes it from there as one of its arguments. Elsewhere it takes it from the devices.
-    """
+def _kept_sharding(sharding: NamedSharding) -> NamedSharding:
+    """Return how a page that lies so on its devices is kept: page-locked, where it can be."""
     everywhere = all(
         PAGE_LOCKED in {memory.kind for memory in device.addressable_memories()}
         for device in sharding.device_set

@@ -27,7 +27,6 @@ from model.parameters import Params, abstract_params
 from model.sharding import TENSOR, Table, param_partitions, partition
 from serving.engine import slots
 from serving.engine.buckets import GPU_PLATFORMS, Bucket, Buckets
-from serving.engine.host_memory import kept_sharding
 from serving.engine.layout import StepLayout
 from serving.engine.probe import Probe, Trace, row_of, with_row
 from serving.engine.steps import Step, TargetScores, score_samples
@@ -255,14 +254,13 @@ class Programs:
         pool = self._abstract_pool(self._site.sizes.num_pages)
         whole, own = pool.sharding.spec, self._site.page_sharding.spec
         layers, _, *rest = pool.shape
-        kept = kept_sharding(self._site.page_sharding)
-        apart = [jax.ShapeDtypeStruct((layers, *rest), pool.dtype, sharding=kept)] * count
+        apart = [self._abstract((layers, *rest), pool.dtype, own)] * count
         pages = self._abstract((count,), np.int32, P())
         self.gather_apart[count] = self._compiled(
             kv_pages.gather_apart, (pool, pages), out_specs=own, donated=()
         )
         self.scatter_apart[count] = self._compiled(
-            _scatter_kept, (pool, apart, pages), out_specs=whole, donated=(0,)
+            kv_pages.scatter_apart, (pool, apart, pages), out_specs=whole, donated=(0,)
         )
 
     def _compile_loads(self) -> None:
@@ -343,12 +341,6 @@ class Programs:
             check_vma=False,  # what is sampled is equal on every shard, which the types cannot tell
         )
         return jax.jit(mapped, donate_argnums=donated).lower(*arguments).compile()
-
-
-def _scatter_kept(pool: jax.Array, kept: list[jax.Array], pages: jax.Array) -> jax.Array:
-    """Overwrite pages with what the host keeps. Steps behind wait for the copies either way."""
-    here = [jax.device_put(page, jax.memory.Space.Device) for page in kept]
-    return kv_pages.scatter_apart(pool, here, pages)
 
 
 def _compile_threads() -> int:

@@ -244,13 +244,13 @@ def test_times_stand_beside_shares_of_the_devices_own_rates():
 
 
 def test_the_table_says_what_pages_cost_where_that_was_measured():
-    points = {"16": {"bytes": 1, "offload_and_restore_bytes_per_s": {"median": 4e10}}}
+    points = {"16": {"bytes": 1, "offload_and_fetch_bytes_per_s": {"median": 4e10}}}
     part = {"pages": {"figures": {"points": points}}}
-    assert list(table._others(Record({}, part))) == ["16 pages, GB/s: offload and restore 40"]
+    assert list(table._others(Record({}, part))) == ["16 pages, GB/s: offload and fetch 40"]
     points["16"]["offload_dispatch_s_per_page"] = {"median": 3e-5}
-    points["16"]["restore_dispatch_s_per_page"] = {"median": 4.5e-5}
+    points["16"]["fetch_dispatch_s_per_page"] = {"median": 4.5e-5}
     assert list(table._others(Record({}, part)))[1:] == [
-        "16 pages, us of the thread a page: offload 30, restore 45"
+        "16 pages, us of the thread a page: offload 30, fetch 45"
     ]
 
 
@@ -299,7 +299,7 @@ def test_every_part_runs_from_end_to_end_without_a_server_s_packages(tmp_path: P
     assert set(document["not_measured"]) == {"pages: to another device"}
     assert len(document["table"]) == 6
     (moved,) = document["parts"]["pages"]["figures"]["points"].values()
-    for way in ("offload", "restore"):
+    for way in ("offload", "fetch"):
         assert moved[f"{way}_dispatch_s_per_page"]["min"] > 0
     assert "us of the thread a page: offload " in done.stdout
     measured = read_measured(out.with_suffix(".costs.json"))

@@ -16,7 +16,7 @@ from jax.sharding import PartitionSpec as P
 from model import kv_pages
 from serving.engine import host_memory
 from serving.engine.buckets import MOST_APART, Bucket, Buckets
-from serving.engine.host_memory import HostMemory, kept_sharding
+from serving.engine.host_memory import HostMemory
 from serving.messages import Role
 from tests.support.compiles import no_compiles
 from tests.support.one_executor import MAX_PAGES, SIZES, make
@@ -82,7 +82,7 @@ def test_random_pages_come_back_as_they_were(executor, seed: int):
         to = draw.choice(np.arange(1, SIZES.num_pages), len(back), replace=False).tolist()
         before = content(executor, range(1, SIZES.num_pages))
         with no_compiles():
-            executor.restore(back.tolist(), to)
+            executor.write(executor.fetch(back.tolist()), to)
         wanted = np.stack([record.pop(slot) for slot in back.tolist()])
         np.testing.assert_array_equal(content(executor, to), wanted)
         others = sorted(set(range(1, SIZES.num_pages)) - set(to))
@@ -95,7 +95,7 @@ def test_what_is_written_to_a_page_later_is_not_in_its_copy(executor):
     wanted = content(executor, [5, 6])
     executor.offload([5, 6], [0, 1])
     refill(executor, 7)
-    executor.restore([1, 0], [9, 10])
+    executor.write(executor.fetch([1, 0]), [9, 10])
     np.testing.assert_array_equal(content(executor, [10, 9]), wanted)
 
 
@@ -106,7 +106,7 @@ def test_more_pages_than_may_be_on_their_way_at_once(executor, monkeypatch: pyte
     executor.offload(pages, range(len(pages)))
     assert len(executor._host._arriving) == 3
     refill(executor, 9)
-    executor.restore(range(len(pages)), pages)
+    executor.write(executor.fetch(range(len(pages))), pages)
     np.testing.assert_array_equal(content(executor, pages), wanted)
 
 
@@ -122,7 +122,7 @@ def test_pages_lie_in_page_locked_memory_cut_as_on_the_devices(way: str, executo
         assert len(kept.addressable_shards) == degree
         assert kept.nbytes == executor.kv_bytes_per_page
         (back,) = host.take([4])
-        assert back.sharding.is_equivalent_to(kept_sharding(sharding), back.ndim)
+        assert back.sharding.is_equivalent_to(sharding, back.ndim)
 
 
 SHARDING = NamedSharding(Mesh(np.array(jax.devices()[:2]), ("t",)), P(None, "t"))
@@ -178,7 +178,7 @@ def test_an_overwritten_page_is_let_go_before_the_next_arrives_and_the_next_coun
 
 def test_a_restored_page_leaves_no_array_behind(executor):
     executor.offload(range(1, 20), range(19))
-    executor.restore(range(19), range(1, 20))
+    executor.write(executor.fetch(range(19)), range(1, 20))
     gc.collect()
     jax.block_until_ready(executor._pool)
     shape = executor._pool.shape[:1] + executor._pool.shape[2:]
@@ -199,9 +199,10 @@ def test_one_line_says_that_there_is_no_page_locked_memory(way: str, caplog):
 
 def test_an_executor_without_host_memory_says_so(executors, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(executors[1], "_host", None)
-    for move in (executors[1].offload, executors[1].restore):
-        with pytest.raises(ValueError, match="without host memory"):
-            move([1], [1])
+    with pytest.raises(ValueError, match="without host memory"):
+        executors[1].offload([1], [1])
+    with pytest.raises(ValueError, match="without host memory"):
+        executors[1].fetch([1])
 
 
 def test_counts_of_pages_that_move_one_by_one():

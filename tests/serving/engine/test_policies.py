@@ -257,20 +257,20 @@ def test_pages_that_come_back_from_the_host_change_no_token(
     known = [oracle(tokens, wanted) for tokens in seconds]
     ((_, executor),) = colocated.executors.values()
     assert isinstance(executor, JaxExecutor)
-    restored: list[int] = []
+    fetched: list[int] = []
 
-    def restore(slots, pages):
-        restored.append(len(pages))
-        JaxExecutor.restore(executor, slots, pages)
+    def fetch(slots):
+        fetched.append(len(slots))
+        return JaxExecutor.fetch(executor, slots)
 
-    monkeypatch.setattr(executor, "restore", restore)
+    monkeypatch.setattr(executor, "fetch", fetch)
     fleet = colocated.fleet(num_pages=33, host_pages=60)
     with no_compiles():
         for i, tokens in enumerate(prompts):
             assert fleet.ask(turn(f"a{i}", tokens, wanted)).tokens == firsts[i]
         answers = [fleet.ask(turn(f"b{i}", tokens, wanted)) for i, tokens in enumerate(seconds)]
     assert [answer.tokens for answer in answers] == known
-    assert max(restored) > 5
+    assert sum(fetched) > 20
     assert answers[0].ends[0].cached_len >= 40
     assert is_empty(fleet)
 
