@@ -48,6 +48,7 @@ from serving.engine import few_bits
 from serving.engine.build import (
     ColdWorker,
     Deployment,
+    host_notice,
     load_workers,
     make_coordinator,
     settle,
@@ -171,9 +172,7 @@ def run_server(config: ServerConfig, given: Collection[str]) -> int:
             if config.model.random_weights:
                 click.echo(random_notice(config, tokenizer), err=True)
             cold = load_workers(deployment, grammars)
-            pages = {worker.mesh.worker: worker.limits.num_pages for worker in cold}
-            settings["kv-pages"] = pages
-            click.echo(f"kv-pages: {', '.join(f'{w} {n}' for w, n in pages.items())}", err=True)
+            settings["kv-pages"] = tell_memory(deployment, cold)
             listen(listening, config.endpoint)
             hung = uvloop.run(_serve(config, engine, cold, app, listening))
     finally:
@@ -185,6 +184,15 @@ def run_server(config: ServerConfig, given: Collection[str]) -> int:
         click.echo(f"ended without {', '.join(hung)}, whose thread hangs in a step", err=True)
         os._exit(HUNG)  # the interpreter, and JAX, would wait for that step
     return 0
+
+
+def tell_memory(deployment: Deployment, cold: Sequence[ColdWorker]) -> dict[WorkerId, int]:
+    """Print the pages that each worker's pool has, and return them; and what the host could do."""
+    pages = {worker.mesh.worker: worker.limits.num_pages for worker in cold}
+    click.echo(f"kv-pages: {', '.join(f'{w} {n}' for w, n in pages.items())}", err=True)
+    if (notice := host_notice(deployment, cold)) is not None:
+        click.echo(notice, err=True)
+    return pages
 
 
 def log_requests() -> None:

@@ -50,7 +50,7 @@ from serving.engine.length_head import AUTO, NONE, LengthHead, NoHead, find_leng
 from serving.engine.meshes import WorkerMesh, make_meshes
 from serving.engine.probe import Probe
 from serving.engine.programs import ExecutorSizes, Moves, Site, page_bytes
-from serving.engine.room import Room, check_host, settle_pages
+from serving.engine.room import Room, check_host, settle_pages, unused_host
 from serving.engine.warm_times import warm_times
 from serving.engine.worker import Post, WarmWorker, Worker
 from serving.messages import Role
@@ -197,6 +197,13 @@ def load_workers(deployment: Deployment, grammars: "Grammars | None" = None) -> 
             ColdWorker(mesh, own, rules[mesh.role], _executor(deployment, mesh, own, grammars))
             for mesh, own in zip(meshes, limits, strict=True)
         ]
+
+
+def host_notice(deployment: Deployment, cold: Sequence[ColdWorker]) -> str | None:
+    """Say what host memory could be used for that is not; None on CPUs, whose pools are there."""
+    if any(one.mesh.mesh.devices.flat[0].platform == "cpu" for one in cold):
+        return None
+    return unused_host(deployment.config.memory, free_host_bytes(ROOT), len(cold))
 
 
 @contextmanager

@@ -80,6 +80,20 @@ def check_host(memory: MemoryConfig, free_bytes: float, held: Sequence[tuple[Roo
         )
 
 
+def unused_host(memory: MemoryConfig, free_bytes: float, workers: int) -> str | None:
+    """Say in one line what the host could keep of what has to go; None where it keeps some already.
+
+    Half of what is free, and None where that is less than a GiB a worker.
+    """
+    offered = 0.0 if free_bytes == inf else free_bytes / 2 // (workers * GIB)
+    if memory.host_kv_gib or offered < 1:
+        return None
+    return (
+        f"host memory: {_gib(free_bytes)} are free; --host-kv-gib {offered:g} would keep there what"
+        " has to go from the KV pages, to be computed again otherwise"
+    )
+
+
 def _asked_for(room: Room, pages: int) -> int:
     """Take the operator's word for a number of pages, unless it is out of the question."""
     left = room.memory_bytes - room.weight_bytes

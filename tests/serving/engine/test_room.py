@@ -17,6 +17,7 @@ from serving.engine.room import (
     Room,
     check_host,
     settle_pages,
+    unused_host,
 )
 from serving.flags import build_config
 from serving.messages import WorkerId
@@ -161,6 +162,15 @@ def test_pools_on_the_host_take_of_the_same_memory():
     check_host(MEMORY, 2 * GIB, two)
     with pytest.raises(ConfigError, match=r"and 0.00 GiB are free .* use --host-kv-gib 0 at most$"):
         check_host(memory, 2 * GIB, two)
+
+
+def test_what_the_host_could_keep_is_told_where_it_keeps_nothing():
+    line = unused_host(MEMORY, 500.4 * GIB, 4)
+    assert line is not None
+    assert line.startswith("host memory: 500.40 GiB are free; --host-kv-gib 62 would keep there")
+    assert unused_host(replace(MEMORY, host_kv_gib=1.0), 500 * GIB, 4) is None
+    assert unused_host(MEMORY, 7.9 * GIB, 4) is None
+    assert unused_host(MEMORY, inf, 4) is None, "the system does not tell"
 
 
 def test_a_model_that_is_too_large_is_refused_before_it_is_made(monkeypatch: pytest.MonkeyPatch):
