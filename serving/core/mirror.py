@@ -8,7 +8,7 @@ By name and not by worker: in a large fleet few workers hold anything of a promp
 need not be asked.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 
 import numpy as np
@@ -79,19 +79,38 @@ class PageMirror:
         self._note(lens, holding, held)
         return lens
 
-    def on_host_len(self, worker: WorkerId, names: Sequence[bytes], cached_len: int) -> int:
-        """Count those of the leading `cached_len` tokens that a worker has in host memory alone."""
+    def on_host_lens(
+        self, names: Sequence[bytes], cached_lens: Mapping[WorkerId, int]
+    ) -> dict[WorkerId, int]:
+        """Count those of the `cached_lens` of a prompt that workers have in host memory alone.
+
+        Of those that have any. All workers are looked at together, since most have none.
+        """
         pool, host = self._holders[Tier.POOL], self._holders[Tier.HOST]
-        if not host:
-            return 0
-        bit = self._bits[worker]
-        found = names[1 : cached_len // self._page_size + 1]
-        return self._page_size * sum(not pool.get(name, 0) & bit for name in found)
+        if not host or not cached_lens:
+            return {}
+        found = names[1 : max(cached_lens.values()) // self._page_size + 1]
+        some = 0
+        for name in found:
+            if on := host.get(name, 0):
+                some |= on & ~pool.get(name, 0)
+        lens: dict[WorkerId, int] = {}
+        for worker in self._named(some):
+            bit, pages = self._bits[worker], cached_lens.get(worker, 0) // self._page_size
+            if fetched := sum(not pool.get(name, 0) & bit for name in islice(found, pages)):
+                lens[worker] = fetched * self._page_size
+        return lens
 
     def _note(self, lens: dict[WorkerId, int], workers: int, pages: int) -> None:
         """Note what each of a set of workers holds: of a shared beginning these are very many."""
-        if pages and workers:
-            size = (len(self._workers) + 7) // 8
-            bits = np.frombuffer(workers.to_bytes(size, "little"), np.uint8)
-            for place in np.flatnonzero(np.unpackbits(bits, bitorder="little")).tolist():
-                lens[self._workers[place]] = pages * self._page_size
+        if pages:
+            lens.update(dict.fromkeys(self._named(workers), pages * self._page_size))
+
+    def _named(self, workers: int) -> list[WorkerId]:
+        """List a set of workers."""
+        if not workers:
+            return []
+        size = (len(self._workers) + 7) // 8
+        bits = np.frombuffer(workers.to_bytes(size, "little"), np.uint8)
+        places = np.flatnonzero(np.unpackbits(bits, bitorder="little")).tolist()
+        return [self._workers[place] for place in places]

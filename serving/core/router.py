@@ -7,6 +7,7 @@ worker is told. Changes nothing. Workers that do both are prefill workers too, f
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import nan
+from typing import NamedTuple
 
 import numpy as np
 
@@ -43,6 +44,13 @@ class Routed:
     details: Mapping[str, Detail]
 
 
+class _Cached(NamedTuple):
+    """Leading tokens of a prompt that workers hold, and how many of those in host memory alone."""
+
+    lens: Mapping[WorkerId, int]
+    on_host: Mapping[WorkerId, int]
+
+
 class Router:
     """Asks the routing policy."""
 
@@ -64,7 +72,8 @@ class Router:
         rules, record = self._rules, self._fleet.workers[owner]
         context = RouteContext(self._costs[record.role], rules.route_config, rules.table)
         turn = self._turn_view(live, now, arrival_rate)
-        cached = self._fleet.pages.cached_lens(live.names)
+        lens = self._fleet.pages.cached_lens(live.names)
+        cached = _Cached(lens, self._fleet.pages.on_host_lens(live.names, lens))
         owner_view = self._owner_view(record, live, cached, now)
         # Whoever was refused by a peer stays with its owner.
         peers = [] if live.task.attempt else self._peers(len(live.tokens), owner)
@@ -130,7 +139,7 @@ class Router:
         )
 
     def _owner_view(
-        self, record: WorkerRecord, live: LiveTurn, cached: Mapping[WorkerId, int], now: float
+        self, record: WorkerRecord, live: LiveTurn, cached: _Cached, now: float
     ) -> OwnerView:
         cached_len, fetch_s = self._found(record, live, cached)
         pages, queued = record.capacity // self._fleet.page_size, self._before(live, record, now)
@@ -168,7 +177,7 @@ class Router:
         self,
         records: Sequence[WorkerRecord],
         live: LiveTurn,
-        cached: Mapping[WorkerId, int],
+        cached: _Cached,
         now: float,
     ) -> list[PrefillView]:
         chunk_len, link = self._rules.chunk_len, self._rules.link
@@ -192,15 +201,12 @@ class Router:
             for record, before, (cached_len, fetch_s) in zip(records, queued, found, strict=True)
         ]
 
-    def _found(
-        self, record: WorkerRecord, live: LiveTurn, cached: Mapping[WorkerId, int]
-    ) -> tuple[int, float]:
+    def _found(self, record: WorkerRecord, live: LiveTurn, cached: _Cached) -> tuple[int, float]:
         """Count the leading tokens that a worker need not compute, and time their fetch.
 
         What is in host memory is fetched only if that beats computing it.
         """
-        cached_len = cached.get(record.id, 0)
-        host_len = self._fleet.pages.on_host_len(record.id, live.names, cached_len)
+        cached_len, host_len = cached.lens.get(record.id, 0), cached.on_host.get(record.id, 0)
         if not host_len:
             return cached_len, 0.0
         costs, pool_len = self._costs[record.role], cached_len - host_len

@@ -1,3 +1,6 @@
+from collections import UserDict
+from typing import cast
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -65,12 +68,34 @@ def test_what_is_in_host_memory_is_found_too_and_told_apart():
     one.change(A, Tier.HOST, PROMPT[2:], ())
     one.change(B, Tier.HOST, PROMPT[1:3], ())
     assert one.cached_lens(PROMPT) == {A: 12, B: 8}
-    assert [one.on_host_len(A, PROMPT, length) for length in (4, 8, 12)] == [0, 4, 8]
-    assert one.on_host_len(B, PROMPT, 8) == 8
+    for length, on_host in ((4, {B: 8}), (8, {A: 4, B: 8}), (12, {A: 8, B: 8})):
+        assert one.on_host_lens(PROMPT, {A: length, B: 8}) == on_host
     one.change(B, Tier.POOL, PROMPT[1:2], ())  # computed, while there is a copy
-    assert one.on_host_len(B, PROMPT, 8) == 4
+    assert one.on_host_lens(PROMPT, {B: 8}) == {B: 4}
     one.change(B, Tier.HOST, (), PROMPT[1:3])
     assert one.cached_lens(PROMPT) == {A: 12, B: 4}
+
+
+class Counting(UserDict[bytes, int]):
+    """Counts how often a name is looked up."""
+
+    looks = 0
+
+    def __getitem__(self, key: bytes) -> int:
+        self.looks += 1
+        return super().__getitem__(key)
+
+
+def test_workers_that_hold_a_beginning_in_their_pools_are_not_looked_at_one_by_one():
+    workers = [WorkerId(str(i)) for i in range(200)]
+    one = mirror(*workers)
+    for worker in workers:
+        one.change(worker, Tier.POOL, PROMPT[1:3], ())
+    one.change(workers[0], Tier.HOST, PROMPT[3:], ())
+    pool = Counting(one._holders[Tier.POOL])
+    one._holders[Tier.POOL] = cast(dict[bytes, int], pool)
+    assert one.on_host_lens(PROMPT, one.cached_lens(PROMPT)) == {workers[0]: 4}
+    assert pool.looks < 5 * len(PROMPT)
 
 
 NAMES = st.lists(st.sampled_from(PROMPT[1:]), max_size=3)
@@ -97,6 +122,7 @@ def test_it_finds_what_sets_for_each_worker_would_find(changes, pages: int):
             held[worker] = {tier: set() for tier in Tier}
     prompt = PROMPT[:pages]
     expected: dict[WorkerId, int] = {}
+    on_host: dict[WorkerId, int] = {}
     for worker, tiers in held.items():
         for tier, names in tiers.items():
             assert set(one.names(worker, tier)) == names
@@ -105,5 +131,7 @@ def test_it_finds_what_sets_for_each_worker_would_find(changes, pages: int):
         if full := next(missing, len(prompt)) - 1:
             expected[worker] = 4 * full
         fetched = [name for name in prompt[1 : full + 1] if name not in tiers[Tier.POOL]]
-        assert one.on_host_len(worker, prompt, 4 * full) == 4 * len(fetched)
+        if fetched:
+            on_host[worker] = 4 * len(fetched)
     assert one.cached_lens(prompt) == expected
+    assert one.on_host_lens(prompt, expected) == on_host
