@@ -128,15 +128,17 @@ class PrefillTimes:
     def remote(self, worker: PrefillView, pull_s: float | None) -> Sent:
         """Predict the prefill on `worker`, hand-off included; it pulls history if that has a time.
 
-        A pull overlaps the wait in the queue and what is fetched from host memory. Chunks are sent
-        while the next is computed, and only what the owner lacks: all but the last chunk's transfer
-        is hidden, unless the link is slower than the computation, and then all but the first
-        chunk's computation.
+        The owner lets nobody begin before it has fetched what it has in host memory. That, and a
+        pull, overlap the wait in the queue and what the worker fetches. Chunks are sent while the
+        next is computed, and only what the owner lacks: all but the last chunk's transfer is
+        hidden, unless the link is slower than the computation, and then all but the first chunk's
+        computation.
 
         The client has its first token before the last transfer ends. That transfer is charged all
         the same, since the reply cannot go on without it.
         """
-        cached_len, start_s, moved_len = worker.cached_len, worker.start_s, self.lacking_len
+        start_s = max(worker.start_s, self.owner.fetch_s)
+        cached_len, moved_len = worker.cached_len, self.lacking_len
         if pull_s is not None:
             cached_len = max(cached_len, self.owner.cached_len)
             start_s = max(start_s, pull_s)

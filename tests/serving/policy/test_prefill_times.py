@@ -122,6 +122,12 @@ def test_what_the_worker_fetches_itself_comes_behind_the_queue_and_beside_a_pull
     assert times(10, owner(6)).remote(worker, 14.0).ttft_s == 14 + 4 + 2 * 4
 
 
+@pytest.mark.parametrize(("queued_s", "start_s"), [(0.0, 3.0), (2.0, 3.0), (7.0, 7.0)])
+def test_nobody_prefills_before_the_owner_has_fetched_what_it_has(queued_s: float, start_s: float):
+    home, worker = owner(2, fetch_s=3.0), prefill(cached_len=2, queued_s=queued_s)
+    assert times(10, home).remote(worker, None).ttft_s == start_s + 8
+
+
 def test_what_the_owner_fetches_comes_before_its_prefill():
     home = owner(6, queued_s=7.0, fetch_s=3.0)
     context = RouteContext(A_SECOND_A_TOKEN, RouteConfig(), None)
