@@ -35,6 +35,7 @@ from serving.messages import (
     Completed,
     Decision,
     Decode,
+    DropCached,
     Emit,
     EmitPrompt,
     End,
@@ -97,6 +98,7 @@ class FakeFleet:
         self.rounds = 0
         self.on_end: Callable[[Reply], None] = lambda reply: None
         self.break_transfer: Callable[[SendPages], str | None] = lambda send: None
+        self.break_fetch: Callable[[], bool] = lambda: False
         self.twice = False  # whether transfers and what confirms them are announced twice
         self.lose_ack: Callable[[Ack], bool] = lambda ack: False
         for i in range(shape.prefill_workers):
@@ -165,6 +167,11 @@ class FakeFleet:
         for message in self.channels.pop((sender, receiver), ()):
             if isinstance(message, PagesReady):
                 self.connector.drop(message.transfer)
+
+    def drop_cached(self) -> None:
+        """Let every worker forget the pages that no task holds."""
+        for worker in self.workers:
+            self._post("fleet", worker, DropCached())
 
     def tell(self, event: Event) -> None:
         """Post an event to the coordinator."""
@@ -287,7 +294,14 @@ class FakeFleet:
                     worker.launched.append((plan, worker.executor.launch(plan)))
                 case SendPages():
                     todo.extend(self._send(worker, output))
-                case LoadSlot() | ReceivePages() | DropTransfer() | OffloadPages() | FetchPages():
+                case FetchPages(transfer, task):
+                    worker.executor.execute(output)
+                    if self.break_fetch():
+                        self.connector.drop(transfer)
+                        self.connector.failed.add(transfer)
+                        failed = TransferFailed(task, transfer, "out of memory")
+                        todo.extend(self._failed(worker, failed))
+                case LoadSlot() | ReceivePages() | DropTransfer() | OffloadPages():
                     worker.executor.execute(output)
                 case ToWorker(to, message):
                     lost = isinstance(message, Ack) and self.lose_ack(message)

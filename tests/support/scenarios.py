@@ -77,6 +77,7 @@ class Scenario:
     faults: tuple[Fault, ...] = ()
     broken_transfers: frozenset[int] = frozenset()
     breaks_at: str = "receiver"
+    broken_fetches: frozenset[int] = frozenset()
     lost_acks: frozenset[int] = frozenset()
     silent_losses: bool = True
     slow: frozenset[Way] = frozenset()
@@ -88,7 +89,7 @@ class Scenario:
     def may_wait(self) -> bool:
         """Whether something can be left to a deadline."""
         faults = any(fault.kind not in ("move", "role") for fault in self.faults)
-        return bool(faults or self.broken_transfers or self.lost_acks)
+        return bool(faults or self.broken_transfers or self.broken_fetches or self.lost_acks)
 
 
 @dataclass
@@ -100,12 +101,14 @@ class Play:
     asking: dict[TurnId, tuple[Conversation, deque[Ask]]] = field(default_factory=dict)
     turns: int = 0
     sends: int = 0
+    fetches: int = 0
     acks: int = 0
     joined: int = 0
 
     def start(self) -> None:
         self.fleet.on_end = self._on_end
         self.fleet.break_transfer = self._breaks
+        self.fleet.break_fetch = self._breaks_fetch
         self.fleet.lose_ack = self._loses_ack
         self.fleet.slow = self.scenario.slow
         self.fleet.pages_lag = self.scenario.pages_lag
@@ -158,6 +161,10 @@ class Play:
         self.sends += 1
         return self.scenario.breaks_at if self.sends in self.scenario.broken_transfers else None
 
+    def _breaks_fetch(self) -> bool:
+        self.fetches += 1
+        return self.fetches in self.scenario.broken_fetches
+
     def _loses_ack(self, ack: object) -> bool:
         self.acks += 1
         return self.acks in self.scenario.lost_acks
@@ -177,6 +184,8 @@ class Play:
             if fleet.workers:
                 victim = list(fleet.workers)[fault.number % len(fleet.workers)]
                 fleet.lose(victim, silently=self.scenario.silent_losses)
+        elif fault.kind == "forget":
+            fleet.drop_cached()
         elif fault.kind == "join":
             self._join(fault.number)
         else:

@@ -14,6 +14,7 @@ from serving.messages import Completed, Failed, WorkerId
 from serving.request import Turn
 from tests.support.fake_fleet import FakeFleet
 from tests.support.fake_model import GRAMMAR
+from tests.support.host_scenarios import host_scenarios
 from tests.support.scenarios import (
     Scenario,
     calm_scenarios,
@@ -49,6 +50,18 @@ def test_rows_that_move_all_the_time_say_the_same_and_leave_nothing(scenario: Sc
     play(scenario)
 
 
+@QUICK
+@given(host_scenarios(calm=True))
+def test_every_turn_completes_with_the_oracles_tokens_out_of_host_memory(scenario: Scenario):
+    play(scenario)
+
+
+@QUICK
+@given(host_scenarios())
+def test_nothing_leaks_in_host_memory_whatever_fails(scenario: Scenario):
+    play(scenario)
+
+
 @pytest.mark.slow
 @LONG
 @given(calm_scenarios())
@@ -67,6 +80,20 @@ def test_every_turn_ends_once_at_length(scenario: Scenario):
 @LONG
 @given(moving_scenarios())
 def test_rows_that_move_all_the_time_say_the_same_at_length(scenario: Scenario):
+    play(scenario)
+
+
+@pytest.mark.slow
+@LONG
+@given(host_scenarios(calm=True))
+def test_every_turn_completes_out_of_host_memory_at_length(scenario: Scenario):
+    play(scenario)
+
+
+@pytest.mark.slow
+@LONG
+@given(host_scenarios())
+def test_nothing_leaks_in_host_memory_at_length(scenario: Scenario):
     play(scenario)
 
 
