@@ -46,7 +46,6 @@ from serving.messages import (
     Role,
     SetRole,
     Tick,
-    Tier,
     ToWorker,
     TransferFailed,
     WorkerId,
@@ -58,6 +57,7 @@ from serving.request import Turn, TurnId
 from tests.support.channels import Channels, Way
 from tests.support.fake_client import Reply
 from tests.support.fake_executor import Connector, FakeExecutor
+from tests.support.findable import check_contents, check_mirror
 from tests.support.shape import Shape
 
 COORDINATOR = "coordinator"
@@ -387,31 +387,7 @@ class FakeFleet:
             assert not worker.launched
             assert not worker.batcher.departures, f"a row leaves {name} for ever"
         assert not self.connector.payloads, "payloads nobody took"
-        self.check_mirrors()
-        self.check_contents()
-
-    def check_mirrors(self) -> None:
-        """Raise AssertionError unless the coordinator knows exactly the names that can be found."""
-        fleet = self.coordinator.fleet
-        for name in fleet.workers:
-            holdings = self.workers[name].batcher.holdings
-            for tier, findable in (
-                (Tier.POOL, holdings.pool._page_of.keys()),
-                (Tier.HOST, holdings.host._kept.keys()),
-            ):
-                names = set(fleet.pages.names(name, tier))
-                assert names == findable, f"the mirror of {name}'s {tier} is wrong"
-        assert fleet.pages._bits.keys() == fleet.workers.keys()
-        held = [holders for tier in fleet.pages._holders.values() for holders in tier.values()]
-        assert all(held), "a page that nobody holds is remembered"
-
-    def check_contents(self) -> None:
-        """Raise AssertionError unless equal names mean equal KV, on devices and on hosts."""
-        content: dict[bytes, list[int | None]] = {}
-        for name, worker in self.workers.items():
-            holdings, executor = worker.batcher.holdings, worker.executor
-            named = [(n, executor.kv[page]) for n, page in holdings.pool._page_of.items()]
-            named += [(n, executor.host[slot]) for n, (slot, _) in holdings.host._kept.items()]
-            for page_name, page in named:
-                assert content.setdefault(page_name, page) == page, f"{name}: a page is wrong"
-            assert len(holdings.host) <= holdings.limits.host_pages
+        holdings = {name: worker.batcher.holdings for name, worker in self.workers.items()}
+        executors = {name: worker.executor for name, worker in self.workers.items()}
+        check_mirror(self.coordinator.fleet, holdings)
+        check_contents(holdings, executors)

@@ -15,11 +15,11 @@ from serving.request import Turn
 from tests.support.fake_fleet import FakeFleet
 from tests.support.fake_model import GRAMMAR
 from tests.support.host_scenarios import host_scenarios
+from tests.support.moving_scenarios import moving_scenarios
 from tests.support.scenarios import (
     Scenario,
     calm_scenarios,
     faulty_scenarios,
-    moving_scenarios,
     play,
 )
 from tests.support.shape import Shape
@@ -29,6 +29,7 @@ SLOW_INPUT = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.larg
 BRIEF = settings(deadline=None, suppress_health_check=SLOW_INPUT)
 PHASES = (Phase.explicit, Phase.generate)  # a shrunk scenario takes minutes to find
 QUICK = settings(BRIEF, max_examples=30, phases=PHASES)
+HOSTED = settings(QUICK, max_examples=15)  # long histories take longer
 LONG = settings(BRIEF, max_examples=1000, phases=PHASES)
 
 
@@ -50,13 +51,13 @@ def test_rows_that_move_all_the_time_say_the_same_and_leave_nothing(scenario: Sc
     play(scenario)
 
 
-@QUICK
+@HOSTED
 @given(host_scenarios(calm=True))
 def test_every_turn_completes_with_the_oracles_tokens_out_of_host_memory(scenario: Scenario):
     play(scenario)
 
 
-@QUICK
+@HOSTED
 @given(host_scenarios())
 def test_nothing_leaks_in_host_memory_whatever_fails(scenario: Scenario):
     play(scenario)
