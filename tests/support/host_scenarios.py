@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 from serving.messages import Completed, Dropped, Failed, Rejected
 from tests.support.scenarios import (
     LAGS,
-    PATIENCE,
     SEEDS,
     Ask,
     Conversation,
@@ -36,7 +35,7 @@ def host_scenarios(draw: st.DrawFn, *, calm: bool = False) -> Scenario:
         chunk_tokens=draw(st.sampled_from((2, 4, 8, 100))),
     )
     if not calm:
-        shape = replace(shape, transfer_timeout_s=draw(PATIENCE))
+        shape = replace(shape, transfer_timeout_s=draw(st.sampled_from((30.0, 0.05, 0.02))))
     ask = st.builds(
         Ask,
         new_tokens=st.integers(1, 9).map(lambda n: tuple(range(n))),
