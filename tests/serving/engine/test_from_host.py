@@ -1,5 +1,6 @@
 """A worker whose pages come back from host memory while its rows go on. Copies end when told to."""
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from tests.serving.engine.test_worker import Bench, Device
 from tests.support.one_worker import P0, prefill, task
 from tests.support.underway import Underway
 
+PATIENCE_S = 30
 ONE, TWO = TransferId(P0, 1), TransferId(P0, 2)
 
 
@@ -103,6 +105,14 @@ class Home(Bench):
             self.worker.round()
             self.worker.batcher.check()
 
+    def hear(self) -> None:
+        """Wait for what another thread says, without a round before it, and take it."""
+        until = time.monotonic() + PATIENCE_S
+        while not self.worker._inbox:
+            assert time.monotonic() < until
+            time.sleep(0.001)
+        self.rounds(1)
+
     def run(self, name: str, tokens: range, max_tokens: int = 1) -> None:
         self.tell(prefill(task(name, tokens, max_tokens=max_tokens)))
         self.rounds()
@@ -135,8 +145,8 @@ def test_rows_go_on_while_pages_are_under_way_and_the_turn_follows_when_they_are
     assert device(home).written == []
     for number in range(3):
         device(home).fetches[number].ends()
-        while len(device(home).written) <= number:
-            home.rounds(1)
+        home.hear()
+        assert len(device(home).written) == number + 1
     assert [fetched for fetched, _ in device(home).written] == device(home).fetches
     assert [len(pages) for _, pages in device(home).written] == [3, 3, 2]
     home.rounds()
@@ -148,8 +158,7 @@ def test_a_copy_that_fails_ends_the_attempt_and_not_the_worker(home):
     home.tell(prefill(task("again", range(34), max_tokens=3)))
     home.rounds(2)
     device(home).fetches[0].ends(RuntimeError("no memory"))
-    while not home.messages(Refused):
-        home.rounds(1)
+    home.hear()
     assert [refused.reason for refused in home.messages(Refused)] == ["transfer_failed"]
     device(home).fetches[1].ends()
     home.rounds(3)
@@ -169,6 +178,6 @@ def test_payloads_of_a_turn_that_ended_are_let_go(home):
     home.tell(Cancel(TaskId(TurnId("again"), 0)))
     for fetch in device(home).fetches:
         fetch.ends()
-    while len(home.worker._from_host) or home.worker._arrived:
-        home.rounds(1)
+        home.hear()
+    assert (len(home.worker._from_host), home.worker._arrived) == (0, {})
     assert device(home).written == []
