@@ -340,7 +340,8 @@ class Holdings:
     def _evicted(self, left: Left) -> None:
         """A page goes to host memory, if it is full and there is room."""
         slot = None if left.name is None else self.host.offer(left.name, left.group)
-        self._decisions.evicted(left.group, "dropped" if slot is None else "offloaded")
+        is_kept = left.name is not None and left.name in self.host
+        self._decisions.evicted(left.group, "offloaded" if is_kept else "dropped")
         if slot is not None:
             self._offloaded.append((left.page, slot))
 

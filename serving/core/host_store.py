@@ -40,6 +40,10 @@ class HostStore:
         """Count the pages stored."""
         return len(self._kept)
 
+    def __contains__(self, name: bytes) -> bool:
+        """Tell whether a page is here."""
+        return name in self._kept
+
     @property
     def groups(self) -> Collection[Group]:
         """Those that had left pages which are here."""

@@ -362,6 +362,23 @@ def test_evictions_are_counted_by_session_and_by_what_became_of_the_pages(host_p
     assert sum(pages) == 2  # ten pages: nine for the crowd
 
 
+def test_a_page_that_host_memory_has_already_is_not_copied_and_not_dropped():
+    slow = replace(batcher_rules(), host_link=replace(batcher_rules().host_link, latency_s=1.0))
+    kept = holdings(slow, host_pages=40)
+    crowded(kept)
+    over(kept, "b", [*range(12), 7])  # computed again, beside its copy
+    kept._decisions.tell_evicted()
+    kept._decisions.take()
+    admitted(kept, "crowd again", range(200, 236), forecast=0)
+    session = "session of b"
+    copied = {page for page, _ in kept.take_offloaded()}
+    kept._decisions.tell_evicted()
+    evicted = [d for d in kept._decisions.take() if d.kind == "evict" and d.session == session]
+    became = {d.reason: d.details["pages"] for d in evicted}
+    assert became == {"offloaded": 2, "dropped": 1}, "but for its part-filled page"
+    assert len(copied) == 6, "those of the first crowd"
+
+
 @pytest.mark.parametrize(("latency_s", "reason"), [(0.0, "fetch_faster"), (1.0, "compute_faster")])
 def test_host_memory_is_weighed_against_computing(latency_s, reason):
     link = replace(batcher_rules().host_link, latency_s=latency_s)
