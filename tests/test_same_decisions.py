@@ -169,7 +169,7 @@ class Hosted(FromHost):
         super().__init__(worker)
         self._agenda, self._came = agenda, came
 
-    def when_here(self, transfer: TransferId, then: Callable[[], None]) -> None:
+    def when_here(self, transfer: TransferId, then: Callable[[], None], *, computed: bool) -> None:
         def arrived() -> None:
             then()
             self._came()

@@ -14,6 +14,7 @@ from serving.core.worker_task import Stage, WorkerTask
 from serving.messages import Ack, PagesReady, WorkerId
 
 WAITING_FOR_PAGES = (Stage.PULLING, Stage.FETCHING, Stage.GRANTED)
+"""No acknowledgement concerns these: they have sent nothing."""
 
 
 @dataclass(slots=True)

@@ -9,9 +9,10 @@ Stages, and what moves a task on:
     prefilled elsewhere, decoded here WAITING -> GRANTED -> DECODE -> GONE
                                       (admitted)  (last pages and first token came)
     moved here                        GRANTED -> DECODE -> GONE
-    (a prefill for others, and one for which others prefill, may have to fetch first as well)
     moved away                        DECODE -> SENDING -> GONE
                                       (stopped, last pages sent)  (acks)
+
+Whoever was admitted, but a row that moves, may have to fetch first (FETCHING).
 
 Positions of the tokens:  [0 .. matched_len .. sound_len .. kv_len .. len(tokens)]
     below matched_len  KV was in the pool when the task was admitted

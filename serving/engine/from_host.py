@@ -1,7 +1,7 @@
 """Which pages are on their way from host memory to a worker's device, and when are they here?
 
-What a connector does for pages of other workers, these are for its own: heard of when they have
-come, behind those asked for earlier, taken or dropped once.
+For its own pages what a connector is for those of other workers: they are heard of when they have
+come, behind those asked for earlier, and taken or dropped once.
 """
 
 from collections.abc import Callable
@@ -29,13 +29,16 @@ class FromHost:
         """A copy of arrays to the device was started."""
         self._arrays[transfer] = arrays
 
-    def when_here(self, transfer: TransferId, then: Callable[[], None]) -> None:
-        """Call `then` once a payload is here, from any thread; at once if there is none."""
+    def when_here(self, transfer: TransferId, then: Callable[[], None], *, computed: bool) -> None:
+        """Call `then` once a payload is here, from any thread; at once if there is none.
+
+        With `computed` perhaps while it is still on its way.
+        """
         arrays = self._arrays.get(transfer)
         if arrays is None:
             then()
         else:
-            self._courier.tell(arrays, lambda _: then(), early=False)
+            self._courier.tell(arrays, lambda _: then(), early=computed)
 
     def take(self, transfer: TransferId) -> Any:
         """Hand a payload over, once it is here.

@@ -134,12 +134,14 @@ class Worker:
         """
         if not isinstance(message, PagesReady):
             self._put(message)
-        elif message.transfer.sender == self.id:
-            self._from_host.when_here(message.transfer, lambda: self._put(message))
         else:
-            self._connector.when_here(
+            self._way(message.transfer).when_here(
                 message.transfer, lambda: self._put(message), computed=_lets_go(message)
             )
+
+    def _way(self, transfer: TransferId) -> Connector | FromHost:
+        """Return by which way a transfer has come here: what it sent itself is from host memory."""
+        return self._from_host if transfer.sender == self.id else self._connector
 
     def _put(self, message: WorkerMessage) -> None:
         with self._wake:
@@ -295,10 +297,8 @@ class Worker:
         """
         if not isinstance(message, PagesReady):
             return message
-        own = message.transfer.sender == self.id
         try:
-            taken = (self._from_host if own else self._connector).take(message.transfer)
-            self._arrived[message.transfer] = taken
+            self._arrived[message.transfer] = self._way(message.transfer).take(message.transfer)
         except (RuntimeError, KeyError) as error:
             return TransferFailed(message.task, message.transfer, str(error))
         return message
@@ -332,7 +332,9 @@ class Worker:
             case DropTransfer(transfer):
                 self._arrived.pop(transfer, None)
                 self._unannounced.discard(transfer)
-                (self._from_host if transfer.sender == self.id else self._connector).drop(transfer)
+                # It may have come here by either way, or was to leave.
+                self._from_host.drop(transfer)
+                self._connector.drop(transfer)
             case _:
                 assert_never(command)
         return []

@@ -29,7 +29,7 @@ class Told:
 
 def test_what_is_not_known_is_told_at_once_and_cannot_be_taken():
     pages, told = FromHost(P0), Told()
-    pages.when_here(ONE, told.of("one"))
+    pages.when_here(ONE, told.of("one"), computed=False)
     assert told.names == ["one"]
     with pytest.raises(KeyError):
         pages.take(ONE)
@@ -39,7 +39,7 @@ def test_what_is_here_is_told_and_taken_once():
     pages, told, here = FromHost(P0), Told(), Underway()
     here.ends()
     pages.add(ONE, [here])
-    pages.when_here(ONE, told.of("one"))
+    pages.when_here(ONE, told.of("one"), computed=False)
     assert told.names == ["one"]
     assert pages.take(ONE) == [here]
     assert len(pages) == 0
@@ -49,7 +49,7 @@ def test_what_failed_is_told_and_says_so_where_it_is_taken():
     pages, told, broken = FromHost(P0), Told(), Underway()
     broken.ends(RuntimeError("no memory"))
     pages.add(ONE, broken)
-    pages.when_here(ONE, told.of("one"))
+    pages.when_here(ONE, told.of("one"), computed=False)
     assert told.names == ["one"]
     with pytest.raises(RuntimeError, match="no memory"):
         pages.take(ONE)

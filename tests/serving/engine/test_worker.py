@@ -17,6 +17,7 @@ from serving.engine.worker import Leaving, Moved, Worker
 from serving.messages import (
     Ack,
     Adopted,
+    Cancel,
     Finished,
     Granted,
     PagesReady,
@@ -337,3 +338,17 @@ def test_a_row_that_has_come_is_in_a_step_before_anybody_hears_of_it(owner):
     owner.tell(announced(task("a", range(9)), 1, None))
     assert told_before == [0]
     assert [type(item) for item in owner.messages(Ack | Adopted)] == [Ack, Adopted]
+
+
+def test_what_was_sent_and_never_announced_is_dropped_with_its_turn():
+    """The last pages of a prompt are announced with its first token: it is cancelled before."""
+    bench = Bench(P0)
+    bench.tell(prefill(task("a", range(9)), D0))
+    bench.tell(Granted(task("a", range(9)).id, D0, 0, None))
+    (entry,) = bench.worker.batcher.holdings.tasks.values()
+    while entry.unannounced is None:
+        bench.worker.round()
+    unannounced = entry.unannounced.transfer
+    assert unannounced in bench.payloads.kept
+    bench.tell(Cancel(entry.task.id))
+    assert unannounced not in bench.payloads.kept
